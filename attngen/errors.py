@@ -1,0 +1,197 @@
+"""Every error a user can meet, one class per rule.
+
+A message states the rule, shows the user's line when there is one, and ends with the remedy. Tests assert classes, so wording stays
+free. Anything unexpected becomes an `InternalError`: a bug of the compiler never looks like a mistake of the user.
+"""
+
+from __future__ import annotations
+
+from attngen.source import SourceLoc, excerpt
+
+
+class AttngenError(Exception):
+    """Base of all errors raised on purpose. `str(error)` is a block: rule, place, remedy."""
+
+    def __init__(self, rule: str, *, loc: SourceLoc | None = None, remedy: str = "") -> None:
+        self.rule = rule
+        self.loc = loc
+        self.remedy = remedy
+        parts = [f"{type(self).__name__}: {rule}"]
+        if loc is not None:
+            parts.append(excerpt(loc))
+        if remedy:
+            parts.append(remedy)
+        super().__init__("\n".join(parts))
+
+
+class InternalError(AttngenError):
+    """Something the compiler did not expect: a bug of attngen, to be reported with the text of the cascade."""
+
+
+# ---- tracing a user's function
+
+
+class TraceError(AttngenError, TypeError):
+    """A Python function cannot be read as an attention variant."""
+
+
+class DataDependentBranch(TraceError):
+    """Python asked for the truth of a traced value (`if`, `while`, `and`, `or`, `not`)."""
+
+
+class TracedConversion(TraceError):
+    """Python asked for the number behind a traced value (`float()`, `int()`, `range()`, numpy, `math`)."""
+
+
+class TracedIteration(TraceError):
+    """Iterating over, unpacking or taking the length of a traced value."""
+
+
+class TracedMutation(TraceError):
+    """Writing into a captured tensor or a traced value."""
+
+
+class UnsupportedOperation(TraceError):
+    """A torch function or operator that has no meaning in a score or mask function."""
+
+
+class RandomInMod(UnsupportedOperation):
+    """Random numbers drawn while tracing would be frozen into the kernel."""
+
+
+class ReductionInMod(UnsupportedOperation):
+    """A reduction inside a score or mask function that is not a contraction of two rows or a short literal any/all."""
+
+
+class CaptureError(TraceError):
+    """A captured tensor is used in a way that cannot be compiled (rank, dtype, index count)."""
+
+
+class ModReturn(TraceError):
+    """A mod returned something other than one score, or one truth value for a mask."""
+
+
+# ---- writing a cascade
+
+
+class SpecError(AttngenError, ValueError):
+    """A cascade breaks a rule: unknown axis, missing reduction, inconsistent ranks."""
+
+
+class AxisError(SpecError):
+    """An axis is unknown, missing where it is reduced, or used twice."""
+
+
+class MalformedCascade(SpecError):
+    """`verify` found a broken rule of a Form."""
+
+
+class ParseError(SpecError):
+    """The text of a cascade cannot be read back."""
+
+
+# ---- what the algebra refuses
+
+
+class UnsupportedError(AttngenError, NotImplementedError):
+    """A legal variant that this compiler cannot build; the message says which rule stands in the way."""
+
+
+class NotStreamable(UnsupportedError):
+    """A reduction mixes streamed and running values in one factor, so that one pass cannot compute it."""
+
+
+class NotAContraction(UnsupportedError):
+    """A factor of an accumulator fits neither side of a matrix product."""
+
+
+class MaskMismatch(UnsupportedError):
+    """Values that exist under different masks meet in an operation that is not a sum."""
+
+
+class MaxNotAShift(UnsupportedError):
+    """A `max` over the streamed axis changes the outputs, so that it is no free choice of gauge."""
+
+
+class NotDifferentiable(UnsupportedError):
+    """A gradient was asked for through an operation that has none here (second order, forward mode, integer)."""
+
+
+class Nondeterministic(UnsupportedError):
+    """A gradient needs atomic additions, and deterministic results were asked for."""
+
+
+# ---- schedules and targets
+
+
+class ScheduleError(AttngenError, ValueError):
+    """A schedule is illegal or does not fit the target."""
+
+
+class UnknownArch(ScheduleError):
+    """The target is not in the table."""
+
+
+class DoesNotFit(ScheduleError):
+    """No tile fits the shared memory or the registers of the target."""
+
+
+class ArchMismatch(ScheduleError):
+    """Tensors live on a device of another architecture than the kernel was compiled for."""
+
+
+# ---- calling a kernel
+
+
+class ArgumentError(AttngenError, ValueError):
+    """An argument of a call is wrong; the message prints what was expected and what came."""
+
+
+class ShapeMismatch(ArgumentError):
+    """An extent does not match the other arguments."""
+
+
+class DtypeMismatch(ArgumentError, TypeError):
+    """A dtype is unsupported or differs from the other arguments."""
+
+
+class DeviceMismatch(ArgumentError):
+    """Arguments or captured tensors live on different devices."""
+
+
+# ---- emission
+
+
+class EmitError(AttngenError):
+    """A value may not enter emitted code, or a template is broken."""
+
+
+class UnsafeValue(EmitError, ValueError):
+    """A name or value supplied from outside is not allowed in emitted code."""
+
+
+class TemplateError(EmitError):
+    """A template failed to render."""
+
+
+# ---- cache and deployment
+
+
+class CacheError(AttngenError, OSError):
+    """The cache cannot be used."""
+
+
+class UnsafeCacheDirectory(CacheError):
+    """Others could write into the cache directory, so nothing may be loaded from it."""
+
+
+class MissingKernel(CacheError):
+    """Strict mode: no compiled entry exists, and compiling at run time is switched off."""
+
+
+class StaleGenerated(CacheError):
+    """`generated/` is not what the current code emits."""
+
+
+class MissingTriton(AttngenError, ImportError):
+    """Triton has no wheel on this platform; everything but compiling and running kernels works."""
