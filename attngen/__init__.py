@@ -1,0 +1,1 @@
+"""attngen: a compiler for attention variants."""

@@ -1,0 +1,50 @@
+"""What the front ends hand to the compiler: a traced cascade, how call arguments map onto it, and the captured values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from attngen.ir.cascade import Cascade
+
+Pattern = tuple[tuple[str, ...], ...]
+"""One entry a dimension of the user's tensor; an entry of several axes is a composite dimension: "b (g r) m d"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A tensor passed at each call: its name and the axes of its dimensions."""
+
+    name: str
+    pattern: Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A value closed over by the user's functions, under the name it has in the cascade."""
+
+    name: str
+    value: torch.Tensor | bool | int
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """An attention variant, ready to compile.
+
+    Attributes:
+        name: a legal identifier, from the user's function names.
+        cascade: the traced cascade (TracedForm); its outputs are in the order of `outputs`.
+        arguments: in call order.
+        outputs: name and pattern of each result, in return order.
+        keys: names of the results when the user's function returned a dict, else None.
+        captures: values behind the captured inputs. A captured Python float is a 0-d float64 tensor; a Python int or bool stays one.
+    """
+
+    name: str
+    cascade: Cascade
+    arguments: tuple[Argument, ...]
+    outputs: tuple[Argument, ...]
+    captures: tuple[Capture, ...]
+    keys: tuple[str, ...] | None = None
+    source: tuple[str, ...] = field(default=(), compare=False)

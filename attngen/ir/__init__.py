@@ -1,0 +1,1 @@
+"""The cascade of extended einsums: nodes, text, checks and the reference interpreter."""

@@ -1,0 +1,78 @@
+"""Cascades: inputs, ordered single-assignment steps, outputs.
+
+    cascade(q[b,h,m,d], k[b,h,n,d]; slopes: float[:])
+      s[b,h,m,n] = sum[d] q[b,h,m,d] * k[b,h,n,d]
+      x[b,h,m,n] = s[b,h,m,n] + slopes[h] * (n - m)  if m >= n
+      -> x
+
+A step is an extended einsum `name[axes] = reduce[over] body if where`. `where` says which elements exist: a reduction skips the
+others, and a value computed from a missing one is missing too. It is never arithmetic with minus infinity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from attngen.ir.expr import Expr, Kind
+from attngen.source import SourceLoc
+
+Reduce = Literal["sum", "max", "logsumexp"]
+IDENTITY: dict[Reduce, float] = {"sum": 0.0, "max": float("-inf"), "logsumexp": float("-inf")}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A tensor from outside. An argument has `axes`, one name per dimension. A capture has `axes=None` and is indexed freely;
+    `by_value` marks a captured Python integer or truth value, passed as a plain number."""
+
+    name: str
+    axes: tuple[str, ...] | None
+    rank: int
+    kind: Kind = "float"
+    by_value: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Einsum:
+    """One step. `loc` is the user's line; it takes no part in equality, so identical variants of two users are equal."""
+
+    name: str
+    axes: tuple[str, ...]
+    body: Expr
+    reduce: Reduce | None = None
+    over: tuple[str, ...] = ()
+    where: Expr | None = None
+    loc: SourceLoc | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """The whole program. Outputs name steps (or, in a backward cascade, inputs)."""
+
+    inputs: tuple[Input, ...]
+    steps: tuple[Einsum, ...]
+    outputs: tuple[str, ...]
+
+    def step(self, name: str) -> Einsum | None:
+        """The step of that name, or None for an input."""
+        return next((step for step in self.steps if step.name == name), None)
+
+    def input(self, name: str) -> Input | None:
+        """The input of that name, or None for a step."""
+        return next((item for item in self.inputs if item.name == name), None)
+
+    def axes(self, name: str) -> tuple[str, ...]:
+        """Axes of a step or of an argument; () for a capture, which is indexed freely."""
+        step = self.step(name)
+        if step is not None:
+            return step.axes
+        item = self.input(name)
+        if item is None:
+            raise KeyError(name)
+        return item.axes or ()
+
+    def __str__(self) -> str:
+        from attngen.ir.printer import print_cascade
+
+        return print_cascade(self)

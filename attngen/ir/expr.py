@@ -1,0 +1,161 @@
+"""Scalar expressions: what one element of a step is computed from.
+
+    expr = Const | Index | Extent | Read | Apply
+
+All nodes are frozen and compare by structure. Every expression has a kind, `float`, `int` or `bool`; `float` stands for whatever
+precision a kernel computes in. The table `OPS` is the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["bool", "int", "float"]
+_RANK: dict[Kind, int] = {"bool": 0, "int": 1, "float": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A pointwise operation. `result` is a kind, or "same" for the widest kind among the arguments (at least int)."""
+
+    name: str
+    arity: int
+    result: Kind | Literal["same"]
+    symbol: str | None = None
+    precedence: int = 100
+
+
+def _table(*ops: Op) -> dict[str, Op]:
+    return {op.name: op for op in ops}
+
+
+OPS: dict[str, Op] = _table(
+    Op("or", 2, "bool", "or", 1),
+    Op("and", 2, "bool", "and", 2),
+    Op("not", 1, "bool", "not", 3),
+    Op("lt", 2, "bool", "<", 4),
+    Op("le", 2, "bool", "<=", 4),
+    Op("gt", 2, "bool", ">", 4),
+    Op("ge", 2, "bool", ">=", 4),
+    Op("eq", 2, "bool", "==", 4),
+    Op("ne", 2, "bool", "!=", 4),
+    Op("bitor", 2, "int", "|", 5),
+    Op("bitxor", 2, "int", "^", 6),
+    Op("bitand", 2, "int", "&", 7),
+    Op("shl", 2, "int", "<<", 8),
+    Op("shr", 2, "int", ">>", 8),
+    Op("add", 2, "same", "+", 9),
+    Op("sub", 2, "same", "-", 9),
+    Op("mul", 2, "same", "*", 10),
+    Op("div", 2, "float", "/", 10),
+    Op("floordiv", 2, "same", "//", 10),
+    Op("mod", 2, "same", "%", 10),
+    Op("neg", 1, "same", "-", 11),
+    Op("pow", 2, "float", "**", 12),
+    Op("min", 2, "same"),
+    Op("max", 2, "same"),
+    Op("abs", 1, "same"),
+    Op("where", 3, "same"),
+    Op("safe_div", 2, "float"),
+    Op("exp", 1, "float"),
+    Op("exp2", 1, "float"),
+    Op("log", 1, "float"),
+    Op("log2", 1, "float"),
+    Op("sqrt", 1, "float"),
+    Op("rsqrt", 1, "float"),
+    Op("sin", 1, "float"),
+    Op("cos", 1, "float"),
+    Op("erf", 1, "float"),
+    Op("tanh", 1, "float"),
+    Op("sigmoid", 1, "float"),
+    Op("softplus", 1, "float"),
+    Op("relu", 1, "same"),
+    Op("gelu", 1, "float"),
+    Op("gelu_tanh", 1, "float"),
+    Op("logaddexp", 2, "float"),
+    Op("floor", 1, "float"),
+    Op("ceil", 1, "float"),
+    Op("sign", 1, "same"),
+    Op("to_float", 1, "float"),
+    Op("to_int", 1, "int"),
+    Op("to_bool", 1, "bool"),
+)
+"""`safe_div(a, b)` is a / b, and 0 where b == 0: how an average over no keys becomes 0. `to_int` truncates towards zero;
+`floordiv` and `mod` round towards minus infinity, as in Python. `sign(0)` is 0; `relu` and `abs` have derivative 0 at 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A literal. `kind` keeps True, 1 and 1.0 apart, which Python's equality does not."""
+
+    value: bool | int | float
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, float) and math.isnan(self.value):
+            raise ValueError("NaN is not a legal constant")
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The position along an axis: q_idx is Index("m")."""
+
+    axis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The length of an axis."""
+
+    axis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One element of an input or of an earlier step. Any integer expression is a legal position: a gather."""
+
+    tensor: str
+    at: tuple[Expr, ...]
+    kind: Kind = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A pointwise operation from `OPS`."""
+
+    op: str
+    args: tuple[Expr, ...]
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise ValueError(f"unknown operation {self.op!r}")
+        if len(self.args) != OPS[self.op].arity:
+            raise ValueError(f"{self.op} takes {OPS[self.op].arity} arguments, got {len(self.args)}")
+
+
+Expr = Const | Index | Extent | Read | Apply
+
+
+def kind_of(expr: Expr) -> Kind:
+    """The kind of a value: bool < int < float."""
+    match expr:
+        case Const(kind=kind) | Read(kind=kind):
+            return kind
+        case Index() | Extent():
+            return "int"
+        case Apply(op="where", args=(_, a, b)):
+            return _wider(kind_of(a), kind_of(b))
+        case Apply(op=op, args=args):
+            result = OPS[op].result
+            if result != "same":
+                return result
+            widest: Kind = "int"
+            for arg in args:
+                widest = _wider(widest, kind_of(arg))
+            return widest
+
+
+def _wider(a: Kind, b: Kind) -> Kind:
+    return a if _RANK[a] >= _RANK[b] else b
