@@ -195,3 +195,7 @@ class StaleGenerated(CacheError):
 
 class MissingTriton(AttngenError, ImportError):
     """Triton has no wheel on this platform; everything but compiling and running kernels works."""
+
+
+class InvalidKnob(AttngenError, ValueError):
+    """An ATTNGEN_* environment variable has a value that its knob cannot take."""

@@ -1,0 +1,81 @@
+"""The wheel is complete: it works in an empty environment, outside the checkout.
+
+The environment borrows torch, triton and the rest from the running interpreter's site-packages, which keeps this offline and quick;
+attngen itself can only come from the wheel.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `env`, a virtual environment into which the wheel was installed."""
+    folder = tmp_path_factory.mktemp("outside")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=CHECKOUT)
+    (wheel,) = folder.glob("attngen-*.whl")
+    venv.create(folder / "env", with_pip=False, symlinks=True)
+    python = folder / "env" / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=folder)
+    own = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    # A plain line of a .pth file adds the folder without reading the .pth files in it, so the editable attngen stays out of sight.
+    Path(own, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+def in_environment(outside: Path, program: str) -> str:
+    return run(outside / "env" / "bin" / "python", "-I", "-c", program, cwd=outside)
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+def test_attngen_comes_from_the_wheel(outside: Path) -> None:
+    where = in_environment(outside, "import attngen.errors; print(attngen.errors.__file__)")
+    assert Path(where.strip()).is_relative_to(outside)
+
+
+@pytest.mark.parametrize(("function", "folder"), [("templates_dir", "templates"), ("generated_dir", "generated")])
+def test_the_wheel_carries_the_folders_beside_the_code(outside: Path, function: str, folder: str) -> None:
+    where = Path(in_environment(outside, f"from attngen.resources import {function}; print({function}())").strip())
+    assert where.is_relative_to(outside)
+    assert files_below(where) == files_below(CHECKOUT / folder)
+
+
+def test_the_wheel_carries_all_code_and_nothing_else(outside: Path) -> None:
+    package = Path(in_environment(outside, "import attngen.errors; print(attngen.errors.__file__)").strip()).parent
+    carried = {path for path in files_below(package) if path.parts[0] not in ("templates", "pregenerated")}
+    assert carried == files_below(CHECKOUT / "attngen")
+    assert Path("py.typed") in carried
+
+
+@pytest.mark.skipif(find_spec("attngen.cli") is None, reason="the command line is not there yet")
+def test_the_command_works(outside: Path) -> None:
+    assert run(outside / "env" / "bin" / "attngen", "--help", cwd=outside)
+
+
+@pytest.mark.skipif(find_spec("attngen.api") is None, reason="the public functions are not there yet")
+def test_a_spec_compiles(outside: Path) -> None:
+    program = (
+        "import attngen\n"
+        "attend = attngen.compile(attngen.attention(), arch='sm90', dtype='bfloat16', head_dim=64)\n"
+        "print(attend.kernels[0].source)\n"
+    )
+    assert "tl.dot" in in_environment(outside, program)
