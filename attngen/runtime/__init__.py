@@ -1,0 +1,1 @@
+"""What touches Triton and devices: launching, interpreting, and inspecting compiled kernels."""
