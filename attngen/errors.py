@@ -151,6 +151,10 @@ class ShapeMismatch(ArgumentError):
     """An extent does not match the other arguments."""
 
 
+class GatherOutOfRange(ArgumentError, IndexError):
+    """A position computed for a read lies outside of the tensor, at an element that exists."""
+
+
 class DtypeMismatch(ArgumentError, TypeError):
     """A dtype is unsupported or differs from the other arguments."""
 
