@@ -105,13 +105,13 @@ class InterpretedKernel:
         bound.apply_defaults()
         values = bound.arguments
         shape = grid(dict(values)) if callable(grid) else grid
-        shape = (*shape, 1, 1)[:3] if isinstance(shape, tuple) else (shape, 1, 1)
+        extents: list[int] = [*shape, 1, 1][:3] if isinstance(shape, tuple) else [shape, 1, 1]
         with interpreted_language(InterpretedKernel):
             arguments = self._convert(values)
-            BUILDER.set_grid_dim(*shape)
-            for x in range(shape[0]):
-                for y in range(shape[1]):
-                    for z in range(shape[2]):
+            BUILDER.set_grid_dim(*extents)
+            for x in range(extents[0]):
+                for y in range(extents[1]):
+                    for z in range(extents[2]):
                         BUILDER.set_grid_idx(x, y, z)
                         self._run_program(arguments, (x, y, z))
 
@@ -158,7 +158,7 @@ def _scalar_type(value: bool | int | float) -> str:
 
 
 def _scalar(value: bool | int | float, type_name: str) -> Any:
-    dtype = tl.str_to_ty(type_name, None)
+    dtype: Any = tl.str_to_ty(type_name, None)
     handle = BUILDER.get_bf16(value) if dtype == tl.bfloat16 else base.TensorHandle(np.array([value], base._get_np_dtype(dtype)), dtype)
     return tl.tensor(handle, dtype)
 

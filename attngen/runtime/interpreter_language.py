@@ -120,12 +120,36 @@ class Builder(base.InterpreterBuilder):
         return narrow(result.data) if is_bfloat16(arg) else result
 
 
+def _widened(inputs: Any) -> Any:
+    """Tensors as they enter a reduction: bf16 becomes fp32."""
+    if isinstance(inputs, tuple):
+        return tuple(_widened(item) for item in inputs)
+    return SEMANTIC.cast(inputs, tl.float32) if inputs.dtype == tl.bfloat16 else inputs
+
+
+def _narrowed(results: Any, inputs: Any) -> Any:
+    """Results of a reduction of widened inputs, in the inputs' own types."""
+    if isinstance(inputs, tuple):
+        return tuple(_narrowed(result, item) for result, item in zip(results, inputs, strict=True))
+    return SEMANTIC.cast(results, tl.bfloat16) if inputs.dtype == tl.bfloat16 else results
+
+
 class Reduce(base.ReduceOps):
-    """Maxima and minima that skip NaN, as the hardware's do, without numpy's warning about rows of nothing else."""
+    """Reductions with bf16 in fp32, and maxima and minima that skip NaN like the hardware's, without numpy's warning where all are NaN."""
+
+    def apply(self, input: Any) -> Any:
+        return _narrowed(super().apply(_widened(input)), input)
 
     def min_max(self, input: Any, val_reduce_op: Any, idx_reduce_op: Any = None) -> Any:
         quiet = {np.nanmax: np.fmax.reduce, np.nanmin: np.fmin.reduce}
         return super().min_max(input, quiet.get(val_reduce_op, val_reduce_op), idx_reduce_op)
+
+
+class Scan(base.ScanOps):
+    """Prefix operations with bf16 in fp32."""
+
+    def apply(self, input: Any) -> Any:
+        return _narrowed(super().apply(_widened(input)), input)
 
 
 BUILDER = Builder()
@@ -223,6 +247,7 @@ def _own_changes() -> list[tuple[Any, str, Any]]:
         (base, "interpreter_builder", BUILDER),
         (base, "interpreter_semantic", SEMANTIC),
         (base, "ReduceOps", Reduce),
+        (base, "ScanOps", Scan),
         # int() of an array with one axis is an error from numpy 2.4 on, and Triton 3.6 still asks for it.
         (tl.tensor, "__index__", lambda self: int(self.handle.data.item())),
     ]
