@@ -1,0 +1,144 @@
+"""Separation: write a reduction body as a sum of products, streamed times running.
+
+    F(streamed, running, known) = sum_j G_j(streamed, known) * H_j(running, known)
+
+A reduction whose body separates needs one pass: the G_j accumulate, the H_j wait for the end. Only a factor that holds streamed and
+running values at once stands in the way, and it is named. Every maximal sub-expression without a running value is hidden behind a
+symbol before anything is expanded, so that `exp(x - L)` with a known L is never torn apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sympy
+
+from attngen.errors import NotStreamable
+from attngen.ir import build
+from attngen.ir.expr import Apply, Const, Expr
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import names_read
+from attngen.source import SourceLoc
+
+_RING = frozenset(("add", "sub", "mul", "neg", "div", "safe_div", "pow"))
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One product: `streamed` accumulates, `running` multiplies the finished sum."""
+
+    streamed: Expr
+    running: Expr
+
+
+def separate(body: Expr, is_running: Callable[[str], bool], is_streamed: Callable[[Expr], bool], loc: SourceLoc | None = None) -> tuple[Term, ...]:
+    """Separate a body; the number of terms is the rank of the reduction.
+
+    Args:
+        body: all running steps over the streamed axis inlined.
+        is_running: whether a tensor name depends on a reduction over the streamed axis.
+        is_streamed: whether an expression varies along the streamed axis.
+        loc: the user's line, for the error.
+
+    Raises:
+        NotStreamable: a factor mixes streamed and running values.
+    """
+    hidden = _Hidden(is_running, is_streamed, loc)
+    polynomial = sympy.expand(hidden.hide(body))
+    by_streamed: dict[sympy.Expr, sympy.Expr] = {}
+    for term in sympy.Add.make_args(polynomial):
+        streamed, running = sympy.Integer(1), sympy.Integer(1)
+        for factor in sympy.Mul.make_args(term):
+            if factor.free_symbols & hidden.streamed_symbols:
+                streamed *= factor
+            else:
+                running *= factor
+        by_streamed[streamed] = by_streamed.get(streamed, sympy.Integer(0)) + running
+    pairs = [(g, h) for g, h in by_streamed.items() if h != 0]
+    pairs.sort(key=lambda pair: (sympy.count_ops(pair[0]), str(pair[0])), reverse=True)
+    return tuple(Term(hidden.show(g), hidden.show(h)) for g, h in pairs)
+
+
+class _Hidden:
+    """Symbols that stand for sub-expressions, numbered in order of appearance, so that results do not depend on history."""
+
+    def __init__(self, is_running: Callable[[str], bool], is_streamed: Callable[[Expr], bool], loc: SourceLoc | None) -> None:
+        self.is_running = is_running
+        self.is_streamed = is_streamed
+        self.loc = loc
+        self.symbols: dict[Expr, sympy.Symbol] = {}
+        self.meaning: dict[sympy.Symbol, Expr] = {}
+        self.streamed_symbols: set[sympy.Symbol] = set()
+
+    def symbol(self, expr: Expr) -> sympy.Symbol:
+        if expr not in self.symbols:
+            symbol = sympy.Symbol(f"x{len(self.symbols):03d}", real=True)
+            self.symbols[expr] = symbol
+            self.meaning[symbol] = expr
+            if self.is_streamed(expr):
+                self.streamed_symbols.add(symbol)
+        return self.symbols[expr]
+
+    def runs(self, expr: Expr) -> bool:
+        return any(self.is_running(name) for name in names_read(expr))
+
+    def hide(self, expr: Expr) -> sympy.Expr:
+        if isinstance(expr, Const) and expr.kind == "int":
+            return sympy.Integer(int(expr.value))
+        if isinstance(expr, Const) and expr.kind == "float" and float(expr.value).is_integer() and abs(expr.value) < 2**31:
+            return sympy.Integer(int(expr.value))
+        if not (isinstance(expr, Apply) and expr.op in _RING) or (not self.runs(expr) and expr.op not in ("mul", "neg")):
+            return self.opaque(expr)
+        match expr:
+            case Apply(op="add", args=(a, b)):
+                return self.hide(a) + self.hide(b)
+            case Apply(op="sub", args=(a, b)):
+                return self.hide(a) - self.hide(b)
+            case Apply(op="mul", args=(a, b)):
+                return self.hide(a) * self.hide(b)
+            case Apply(op="neg", args=(a,)):
+                return -self.hide(a)
+            case Apply(op="pow", args=(a, Const(value=power))) if float(power).is_integer() and 0 < power <= 8:
+                return self.hide(a) ** int(power)
+            case Apply(op="div" | "safe_div" as op, args=(a, b)) if not (self.is_streamed(b) and self.runs(b)):
+                return self.hide(a) * self.symbol(Apply(op, (build.ONE, b)))
+            case _:
+                return self.opaque(expr)
+
+    def opaque(self, expr: Expr) -> sympy.Symbol:
+        if self.runs(expr) and self.is_streamed(expr):
+            raise NotStreamable(
+                f"one pass cannot compute this reduction: the factor {print_expr(expr)} mixes values of the current element with "
+                "values that are only known after all elements were seen",
+                loc=self.loc,
+                remedy="Rewrite it as a sum of products in which each factor holds one kind (exp(a - b) does so by itself), "
+                "or pass the reduced value in as an input from a first call.",
+            )
+        return self.symbol(expr)
+
+    def show(self, expr: sympy.Expr) -> Expr:
+        """Back to the IR; products in the order of the symbols' numbers, reciprocals merged into divisions."""
+        terms = sorted(sympy.Add.make_args(expr), key=str)
+        return build.total([self.show_product(term) for term in terms]) if len(terms) > 1 else self.show_product(terms[0])
+
+    def show_product(self, term: sympy.Expr) -> Expr:
+        coefficient, rest = term.as_coeff_Mul()
+        result: Expr = Const(float(coefficient), "float")
+        divisions: list[Apply] = []
+        for factor in sorted(sympy.Mul.make_args(rest), key=str):
+            base, power = factor.as_base_exp()
+            if base == 1:
+                continue
+            if base not in self.meaning:
+                result = build.mul(result, self.show(base))
+                continue
+            meaning = self.meaning[base]
+            for _ in range(int(power)):
+                if isinstance(meaning, Apply) and meaning.op in ("div", "safe_div") and meaning.args[0] == build.ONE:
+                    divisions.append(meaning)
+                else:
+                    result = build.mul(result, meaning)
+        for division in divisions:
+            result = build.apply(division.op, result, division.args[1])
+        return result

@@ -1,0 +1,1 @@
+"""Cascade to cascade: canonical form, one-pass form, derivatives."""

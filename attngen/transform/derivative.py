@@ -1,0 +1,118 @@
+"""Derivatives of pointwise operations: one rule an op.
+
+Ties: `max(a, b)` and `min(a, b)` send the whole gradient to `a`; `relu`, `abs` and `sign` have derivative 0 at 0; rounding and
+comparisons have none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from attngen.ir import build
+from attngen.ir.build import apply, const, mul, neg, sub
+from attngen.ir.expr import Apply, Const, Expr, Read, kind_of
+
+Rule = Callable[[tuple[Expr, ...], Expr, Expr], tuple[Expr | None, ...]]
+"""(arguments, value of the node, adjoint of the node) -> adjoint of each argument."""
+
+
+def _safe_div(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
+    share = build.safe_div(d, x[1])
+    return share, neg(mul(share, y))
+
+
+def _div(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
+    share = apply("div", d, x[1])
+    return share, neg(mul(share, y))
+
+
+def _pow(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr | None, ...]:
+    base, power = x
+    less = const(float(power.value) - 1.0) if isinstance(power, Const) else sub(power, build.ONE)
+    to_base = mul(d, mul(power, apply("pow", base, less)))
+    return to_base, (None if isinstance(power, Const) else mul(d, mul(y, build.log(base))))
+
+
+def _mod(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
+    return d, neg(mul(d, apply("floordiv", x[0], x[1])))
+
+
+def _select(condition: Expr, d: Expr) -> tuple[Expr, Expr]:
+    return apply("where", condition, d, build.ZERO), apply("where", condition, build.ZERO, d)
+
+
+def _gelu(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr]:
+    a = x[0]
+    cdf = mul(const(0.5), build.add(build.ONE, apply("erf", mul(a, const(math.sqrt(0.5))))))
+    density = mul(const(1.0 / math.sqrt(2.0 * math.pi)), build.exp(mul(const(-0.5), mul(a, a))))
+    return (mul(d, build.add(cdf, mul(a, density))),)
+
+
+def _gelu_tanh(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr]:
+    a = x[0]
+    c = math.sqrt(2.0 / math.pi)
+    t = apply("tanh", mul(const(c), build.add(a, mul(const(0.044715), mul(a, mul(a, a))))))
+    inner = mul(const(c), build.add(build.ONE, mul(const(3 * 0.044715), mul(a, a))))
+    slope = mul(mul(const(0.5), a), mul(sub(build.ONE, mul(t, t)), inner))
+    return (mul(d, build.add(mul(const(0.5), build.add(build.ONE, t)), slope)),)
+
+
+RULES: dict[str, Rule] = {
+    "add": lambda x, y, d: (d, d),
+    "sub": lambda x, y, d: (d, neg(d)),
+    "mul": lambda x, y, d: (mul(d, x[1]), mul(d, x[0])),
+    "div": _div,
+    "safe_div": _safe_div,
+    "neg": lambda x, y, d: (neg(d),),
+    "pow": _pow,
+    "mod": _mod,
+    "min": lambda x, y, d: _select(apply("le", x[0], x[1]), d),
+    "max": lambda x, y, d: _select(apply("ge", x[0], x[1]), d),
+    "abs": lambda x, y, d: (mul(d, apply("sign", x[0])),),
+    "where": lambda x, y, d: (None, *_select(x[0], d)),
+    "exp": lambda x, y, d: (mul(d, y),),
+    "exp2": lambda x, y, d: (mul(mul(d, y), const(math.log(2.0))),),
+    "log": lambda x, y, d: (apply("div", d, x[0]),),
+    "log2": lambda x, y, d: (apply("div", d, mul(x[0], const(math.log(2.0)))),),
+    "sqrt": lambda x, y, d: (apply("div", mul(d, const(0.5)), y),),
+    "rsqrt": lambda x, y, d: (apply("div", mul(mul(d, const(-0.5)), y), x[0]),),
+    "sin": lambda x, y, d: (mul(d, apply("cos", x[0])),),
+    "cos": lambda x, y, d: (neg(mul(d, apply("sin", x[0]))),),
+    "erf": lambda x, y, d: (mul(d, mul(const(2.0 / math.sqrt(math.pi)), build.exp(neg(mul(x[0], x[0]))))),),
+    "tanh": lambda x, y, d: (mul(d, sub(build.ONE, mul(y, y))),),
+    "sigmoid": lambda x, y, d: (mul(d, mul(y, sub(build.ONE, y))),),
+    "softplus": lambda x, y, d: (mul(d, apply("sigmoid", x[0])),),
+    "relu": lambda x, y, d: (apply("where", apply("gt", x[0], build.ZERO), d, build.ZERO),),
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "logaddexp": lambda x, y, d: (mul(d, apply("sigmoid", sub(x[0], x[1]))), mul(d, apply("sigmoid", sub(x[1], x[0])))),
+    "to_float": lambda x, y, d: (d,),
+}
+
+
+def gradients(body: Expr, value: Expr, adjoint: Expr) -> dict[Read, Expr]:
+    """Adjoint of every float read of `body`, given the adjoint of its value.
+
+    Args:
+        body: the expression.
+        value: a cheaper spelling of the value of `body` (a read of the step), used where a derivative needs it.
+        adjoint: adjoint of the value.
+    """
+    found: dict[Read, Expr] = {}
+    _accumulate(body, value, adjoint, found)
+    return found
+
+
+def _accumulate(node: Expr, value: Expr, adjoint: Expr, found: dict[Read, Expr]) -> None:
+    if kind_of(node) != "float":
+        return
+    match node:
+        case Read():
+            found[node] = build.add(found[node], adjoint) if node in found else adjoint
+        case Apply(op=op, args=args) if op in RULES:
+            for arg, part in zip(args, RULES[op](args, value, adjoint), strict=True):
+                if part is not None:
+                    _accumulate(arg, arg, part, found)
+        case _:
+            return
