@@ -21,7 +21,7 @@ def canonicalize(cascade: Cascade) -> Cascade:
     """Takes TracedForm, gives CanonicalForm with the same outputs."""
     cascade = replace(cascade, steps=tuple(_fold(step) for step in cascade.steps))
     cascade = replace(cascade, steps=tuple(_lift(step) for step in cascade.steps))
-    cascade = _share(cascade)
+    cascade = share(cascade)
     cascade = _spread(cascade)
     return replace(cascade, steps=live_steps(cascade))
 
@@ -61,7 +61,7 @@ def lift_mask(expr: Expr) -> tuple[Expr, Expr | None]:
             return expr, None
 
 
-def _share(cascade: Cascade) -> Cascade:
+def share(cascade: Cascade) -> Cascade:
     """One step for equal definitions; later reads go to the first."""
     alias: dict[str, str] = {}
     seen: dict[tuple[object, ...], str] = {}

@@ -143,21 +143,23 @@ class _Tape:
 
     def combine(self, name: str, axes: tuple[str, ...], parts: list[_Part], step: Einsum | None) -> Expr:
         loc = step.loc if step is not None else None
-        if len(parts) == 1 and parts[0].over:
-            part = parts[0]
-            self.steps.append(Einsum(name, axes, part.expr, "sum", part.over, part.where, loc))
-            return build.read(name, axes)
         wheres = {part.where for part in parts if not part.over}
         if len(wheres) > 1:
             raise MaskMismatch("gradients that exist under different masks meet in one value", loc=loc)
         terms: list[Expr] = []
+        sums: dict[tuple[tuple[str, ...], Expr | None], list[Expr]] = {}
         for part in parts:
             if part.over:
-                inner = self.names.fresh(f"{name}_part")
-                self.steps.append(Einsum(inner, axes, part.expr, "sum", part.over, part.where, loc))
-                terms.append(build.read(inner, axes))
+                sums.setdefault((part.over, part.where), []).append(part.expr)
             else:
                 terms.append(part.expr)
+        for (over, mask), exprs in sums.items():
+            alone = len(sums) == 1 and not terms
+            inner = name if alone else self.names.fresh(f"{name}_part")
+            self.steps.append(Einsum(inner, axes, build.total(exprs), "sum", over, mask, loc))
+            if alone:
+                return build.read(name, axes)
+            terms.append(build.read(inner, axes))
         where = build.both(*(part.where for part in parts if self.streamed.streamed in axes and self.streamed.resident in axes))
         self.steps.append(Einsum(name, axes, build.total(terms), where=where, loc=loc))
         return build.read(name, axes)

@@ -1,0 +1,144 @@
+"""Shorter sums: copies are read through, products are factored, and what a sum does not sum over leaves it.
+
+    ds[m,n] = dx[m,n] * scale                       dq_sum[m,d] = sum[n] dx[m,n] * k[n,d]
+    dq[m,d] = sum[n] ds[m,n] * k[n,d]      ->       dq[m,d]     = dq_sum[m,d] * scale
+
+    du[m,e] = do[m,e] * lam                         dw_sum[m,n] = sum[e] do[m,e] * v[n,e]
+    dw[m,n] = sum[e] du[m,e] * v[n,e]      ->       dw[m,n]     = dw_sum[m,n] * lam
+
+One multiplication an element becomes one a row, and sums that differ by such a factor become one matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attngen.ir import build
+from attngen.ir.cascade import Cascade, Einsum
+from attngen.ir.expr import Apply, Const, Expr, Index, Read
+from attngen.ir.names import Names
+from attngen.ir.traverse import free_axes, live_steps, rewrite
+from attngen.transform.canonicalize import share
+
+
+def hoist(cascade: Cascade) -> Cascade:
+    """Takes and gives a gradient cascade with the same outputs."""
+    cascade = _through_copies(cascade)
+    products = {step.name: step.body for step in cascade.steps if step.reduce is None and _is_product(step.body)}
+    names = Names(cascade)
+    steps = [short for step in cascade.steps for short in _shortened(step, products, names)]
+    cascade = share(replace(cascade, steps=tuple(steps)))
+    return replace(cascade, steps=live_steps(cascade))
+
+
+def _through_copies(cascade: Cascade) -> Cascade:
+    alias: dict[str, Read] = {}
+
+    def rule(node: Expr) -> Expr | None:
+        return alias.get(node.tensor) if isinstance(node, Read) else None
+
+    steps: list[Einsum] = []
+    for step in cascade.steps:
+        step = replace(step, body=rewrite(step.body, rule), where=None if step.where is None else rewrite(step.where, rule))
+        body = step.body
+        plain = isinstance(body, Read) and body.at == tuple(Index(axis) for axis in step.axes)
+        if plain and step.reduce is None and step.where is None and step.name not in cascade.outputs and isinstance(body, Read):
+            alias[step.name] = body
+        else:
+            steps.append(step)
+    return replace(cascade, steps=tuple(steps))
+
+
+def _is_product(body: Expr) -> bool:
+    return isinstance(body, Apply) and body.op in ("mul", "neg")
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """coefficient * product of factors."""
+
+    coefficient: float
+    factors: tuple[Expr, ...]
+
+
+def _shortened(step: Einsum, products: dict[str, Expr], names: Names) -> list[Einsum]:
+    if step.reduce != "sum":
+        return [step]
+    terms = _terms(step.body, step, products)
+    common = [factor for factor in terms[0].factors if all(factor in term.factors for term in terms)]
+    rest = [_without(term, common) for term in terms]
+    if len(terms) > 1 and not any(set(free_axes(factor)) - set(step.axes) for factor in common):
+        return [step]
+    outside = [factor for factor in common if not set(free_axes(factor)) & set(step.over)]
+    inside = [factor for factor in common if factor not in outside]
+    coefficient = rest[0].coefficient if len(rest) == 1 else 1.0
+    inner = build.total([_product(term.coefficient, term.factors) for term in rest]) if len(rest) > 1 else _product(1.0, rest[0].factors)
+    body = build.mul(_product(1.0, tuple(inside)), inner)
+    if coefficient == 1.0 and not outside:
+        return [replace(step, body=body)]
+    name = names.fresh(f"{step.name}_sum")
+    scale = _product(coefficient, tuple(outside))
+    finished = replace(step, body=build.mul(build.read(name, step.axes), scale), reduce=None, over=())
+    return [replace(step, name=name, body=body), replace(finished, where=step.where if not set(step.over) & _varying(step) else None)]
+
+
+def _varying(step: Einsum) -> set[str]:
+    return set(free_axes(step.where)) if step.where is not None else set()
+
+
+def _terms(expr: Expr, step: Einsum, products: dict[str, Expr]) -> list[_Term]:
+    """Sum of products; pointwise products of earlier steps are looked through where they only scale what is summed."""
+    match expr:
+        case Apply(op="add", args=(a, b)):
+            return [*_terms(a, step, products), *_terms(b, step, products)]
+        case Apply(op="sub", args=(a, b)):
+            return [*_terms(a, step, products), *(_scaled(term, -1.0) for term in _terms(b, step, products))]
+        case Apply(op="neg", args=(a,)):
+            return [_scaled(term, -1.0) for term in _terms(a, step, products)]
+        case Apply(op="mul", args=(a, b)):
+            left, right = _terms(a, step, products), _terms(b, step, products)
+            if len(left) > 1 or len(right) > 1:
+                return [_Term(1.0, tuple(f for side, e in ((left, a), (right, b)) for f in (side[0].factors if len(side) == 1 else (e,))))]
+            return [_Term(left[0].coefficient * right[0].coefficient, (*left[0].factors, *right[0].factors))]
+        case Const(value=value, kind="float" | "int"):
+            return [_Term(float(value), ())]
+        case Read(tensor=name) if name in products and _only_scales(products[name], step):
+            return _terms(products[name], step, products)
+        case _:
+            return [_Term(1.0, (expr,))]
+
+
+def _only_scales(body: Expr, step: Einsum) -> bool:
+    """Whether the product is one read times factors that are constant along something the read varies along."""
+    factors = _plain_factors(body)
+    widest = max(factors, key=lambda factor: len(free_axes(factor)))
+    others = [factor for factor in factors if factor is not widest]
+    return isinstance(widest, Read) and all(len(free_axes(factor)) < len(free_axes(widest)) for factor in others)
+
+
+def _plain_factors(expr: Expr) -> list[Expr]:
+    match expr:
+        case Apply(op="mul", args=(a, b)):
+            return [*_plain_factors(a), *_plain_factors(b)]
+        case Apply(op="neg", args=(a,)):
+            return _plain_factors(a)
+        case _:
+            return [expr]
+
+
+def _scaled(term: _Term, scale: float) -> _Term:
+    return replace(term, coefficient=term.coefficient * scale)
+
+
+def _without(term: _Term, common: list[Expr]) -> _Term:
+    factors = list(term.factors)
+    for factor in common:
+        factors.remove(factor)
+    return replace(term, factors=tuple(factors))
+
+
+def _product(coefficient: float, factors: tuple[Expr, ...]) -> Expr:
+    result: Expr = build.ONE
+    for factor in factors:
+        result = build.mul(result, factor)
+    return build.mul(result, build.const(coefficient))
