@@ -1,0 +1,196 @@
+"""Which steps run in which kernel: a kernel keeps tiles of one axis resident and streams another past them.
+
+    forward             rows resident, keys streamed
+    backward_prepare    row values of the backward that need a sum over a feature (delta); nothing streams
+    backward_rows       gradients that carry the row axis
+    backward_columns    gradients that carry the streamed axis: the same structure with the roles swapped
+
+Gradients that carry neither are computed as one partial a row and finished outside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attngen.errors import UnsupportedError
+from attngen.ir import build
+from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.expr import Expr
+from attngen.ir.traverse import names_read, step_reads
+from attngen.transform.differentiate import Backward
+from attngen.transform.streaming import Accumulator, Gauge, Streamed
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel before it has tiles.
+
+    Attributes:
+        role: "forward", "backward_prepare", "backward_rows", "backward_columns" (numbered when there are several).
+        resident: axis of the tile a program keeps.
+        streamed: axis it walks along; None for a rowwise kernel.
+        grid: the other axes that programs are spread over.
+        loops: grid-like axes a program sums over itself (the query heads of a key head).
+        features: the axes inside a tile's rows.
+        inputs: what it reads; steps computed by other kernels appear here as inputs.
+        steps: in order, only what the outputs need.
+        outputs: steps to store.
+        some: a tile must be visited where this may hold; `every`: a tile needs no masks where this holds. None: always.
+    """
+
+    role: str
+    resident: str
+    streamed: str | None
+    grid: tuple[str, ...]
+    loops: tuple[str, ...]
+    features: tuple[str, ...]
+    inputs: tuple[Input, ...]
+    steps: tuple[Einsum, ...]
+    outputs: tuple[str, ...]
+    gauges: tuple[Gauge, ...] = ()
+    accumulators: tuple[Accumulator, ...] = ()
+    some: Expr | None = None
+    every: Expr | None = None
+
+    def axes(self, name: str) -> tuple[str, ...]:
+        """Axes of a step or an input."""
+        return Cascade(self.inputs, self.steps, self.outputs).axes(name)
+
+
+def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[str, ...]) -> Kernel:
+    """The forward: all outputs and everything saved, in one kernel."""
+    cascade = streamed.cascade
+    outputs = tuple(dict.fromkeys((*cascade.outputs, *saved)))
+    axes = dict.fromkeys(axis for name in outputs for axis in cascade.axes(name))
+    grid = tuple(axis for axis in axes if axis != streamed.resident and axis not in features)
+    for name in outputs:
+        if set(cascade.axes(name)) - set(features) != {*grid, streamed.resident}:
+            raise UnsupportedError(
+                f"the output {name}[{','.join(cascade.axes(name))}] does not vary along all of {', '.join((*grid, streamed.resident))}",
+                remedy="Every output must carry all head axes and the query axis; reduce it outside.",
+            )
+    gauges = {gauge.name for gauge in streamed.gauges}
+    known = tuple(item for item in cascade.inputs if item.name not in gauges)
+    kernel = Kernel("forward", streamed.resident, streamed.streamed, grid, (), features, known, cascade.steps, outputs)
+    kernel = replace(kernel, gauges=streamed.gauges, accumulators=streamed.accumulators)
+    return _visited(_live(kernel))
+
+
+def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, ...]) -> tuple[Kernel, ...]:
+    """Prepare, rows and columns, as far as the gradients asked for need them.
+
+    Args:
+        backward: the derivation.
+        cascade: its gradient cascade, after `hoist`.
+        features: feature axes.
+    """
+    rows, keys = backward.forward.resident, backward.forward.streamed
+    split = _Split(cascade, rows, keys, features)
+    kernels: list[Kernel] = []
+    if split.prepared:
+        kernels.append(split.kernel("backward_prepare", rows, None, split.prepared, cascade.inputs))
+    stored = tuple(_as_input(cascade, name) for name in split.prepared)
+    known = (*(item for item in cascade.inputs if item.name not in split.prepared), *stored)
+    for role, resident, streamed, outputs in (
+        ("backward_rows", rows, keys, split.rows),
+        ("backward_columns", keys, rows, split.columns),
+    ):
+        groups = _groups(cascade, outputs, resident, streamed, features)
+        for number, group in enumerate(groups):
+            name = role if number == 0 else f"{role}_{number + 1}"
+            kernels.append(_visited(split.kernel(name, resident, streamed, group, known)))
+    return tuple(kernels)
+
+
+def _as_input(cascade: Cascade, name: str) -> Input:
+    axes = cascade.axes(name)
+    return Input(name, axes, len(axes))
+
+
+def _groups(cascade: Cascade, outputs: tuple[str, ...], resident: str, streamed: str, features: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Outputs that can share a kernel: those spread over the same grid."""
+    groups: dict[frozenset[str], list[str]] = {}
+    for name in outputs:
+        grid = frozenset(cascade.axes(name)) - {resident, streamed} - set(features)
+        groups.setdefault(grid, []).append(name)
+    return [tuple(group) for group in groups.values()]
+
+
+class _Split:
+    def __init__(self, cascade: Cascade, rows: str, keys: str, features: tuple[str, ...]) -> None:
+        self.cascade = cascade
+        self.features = features
+        self.sequence = {rows, keys}
+        by_name = {step.name: step for step in cascade.steps}
+        touches_keys: set[str] = set()
+        needs_features: set[str] = set()
+        for step in cascade.steps:
+            names = step_reads(step)
+            if keys in (*step.axes, *step.over) or any(name in touches_keys for name in names):
+                touches_keys.add(step.name)
+            elif set(step.over) & set(features) or any(name in needs_features for name in names):
+                needs_features.add(step.name)
+        read_by_tiles = {name for step in cascade.steps if step.name in touches_keys for name in step_reads(step)}
+        steps = [name for name in cascade.outputs if name in by_name]
+        self.rows = tuple(name for name in steps if name in touches_keys and rows in by_name[name].axes)
+        self.columns = tuple(name for name in steps if name in touches_keys and rows not in by_name[name].axes)
+        row_outputs = [name for name in steps if name not in touches_keys]
+        needed = [name for name in by_name if name in needs_features and name in read_by_tiles]
+        self.prepared = tuple(dict.fromkeys((*needed, *row_outputs)))
+
+    def kernel(self, role: str, resident: str, streamed: str | None, outputs: tuple[str, ...], known: tuple[Input, ...]) -> Kernel:
+        axes = dict.fromkeys(axis for name in outputs for axis in self.cascade.axes(name))
+        grid = tuple(axis for axis in axes if axis not in self.sequence and axis not in self.features)
+        kernel = Kernel(role, resident, streamed, grid, (), self.features, known, self.cascade.steps, outputs)
+        kernel = _live(kernel)
+        over = dict.fromkeys(axis for step in kernel.steps for axis in step.over)
+        loops = tuple(axis for axis in over if axis not in self.sequence and axis not in self.features)
+        return replace(kernel, loops=loops)
+
+
+def _live(kernel: Kernel) -> Kernel:
+    """Only the steps and inputs that the outputs need; inputs end the search."""
+    known = {item.name for item in kernel.inputs}
+    by_name = {step.name: step for step in kernel.steps}
+    needed: set[str] = set()
+    pending = list(kernel.outputs)
+    pending += [name for gauge in kernel.gauges for floor in gauge.floor for name in names_read(floor)]
+    while pending:
+        name = pending.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        if name in by_name and (name not in known or name in kernel.outputs):
+            pending.extend(step_reads(by_name[name]))
+    steps = tuple(step for step in kernel.steps if step.name in needed and (step.name not in known or step.name in kernel.outputs))
+    inputs = tuple(item for item in kernel.inputs if item.name in needed and item.name not in {step.name for step in steps})
+    return replace(kernel, steps=steps, inputs=inputs)
+
+
+def _visited(kernel: Kernel) -> Kernel:
+    """Where tiles hold anything, and where they hold everything: the union and the intersection of what is accumulated."""
+    tiles = [step for step in kernel.steps if kernel.streamed in step.over or {kernel.resident, kernel.streamed} <= set(step.axes)]
+    results = [step for step in tiles if kernel.streamed in step.over or step.name in kernel.outputs]
+    exists = existence(kernel)
+    masks = list(dict.fromkeys(build.both(exists[step.name]) for step in results))
+    some: Expr | None = None if None in masks or not masks else masks[0]
+    for mask in masks[1:]:
+        some = None if some is None or mask is None else build.apply("or", some, mask)
+    return replace(kernel, some=some, every=build.both(*masks))
+
+
+def existence(kernel: Kernel) -> dict[str, Expr | None]:
+    """Under which predicate each tile value exists: its own and that of everything it reads."""
+    exists: dict[str, Expr | None] = {}
+    pair = {kernel.resident, kernel.streamed}
+    for step in kernel.steps:
+        inherited = [exists.get(name) for name in names_read(step.body)]
+        mask = build.both(*inherited, step.where)
+        exists[step.name] = mask
+        if step.reduce is not None and kernel.streamed in step.over:
+            exists[step.name] = mask
+        if not pair <= {*step.axes, *step.over}:
+            exists[step.name] = None
+    return exists
+
+
