@@ -71,6 +71,14 @@ class ModReturn(TraceError):
     """A mod returned something other than one score, or one truth value for a mask."""
 
 
+class ModSignature(TraceError):
+    """A score or mask function takes other parameters than FlexAttention's."""
+
+
+class NaNConstant(TraceError):
+    """A constant is not a number."""
+
+
 # ---- writing a cascade
 
 
@@ -134,6 +142,10 @@ class UnknownArch(ScheduleError):
 
 class DoesNotFit(ScheduleError):
     """No tile fits the shared memory or the registers of the target."""
+
+
+class CompileFailed(ScheduleError):
+    """Triton or the assembler refused a kernel for its target."""
 
 
 class ArchMismatch(ScheduleError):

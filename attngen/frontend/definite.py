@@ -1,0 +1,77 @@
+"""Where Python asks a traced value for something definite: a truth, a number, a hash.
+
+The answer is known for literals, and for captured numbers once they are baked in. For everything else there is an error that says what
+to write instead.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from attngen.errors import DataDependentBranch, TracedConversion, TracedIteration
+
+
+class Definite:
+    """The conversions of Python's data model, for a class that knows some of its values."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def known(self) -> bool | int | float | None:
+        """The value, or None where there is one for every position."""
+
+    def concrete(self, wanted: str) -> bool | int | float:
+        """The value, for something that cannot do without.
+
+        Raises:
+            TracedConversion: there is no single value.
+        """
+        if (value := self.known()) is not None:
+            return value
+        raise TracedConversion(
+            f"{wanted} needs a number, but a traced value stands for every position at once",
+            remedy="Use the torch function of the same meaning (torch.exp, torch.floor, .int(), ...), which attngen can trace.",
+        )
+
+    def __bool__(self) -> bool:
+        if (value := self.known()) is not None:
+            return bool(value)
+        raise DataDependentBranch(
+            "Python asks whether a traced value is true (`if`, `while`, `and`, `or`, `not`, chained comparison, min(), max())",
+            remedy="The function is traced once for all positions. Write torch.where(condition, a, b), and & | ~ for and, or, not.",
+        )
+
+    def __float__(self) -> float:
+        return float(self.concrete("float() or a function of math"))
+
+    def __int__(self) -> int:
+        return int(self.concrete("int()"))
+
+    def __complex__(self) -> complex:
+        return complex(self.concrete("complex()"))
+
+    def __index__(self) -> int:
+        value = self.concrete("range(), a list index or an operation outside torch")
+        if isinstance(value, float):
+            raise TypeError("'float' object cannot be interpreted as an integer")
+        return int(value)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.concrete("round()"), digits)
+
+    def __hash__(self) -> int:
+        return hash(self.concrete("a dictionary, a set or a cache"))
+
+    def __contains__(self, _: object) -> bool:
+        raise TracedIteration("`in` with a traced value", remedy="Compare with == and combine with |.")
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TracedConversion("numpy was given a traced value", remedy="Use the torch function of the same name.")
+
+    __array_ufunc__ = numpy = __array__
+
+    def item(self) -> bool | int | float:
+        return self.concrete(".item()")
+
+    tolist = item

@@ -1,0 +1,60 @@
+"""Names of torch functions by what tracing does with them: refuse, evaluate, or hand to a method of the traced value."""
+
+from __future__ import annotations
+
+from attngen.errors import ReductionInMod, TraceError, UnsupportedOperation
+
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+RANDOM = _words(
+    "rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson dropout dropout1d dropout2d",
+    "dropout3d alpha_dropout feature_dropout feature_alpha_dropout native_dropout rrelu gumbel_softmax uniform_ normal_ bernoulli_ random_",
+    "exponential_ empty empty_like empty_strided new_empty manual_seed seed",
+)
+"""Drawn anew at each call, or never initialised: tracing would freeze one draw."""
+
+REDUCTIONS = _words(
+    "sum mean prod amax amin aminmax argmax argmin max min median mode norm std var logsumexp softmax log_softmax cumsum cumprod any all",
+    "count_nonzero topk sort argsort nansum nanmean quantile cummax cummin logcumsumexp normalize layer_norm std_mean var_mean",
+)
+
+METADATA = _words(
+    "shape size dim ndim ndimension numel nelement dtype device layout stride is_floating_point is_complex is_cuda requires_grad is_sparse",
+    "element_size is_contiguous is_leaf is_quantized __len__ __hash__ __repr__ __format__ storage_offset names is_tensor get_default_dtype",
+    "is_inference get_device untyped_storage data_ptr is_conj is_neg grad_fn itemsize nbytes is_same_size is_nested",
+)
+"""What a tensor tells about itself without its data."""
+
+METHODS = _words(
+    "to type type_as new_full new_zeros new_ones new_tensor clone contiguous unsqueeze squeeze reshape view any all amax amin sum dot vdot",
+    "inner matmul detach numpy item tolist float double half bfloat16 int long short bool dim size __getitem__ __matmul__ __rmatmul__",
+    "__array__ is_floating_point shape dtype device ndim",
+)
+"""Methods of `Traced` that torch also offers as functions."""
+
+ROW_OPERATIONS = _words("__getitem__ __matmul__ dot vdot inner unbind __iter__")
+"""Structural operations that are traced even when they meet captured tensors alone."""
+
+DEFINITE = {"__bool__": "__bool__", "is_nonzero": "__bool__", "__float__": "__float__", "__int__": "__int__", "__index__": "__index__"}
+
+CASTS = {
+    **dict.fromkeys(("float", "double", "half", "bfloat16"), "float"),
+    **dict.fromkeys(("int", "long", "short", "char", "byte"), "int"),
+    "bool": "bool",
+}
+
+CUSTOM_OPERATORS = {"approx::tanh": "tanh"}
+"""Operators registered outside torch that are one of ours in all but name (attention-gym's approximate tanh)."""
+
+
+def unsupported(name: str) -> TraceError:
+    """The error for a torch function that has no meaning here."""
+    if name in REDUCTIONS:
+        return ReductionInMod(
+            f"`{name}` reduces, but a traced value is one element: there is nothing to reduce over",
+            remedy="Score and mask functions see one score. Write the reduction as a step of an attngen.cascade: attngen.sum(x, over=...).",
+        )
+    return UnsupportedOperation(f"`{name}` is not a pointwise operation that attngen knows", remedy="See attngen's list of operations.")

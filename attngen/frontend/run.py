@@ -1,0 +1,70 @@
+"""Runs a user's function on traced values and turns whatever goes wrong into an error that shows the user's line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+from attngen.errors import AttngenError, InternalError, ModSignature, TraceError
+from attngen.frontend.interception import Interception
+from attngen.frontend.places import is_internal, locate, place_of
+from attngen.frontend.trace import NeedsValue, Trace
+
+Result = TypeVar("Result")
+
+
+def until_settled(attempt: Callable[[frozenset[Hashable]], tuple[Trace, Callable[[], Result]]]) -> Result:
+    """Trace again and again, each time with the numbers baked in that Python needed the last time."""
+    keep: frozenset[Hashable] = frozenset()
+    while True:
+        trace, run = attempt(keep)
+        try:
+            return run()
+        except NeedsValue as needed:
+            more = frozenset(trace.key_of(name) for name in needed.names)
+            if more <= keep:
+                raise InternalError("a baked number is asked for again") from None
+            keep |= more
+
+
+def call(function: Callable[..., Any], args: tuple[Any, ...], trace: Trace) -> Any:
+    """`function(*args)` with every torch call intercepted.
+
+    Raises:
+        TraceError: anything the function does that cannot be traced, at the user's line.
+        InternalError: an exception from attngen's own code.
+    """
+    try:
+        with Interception(trace):
+            return function(*args)
+    except AttngenError as error:
+        if error.loc is not None:
+            raise
+        raise type(error)(error.rule, loc=locate(place_of(error.__traceback__)), remedy=error.remedy) from None
+    except Exception as error:
+        loc = locate(place_of(error.__traceback__))
+        text = f"{type(error).__name__}: {error}"
+        if is_internal(error.__traceback__):
+            raise InternalError(text, loc=loc) from error
+        raise TraceError(f"the function failed while it was traced. {text}", loc=loc) from error
+
+
+def check_signature(function: Callable[..., Any], expected: tuple[str, ...], role: str) -> None:
+    """Refuse a mod that does not take FlexAttention's positional parameters.
+
+    Raises:
+        ModSignature: the parameters differ in number.
+    """
+    if not callable(function):
+        raise ModSignature(
+            f"{role} is a {type(function).__name__}, not a function", remedy=f"Pass a function {role}({', '.join(expected)})."
+        )
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*expected)
+    except TypeError as error:
+        raise ModSignature(f"{role} has parameters {signature}: {error}", remedy=f"Write def {role}({', '.join(expected)}).") from None

@@ -1,0 +1,208 @@
+"""What one run of tracing collects: names, captured values, steps.
+
+Takes tensors, numbers and bodies as the tracer meets them; gives the inputs and steps of a cascade. It is passed along by hand from
+value to value: there is no current trace.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
+
+import torch
+
+from attngen.errors import CaptureError, NaNConstant
+from attngen.frontend.places import user_frame
+from attngen.frontend.spec import Capture
+from attngen.ir import build
+from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
+from attngen.ir.traverse import live_steps, rewrite, step_reads
+
+RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "inf", "logsumexp", "sum", "tl", "torch", "triton"))
+_INT64 = range(-(2**63), 2**63)
+
+
+class NeedsValue(BaseException):
+    """Python wants the numbers behind captured scalars. Not an `Exception`, so that no `except Exception` of the user swallows it."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__("a captured number is needed while tracing")
+        self.names = frozenset(names)
+
+
+class Trace:
+    """The record of one run.
+
+    Args:
+        arguments: tensors passed at each call.
+        axes: every axis, in the order in which the axes of a step are listed.
+        reserved: further names that captures and steps may not take.
+    """
+
+    def __init__(self, arguments: tuple[Input, ...], axes: tuple[str, ...], reserved: Iterable[str] = ()) -> None:
+        self.arguments = arguments
+        self.axes = axes
+        self.steps: list[Einsum] = []
+        self.created: dict[int, torch.Tensor] = {}
+        self.named: dict[Expr, Expr] = {}
+        self._taken = {item.name for item in arguments} | set(axes) | set(reserved)
+        self._inputs: dict[str, Input] = {}
+        self._values: dict[str, torch.Tensor | bool | int] = {}
+        self._tensors: dict[int, tuple[torch.Tensor, str]] = {}
+        self._hints: dict[int, tuple[torch.Tensor, str]] = {}
+        self._numbers: dict[Hashable, Read] = {}
+        self._keys: dict[str, Hashable] = {}
+        self._features: dict[int, str] = {}
+        self._placeholders = 0
+
+    def fresh(self, hint: str, *, numbered: bool = False) -> str:
+        """A name that nothing else has, as close to `hint` as possible."""
+        base = re.sub(r"\W", "_", hint, flags=re.ASCII).strip("_") or "captured"
+        base = f"c{base}" if base[0].isdigit() else base
+        name, count = (f"{base}1", 1) if numbered else (base, 1)
+        while name in self._taken or name in RESERVED:
+            count += 1
+            name = f"{base}{count}" if numbered else f"{base}_{count}"
+        self._taken.add(name)
+        return name
+
+    def placeholder(self) -> str:
+        """An axis name for one dimension of a captured tensor that has not been indexed yet. It never reaches a step."""
+        self._placeholders += 1
+        return f"${self._placeholders}"
+
+    def feature(self, size: int) -> str:
+        """The axis of a contraction of captured rows of that length."""
+        if size not in self._features:
+            self._features[size] = self.fresh("f")
+        return self._features[size]
+
+    def hint(self, tensor: torch.Tensor, name: str) -> None:
+        """What the user calls a tensor; the first name wins."""
+        self._hints.setdefault(id(tensor), (tensor, name))
+
+    def hint_of(self, tensor: torch.Tensor) -> str:
+        """What the user calls a tensor: where it was captured, or a local variable that holds it now."""
+        if id(tensor) in self._hints:
+            return self._hints[id(tensor)][1]
+        frame = user_frame()
+        names = [] if frame is None else [name for name, value in frame.f_locals.items() if value is tensor]
+        return names[0] if names else "captured"
+
+    def constant(self, tensor: torch.Tensor) -> Const | None:
+        """The literal in a 0-d tensor that the traced function made itself."""
+        if id(tensor) not in self.created or tensor.dim() != 0:
+            return None
+        return literal(tensor.item())
+
+    def capture(self, tensor: torch.Tensor) -> Input:
+        """The input that stands for a tensor; one per tensor object."""
+        if id(tensor) in self._tensors:
+            return self._inputs[self._tensors[id(tensor)][1]]
+        if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized:
+            raise CaptureError(f"a captured tensor is {tensor.dtype}, {tensor.layout}", remedy="Capture dense float, int or bool tensors.")
+        name = self.fresh(self.hint_of(tensor))
+        item = Input(name, None, tensor.dim(), kind_of_dtype(tensor.dtype))
+        self._tensors[id(tensor)] = (tensor, name)
+        self._inputs[name] = item
+        self._values[name] = tensor
+        return item
+
+    def number(self, key: Hashable, hint: str, value: bool | int | float) -> Read | None:
+        """A captured Python number as a run-time scalar; None where it has to stay a literal (infinities, beyond 64 bits)."""
+        if key in self._numbers:
+            return self._numbers[key]
+        if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value not in _INT64):
+            return None
+        name = self.fresh(hint)
+        kind: Kind = literal(value).kind
+        self._inputs[name] = Input(name, None, 0, kind, by_value=kind != "float")
+        self._values[name] = torch.tensor(value, dtype=torch.float64) if kind == "float" else value
+        self._keys[name] = key
+        self._numbers[key] = Read(name, (), kind)
+        return self._numbers[key]
+
+    def value_of(self, name: str) -> bool | int | float:
+        """The value that a captured number has now."""
+        value = self._values[name]
+        return value.item() if isinstance(value, torch.Tensor) else value
+
+    def key_of(self, name: str) -> Hashable:
+        """Where a captured number lives."""
+        return self._keys[name]
+
+    def order(self, axes: Iterable[str]) -> tuple[str, ...]:
+        """Axes in the order of the signature, features last."""
+        given = set(axes)
+        features = (axis for axis in self._features.values() if axis in given)
+        return (*(axis for axis in self.axes if axis in given), *features)
+
+    def add(self, step: Einsum) -> Read:
+        """Append a step, reading whatever already has a name.
+
+        Returns:
+            A read of the step at its own axes; where an equal reduction was made before, a read of that one.
+        """
+        where = None if step.where is None else self.use_names(step.where)
+        step = replace(step, body=self.use_names(step.body), where=where)
+        for earlier in self.steps:
+            if step.reduce is not None and replace(earlier, name=step.name) == step:
+                return build.read(earlier.name, earlier.axes, kind_of(earlier.body))
+        self.steps.append(step)
+        return build.read(step.name, step.axes, kind_of(step.body))
+
+    def use_names(self, expr: Expr) -> Expr:
+        """The expression with every part that is a named step replaced by a read of that step."""
+        return _replace(expr, self.named) if self.named else expr
+
+    def finish(self, outputs: tuple[str, ...]) -> tuple[Cascade, tuple[Capture, ...]]:
+        """The cascade of the steps that the outputs need, and the captured values in order of first use."""
+        steps = live_steps(Cascade((), tuple(self.steps), outputs))
+        used = dict.fromkeys(name for step in steps for name in step_reads(step) if name in self._inputs)
+        inputs = (*self.arguments, *(self._inputs[name] for name in used))
+        return Cascade(inputs, steps, outputs), tuple(Capture(name, self._values[name]) for name in used)
+
+
+def literal(value: bool | int | float) -> Const:
+    """A Python number as a constant.
+
+    Raises:
+        NaNConstant: the value is not a number.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        raise NaNConstant("a constant is NaN", remedy="Use where() to choose the elements that have a value.")
+    kind: Kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+    return Const(value, kind)
+
+
+def kind_of_dtype(dtype: torch.dtype) -> Kind:
+    """float, int or bool."""
+    if dtype == torch.bool:
+        return "bool"
+    return "float" if dtype.is_floating_point else "int"
+
+
+def substitute(expr: Expr, mapping: dict[str, Expr]) -> Expr:
+    """The expression with positions along some axes replaced."""
+    if not mapping:
+        return expr
+    return rewrite(expr, lambda node: mapping.get(node.axis) if isinstance(node, Index) else None)
+
+
+def _replace(expr: Expr, table: dict[Expr, Expr]) -> Expr:
+    found = table.get(expr)
+    if found is not None:
+        return found
+    match expr:
+        case Apply(op=op, args=args):
+            new = tuple(_replace(arg, table) for arg in args)
+            return expr if new == args else Apply(op, new)
+        case Read(tensor=tensor, at=at, kind=kind):
+            new = tuple(_replace(arg, table) for arg in at)
+            return expr if new == at else Read(tensor, new, kind)
+        case _:
+            return expr

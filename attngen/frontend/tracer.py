@@ -1,0 +1,352 @@
+"""Traced values: what a user's function computes with while it is read.
+
+A `Traced` stands for one element at one position. Python's operators, torch functions and methods build its expression. A captured
+tensor that is not fully indexed has `dims`, one placeholder axis and length for each dimension left; indexing substitutes the
+placeholder. Wherever Python wants a definite value (a branch, a number, an iteration), an error with the remedy is raised, except
+for captured Python numbers, which are then baked in (`NeedsValue`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from attngen.errors import (
+    CaptureError,
+    InternalError,
+    TracedIteration,
+    TracedMutation,
+    TraceError,
+    UnsupportedOperation,
+)
+from attngen.frontend import rows
+from attngen.frontend.definite import Definite
+from attngen.frontend.names import CASTS, unsupported
+from attngen.frontend.places import Place, user_place
+from attngen.frontend.pointwise import OPERATORS, POINTWISE, cast, operation
+from attngen.frontend.trace import NeedsValue, Trace, kind_of_dtype, literal
+from attngen.ir.expr import Const, Expr, Extent, Index, Kind, Read, kind_of
+from attngen.ir.traverse import reads
+
+_PYTHON_TYPE = {"float": float, "int": int, "bool": bool}
+_DTYPE = {"float": torch.float32, "int": torch.int32, "bool": torch.bool}
+
+
+class Traced(Definite):
+    """One element of something, as an expression.
+
+    Attributes:
+        expr: what it is computed from.
+        dims: placeholder axis and length of every dimension not yet indexed.
+        trace: the run it belongs to; None for values made of positions, lengths and literals alone.
+        number: made of Python numbers only, so that Python may ask for its value.
+        place: the user's line.
+    """
+
+    __slots__ = ("dims", "expr", "number", "place", "trace")
+
+    def __init__(self, expr: Expr, trace: Trace | None = None, dims: rows.Dims = (), *, number: bool = False) -> None:
+        self.expr = expr
+        self.trace = trace
+        self.dims = dims
+        self.number = number
+        self.place: Place | None = user_place()
+
+    @property
+    def __class__(self) -> type:  # `isinstance(window, int)` must not take the other branch just because the value is traced
+        return _PYTHON_TYPE[self.kind] if self.number else torch.Tensor
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.expr)
+
+    def __repr__(self) -> str:
+        from attngen.ir.printer import print_expr
+
+        return f"<traced {print_expr(self.expr)}>"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise TraceError("a traced value is used after its function returned", remedy="Keep no argument of a traced function.")
+
+    # What a tensor tells about itself
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(size for _, size in self.dims)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _DTYPE[self.kind]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def ndim(self) -> int:
+        return len(self.dims)
+
+    def dim(self) -> int:
+        return len(self.dims)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    # Casts and constants
+
+    def to(self, *args: Any, dtype: torch.dtype | None = None, **_: Any) -> Traced:
+        for arg in args:
+            dtype = arg if type(arg) is torch.dtype else arg.dtype if type(arg) is Traced or isinstance(arg, torch.Tensor) else dtype
+        return self if dtype is None else self._cast(kind_of_dtype(dtype))
+
+    def type(self, dtype: Any = None) -> Traced:
+        if type(dtype) is not torch.dtype:
+            raise UnsupportedOperation(f".type({dtype!r})", remedy="Pass a torch.dtype.")
+        return self._cast(kind_of_dtype(dtype))
+
+    type_as = to
+
+    def _cast(self, kind: Kind) -> Traced:
+        return Traced(cast(self.expr, kind), self.trace, self.dims)
+
+    def new_full(self, size: Any, fill_value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Traced:
+        if tuple(size):
+            raise UnsupportedOperation(f"a new tensor of shape {tuple(size)}", remedy="Inside a mod make only scalars, of size ().")
+        filled = lift(fill_value, self.trace)
+        return filled._cast(kind_of_dtype(dtype) if dtype is not None else self.kind)
+
+    def new_zeros(self, size: Any, **options: Any) -> Traced:
+        return self.new_full(size, 0, **options)
+
+    def new_ones(self, size: Any, **options: Any) -> Traced:
+        return self.new_full(size, 1, **options)
+
+    def new_tensor(self, value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Traced:
+        made = lift(value, self.trace)
+        return made if dtype is None else made._cast(kind_of_dtype(dtype))
+
+    def clone(self, **_: Any) -> Traced:
+        return Traced(self.expr, self.trace, self.dims)
+
+    contiguous = clone
+
+    # Shape
+
+    def __getitem__(self, items: Any) -> Traced:
+        if not self.dims and items not in ((), Ellipsis, None):
+            raise UnsupportedOperation("indexing a traced value: it is one element", remedy="Index captured tensors only.")
+        return _rebuild(rows.index(_row(self), items if isinstance(items, tuple) else (items,), _position(self)), self.trace)
+
+    def unsqueeze(self, dim: int) -> Traced:
+        return _rebuild(rows.unsqueeze(_row(self), dim), self.trace)
+
+    def squeeze(self, dim: int | None = None) -> Traced:
+        return _rebuild(rows.squeeze(_row(self), dim), self.trace)
+
+    def reshape(self, *shape: Any) -> Traced:
+        if tuple(shape) not in ((), ((),)) or self.dims:
+            raise unsupported("reshape")
+        return self
+
+    view = reshape
+
+    # Reductions over the dimensions of a captured tensor
+
+    def any(self, dim: int | None = None, keepdim: bool = False) -> Traced:
+        return self._fold("any", "logical_or", dim, keepdim)
+
+    def all(self, dim: int | None = None, keepdim: bool = False) -> Traced:
+        return self._fold("all", "logical_and", dim, keepdim)
+
+    def amax(self, dim: int | None = None, keepdim: bool = False) -> Traced:
+        return self._fold("amax", "maximum", dim, keepdim)
+
+    def amin(self, dim: int | None = None, keepdim: bool = False) -> Traced:
+        return self._fold("amin", "minimum", dim, keepdim)
+
+    def sum(self, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Traced:
+        del dtype
+        if self.ndim == 1 and self.dims[0][1] > rows.LONGEST_UNROLLED and dim in (None, 0, -1) and not keepdim:
+            return self._contract()
+        return self._fold("sum", "add", dim, keepdim)
+
+    def dot(self, other: Any) -> Traced:
+        other = lift(other, self.trace)
+        if self.ndim != 1 or other.ndim != 1 or self.shape != other.shape:
+            raise CaptureError(
+                f"dot of values with shapes {list(self.shape)} and {list(other.shape)}", remedy="Index all but the last dimension of both."
+            )
+        return pointwise("mul", self, other)._contract()
+
+    __matmul__ = matmul = inner = vdot = dot
+
+    def __rmatmul__(self, other: Any) -> Traced:
+        return lift(other, self.trace).dot(self)
+
+    def _contract(self) -> Traced:
+        if self.trace is None:
+            raise InternalError("a row without a trace")
+        return Traced(rows.contract(_row(self), self.trace), self.trace)
+
+    def _fold(self, name: str, combine: str, dim: int | None, keepdim: bool) -> Traced:
+        if not self.dims or keepdim or isinstance(dim, tuple | list) or (dim is None and self.ndim > 1):
+            raise unsupported(name)
+        elements = [_rebuild(row, self.trace) for row in rows.unroll(_row(self), -1 if dim is None else dim, name)]
+        result = elements[0] if combine not in ("logical_or", "logical_and") else elements[0]._cast("bool")
+        for element in elements[1:]:
+            result = pointwise(combine, result, element)
+        return result
+
+    def known(self) -> bool | int | float | None:
+        """The value, of a literal; None otherwise.
+
+        Raises:
+            NeedsValue: the value is made of captured numbers, which can be baked in.
+        """
+        if isinstance(self.expr, Const):
+            return self.expr.value
+        if self.number:
+            raise NeedsValue(read.tensor for read in reads(self.expr))
+        return None
+
+    def __len__(self) -> int:
+        return rows.length(_row(self))
+
+    def __iter__(self) -> Iterator[Traced]:
+        if self.dims and len(self) > rows.LONGEST_UNROLLED:
+            raise TracedIteration(f"iterating over {len(self)} captured elements would unroll them", remedy="Index with a traced position.")
+        return iter([self[position] for position in range(len(self))])
+
+    def __setitem__(self, *_: Any) -> None:
+        raise TracedMutation("writing into a traced value", remedy="Build a new value with torch.where.")
+
+    def detach(self) -> Traced:
+        if self.kind == "float":
+            raise UnsupportedOperation("detach() would drop a gradient", remedy="Pass a detached tensor from outside.")
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        known = operation(name)
+        if name in CASTS:
+            return partial(self._cast, CASTS[name])
+        if known is not None and name not in ("max", "min"):
+            return partial(pointwise, known, self)
+        if name in ("max", "min"):
+            return partial(_extreme, name, self)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name.endswith("_"):
+            raise TracedMutation(f"`{name}` changes a value in place", remedy=f"Use {name[:-1]}, which gives a new value.")
+        raise unsupported(name)
+
+
+def _operator(name: str, swapped: bool) -> Callable[..., Any]:
+    def method(self: Traced, *others: Any) -> Any:
+        if self.trace is None and any(type(other) is not Traced and isinstance(other, torch.Tensor) for other in others):
+            return NotImplemented  # the tensor's own operator reaches the interception, which knows the trace
+        return pointwise(name, *others, self) if swapped else pointwise(name, self, *others)
+
+    return method
+
+
+def _in_place(name: str) -> Callable[..., Any]:
+    """`score += bias` changes every name of the value, as in torch; a Python number is bound anew, as in Python."""
+
+    def method(self: Traced, other: Any) -> Traced:
+        result = pointwise(name, self, other)
+        if self.number:
+            return result
+        if result.dims != self.dims or result.kind != self.kind:
+            raise TracedMutation("an in-place operation that changes the type of a value", remedy="Write x = x + y instead of x += y.")
+        self.expr, self.trace, self.place = result.expr, result.trace, result.place
+        return self
+
+    return method
+
+
+for _dunder, (_name, _swapped) in OPERATORS.items():
+    setattr(Traced, _dunder, _operator(_name, _swapped))
+    if not _swapped and f"__r{_dunder[2:]}" in OPERATORS:
+        setattr(Traced, f"__i{_dunder[2:]}", _in_place(_name))
+Traced.__divmod__ = lambda self, other: (self // other, self % other)  # type: ignore[attr-defined]
+
+
+def _extreme(name: str, value: Traced, *others: Any, **options: Any) -> Traced:
+    """`max(other)` is pointwise, `max(dim)` and `max()` reduce."""
+    if len(others) == 1 and type(others[0]) is not int and not options:
+        return pointwise("maximum" if name == "max" else "minimum", value, others[0])
+    raise unsupported(name)
+
+
+def _row(value: Traced) -> rows.Row:
+    return rows.Row(value.expr, value.dims)
+
+
+def _rebuild(row: rows.Row, trace: Trace | None) -> Traced:
+    return Traced(row.expr, trace, row.dims)
+
+
+def _position(value: Traced) -> Callable[[Any], rows.Row]:
+    def convert(item: Any) -> rows.Row:
+        lifted = lift(item, value.trace)
+        if lifted.number and isinstance(lifted.expr, Read) and value.trace is not None and value.trace.value_of(lifted.expr.tensor) < 0:
+            raise NeedsValue((lifted.expr.tensor,))
+        return _row(lifted)
+
+    return convert
+
+
+def lift(value: Any, trace: Trace | None) -> Traced:
+    """Any operand as a traced value: a traced value itself, a Python number, or a tensor, which becomes a capture."""
+    if type(value) is Traced:
+        return value
+    if isinstance(value, torch.Tensor):
+        return _lift_tensor(value, trace)
+    if hasattr(value, "item") and type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if not isinstance(value, bool | int | float):
+        raise UnsupportedOperation(f"a {type(value).__name__} meets a traced value", remedy="Compute with numbers and tensors.")
+    return Traced(literal(value), trace, number=True)
+
+
+def _lift_tensor(tensor: torch.Tensor, trace: Trace | None) -> Traced:
+    if trace is None:
+        traced = torch.positive(tensor)  # the interception knows the trace
+        if type(traced) is not Traced:
+            raise TraceError("attngen's functions take tensors only inside a traced function", remedy="Use torch outside.")
+        return traced
+    known = trace.constant(tensor)
+    if known is not None:
+        return Traced(known, trace)
+    item = trace.capture(tensor)
+    dims = tuple((trace.placeholder(), size) for size in tensor.shape)
+    return Traced(Read(item.name, tuple(Index(axis) for axis, _ in dims), item.kind), trace, dims)
+
+
+def pointwise(name: str, *args: Any, **options: Any) -> Traced:
+    """Apply an entry of `POINTWISE`. Values are broadcast; None, words and flags are passed on as they are."""
+    if options.pop("inplace", False):
+        raise TracedMutation(f"`{name}` in place", remedy="Leave out inplace=True.")
+    trace = next((arg.trace for arg in (*args, *options.values()) if type(arg) is Traced and arg.trace is not None), None)
+    values = [arg if arg is None or isinstance(arg, str) else lift(arg, trace) for arg in args]
+    named = {key: arg if arg is None or isinstance(arg, str) else lift(arg, trace) for key, arg in options.items()}
+    lifted = [value for value in (*values, *named.values()) if type(value) is Traced]
+    exprs, dims = rows.broadcast([_row(value) for value in lifted])
+    remaining = iter(exprs)
+    plain = [next(remaining) if type(value) is Traced else value for value in values]
+    keywords = {key: next(remaining) if type(value) is Traced else value for key, value in named.items()}
+    numbers = all(value.number for value in lifted)
+    if numbers and name == "pow" and all(value.kind == "int" for value in lifted) and not all(isinstance(e, Const) for e in exprs):
+        raise NeedsValue(read.tensor for expr in exprs for read in reads(expr))
+    trace = trace or next((value.trace for value in lifted if value.trace is not None), None)
+    try:
+        expr = POINTWISE[name](*plain, **keywords)
+    except TypeError as error:
+        if isinstance(error, TraceError):
+            raise
+        raise UnsupportedOperation(f"`{name}` with these arguments: {error}", remedy="Use the plain form of the function.") from None
+    return Traced(expr, trace, dims, number=numbers and not any(isinstance(part, Extent) for part in exprs))
