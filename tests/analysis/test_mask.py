@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attngen.analysis.bounds import FIRST, LAST
+from attngen.analysis.mask import Ranges, describe, stream_ranges
+from attngen.analysis.tile import TileClass, classify
+from attngen.ir import build
+from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.expr import Apply, Expr, Extent, Index, Read
+from attngen.ir.interpret import interpret
+from attngen.ir.parser import parse
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import rewrite
+
+N, M = Index("n"), Index("m")
+SCALARS = (Input("w", None, 0, "int", True), Input("p", None, 0, "int", True), Input("flag", None, 0, "bool", True))
+DOCS = Input("doc", None, 1, "int")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A predicate over n (length `keys`) and m (length `rows`), and tiles of `tile` rows."""
+
+    predicate: Expr
+    keys: int
+    rows: int
+    tile: int
+    scalars: Mapping[str, int | bool]
+
+    def tiles(self) -> list[tuple[int, int]]:
+        return [(first, min(first + self.tile, self.rows) - 1) for first in range(0, self.rows, self.tile)]
+
+    def truth(self) -> np.ndarray:
+        """[rows, keys]"""
+        inputs = (Input("a", ("m",), 1), Input("c", ("n",), 1), *SCALARS, DOCS)
+        cascade = Cascade(inputs, (Einsum("x", ("m", "n"), build.ONE, where=self.predicate),), ("x",))
+        doc = np.arange(max(self.rows, self.keys)) // 3
+        values = {"a": np.zeros(self.rows), "c": np.zeros(self.keys), "doc": doc, **self.scalars}
+        return interpret(cascade, values)["x"] > 0
+
+    def bounds(self, ranges: Ranges) -> list[tuple[int, int, int, int]]:
+        """some_lo, some_hi, all_lo, all_hi of every tile."""
+
+        def at_tile(node: Expr) -> Expr | None:
+            return Read(node.tensor, (Index("t"),), "int") if node in (FIRST, LAST) and isinstance(node, Read) else None
+
+        exprs = (ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi)
+        steps = tuple(Einsum(f"r{i}", ("t",), rewrite(expr, at_tile)) for i, expr in enumerate(exprs))
+        tiles = tuple(Input(name, ("t",), 1, "int") for name in ("first", "last"))
+        cascade = Cascade((Input("a", ("m",), 1), Input("c", ("n",), 1), *tiles, *SCALARS), steps, ("r0",))
+        first, last = np.array(self.tiles()).T
+        values = {"a": np.zeros(self.rows), "c": np.zeros(self.keys), "first": first, "last": last, **self.scalars}
+        found = interpret(cascade, values)
+        return [tuple(int(x) for x in row) for row in np.stack([found[step.name] for step in steps], axis=1)]
+
+
+def text(predicate: str) -> Expr:
+    where = (
+        parse(f"cascade(a[m], c[n]; w: int, p: int, flag: bool, doc: int[:])\n x[m,n] = a[m] * c[n]  if {predicate}\n -> x").steps[0].where
+    )
+    assert where is not None
+    return where
+
+
+@st.composite
+def atoms(draw: st.DrawFn) -> Expr:
+    coefficient = st.integers(-2, 2).map(build.const)
+    terms = [build.mul(draw(coefficient), N), build.mul(draw(coefficient), M)]
+    constant = draw(st.one_of(st.integers(-6, 6).map(build.const), st.sampled_from([Read("w", (), "int"), Extent("n"), Extent("m")])))
+    linear = build.add(build.add(terms[0], terms[1]), constant)
+    other = draw(st.one_of(st.integers(-6, 9).map(build.const), st.sampled_from([Read("p", (), "int"), N, M, build.const(2.5)])))
+    shape = draw(st.sampled_from(["plain", "plain", "abs", "max", "min", "where", "opaque", "flag", "doc", "multiple"]))
+    op = draw(st.sampled_from(["lt", "le", "gt", "ge", "eq", "ne"]))
+    match shape:
+        case "abs":
+            linear = build.apply("abs", linear)
+        case "max" | "min":
+            linear = build.apply(shape, linear, build.sub(M, N))
+        case "where":
+            linear = build.apply("where", Apply("lt", (M, Read("p", (), "int"))), linear, N)
+        case "multiple":
+            linear = build.sub(other, build.mul(build.const(2), build.apply("abs", linear)))
+        case "opaque":
+            return text("m * n % 3 == 0")
+        case "flag":
+            return Read("flag", (), "bool")
+        case "doc":
+            return text("doc[m] == doc[n]")
+        case _:
+            pass
+    return Apply(op, (linear, other)) if draw(st.booleans()) else Apply(op, (other, linear))
+
+
+predicates = st.recursive(
+    atoms(),
+    lambda inner: st.one_of(
+        st.tuples(st.sampled_from(["and", "or"]), inner, inner).map(lambda t: Apply(t[0], (t[1], t[2]))),
+        inner.map(lambda p: Apply("not", (p,))),
+        st.tuples(inner, inner).map(lambda t: Apply("eq", t)),
+    ),
+    max_leaves=4,
+)
+cases = st.builds(
+    Case,
+    predicates,
+    keys=st.integers(1, 12),
+    rows=st.integers(1, 12),
+    tile=st.integers(1, 5),
+    scalars=st.fixed_dictionaries({"w": st.integers(-3, 9), "p": st.integers(-3, 12), "flag": st.booleans()}),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_ranges_are_sound(case: Case) -> None:
+    truth = case.truth()
+    ranges = stream_ranges(case.predicate, "n", "m")
+    bounds = case.bounds(ranges)
+    for (first, last), (some_lo, some_hi, all_lo, all_hi) in zip(case.tiles(), bounds, strict=True):
+        tile = truth[first : last + 1]
+        assert some_lo >= 0 and all_lo >= 0 and some_hi <= case.keys and all_hi <= case.keys
+        outside = np.ones(case.keys, bool)
+        outside[some_lo : max(some_hi, some_lo)] = False
+        assert not tile[:, outside].any(), (print_expr(case.predicate), describe(ranges))
+        if all_lo < all_hi:
+            assert tile[:, all_lo:all_hi].all(), (print_expr(case.predicate), describe(ranges))
+            assert some_lo <= all_lo and all_hi <= some_hi
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases, st.data())
+def test_classes_are_sound(case: Case, data: st.DataObject) -> None:
+    lo, first = data.draw(st.integers(0, case.keys - 1)), data.draw(st.integers(0, case.rows - 1))
+    hi, last = data.draw(st.integers(lo + 1, case.keys)), data.draw(st.integers(first + 1, case.rows))
+    tile = case.truth()[first:last, lo:hi]
+    found = classify(case.predicate, {"n": (lo, hi), "m": (first, last)}, {"n": case.keys, "m": case.rows}, case.scalars)
+    assert found is not TileClass.EMPTY or not tile.any()
+    assert found is not TileClass.FULL or tile.all()
+
+
+COMMON = {
+    "causal": "m >= n",
+    "strictly causal": "m > n",
+    "bottom-right causal": "m + extent(n) - extent(m) >= n",
+    "sliding window": "m >= n and m - n < w",
+    "two-sided window": "abs(m - n) <= w",
+    "prefix": "m >= n or n < p",
+    "length": "n < p",
+    "causal with length": "m >= n and n < p",
+    "row length": "m < p",
+    "stretched": "2 * m >= 3 * n + 1",
+    "diagonal": "m == n",
+    "fractional": "m - n < 2.5 and m - n >= -1.5",
+    "fractional, mirrored": "2.5 >= m - n and -1.5 < m - n",
+    "switch": "flag or m >= n",
+}
+
+
+@pytest.mark.parametrize("predicate", COMMON.values(), ids=COMMON.keys())
+@pytest.mark.parametrize("transposed", [False, True])
+def test_common_masks_are_tight(predicate: str, transposed: bool) -> None:
+    for keys, rows, tile, w, p in [(16, 16, 4, 6, 5), (7, 12, 5, 2, 11), (13, 6, 3, 1, 0), (9, 9, 1, 20, 20), (1, 5, 2, 0, 1)]:
+        for flag in (False, True):
+            case = Case(text(predicate), keys, rows, tile, {"w": w, "p": p, "flag": flag})
+            truth = case.truth()
+            if transposed:
+                case = Case(_swap(case.predicate), rows, keys, tile, case.scalars)
+                truth = truth.T
+                np.testing.assert_array_equal(truth, case.truth())
+            _assert_tight(case, truth)
+
+
+def _swap(predicate: Expr) -> Expr:
+    other = {"m": "n", "n": "m"}
+
+    def rule(node: Expr) -> Expr | None:
+        return type(node)(other[node.axis]) if isinstance(node, Index | Extent) else None
+
+    return rewrite(predicate, rule)
+
+
+def _assert_tight(case: Case, truth: np.ndarray) -> None:
+    for (first, last), (some_lo, some_hi, all_lo, all_hi) in zip(
+        case.tiles(), case.bounds(stream_ranges(case.predicate, "n", "m")), strict=True
+    ):
+        some, every = truth[first : last + 1].any(0), truth[first : last + 1].all(0)
+        assert set(range(some_lo, some_hi)) == set(np.flatnonzero(some))
+        assert set(range(all_lo, all_hi)) == set(np.flatnonzero(every))
+
+
+@pytest.mark.parametrize(
+    ("predicate", "expected"),
+    [
+        ("m >= n", "visits n in [0, min(last + 1, extent(n))), unmasked in [0, min(first + 1, extent(n)))"),
+        ("n < p", "visits n in [0, min(p, extent(n))), nothing masked"),
+        ("doc[m] == doc[n]", "visits n in [0, extent(n)), all of it masked"),
+        ("flag", "visits n in [0, where(flag, extent(n), 0)), nothing masked"),
+        ("m >= n or n < p", "visits n in [0, min(max(last + 1, p), extent(n))), unmasked in [0, min(max(first + 1, p), extent(n)))"),
+        (
+            "m + extent(n) - extent(m) >= n",
+            "visits n in [0, last + extent(n) - extent(m) + 1), unmasked in [0, first + extent(n) - extent(m) + 1)",
+        ),
+    ],
+)
+def test_bounds_are_short(predicate: str, expected: str) -> None:
+    assert describe(stream_ranges(text(predicate), "n", "m")) == expected
+
+
+def test_no_mask_is_full() -> None:
+    ranges = stream_ranges(None, "n", "m")
+    assert ranges.unmasked
+    assert (ranges.some_lo, ranges.some_hi) == (build.const(0), Extent("n"))
+
+
+def test_transposed_causal_starts_at_the_tile() -> None:
+    ranges = stream_ranges(text("m >= n"), "m", "n")
+    assert (ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi) == (FIRST, Extent("m"), LAST, Extent("m"))
+    assert ranges.exact_tail and not ranges.exact_head
+
+
+def test_causal_needs_no_leading_partial_segment() -> None:
+    assert stream_ranges(text("m >= n"), "n", "m").exact_head
+    assert not stream_ranges(text("m >= n and m - n < w"), "n", "m").exact_head
