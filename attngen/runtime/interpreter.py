@@ -15,9 +15,13 @@ from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from attngen.errors import AttngenError, DeviceMismatch, InternalError
-from attngen.runtime.interpreter_language import BUILDER, JITFunction, assign, base, interpreted_language, loop, np, tl, triton, truth
+from attngen.runtime.interpreter_language import BUILDER, assign, interpreted_language, loop, truth
 from attngen.runtime.interpreter_rewrite import rewrite
+from attngen.runtime.triton_api import JITFunction, tl, triton
+from attngen.runtime.triton_api import interpreter as base
 
 _LAUNCH_OPTIONS = frozenset({"num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion", "waves_per_eu", "matrix_instr_nonkdim"})
 
@@ -103,9 +107,9 @@ class InterpretedKernel:
         options = _LAUNCH_OPTIONS.difference(self.arg_names)
         bound = self._jit_function.signature.bind(*args, **{name: value for name, value in kwargs.items() if name not in options})
         bound.apply_defaults()
-        values = bound.arguments
-        shape = grid(dict(values)) if callable(grid) else grid
-        extents: list[int] = [*shape, 1, 1][:3] if isinstance(shape, tuple) else [shape, 1, 1]
+        values = {name: value.value if isinstance(value, tl.constexpr) else value for name, value in bound.arguments.items()}
+        shape: Any = grid(dict(values)) if callable(grid) else grid
+        extents = (*shape, 1, 1)[:3] if isinstance(shape, tuple) else (shape, 1, 1)
         with interpreted_language(InterpretedKernel):
             arguments = self._convert(values)
             BUILDER.set_grid_dim(*extents)

@@ -13,25 +13,15 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from attngen.errors import InternalError, MissingTriton
+import numpy as np
 
-try:
-    import numpy as np
-    import triton
-    import triton.language as tl
-    from triton.language.semantic import TritonSemantic
-    from triton.runtime import interpreter as base
-    from triton.runtime.jit import JITFunction
-except ImportError as error:
-    raise MissingTriton("running or compiling a kernel needs Triton", remedy="Triton has wheels for Linux: pip install triton") from error
-
-with suppress(ImportError):
-    # Importing gluon checks that the functions of tl are JITFunctions; it must happen before any of them is swapped.
-    import triton.experimental.gluon
+from attngen.errors import InternalError
+from attngen.runtime.triton_api import JITFunction, TritonSemantic, tl, triton
+from attngen.runtime.triton_api import interpreter as base
 
 LOCK = threading.RLock()
 _MISSING = object()

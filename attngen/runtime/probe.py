@@ -39,6 +39,6 @@ def run() -> bool:
     x = (torch.arange(block * n) % 7 - 3).reshape(block, n).to(torch.bfloat16)
     y = (torch.arange(n * block) % 5 - 2).reshape(n, block).to(torch.bfloat16)
     out = torch.full((block, block), float("nan"), dtype=torch.bfloat16)
-    _kernel[(1,)](x, y, out, n, scale, BLOCK=block)
+    _kernel[(1,)](x, y, out, n, scale, BLOCK=tl.constexpr(block))
     expected = (x.float() @ y.float() + x.float().sum(1, keepdim=True)) * scale
     return torch.equal(out, expected.to(torch.bfloat16))

@@ -1,0 +1,28 @@
+"""Every part of Triton that attngen touches, public and private, imported in one place.
+
+A version of Triton that moves something fails here, or in the interpreter's `self_check`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from attngen.errors import MissingTriton
+
+try:
+    import triton
+    import triton.language as tl
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.language.semantic import TritonSemantic
+    from triton.runtime import interpreter
+    from triton.runtime.jit import JITFunction
+except ImportError as error:
+    raise MissingTriton("running or compiling a kernel needs Triton", remedy="Triton has wheels for Linux: pip install triton") from error
+
+with suppress(ImportError):
+    # Importing gluon checks that the functions of tl are JITFunctions; it must happen before the interpreter swaps any of them.
+    import triton.experimental.gluon
+
+__all__ = ["ASTSource", "GPUTarget", "JITFunction", "TritonSemantic", "interpreter", "knobs", "tl", "triton"]
