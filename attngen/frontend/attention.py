@@ -139,7 +139,7 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
     sources = tuple(
         f"{name_of(mod) or 'lambda'} in {mod.__code__.co_filename.rpartition('/')[2]}"
         for mod in (request.score_mod, request.mask_mod)
-        if hasattr(mod, "__code__")
+        if mod is not None and hasattr(mod, "__code__")
     )
     return Spec(name, cascade, _PATTERNS, tuple(_OUTPUTS[output] for output in outputs), captures, source=sources)
 

@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from attngen.errors import DataDependentBranch, RandomInMod, TracedConversion, TracedMutation, UnsupportedOperation
 from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, unsupported
-from attngen.frontend.pointwise import OPERATORS, operation
+from attngen.frontend.operators import NAMES as OPERATORS
+from attngen.frontend.pointwise import operation
 from attngen.frontend.trace import Trace
 from attngen.frontend.tracer import Traced, lift, pointwise
 
@@ -30,7 +31,7 @@ class Interception(TorchFunctionMode):
         super().__init__()
         self.trace = trace
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = _name(func)
         if name in RANDOM:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attngen.errors import ReductionInMod, TraceError, UnsupportedOperation
+from attngen.ir.expr import Kind
 
 
 def _words(*lines: str) -> frozenset[str]:
@@ -40,9 +41,16 @@ ROW_OPERATIONS = _words("__getitem__ __matmul__ dot vdot inner unbind __iter__")
 
 DEFINITE = {"__bool__": "__bool__", "is_nonzero": "__bool__", "__float__": "__float__", "__int__": "__int__", "__index__": "__index__"}
 
-CASTS = {
-    **dict.fromkeys(("float", "double", "half", "bfloat16"), "float"),
-    **dict.fromkeys(("int", "long", "short", "char", "byte"), "int"),
+CASTS: dict[str, Kind] = {
+    "float": "float",
+    "double": "float",
+    "half": "float",
+    "bfloat16": "float",
+    "int": "int",
+    "long": "int",
+    "short": "int",
+    "char": "int",
+    "byte": "int",
     "bool": "bool",
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from attngen.errors import UnsupportedOperation
 from attngen.ir import build
-from attngen.ir.expr import Const, Expr, kind_of
+from attngen.ir.expr import Const, Expr, Kind, kind_of
 
 LARGEST_UNROLLED_POWER = 4
 _LEAK = build.const(0.01)
@@ -29,11 +29,11 @@ def agree(*args: Expr) -> tuple[Expr, ...]:
     kinds = [kind_of(arg) for arg in args]
     if all(kind == "bool" for kind in kinds):
         return args
-    target = "float" if "float" in kinds else "int"
+    target: Kind = "float" if "float" in kinds else "int"
     return tuple(cast(arg, target) if kind == "bool" else arg for arg, kind in zip(args, kinds, strict=True))
 
 
-def cast(expr: Expr, kind: str) -> Expr:
+def cast(expr: Expr, kind: Kind) -> Expr:
     """The value as another kind; a literal stays a literal."""
     own = kind_of(expr)
     if own == kind:
@@ -298,34 +298,7 @@ ALIASES: dict[str, str] = {
     "special_erf": "erf",
     "logsigmoid": "log_sigmoid",
     "fix": "trunc",
-    "__lshift__": "bitwise_left_shift",
-    "__rshift__": "bitwise_right_shift",
 }
-
-OPERATORS: dict[str, tuple[str, bool]] = {
-    f"__{side}{python}__": (name, side == "r")
-    for python, name in {
-        "add": "add",
-        "sub": "sub",
-        "mul": "mul",
-        "truediv": "div",
-        "div": "div",
-        "floordiv": "floordiv",
-        "mod": "mod",
-        "pow": "pow",
-        "and": "bitwise_and",
-        "or": "bitwise_or",
-        "xor": "bitwise_xor",
-        "lshift": "bitwise_left_shift",
-        "rshift": "bitwise_right_shift",
-    }.items()
-    for side in ("", "r")
-} | {
-    **{f"__{name}__": (name, False) for name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs")},
-    "__pos__": ("positive", False),
-    "__invert__": ("bitwise_not", False),
-}
-"""Python's operator methods: the operation, and whether the operands come swapped."""
 
 
 def operation(name: str) -> str | None:

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 import torch
 
-from attngen.errors import CaptureError, NaNConstant
+from attngen.errors import AxisError, CaptureError, NaNConstant
 from attngen.frontend.places import user_frame
-from attngen.frontend.spec import Capture
+from attngen.frontend.spec import Capture, Pattern
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
-from attngen.ir.traverse import live_steps, rewrite, step_reads
+from attngen.ir.traverse import extents, free_axes, live_steps, rewrite, step_reads
 
 RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "inf", "logsumexp", "sum", "tl", "torch", "triton"))
 _INT64 = range(-(2**63), 2**63)
@@ -47,6 +47,8 @@ class Trace:
         self.arguments = arguments
         self.axes = axes
         self.steps: list[Einsum] = []
+        self.layouts: dict[str, Pattern] = {}
+        self.kept: set[str] = set()
         self.created: dict[int, torch.Tensor] = {}
         self.named: dict[Expr, Expr] = {}
         self._taken = {item.name for item in arguments} | set(axes) | set(reserved)
@@ -59,14 +61,16 @@ class Trace:
         self._features: dict[int, str] = {}
         self._placeholders = 0
 
-    def fresh(self, hint: str, *, numbered: bool = False) -> str:
-        """A name that nothing else has, as close to `hint` as possible."""
+    def fresh(self, hint: str, first: int = 0) -> str:
+        """A name that nothing else has, as close to `hint` as possible; numbered from `first` if that is not 0."""
         base = re.sub(r"\W", "_", hint, flags=re.ASCII).strip("_") or "captured"
         base = f"c{base}" if base[0].isdigit() else base
-        name, count = (f"{base}1", 1) if numbered else (base, 1)
+        separator = "_" if base[-1].isdigit() else ""
+        count = first or 1
+        name = f"{base}{first}" if first else base
         while name in self._taken or name in RESERVED:
             count += 1
-            name = f"{base}{count}" if numbered else f"{base}_{count}"
+            name = f"{base}{separator}{count}"
         self._taken.add(name)
         return name
 
@@ -121,7 +125,7 @@ class Trace:
         name = self.fresh(hint)
         kind: Kind = literal(value).kind
         self._inputs[name] = Input(name, None, 0, kind, by_value=kind != "float")
-        self._values[name] = torch.tensor(value, dtype=torch.float64) if kind == "float" else value
+        self._values[name] = torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
         self._keys[name] = key
         self._numbers[key] = Read(name, (), kind)
         return self._numbers[key]
@@ -146,18 +150,41 @@ class Trace:
 
         Returns:
             A read of the step at its own axes; where an equal reduction was made before, a read of that one.
+
+        Raises:
+            AxisError: a position or a length along an axis that no argument has.
         """
         where = None if step.where is None else self.use_names(step.where)
         step = replace(step, body=self.use_names(step.body), where=where)
+        self._check_axes(step)
         for earlier in self.steps:
             if step.reduce is not None and replace(earlier, name=step.name) == step:
+                self._taken.discard(step.name)
                 return build.read(earlier.name, earlier.axes, kind_of(earlier.body))
         self.steps.append(step)
         return build.read(step.name, step.axes, kind_of(step.body))
 
+    def _check_axes(self, step: Einsum) -> None:
+        known = {*self.axes, *self._features.values()}
+        for expr in (step.body, step.where):
+            for axis in (*free_axes(expr), *extents(expr)):
+                if axis.startswith("$"):
+                    raise CaptureError(
+                        "a captured tensor is used with fewer indices than it has dimensions", remedy="Index every dimension."
+                    )
+                if axis not in known:
+                    raise AxisError(f"no argument has an axis {axis!r}", remedy=f"The axes are {', '.join(self.axes)}.")
+
+    def find(self, expr: Expr) -> Einsum | None:
+        """The step that an expression reads, at its own axes and no other positions."""
+        if not isinstance(expr, Read):
+            return None
+        step = next((step for step in self.steps if step.name == expr.tensor), None)
+        return step if step is not None and expr.at == tuple(Index(axis) for axis in step.axes) else None
+
     def use_names(self, expr: Expr) -> Expr:
         """The expression with every part that is a named step replaced by a read of that step."""
-        return _replace(expr, self.named) if self.named else expr
+        return replace_parts(expr, self.named) if self.named else expr
 
     def finish(self, outputs: tuple[str, ...]) -> tuple[Cascade, tuple[Capture, ...]]:
         """The cascade of the steps that the outputs need, and the captured values in order of first use."""
@@ -193,16 +220,17 @@ def substitute(expr: Expr, mapping: dict[str, Expr]) -> Expr:
     return rewrite(expr, lambda node: mapping.get(node.axis) if isinstance(node, Index) else None)
 
 
-def _replace(expr: Expr, table: dict[Expr, Expr]) -> Expr:
+def replace_parts(expr: Expr, table: dict[Expr, Expr]) -> Expr:
+    """The expression with the largest parts found in the table replaced."""
     found = table.get(expr)
     if found is not None:
         return found
     match expr:
         case Apply(op=op, args=args):
-            new = tuple(_replace(arg, table) for arg in args)
+            new = tuple(replace_parts(arg, table) for arg in args)
             return expr if new == args else Apply(op, new)
         case Read(tensor=tensor, at=at, kind=kind):
-            new = tuple(_replace(arg, table) for arg in at)
+            new = tuple(replace_parts(arg, table) for arg in at)
             return expr if new == at else Read(tensor, new, kind)
         case _:
             return expr

@@ -25,8 +25,9 @@ from attngen.errors import (
 from attngen.frontend import rows
 from attngen.frontend.definite import Definite
 from attngen.frontend.names import CASTS, unsupported
+from attngen.frontend.operators import Operators
 from attngen.frontend.places import Place, user_place
-from attngen.frontend.pointwise import OPERATORS, POINTWISE, cast, operation
+from attngen.frontend.pointwise import POINTWISE, cast, operation
 from attngen.frontend.trace import NeedsValue, Trace, kind_of_dtype, literal
 from attngen.ir.expr import Const, Expr, Extent, Index, Kind, Read, kind_of
 from attngen.ir.traverse import reads
@@ -35,7 +36,7 @@ _PYTHON_TYPE = {"float": float, "int": int, "bool": bool}
 _DTYPE = {"float": torch.float32, "int": torch.int32, "bool": torch.bool}
 
 
-class Traced(Definite):
+class Traced(Definite, Operators):
     """One element of something, as an expression.
 
     Attributes:
@@ -56,8 +57,10 @@ class Traced(Definite):
         self.place: Place | None = user_place()
 
     @property
-    def __class__(self) -> type:  # `isinstance(window, int)` must not take the other branch just because the value is traced
-        return _PYTHON_TYPE[self.kind] if self.number else torch.Tensor
+    def __class__(self) -> type:
+        # `isinstance(window, int)` must not take the other branch because the number is traced. A score cannot pose as a tensor in the
+        # same way: torch's own C++ would believe it.
+        return _PYTHON_TYPE[self.kind] if self.number else Traced
 
     @property
     def kind(self) -> Kind:
@@ -71,6 +74,21 @@ class Traced(Definite):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise TraceError("a traced value is used after its function returned", remedy="Keep no argument of a traced function.")
+
+    def operate(self, name: str, *others: Any, swapped: bool = False) -> Any:
+        if self.trace is None and any(type(other) is not Traced and isinstance(other, torch.Tensor) for other in others):
+            return NotImplemented  # the tensor's own operator reaches the interception, which knows the trace
+        return pointwise(name, *others, self) if swapped else pointwise(name, self, *others)
+
+    def operate_in_place(self, name: str, other: Any) -> Any:
+        """`score += bias` changes every name of the value, as in torch; a Python number is bound anew, as in Python."""
+        result = self.operate(name, other)
+        if self.number or result is NotImplemented:
+            return result
+        if result.dims != self.dims or result.kind != self.kind:
+            raise TracedMutation("an in-place operation that changes the type of a value", remedy="Write x = x + y instead of x += y.")
+        self.expr, self.trace, self.place = result.expr, result.trace, result.place
+        return self
 
     # What a tensor tells about itself
 
@@ -242,37 +260,6 @@ class Traced(Definite):
         if name.endswith("_"):
             raise TracedMutation(f"`{name}` changes a value in place", remedy=f"Use {name[:-1]}, which gives a new value.")
         raise unsupported(name)
-
-
-def _operator(name: str, swapped: bool) -> Callable[..., Any]:
-    def method(self: Traced, *others: Any) -> Any:
-        if self.trace is None and any(type(other) is not Traced and isinstance(other, torch.Tensor) for other in others):
-            return NotImplemented  # the tensor's own operator reaches the interception, which knows the trace
-        return pointwise(name, *others, self) if swapped else pointwise(name, self, *others)
-
-    return method
-
-
-def _in_place(name: str) -> Callable[..., Any]:
-    """`score += bias` changes every name of the value, as in torch; a Python number is bound anew, as in Python."""
-
-    def method(self: Traced, other: Any) -> Traced:
-        result = pointwise(name, self, other)
-        if self.number:
-            return result
-        if result.dims != self.dims or result.kind != self.kind:
-            raise TracedMutation("an in-place operation that changes the type of a value", remedy="Write x = x + y instead of x += y.")
-        self.expr, self.trace, self.place = result.expr, result.trace, result.place
-        return self
-
-    return method
-
-
-for _dunder, (_name, _swapped) in OPERATORS.items():
-    setattr(Traced, _dunder, _operator(_name, _swapped))
-    if not _swapped and f"__r{_dunder[2:]}" in OPERATORS:
-        setattr(Traced, f"__i{_dunder[2:]}", _in_place(_name))
-Traced.__divmod__ = lambda self, other: (self // other, self % other)  # type: ignore[attr-defined]
 
 
 def _extreme(name: str, value: Traced, *others: Any, **options: Any) -> Traced:

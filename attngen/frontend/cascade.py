@@ -1,0 +1,161 @@
+"""`@cascade(...)`: a Python function over named axes becomes a `Spec`.
+
+Takes one pattern an argument and a function that computes with the vocabulary of `functions`, with Python's operators and with torch's
+pointwise functions; gives the traced cascade. A value becomes a step when it is reduced, is the operand of a softmax or an einsum, is an
+output, or is shared by several steps and costs more than a few additions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from attngen.errors import ModReturn, SpecError
+from attngen.frontend import patterns
+from attngen.frontend.captures import Lifter
+from attngen.frontend.functions import axes_of
+from attngen.frontend.masking import lift_missing
+from attngen.frontend.places import definition, locate
+from attngen.frontend.run import call, until_settled
+from attngen.frontend.sharing import name_shared, rename
+from attngen.frontend.spec import Argument, Spec
+from attngen.frontend.trace import RESERVED, Trace
+from attngen.frontend.tracer import Traced, lift
+from attngen.ir import build
+from attngen.ir.cascade import Einsum, Input
+from attngen.ir.expr import Kind, Read
+
+_KINDS: dict[str, Kind] = {"": "float", "float": "float", "int": "int", "bool": "bool"}
+
+
+def cascade(**signature: str) -> Callable[[Callable[..., Any]], Spec]:
+    """Describe an attention variant as a cascade of einsums.
+
+    Args:
+        signature: the axes of each argument, as in q="b (g r) m d"; a composite dimension is split at the call. An argument of integers or
+            truth values says so: document="b n: int".
+
+    Returns:
+        A decorator. The decorated function returns one value, a tuple, or a dict of named values; the decorator gives its `Spec`.
+
+    Raises:
+        SpecError: parameters and patterns do not match, or a pattern is malformed.
+        TraceError: the function does something that cannot be traced.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Spec:
+        header = _header(function, signature)
+
+        def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Spec]]:
+            axes = tuple(dict.fromkeys(axis for argument in header.arguments for axis in patterns.flat(argument.pattern)))
+            trace = Trace(header.inputs, axes)
+            return trace, lambda: _trace(function, header, trace, Lifter(trace, keep))
+
+        return until_settled(attempt)
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    arguments: tuple[Argument, ...]
+    inputs: tuple[Input, ...]
+
+
+def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
+    parameters = inspect.signature(function).parameters
+    if missing := [name for name in signature if name not in parameters]:
+        raise SpecError(
+            f"the cascade has a pattern for {missing[0]!r}, which is no parameter of {function.__name__}", remedy="Match the names."
+        )
+    unknown = [name for name, parameter in parameters.items() if name not in signature and parameter.default is parameter.empty]
+    if unknown:
+        raise SpecError(f"parameter {unknown[0]!r} of {function.__name__} has no pattern", remedy=f'Add {unknown[0]}="..." to the cascade.')
+    arguments: list[Argument] = []
+    inputs: list[Input] = []
+    for name in (name for name in parameters if name in signature):
+        text, _, kind = signature[name].partition(":")
+        if kind.strip() not in _KINDS or name in RESERVED:
+            raise SpecError(
+                f"the argument {name}={signature[name]!r}", remedy='Write axes, and perhaps a kind: "b n: int"; avoid reserved names.'
+            )
+        pattern = patterns.parse(text)
+        axes = patterns.flat(pattern)
+        arguments.append(Argument(name, pattern))
+        inputs.append(Input(name, axes, len(axes), _KINDS[kind.strip()]))
+    names = {argument.name for argument in arguments}
+    if clash := [axis for item in inputs for axis in item.axes or () if axis in names or axis in RESERVED]:
+        raise SpecError(f"{clash[0]!r} is the name of an axis and of something else", remedy="Rename the axis.")
+    return _Header(tuple(arguments), tuple(inputs))
+
+
+def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: Lifter) -> Spec:
+    lifted = lifter.lift(function, ("cascade", function.__name__), function.__name__)
+    arguments = {item.name: Traced(build.read(item.name, item.axes or (), item.kind), trace) for item in header.inputs}
+    result = call(lambda: lifted(**arguments), (), trace)
+    keys, values = _results(result, trace, function)
+    names = _Outputs(trace, locate_definition(function)).name_all(keys, values)
+    name_shared(trace)
+    traced, captures = trace.finish(tuple(names))
+    signature = [argument.pattern for argument in header.arguments]
+    outputs = tuple(Argument(name, trace.layouts.get(name) or patterns.grouped(traced.axes(name), signature)) for name in names)
+    label = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in function.__name__).strip("_") or "cascade"
+    return Spec(label, traced, header.arguments, outputs, captures, keys)
+
+
+def locate_definition(function: Callable[..., Any]) -> Any:
+    """The `def` line, for outputs that no reduction of the user's made."""
+    return definition(function.__code__) if hasattr(function, "__code__") else None
+
+
+def _results(result: Any, trace: Trace, function: Callable[..., Any]) -> tuple[tuple[str, ...] | None, list[Traced]]:
+    keys: tuple[str, ...] | None = None
+    if type(result) is dict:
+        keys = tuple(result)
+        if not all(isinstance(key, str) and key.isidentifier() for key in keys):
+            raise ModReturn(f"{function.__name__} returned a dict with keys {keys}", remedy="Use identifiers as keys.")
+        result = tuple(result.values())
+    given = list(result) if type(result) in (tuple, list) else [result]
+    if not given or not all(type(value) is Traced for value in given):
+        kinds = ", ".join(type(value).__name__ for value in given) or "nothing"
+        raise ModReturn(
+            f"{function.__name__} returned {kinds}",
+            loc=locate_definition(function),
+            remedy="Return a traced value, a tuple or a dict of them.",
+        )
+    return keys, [lift(value, trace) for value in given]
+
+
+class _Outputs:
+    """Gives every output a step of its own, under the name that the user will see."""
+
+    def __init__(self, trace: Trace, loc: Any) -> None:
+        self._trace = trace
+        self._loc = loc
+        self._done: list[str] = []
+
+    def name_all(self, keys: tuple[str, ...] | None, values: list[Traced]) -> list[str]:
+        for position, value in enumerate(values):
+            wanted = keys[position] if keys is not None else "o"
+            self._done.append(self._name(value, wanted))
+        return self._done
+
+    def _name(self, value: Traced, wanted: str) -> str:
+        trace = self._trace
+        expr = trace.use_names(value.expr)
+        step = trace.find(expr)
+        if step is not None and step.name not in self._done:
+            if step.name in trace.kept or step.name == wanted:
+                return step.name
+            name = trace.fresh(wanted)
+            rename(trace, step.name, name)
+            return name
+        axes = axes_of(expr, trace)
+        body, where = lift_missing(expr)
+        name = trace.fresh(wanted)
+        trace.add(replace(Einsum(name, axes, body, where=where), loc=locate(value.place) or self._loc))
+        if isinstance(expr, Read) and trace.find(expr) is not None:
+            trace.layouts[name] = trace.layouts.get(expr.tensor) or patterns.grouped(axes, ())
+        return name

@@ -1,0 +1,274 @@
+"""The vocabulary of cascade bodies: contractions, reductions along named axes, positions, masks and pointwise functions.
+
+Takes and gives traced values. Axes align by name. A reduction becomes a step, located at the user's line; pointwise work stays an
+expression until something needs a name for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from attngen.errors import AxisError, SpecError
+from attngen.frontend import patterns
+from attngen.frontend.masking import lift_missing
+from attngen.frontend.places import locate, user_place
+from attngen.frontend.rows import Row, broadcast
+from attngen.frontend.trace import RESERVED, Trace
+from attngen.frontend.tracer import Traced, lift, pointwise
+from attngen.ir import build
+from attngen.ir.cascade import Einsum, Reduce
+from attngen.ir.expr import Apply, Expr, Extent, Index
+from attngen.ir.traverse import free_axes
+
+Align = Literal["top_left", "bottom_right"]
+
+
+# Reductions
+
+
+def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
+    """Multiply operands and sum over the axes that the result lacks.
+
+    Args:
+        subscripts: one pattern an operand, then the result: "b h m d, b h n d -> b h m n". Each names the axes of its operand in any
+            order; those of a captured tensor name its dimensions in order. The result's order is that of the output, if it is one.
+        operands: traced values and captured tensors.
+        name: the name of the step.
+
+    Returns:
+        A value with the axes of the result.
+
+    Raises:
+        AxisError: an operand lacks an axis that its pattern names, or has one that it does not.
+    """
+    left, arrow, right = subscripts.partition("->")
+    inputs = [patterns.parse(part) for part in left.split(",")]
+    if not arrow or len(inputs) != len(operands):
+        raise SpecError(
+            f"einsum({subscripts!r}) with {len(operands)} operands",
+            remedy='Write one pattern an operand and the result: "m d, n d -> m n".',
+        )
+    output = patterns.parse(right)
+    trace = _trace_of(*operands)
+    factors = [_operand(value, patterns.flat(pattern), trace) for value, pattern in zip(operands, inputs, strict=True)]
+    available = tuple(dict.fromkeys(axis for pattern in inputs for axis in patterns.flat(pattern)))
+    axes = patterns.flat(output)
+    if missing := [axis for axis in axes if axis not in available]:
+        raise AxisError(
+            f"the result of einsum has {_words(missing)}, which no operand has", remedy="Drop it, or multiply by a value that has it."
+        )
+    body = factors[0]
+    for factor in factors[1:]:
+        body = build.mul(body, factor)
+    over = tuple(axis for axis in available if axis not in axes)
+    step = _Step(trace, _step_name(trace, name, "t"), axes)
+    value = step.make(body, "sum" if over else None, over)
+    trace.layouts[step.name] = output
+    return value
+
+
+def sum(x: Any, over: str, *, name: str | None = None) -> Traced:
+    """The sum along one or more axes ("n", "n d")."""
+    return _reduced("sum", x, over, name, "t")
+
+
+def max(x: Any, over: str, *, name: str | None = None) -> Traced:
+    """The largest value along one or more axes; minus infinity where there is none."""
+    return _reduced("max", x, over, name, "t")
+
+
+def logsumexp(x: Any, over: str, *, name: str | None = None) -> Traced:
+    """log(sum(exp(x))) along one or more axes; minus infinity where there is nothing to sum."""
+    return _reduced("logsumexp", x, over, name, "lse")
+
+
+def softmax(x: Any, over: str, *, name: str | None = None) -> Traced:
+    """exp(x - logsumexp(x)) along one or more axes; 0 where no element exists."""
+    x = _named(_value(x), "x")
+    result = exp(x - logsumexp(x, over))
+    return result if name is None else _named(result, name, chosen=True)
+
+
+class _Step:
+    """A step about to be made at the user's line."""
+
+    def __init__(self, trace: Trace, name: str, axes: tuple[str, ...]) -> None:
+        self.trace = trace
+        self.name = name
+        self.axes = axes
+
+    def make(self, body: Expr, reduce: Reduce | None = None, over: tuple[str, ...] = (), where: Expr | None = None) -> Traced:
+        read = self.trace.add(Einsum(self.name, self.axes, body, reduce, over, where, locate(user_place())))
+        return Traced(read, self.trace)
+
+
+def _reduced(reduce: Reduce, x: Any, over: str, name: str | None, hint: str) -> Traced:
+    value = _value(x)
+    trace = _trace_of(value)
+    axes = axes_of(value.expr, trace)
+    removed = patterns.flat(patterns.parse(over))
+    if missing := [axis for axis in removed if axis not in axes]:
+        raise AxisError(
+            f"{reduce} over {_words(missing)}, but the value has {_words(axes) or 'no axes'}", remedy="Reduce over axes of the value."
+        )
+    body = value.expr if reduce == "sum" else _named(value, "x").expr
+    kept = tuple(axis for axis in axes if axis not in removed)
+    return _Step(trace, _step_name(trace, name, hint), kept).make(body, reduce, removed)
+
+
+def _operand(value: Any, axes: tuple[str, ...], trace: Trace) -> Expr:
+    """A factor of an einsum, named if it is more than a read."""
+    lifted = lift(value, trace)
+    if lifted.dims:
+        return _bound(lifted, axes, trace)
+    own = axes_of(lifted.expr, trace)
+    if set(own) != set(axes):
+        raise AxisError(f"an operand of einsum has {_words(own)}, its pattern names {_words(axes)}", remedy="Name exactly the axes it has.")
+    return _named(lifted, "t").expr
+
+
+def _bound(value: Traced, axes: tuple[str, ...], trace: Trace) -> Expr:
+    """A captured tensor with its dimensions, in order, along named axes. An axis that no argument has is a new one."""
+    if len(axes) != len(value.dims):
+        raise AxisError(f"a captured tensor with {len(value.dims)} dimensions, its pattern names {_words(axes)}", remedy="Name each once.")
+    trace.axes += tuple(axis for axis in axes if axis not in trace.axes)
+    named = Row(build.ZERO, tuple((axis, size) for axis, (_, size) in zip(axes, value.dims, strict=True)))
+    return broadcast([named, Row(value.expr, value.dims)])[0][1]
+
+
+def _named(value: Traced, hint: str, *, chosen: bool = False) -> Traced:
+    """A value that is a step or an argument: itself, if it is one, else as a new step."""
+    trace = _trace_of(value)
+    expr = trace.use_names(value.expr)
+    if not isinstance(expr, Apply) and not chosen:
+        return Traced(expr, trace)
+    body, where = lift_missing(expr)
+    name = _step_name(trace, hint if chosen else None, hint)
+    result = _Step(trace, name, axes_of(expr, trace)).make(body, where=where)
+    trace.named[value.expr] = result.expr
+    return result
+
+
+def _step_name(trace: Trace, name: str | None, hint: str) -> str:
+    if name is None:
+        return trace.fresh(hint, first=1 if hint == "t" else 0)
+    if not (name.isascii() and name.isidentifier()) or name in RESERVED:
+        raise SpecError(f"{name!r} is not a legal name for a step", remedy="Use letters, digits and underscores.")
+    fresh = trace.fresh(name)
+    if fresh != name:
+        raise SpecError(f"the name {name!r} is taken", remedy=f"Choose another, such as {fresh!r}.")
+    trace.kept.add(name)
+    return name
+
+
+def axes_of(expr: Expr, trace: Trace) -> tuple[str, ...]:
+    """The axes of a value, in the order of the signature."""
+    axes = free_axes(expr)
+    if unknown := [axis for axis in axes if axis not in trace.axes]:
+        if unknown[0].startswith("$"):
+            raise AxisError("a captured tensor has no named axes", remedy='Index it with attngen.index("..."), or pass it to einsum.')
+        raise AxisError(f"no argument has an axis {unknown[0]!r}", remedy=f"The axes are {', '.join(trace.axes)}.")
+    return trace.order(axes)
+
+
+def _value(x: Any) -> Traced:
+    return lift(x, None)
+
+
+def _trace_of(*values: Any) -> Trace:
+    for value in values:
+        if type(value) is Traced and value.trace is not None:
+            return value.trace
+    raise SpecError("a reduction of values that are not part of a cascade", remedy="Call it inside a function under @attngen.cascade.")
+
+
+def _words(axes: list[str] | tuple[str, ...]) -> str:
+    return " ".join(axes)
+
+
+# Positions, lengths and masks
+
+
+def index(axis: str) -> Traced:
+    """The position along an axis; of a composite one, "(g r)", the position in the user's tensor."""
+    names = patterns.flat(patterns.parse(axis))
+    if not names:
+        raise AxisError("index() of no axis", remedy='Name one, as in index("m").')
+    position: Expr = Index(names[0])
+    for name in names[1:]:
+        position = build.add(build.mul(position, Extent(name)), Index(name))
+    return Traced(position)
+
+
+def extent(axis: str) -> Traced:
+    """The length of an axis, or of a composite one."""
+    length: Expr = build.const(1)
+    for name in patterns.flat(patterns.parse(axis)):
+        length = build.mul(length, Extent(name))
+    return Traced(length)
+
+
+def causal(q_axis: str, kv_axis: str, *, align: Align | None = None) -> Traced:
+    """Whether a query may see a key: the key is not later.
+
+    Args:
+        q_axis: axis of the queries.
+        kv_axis: axis of the keys.
+        align: "top_left": the first query meets the first key (SDPA); "bottom_right": the last meets the last (flash-attn).
+
+    Raises:
+        SpecError: `align` is missing or unknown.
+    """
+    return _aligned(q_axis, kv_axis, align) >= index(kv_axis)
+
+
+def sliding_window(q_axis: str, kv_axis: str, size: Any, *, align: Align | None = None) -> Traced:
+    """Causal, and among the `size` last keys up to the query's own position."""
+    distance = _aligned(q_axis, kv_axis, align) - index(kv_axis)
+    return causal(q_axis, kv_axis, align=align) & (distance < size)
+
+
+def _aligned(q_axis: str, kv_axis: str, align: Align | None) -> Traced:
+    if align == "top_left":
+        return index(q_axis)
+    if align == "bottom_right":
+        return index(q_axis) + extent(kv_axis) - extent(q_axis)
+    raise SpecError(f"align={align!r}", remedy='Pass align="top_left" (as SDPA) or align="bottom_right" (as flash-attn).')
+
+
+# Pointwise
+
+
+def _pointwise(name: str, meaning: str) -> Callable[..., Traced]:
+    def function(*args: Any, **options: Any) -> Traced:
+        return pointwise(name, *args, **options)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = meaning
+    return function
+
+
+exp = _pointwise("exp", "e ** x.")
+exp2 = _pointwise("exp2", "2 ** x.")
+log = _pointwise("log", "Natural logarithm.")
+log2 = _pointwise("log2", "Logarithm to base 2.")
+sqrt = _pointwise("sqrt", "Square root.")
+rsqrt = _pointwise("rsqrt", "1 / sqrt(x).")
+sin = _pointwise("sin", "Sine.")
+cos = _pointwise("cos", "Cosine.")
+erf = _pointwise("erf", "The error function.")
+tanh = _pointwise("tanh", "Hyperbolic tangent.")
+sigmoid = _pointwise("sigmoid", "1 / (1 + exp(-x)).")
+softplus = _pointwise("softplus", "log(1 + exp(x)).")
+relu = _pointwise("relu", "max(x, 0), with derivative 0 at 0.")
+gelu = _pointwise("gelu", 'x times the normal distribution function; approximate="tanh" for the approximation.')
+silu = _pointwise("silu", "x * sigmoid(x).")
+abs = _pointwise("abs", "Absolute value, with derivative 0 at 0.")
+floor = _pointwise("floor", "Rounded down.")
+minimum = _pointwise("minimum", "The smaller of two values.")
+maximum = _pointwise("maximum", "The larger of two values.")
+clamp = _pointwise("clamp", "clamp(x, min=None, max=None).")
+where = _pointwise("where", "where(condition, a, b). where(condition, x, -inf) under a softmax says which scores exist.")
+logaddexp = _pointwise("logaddexp", "log(exp(a) + exp(b)).")
+divide_or_zero = _pointwise("safe_div", "a / b, and 0 where b is 0: how an average over no keys becomes 0.")

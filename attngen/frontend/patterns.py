@@ -1,0 +1,56 @@
+"""Axis patterns: "b (g r) m d", one word a dimension, parentheses around the axes of a composite one."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable
+
+from attngen.errors import AxisError
+from attngen.frontend.spec import Pattern
+
+_TOKEN = re.compile(r"\(([\w\s]*)\)|(\w+)|(\S)")
+
+
+def parse(text: str) -> Pattern:
+    """Read a pattern.
+
+    Raises:
+        AxisError: something that is no axis name, or an axis named twice.
+    """
+    dims: list[tuple[str, ...]] = []
+    for match in _TOKEN.finditer(text):
+        if match[3] is not None:
+            raise AxisError(f"{match[3]!r} in the pattern {text!r}", remedy='Write axis names separated by spaces, as in "b (g r) m d".')
+        dims.append(tuple((match[1] if match[1] is not None else match[2]).split()))
+    axes = flat(dims)
+    for axis in axes:
+        if not (axis.isascii() and axis.isidentifier()) or keyword.iskeyword(axis):
+            raise AxisError(f"{axis!r} in the pattern {text!r} is not a legal axis name", remedy="Use letters, digits and underscores.")
+    if len(set(axes)) < len(axes) or () in dims:
+        raise AxisError(
+            f"the pattern {text!r} names an axis twice, or none between parentheses", remedy="An axis stands for one dimension."
+        )
+    return tuple(dims)
+
+
+def flat(pattern: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """The axes of a pattern, without the grouping."""
+    return tuple(axis for dim in pattern for axis in dim)
+
+
+def grouped(axes: tuple[str, ...], signature: Iterable[Pattern]) -> Pattern:
+    """Axes as a pattern, with the composite dimensions that the arguments have."""
+    composites = [dim for pattern in signature for dim in pattern if len(dim) > 1]
+    dims: list[tuple[str, ...]] = []
+    at = 0
+    while at < len(axes):
+        dim = next((dim for dim in composites if axes[at : at + len(dim)] == dim), (axes[at],))
+        dims.append(dim)
+        at += len(dim)
+    return tuple(dims)
+
+
+def show(pattern: Pattern) -> str:
+    """The text of a pattern."""
+    return " ".join(dim[0] if len(dim) == 1 else f"({' '.join(dim)})" for dim in pattern)
