@@ -85,8 +85,8 @@ def compile_kernel(job: CompileJob) -> Compiled:
 def compile_many(jobs: Sequence[CompileJob], workers: int) -> tuple[Compiled | CompileFailed, ...]:
     """Compile kernels side by side, in the order of `jobs`; a refusal is returned in its place, since candidates may fail.
 
-    Threads suffice: Triton leaves the interpreter lock in LLVM and waits for ptxas, so two threads take 0.52 of the time of one. No kernel
-    is interpreted meanwhile.
+    Threads suffice: Triton leaves the interpreter lock in LLVM and waits for ptxas, so two threads need 0.52 to 0.57 of the time of one.
+    No kernel is interpreted meanwhile.
     """
     sources = [_source(job) for job in jobs]
     with LOCK, _assembler_log() as log, ThreadPoolExecutor(max_workers=workers) as pool:
