@@ -1,0 +1,161 @@
+"""Who reads whom, and what each axis of a cascade is for.
+
+An argument of attention ends in a position along a sequence and a feature: q[..., m, d]. From that, and from which axis is summed in
+the presence of the other one, follow the roles on which a kernel is built. Nothing here knows the names of axes or of variants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+
+from attngen.errors import AxisError, UnsupportedError
+from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.expr import Expr, Index, Read
+from attngen.ir.traverse import children, free_axes, step_reads
+
+_REMEDY = "Attention needs queries [..., m, d] and keys [..., n, d] with two different sequence axes, one of them reduced over."
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What the axes of a cascade are for.
+
+    Attributes:
+        resident: the sequence axis whose tile stays (query rows).
+        streamed: the sequence axis that is reduced over in its presence (keys).
+        features: axes inside of a row, in order of appearance.
+        grid: every other axis (batch, heads), in order of appearance.
+    """
+
+    resident: str
+    streamed: str
+    features: tuple[str, ...]
+    grid: tuple[str, ...]
+
+
+def graph(cascade: Cascade) -> nx.DiGraph[str]:
+    """The dependence graph: an edge from each tensor to every step that reads it.
+
+    Nodes are the names of inputs and steps, in order; the attribute `node` holds the `Input` or the `Einsum`.
+    """
+    result: nx.DiGraph[str] = nx.DiGraph()
+    for item in cascade.inputs:
+        result.add_node(item.name, node=item)
+    for step in cascade.steps:
+        result.add_node(step.name, node=step)
+        result.add_edges_from((name, step.name) for name in step_reads(step))
+    return result
+
+
+def varies(cascade: Cascade) -> dict[str, tuple[str, ...]]:
+    """The axes along which each argument and step really varies: a step that only broadcasts along an axis does not count it."""
+    known: dict[str, tuple[bool, ...]] = {item.name: (True,) * item.rank for item in cascade.inputs}
+    result: dict[str, tuple[str, ...]] = {item.name: item.axes or () for item in cascade.inputs}
+    for step in cascade.steps:
+        used = _axes_used(step.body, known) | (set[str]() if step.where is None else _axes_used(step.where, known))
+        known[step.name] = tuple(axis in used for axis in step.axes)
+        result[step.name] = tuple(axis for axis in step.axes if axis in used)
+    return result
+
+
+def _axes_used(expr: Expr, known: Mapping[str, tuple[bool, ...]]) -> set[str]:
+    match expr:
+        case Index(axis=axis):
+            return {axis}
+        case Read(tensor=tensor, at=at):
+            return set[str]().union(*(_axes_used(at[i], known) for i, matters in enumerate(known[tensor]) if matters))
+        case _:
+            return set[str]().union(*(_axes_used(child, known) for child in children(expr)))
+
+
+def roles(cascade: Cascade) -> Roles:
+    """The roles of all axes of a forward cascade.
+
+    A feature axis is the last one of every argument that has it, or belongs to captured rows only and is summed. A sequence axis
+    stands directly before a feature, and never further in front of one. The streamed axis is the sequence axis that some step
+    reduces over while its body has the other one.
+
+    Raises:
+        AxisError: there are not two sequence axes, or none of them is reduced over.
+        UnsupportedError: more than two sequence axes, both of them are reduced over, or an output carries the streamed axis.
+    """
+    arguments = [item for item in cascade.inputs if item.axes]
+    features = _features(cascade, arguments)
+    sequence = _sequence(arguments, features)
+    if len(sequence) > 2:
+        raise UnsupportedError(
+            f"more than two sequence axes: {', '.join(sequence)}", remedy="A kernel keeps one sequence axis and streams one."
+        )
+    if len(sequence) < 2:
+        found = f"only {sequence[0]!r} is a sequence axis" if sequence else "no sequence axis"
+        raise AxisError(f"{found} among the arguments", remedy=_REMEDY)
+    streamed = _streamed(cascade, sequence)
+    for name in cascade.outputs:
+        if streamed in cascade.axes(name):
+            step = cascade.step(name)
+            raise UnsupportedError(
+                f"output {name!r} carries the streamed axis {streamed!r}, so that it would be as large as the score matrix",
+                loc=None if step is None else step.loc,
+                remedy=f"Return values that are reduced over {streamed!r}.",
+            )
+    resident = sequence[0] if streamed == sequence[1] else sequence[1]
+    other = tuple(axis for axis in _all_axes(cascade) if axis not in (*sequence, *features))
+    return Roles(resident, streamed, features, other)
+
+
+def _all_axes(cascade: Cascade) -> tuple[str, ...]:
+    of_inputs = (axis for item in cascade.inputs for axis in item.axes or ())
+    of_steps = (axis for step in cascade.steps for axis in (*step.axes, *step.over))
+    return tuple(dict.fromkeys((*of_inputs, *of_steps)))
+
+
+def _features(cascade: Cascade, arguments: list[Input]) -> tuple[str, ...]:
+    axes = dict.fromkeys(axis for item in arguments for axis in item.axes or ())
+    inner = {axis for item in arguments if item.axes for axis in item.axes[:-1]}
+    last = [axis for axis in axes if axis not in inner]
+    summed = dict.fromkeys(axis for step in cascade.steps if step.reduce == "sum" for axis in step.over if axis not in axes)
+    return (*last, *(axis for axis in summed if _within_captured_rows(cascade, axis)))
+
+
+def _within_captured_rows(cascade: Cascade, axis: str) -> bool:
+    """Whether an axis is only ever the last position of a captured tensor, or of a step that has it last."""
+
+    def inside(expr: Expr) -> bool:
+        match expr:
+            case Index(axis=other):
+                return other != axis
+            case Read(at=at) if at and at[-1] == Index(axis):
+                return all(inside(position) for position in at[:-1])
+            case _:
+                return all(inside(child) for child in children(expr))
+
+    return all(inside(step.body) and (step.where is None or inside(step.where)) for step in cascade.steps)
+
+
+def _sequence(arguments: list[Input], features: tuple[str, ...]) -> tuple[str, ...]:
+    rows = [item.axes[:-1] for item in arguments if item.axes and item.axes[-1] in features]
+    in_front = {axis for axes in rows for axis in axes[:-1]}
+    return tuple(dict.fromkeys(axes[-1] for axes in rows if axes and axes[-1] not in in_front))
+
+
+def _streamed(cascade: Cascade, sequence: tuple[str, ...]) -> str:
+    first, second = sequence
+    meeting = [step for step in cascade.steps if set(sequence) <= _space(step)]
+    reduced = [axis for axis in sequence if any(axis in step.over for step in meeting)]
+    if not reduced:
+        raise AxisError(f"no step reduces over {first!r} or {second!r} where both are present", remedy=_REMEDY)
+    if len(reduced) > 1:
+        step = next(step for step in meeting if reduced[1] in step.over)
+        raise UnsupportedError(
+            f"step {step.name!r} reduces over {reduced[1]!r}, and another one over {reduced[0]!r}: one of them has to stay",
+            loc=step.loc,
+            remedy="Write a cascade for each direction.",
+        )
+    return reduced[0]
+
+
+def _space(step: Einsum) -> set[str]:
+    return {*free_axes(step.body), *free_axes(step.where)}
