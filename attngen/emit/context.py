@@ -1,0 +1,98 @@
+"""What the templates see: frozen records of checked text. A template reads attributes and loops over tuples, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attngen.emit.names import Code
+
+
+@dataclass(frozen=True, slots=True)
+class KernelContext:
+    """A kernel, section by section.
+
+    Attributes:
+        name: function name.
+        title: what it computes, one line; `summary`: the steps.
+        params: run-time parameters in launch order. constexprs: compile-time ones.
+        unspecialized: quoted names of parameters whose values must not lead to a new build.
+        place: which tile this program owns. prologue: what it keeps. init: the carried state.
+        looped: whether it walks over axes of the grid itself, `loop_count` turns, each with `loop` at its head.
+        indent: extra indentation of the stream inside that loop.
+        streamed: whether anything streams, `segments` segments in steps of `stream_block`, `start` being the loop variable.
+        tile: one step of the stream. epilogue: after the last. stores: what goes out.
+    """
+
+    name: Code
+    title: Code
+    summary: tuple[Code, ...]
+    params: tuple[Code, ...]
+    constexprs: tuple[Code, ...]
+    unspecialized: tuple[Code, ...]
+    place: tuple[Code, ...]
+    keeps: bool
+    prologue: tuple[Code, ...]
+    carries: bool
+    init: tuple[Code, ...]
+    looped: bool
+    loop_count: Code
+    loop: tuple[Code, ...]
+    indent: Code
+    streamed: bool
+    segments: int
+    segment_note: Code
+    stream_block: Code
+    start: Code
+    tile: tuple[Code, ...]
+    epilogue: tuple[Code, ...]
+    stores: tuple[Code, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the host calls one kernel: allocation, grid, arguments in the order of its parameters, constants, and for which gradients."""
+
+    kernel: Code
+    role: Code
+    allocate: tuple[Code, ...]
+    programs: Code
+    arguments: tuple[Code, ...]
+    constants: Code
+    condition: Code
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Statements that complete the gradient of one input."""
+
+    target: Code
+    lines: tuple[Code, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostContext:
+    """The launching functions of a module."""
+
+    forward_title: Code
+    forward_params: tuple[Code, ...]
+    lengths: tuple[Code, ...]
+    forward: tuple[Launch, ...]
+    forward_results: tuple[Code, ...]
+    differentiable: bool
+    backward_title: Code
+    backward_params: tuple[Code, ...]
+    defaults: tuple[Code, ...]
+    backward: tuple[Launch, ...]
+    finish: tuple[Finish, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleContext:
+    """A whole emitted module."""
+
+    title: Code
+    version: Code
+    cascade: tuple[Code, ...]
+    helpers: tuple[Code, ...]
+    kernels: tuple[KernelContext, ...]
+    host: HostContext

@@ -1,0 +1,248 @@
+"""Expressions to Triton text, with broadcasting.
+
+Every value in a kernel has a *layout*: the tile axes it varies along, () for a scalar, ("m",) for a row vector, ("m", "n") for a tile.
+`Printer.code(expr, layout)` prints an expression for a layout; a part that varies along fewer axes is computed as a vector of its own
+first and broadcast where it meets the tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from attngen.emit.names import Code, number
+from attngen.errors import InternalError, UnsupportedError
+from attngen.ir import build
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
+from attngen.ir.printer import print_expr
+
+Layout = tuple[str, ...]
+
+_INFIX: dict[str, tuple[str, int]] = {
+    "or": ("|", 5),
+    "bitor": ("|", 5),
+    "bitxor": ("^", 6),
+    "and": ("&", 7),
+    "bitand": ("&", 7),
+    "shl": ("<<", 8),
+    "shr": (">>", 8),
+    "add": ("+", 9),
+    "sub": ("-", 9),
+    "mul": ("*", 10),
+    "div": ("/", 10),
+    "lt": ("<", 4),
+    "le": ("<=", 4),
+    "gt": (">", 4),
+    "ge": (">=", 4),
+    "eq": ("==", 4),
+    "ne": ("!=", 4),
+}
+_CALLS: dict[str, str] = {
+    "min": "tl.minimum",
+    "max": "tl.maximum",
+    "where": "tl.where",
+    "abs": "tl.abs",
+    "exp": "tl.exp",
+    "exp2": "tl.exp2",
+    "log": "tl.log",
+    "log2": "tl.log2",
+    "sqrt": "tl.sqrt",
+    "rsqrt": "tl.rsqrt",
+    "sin": "tl.sin",
+    "cos": "tl.cos",
+    "erf": "tl.erf",
+    "floor": "tl.floor",
+    "ceil": "tl.ceil",
+}
+HELPERS = ("safe_div", "tanh", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "sign")
+_ATOM, _UNARY = 100, 11
+
+
+class Values(Protocol):
+    """What the printer asks of the kernel being written."""
+
+    def leaf(self, node: Expr) -> tuple[Code, Layout]:
+        """Text and layout of a read, an index or an extent; loads it if need be."""
+        ...
+
+    def layout(self, expr: Expr) -> Layout:
+        """The tile axes an expression varies along, in tile order."""
+        ...
+
+    def temporary(self, expr: Expr, layout: Layout) -> Code:
+        """A name for a part computed in a layout of its own, as early as possible."""
+        ...
+
+    def use(self, helper: str) -> None:
+        """Note that a helper function is called."""
+        ...
+
+
+class Printer:
+    """Prints expressions of one kernel."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+
+    def code(self, expr: Expr, layout: Layout) -> Code:
+        """Text whose value has (or broadcasts to) `layout`."""
+        return Code(self.print(expr, layout)[0])
+
+    def operand(self, expr: Expr, layout: Layout, precedence: int) -> str:
+        text, own = self.print(expr, layout)
+        return text if own >= precedence else f"({text})"
+
+    def print(self, expr: Expr, layout: Layout) -> tuple[str, int]:
+        if isinstance(expr, Const):
+            negative = expr.kind != "bool" and str(expr.value).startswith("-")
+            return number(expr.value), _UNARY if negative else _ATOM
+        if isinstance(expr, Index | Extent | Read):
+            text, own = self.values.leaf(expr)
+            return self.broadcast(text, own, layout), _ATOM
+        own = self.values.layout(expr)
+        if own != layout and own:
+            return self.broadcast(self.values.temporary(expr, own), own, layout), _ATOM
+        return self.apply(expr, layout)
+
+    def broadcast(self, text: str, own: Layout, layout: Layout) -> str:
+        """Add the subscripts that lift a vector into a tile."""
+        if own == layout or not own:
+            return text
+        if len(own) != 1 or len(layout) != 2 or own[0] not in layout:
+            raise InternalError(f"{text} varies along {own}, which does not fit into a tile of {layout}")
+        return f"{text}[:, None]" if own[0] == layout[0] else f"{text}[None, :]"
+
+    def apply(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        special = _SPECIAL.get(expr.op)
+        if special is not None:
+            return special(self, expr, layout)
+        if expr.op in _INFIX:
+            symbol, precedence = _INFIX[expr.op]
+            strict = precedence == _INFIX["lt"][1]
+            left = self.operand(self.as_number(expr.args[0], expr.op), layout, precedence + strict)
+            right = self.operand(self.as_number(expr.args[1], expr.op), layout, precedence + 1)
+            return f"{left} {symbol} {right}", precedence
+        if expr.op in HELPERS:
+            self.values.use(expr.op)
+            return self.call(expr.op, expr.args, layout), _ATOM
+        if expr.op in _CALLS:
+            return self.call(_CALLS[expr.op], expr.args, layout), _ATOM
+        raise InternalError(f"no Triton text for {expr.op}")
+
+    def call(self, function: str, args: tuple[Expr, ...], layout: Layout) -> str:
+        return f"{function}({', '.join(self.code(arg, layout) for arg in args)})"
+
+    def as_number(self, expr: Expr, op: str) -> Expr:
+        """Truth values in arithmetic count as 0 and 1."""
+        arithmetic = op in ("add", "sub", "mul", "div")
+        return Apply("to_float", (expr,)) if arithmetic and kind_of(expr) == "bool" and not isinstance(expr, Const) else expr
+
+    # ---- operations with a spelling of their own
+
+    def negate(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        return f"-{self.operand(expr.args[0], layout, _UNARY)}", _UNARY
+
+    def invert(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        return f"~{self.operand(expr.args[0], layout, _ATOM)}", _UNARY
+
+    def exponential(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        """`exp(tile - row)` in base 2, so that shift and change of base are one multiply-add."""
+        arg = expr.args[0]
+        if len(layout) == 2 and isinstance(arg, Apply) and arg.op == "sub" and self.values.layout(arg.args[1]) != layout:
+            tile, row = arg.args
+            shifted = f"{self.operand(tile, layout, 10)} * LOG2E - {self.operand(_times_log2e(row), layout, 10)}"
+            return f"tl.exp2({shifted})", _ATOM
+        return self.call("tl.exp", expr.args, layout), _ATOM
+
+    def power(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        base, exponent = expr.args
+        if isinstance(base, Extent) and isinstance(exponent, Const):
+            text, own = self.values.leaf(base)
+            if not own and text.startswith("DIM_"):
+                return f"{text}**{number(exponent.value)}", 12
+        if isinstance(exponent, Const):
+            value = float(exponent.value)
+            if value == 0.5:
+                return self.call("tl.sqrt", (_as_float(base),), layout), _ATOM
+            if value == -0.5:
+                return self.call("tl.rsqrt", (_as_float(base),), layout), _ATOM
+            if value.is_integer() and 2 <= value <= 8:
+                text = self.operand(base, layout, _ATOM)
+                return " * ".join([text] * int(value)), 10
+            if value == -1.0:
+                return f"1.0 / {self.operand(base, layout, 11)}", 10
+        log = Apply("log2", (_as_float(base),))
+        return self.call("tl.exp2", (build.mul(exponent, log),), layout), _ATOM
+
+    def floor_division(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        a, b = expr.args
+        if kind_of(expr) == "float":
+            return self.call("tl.floor", (Apply("div", (a, b)),), layout), _ATOM
+        if _nonnegative(a) and _nonnegative(b):
+            return f"{self.operand(a, layout, 10)} // {self.operand(b, layout, 11)}", 10
+        self.values.use("floor_div")
+        return self.call("floor_div", (a, b), layout), _ATOM
+
+    def modulo(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        a, b = expr.args
+        if kind_of(expr) == "float":
+            return self.print(build.sub(a, build.mul(Apply("floordiv", (a, b)), b)), layout)
+        if _nonnegative(a) and _nonnegative(b):
+            return f"{self.operand(a, layout, 10)} % {self.operand(b, layout, 11)}", 10
+        self.values.use("floor_mod")
+        return self.call("floor_mod", (a, b), layout), _ATOM
+
+    def to_float(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        if isinstance(expr.args[0], Const | Extent):
+            return self.print(expr.args[0], layout)
+        return f"{self.operand(expr.args[0], layout, _ATOM)}.to(ACC)", _ATOM
+
+    def to_int(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        return f"{self.operand(expr.args[0], layout, _ATOM)}.to(tl.int32)", _ATOM
+
+    def to_bool(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        return f"{self.operand(expr.args[0], layout, 5)} != 0", 4
+
+    def rectify(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        zero = build.ZERO if kind_of(expr) == "float" else build.const(0)
+        return self.call("tl.maximum", (expr.args[0], zero), layout), _ATOM
+
+
+_SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
+    "neg": Printer.negate,
+    "not": Printer.invert,
+    "exp": Printer.exponential,
+    "pow": Printer.power,
+    "floordiv": Printer.floor_division,
+    "mod": Printer.modulo,
+    "to_float": Printer.to_float,
+    "to_int": Printer.to_int,
+    "to_bool": Printer.to_bool,
+    "relu": Printer.rectify,
+}
+
+
+def _times_log2e(expr: Expr) -> Expr:
+    return Apply("mul", (expr, Read("LOG2E", ())))
+
+
+def _as_float(expr: Expr) -> Expr:
+    return expr if kind_of(expr) == "float" else Apply("to_float", (expr,))
+
+
+def _nonnegative(expr: Expr) -> bool:
+    """Whether an integer expression can be seen to be >= 0, so that truncation equals floor."""
+    match expr:
+        case Index() | Extent():
+            return True
+        case Const(value=value):
+            return value >= 0
+        case Apply(op="add" | "mul" | "floordiv" | "mod" | "min" | "max" as op, args=(a, b)):
+            return _nonnegative(a) and _nonnegative(b) if op != "max" else _nonnegative(a) or _nonnegative(b)
+        case _:
+            return False
+
+
+def refuse_shape(expr: Expr, layout: Layout) -> UnsupportedError:
+    """A value that varies along too many axes for one tile."""
+    return UnsupportedError(f"{print_expr(expr)} varies along {', '.join(layout)}: more axes than a tile has")

@@ -1,0 +1,241 @@
+"""The host side of a module: lengths, allocation, launches, and the last sums of gradients that kernels leave as partials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attngen.emit.context import Finish, HostContext, Launch
+from attngen.emit.kernel import Lowered, Scatter
+from attngen.emit.names import Code, number, tensor_name
+from attngen.errors import UnsupportedError
+from attngen.ir.cascade import Cascade, Input
+from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Read
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import free_axes, walk
+from attngen.transform.differentiate import Gradient
+from attngen.transform.partition import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything the host side depends on.
+
+    Attributes:
+        inputs: the user's arguments and captures, in call order.
+        outputs: results of the forward; `saved` steps follow them.
+        cotangents: (output, name of its cotangent).
+        features: feature axes.
+        forward, backward: kernels with their lowered form.
+        gradients: how each is completed; `scatters` by step are stored inside a kernel.
+        cascade: the gradient cascade, for axes of partial gradients.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
+    saved: tuple[str, ...]
+    cotangents: tuple[tuple[str, str], ...]
+    features: tuple[str, ...]
+    forward: tuple[tuple[Kernel, Lowered], ...]
+    backward: tuple[tuple[Kernel, Lowered], ...]
+    gradients: tuple[Gradient, ...]
+    scatters: Mapping[str, Scatter]
+    axes: Mapping[str, tuple[str, ...]]
+
+
+def host_context(plan: Plan) -> HostContext:
+    """The launching functions for a plan."""
+    inputs = [Code(tensor_name(item.name)) for item in plan.inputs]
+    extra = [Code(tensor_name(name)) for name in plan.saved if name not in plan.outputs]
+    results = [Code(tensor_name(name)) for name in plan.outputs]
+    cotangents = [Code(tensor_name(name)) for _, name in plan.cotangents]
+    titles = ", ".join((*results, *extra))
+    return HostContext(
+        forward_title=Code(f"({titles}) from arguments whose dimensions are the axes of the cascade, heads split, last one contiguous."),
+        forward_params=tuple(inputs),
+        lengths=tuple(_lengths(plan)),
+        forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
+        forward_results=(*results, *extra),
+        differentiable=bool(plan.backward),
+        backward_title=Code("Gradients of the inputs named in `needed`, by name."),
+        backward_params=(*inputs, *(Code(tensor_name(name)) for name in plan.saved), *cotangents),
+        defaults=(),
+        backward=tuple(_launch(plan, kernel, lowered, _targets(plan, kernel)) for kernel, lowered in plan.backward),
+        finish=tuple(_finish(plan)),
+    )
+
+
+# ---- lengths and allocation
+
+
+def _lengths(plan: Plan) -> list[Code]:
+    lines: dict[str, Code] = {}
+    for item in plan.inputs:
+        for position, axis in enumerate(item.axes or ()):
+            lines.setdefault(axis, Code(f"len_{axis} = {tensor_name(item.name)}.shape[{position}]"))
+    for kernel, _ in (*plan.forward, *plan.backward):
+        for step in kernel.steps:
+            for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
+                item = next((i for i in plan.inputs if isinstance(node, Read) and i.name == node.tensor and i.axes is None), None)
+                if item is not None and isinstance(node, Read):
+                    for position, at in enumerate(node.at):
+                        if isinstance(at, Index):
+                            lines.setdefault(at.axis, Code(f"len_{at.axis} = {tensor_name(item.name)}.shape[{position}]"))
+    first = tensor_name(_model(plan))
+    accumulator = Code(f"accumulator = torch.float64 if {first}.dtype == torch.float64 else torch.float32")
+    return [*lines.values(), accumulator]
+
+
+def _model(plan: Plan) -> str:
+    """The argument that dtype and device are taken from."""
+    return next(item.name for item in plan.inputs if item.axes is not None)
+
+
+def _empty(plan: Plan, name: str, axes: tuple[str, ...]) -> Code:
+    model = tensor_name(_model(plan))
+    wide = any(axis in plan.features for axis in axes)
+    shape = ", ".join(f"len_{axis}" for axis in axes)
+    dtype = f"{model}.dtype" if wide else "accumulator"
+    return Code(f"{tensor_name(name)} = torch.empty(({shape},), dtype={dtype}, device={model}.device)")
+
+
+def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:
+    lines: list[Code] = []
+    model = tensor_name(_model(plan))
+    for name in kernel.outputs:
+        scatter = plan.scatters.get(name)
+        if scatter is None:
+            lines.append(_empty(plan, name, kernel.axes(name)))
+            continue
+        target = tensor_name(scatter.target.name)
+        dtype = "accumulator" if scatter.atomic else f"{target}.dtype"
+        lines.append(Code(f"{tensor_name(name)} = torch.zeros({target}.shape, dtype={dtype}, device={model}.device)"))
+    return lines
+
+
+# ---- launches
+
+
+def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str]) -> Launch:
+    axis = kernel.resident
+    grid = " * ".join([f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])', *(f"len_{name}" for name in kernel.grid)])
+    model = tensor_name(_model(plan))
+    constants = [f"DIM_{a.upper()}=len_{a}" for a in kernel.features if f"DIM_{a.upper()}" in lowered.constexprs]
+    constants += [f"PAD_{a.upper()}=triton.next_power_of_2(max(len_{a}, 16))" for a in kernel.features if f"PAD_{a.upper()}" in lowered.constexprs]
+    constants += [f"DTYPE=TYPES[{model}.dtype]", "ACC=TYPES[accumulator]"]
+    needed = ", ".join(f'"{name}"' for name in sorted(targets))
+    return Launch(
+        kernel=lowered.context.name,
+        role=Code(kernel.role),
+        allocate=tuple(_allocate(plan, kernel)),
+        programs=Code(grid),
+        arguments=tuple(_argument(plan, kernel, name) for name in lowered.params),
+        constants=Code(f"dict({', '.join(constants)})"),
+        condition=Code(f"needed & {{{needed}}}" if targets else "True"),
+    )
+
+
+def _argument(plan: Plan, kernel: Kernel, param: str) -> Code:
+    """What the host passes for one kernel parameter."""
+    if param.startswith("len_"):
+        return Code(param)
+    for item in (*kernel.inputs, *plan.inputs):
+        name = tensor_name(item.name)
+        if param in (name, f"{name}_ptr"):
+            return Code(name)
+        if param.startswith(f"{name}_stride_"):
+            which = param.removeprefix(f"{name}_stride_")
+            position = item.axes.index(which) if item.axes is not None and which in item.axes else which
+            return Code(f"{name}.stride({position})")
+        if param.startswith(f"{name}_size_"):
+            return Code(f"{name}.shape[{param.removeprefix(f'{name}_size_')}]")
+    return Code(param.removesuffix("_out"))
+
+
+def _targets(plan: Plan, kernel: Kernel) -> frozenset[str]:
+    """Inputs whose gradients need this kernel, directly or through a value it prepares."""
+    steps = set(kernel.outputs)
+    for other, _ in plan.backward:
+        if other is not kernel and steps & {item.name for item in other.inputs}:
+            steps |= set(other.outputs)
+    return frozenset(gradient.target for gradient in plan.gradients if gradient.step in steps)
+
+
+# ---- completing gradients
+
+
+def _finish(plan: Plan) -> list[Finish]:
+    by_target: dict[str, list[Gradient]] = {}
+    for gradient in plan.gradients:
+        by_target.setdefault(gradient.target, []).append(gradient)
+    inputs = {item.name: item for item in plan.inputs}
+    result: list[Finish] = []
+    for target, gradients in by_target.items():
+        name = tensor_name(target)
+        lines: list[str] = []
+        for number_, gradient in enumerate(gradients):
+            lines += _complete(plan, inputs[target], gradient)
+            sign = "=" if number_ == 0 else "+="
+            lines.append(f'gradients["{name}"] {sign} {tensor_name(gradient.step)}.to({name}.dtype)')
+        result.append(Finish(Code(name), tuple(Code(line) for line in lines)))
+    return result
+
+
+def _complete(plan: Plan, item: Input, gradient: Gradient) -> list[str]:
+    if gradient.step in plan.scatters:
+        return []
+    step, axes = tensor_name(gradient.step), plan.axes[gradient.step]
+    if gradient.at is None:
+        kept = tuple(axis for axis in axes if axis in (item.axes or ()))
+        lines = _summed(step, axes, kept)
+        order = tuple(kept.index(axis) for axis in item.axes or ())
+        return lines if order == tuple(range(len(order))) else [*lines, f"{step} = {step}.permute({', '.join(map(str, order))})"]
+    position = {axis for at in gradient.at for axis in free_axes(at)}
+    kept = tuple(axis for axis in axes if axis in position)
+    lines = _summed(step, axes, kept)
+    if not gradient.at:
+        return lines
+    name, model = tensor_name(item.name), tensor_name(_model(plan))
+    for i, axis in enumerate(kept):
+        view = ", ".join("-1" if j == i else "1" for j in range(len(kept)))
+        lines.append(f"at_{axis} = torch.arange(len_{axis}, device={model}.device).view({view})")
+    indices = ", ".join(f"({_host(at)} + 0 * {_anchor(kept)}).clamp(-{name}.shape[{i}], {name}.shape[{i}] - 1)" for i, at in enumerate(gradient.at))
+    lines.append(f"index = ({indices},)")
+    lines.append(f"scattered = torch.zeros({name}.shape, dtype={step}.dtype, device={step}.device)")
+    lines.append(f"{step} = scattered.index_put_(torch.broadcast_tensors(*index), {step}, accumulate=True)")
+    return lines
+
+
+def _anchor(kept: tuple[str, ...]) -> str:
+    return f"at_{kept[0]}"
+
+
+def _summed(step: str, axes: tuple[str, ...], kept: tuple[str, ...]) -> list[str]:
+    gone = [str(i) for i, axis in enumerate(axes) if axis not in kept]
+    return [f"{step} = {step}.sum(({', '.join(gone)},))"] if gone else []
+
+
+def _host(expr: Expr) -> str:
+    """A position as a torch expression of `at_*` and lengths."""
+    match expr:
+        case Const(value=value):
+            return number(value)
+        case Index(axis=axis):
+            return f"at_{axis}"
+        case Extent(axis=axis):
+            return f"len_{axis}"
+        case Read(tensor=name, at=at):
+            return f"{tensor_name(name)}[{', '.join(_host(arg) for arg in at)}]" if at else str(tensor_name(name))
+        case Apply(op="add" | "sub" | "mul" | "floordiv" | "mod" as op, args=(a, b)):
+            return f"({_host(a)} {OPS[op].symbol} {_host(b)})"
+        case _:
+            raise UnsupportedError(
+                f"the gradient at position {print_expr(expr)} cannot be completed on the host",
+                remedy="Compute the position with + - * // % from indices, lengths and captured integers.",
+            )
+
+
+def gradient_axes(cascade: Cascade) -> dict[str, tuple[str, ...]]:
+    """Axes of every step of the gradient cascade and of every cotangent, which may be a gradient itself."""
+    found = {item.name: item.axes for item in cascade.inputs if item.axes is not None}
+    return {**found, **{step.name: step.axes for step in cascade.steps}}

@@ -1,0 +1,295 @@
+"""A kernel as the template wants it: sections of statements, segments, parameters and stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attngen.analysis.mask import Ranges, stream_ranges
+from attngen.emit.context import KernelContext
+from attngen.emit.lower import Lowering
+from attngen.emit.names import Code, comment, identifier, tensor_name
+from attngen.emit.writer import Shapes, Stage, Value, Writer
+from attngen.ir import build
+from attngen.ir.cascade import Input
+from attngen.ir.expr import Apply, Expr, Index, Read
+from attngen.ir.printer import print_step
+from attngen.ir.traverse import free_axes, rewrite
+from attngen.transform.partition import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """A gradient element stored or added at a gathered position of a capture, inside the stream."""
+
+    target: Input
+    step: str
+    at: tuple[Expr, ...]
+    atomic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A kernel's context and what the host must pass to it, in order."""
+
+    context: KernelContext
+    params: tuple[str, ...]
+    constexprs: tuple[str, ...]
+    helpers: frozenset[str]
+
+
+def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] = ()) -> Lowered:
+    """Statements of one kernel.
+
+    Args:
+        kernel: what to compute.
+        shapes: padding and ownership.
+        scatters: gradients of gathered captures that are stored tile by tile.
+
+    Raises:
+        NotAContraction, UnsupportedError: a step has no form in a tile.
+    """
+    segments = _segments(kernel)
+    lowering = Lowering(kernel, shapes, segments.full if segments is not None else None)
+    writer = lowering.run()
+    for scatter in scatters:
+        _scatter(lowering, scatter)
+    bounds = _bounds(writer, segments) if segments is not None else []
+    for name in kernel.outputs:
+        if name not in {scatter.step for scatter in scatters}:
+            _store(writer, name)
+    return _assemble(kernel, writer, segments, bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Segments:
+    ranges: Ranges
+    count: int
+    full: int | None
+
+
+def _segments(kernel: Kernel) -> _Segments | None:
+    """How the stream divides into tiles with and without masks."""
+    if kernel.streamed is None:
+        return None
+    some = stream_ranges(kernel.some, kernel.streamed, kernel.resident)
+    every = some if kernel.every == kernel.some else stream_ranges(kernel.every, kernel.streamed, kernel.resident)
+    ranges = Ranges(kernel.streamed, some.some_lo, some.some_hi, every.all_lo, every.all_hi)
+    if build.is_const(ranges.all_hi, 0):
+        return _Segments(ranges, 1, None)
+    if build.is_const(ranges.all_lo, 0) and build.is_const(ranges.some_lo, 0):
+        return _Segments(ranges, 2, 0)
+    return _Segments(ranges, 3, 1)
+
+
+def _bounds(writer: Writer, segments: _Segments) -> list[tuple[Stage, str]]:
+    """Where each segment begins and ends, in whole tiles but for the end of the last."""
+    ranges, resident = segments.ranges, writer.kernel.resident
+    streamed = ranges.stream
+    block = f"BLOCK_{streamed.upper()}"
+    length = writer.length(streamed)
+    for name in ("first", "last"):
+        writer.known[(Read(name, (), "int"), False)] = Value(Code(f"{name}_{resident}"), (), Stage.PROLOGUE)
+    exprs = [ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi]
+    stage = max(writer.stage_of(expr) for expr in exprs)
+    before, writer.stage = writer.stage, stage
+    texts = [writer.printer.code(_renamed(expr, resident), ()) for expr in exprs]
+    writer.stage = before
+    lo, hi, full_lo, full_hi = texts
+    lines = [f"begin = {lo} // {block} * {block}" if lo != "0" else "begin = 0", f"end = {hi}"]
+    if segments.count > 1:
+        if segments.count == 3:
+            lines.append(f"full_begin = tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, begin)")
+        lines.append(f"full_end = tl.minimum({full_hi}, end) // {block} * {block}")
+        if segments.count == 3:
+            lines.append("full_begin = tl.where(full_begin < full_end, full_begin, begin)")
+            lines.append("full_end = tl.maximum(full_begin, full_end)")
+            lines.append("full_end = tl.where(full_begin == begin, tl.maximum(full_end, begin), full_end)")
+        else:
+            lines.append("full_end = tl.maximum(full_end, begin)")
+    names = {1: "begin, end", 2: "begin, full_end, end", 3: "begin, full_begin, full_end, end"}[segments.count]
+    lines.append(f"bounds = ({names})")
+    assert length
+    return [(stage, line) for line in lines]
+
+
+def _renamed(expr: Expr, resident: str) -> Expr:
+    def rule(node: Expr) -> Expr | None:
+        if isinstance(node, Read) and node.tensor in ("first", "last") and not node.at:
+            return Read(f"{node.tensor}_{resident}", (), "int")
+        return None
+
+    return rewrite(expr, rule)
+
+
+def _store(writer: Writer, name: str) -> None:
+    """Write a finished row or tile of an output, in its own layout."""
+    kernel = writer.kernel
+    axes = kernel.axes(name)
+    value = writer.steps.get(name) or writer.load(build.read(name, axes))
+    layout = tuple(axis for axis in writer.order if axis in axes)
+    pointer = f"{tensor_name(name)}_out"
+    writer.parameter(pointer)
+    vectors = [writer.scaled(writer.printer.broadcast(f"range_{layout[0]}", (layout[0],), layout), _row_stride(writer, axes, layout[0]))]
+    masks = [writer.printer.broadcast(f"ok_{layout[0]}", (layout[0],), layout)]
+    for axis in layout[1:]:
+        vectors.append(writer.printer.broadcast(f"offs_{axis}", (axis,), layout))
+        if axis in writer.shapes.padded:
+            masks.append(writer.printer.broadcast(f"ok_{axis}", (axis,), layout))
+    writer.sections.stores.append(Code(f"{pointer} += {writer.horner(axes)}"))
+    text = value.code if value.layout == layout else writer.printer.broadcast(str(value.code), value.layout, layout)
+    target = f"{pointer} + {' + '.join(vectors)}"
+    writer.sections.stores.append(Code(f"tl.store({target}, {text}.to({pointer}.dtype.element_ty), mask={' & '.join(masks)})"))
+
+
+def _row_stride(writer: Writer, axes: tuple[str, ...], axis: str) -> str:
+    after = axes[axes.index(axis) + 1 :]
+    return " * ".join(writer.length(inner) for inner in after) or "1"
+
+
+def _scatter(lowering: Lowering, scatter: Scatter) -> None:
+    """Store (each element once) or add (atomically) one gradient tile at the positions its read came from."""
+    writer = lowering.writer
+    read = Read(scatter.target.name, scatter.at)
+    writer.inputs.setdefault(scatter.target.name, scatter.target)
+    before = writer.stage, writer.partial
+    writer.stage, writer.partial = Stage.TILE, False
+    step = lowering.by_name[scatter.step]
+    value = lowering.selected(step, build.read(step.name, step.axes), str(writer.steps[step.name].code))
+    base = f"d{tensor_name(scatter.target.name)}"
+    pointers, masks, tail = writer.address(read, lowering.pair, writer.name(base))
+    mine, theirs = f"{tensor_name(scatter.step)}_out", f"{tensor_name(scatter.target.name)}_ptr"
+    writer.parameter(mine)
+    pointers = pointers.replace(theirs, mine)
+    line, _ = writer.sections.tile[-1]
+    if theirs in line:
+        writer.sections.tile[-1] = (Code(line.replace(theirs, mine)), False)
+    if theirs not in "".join(code for code, _ in writer.sections.tile) + "".join(writer.sections.prologue + writer.sections.loop):
+        writer.parameters.pop(theirs, None)
+    mask = " & ".join(dict.fromkeys([*masks, *([tail] if tail else [])]))
+    if scatter.atomic:
+        writer.put(f'tl.atomic_add({pointers}, {value}, mask={mask}, sem="relaxed")')
+    else:
+        writer.put(f"tl.store({pointers}, {value}.to({mine}.dtype.element_ty), mask={mask})")
+    writer.stage, writer.partial = before
+
+
+def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds: list[tuple[Stage, str]]) -> Lowered:
+    resident, streamed = kernel.resident, kernel.streamed
+    params = tuple(dict.fromkeys((*writer.parameters, *(f"len_{axis}" for axis in (resident, *kernel.grid, *kernel.loops)), *(f"len_{axis}" for axis in writer.lengths))))
+    for axis in (resident, *kernel.grid, *kernel.loops):
+        writer.length(axis)
+    features = [axis for axis in kernel.features if axis in writer.dims]
+    dims = [f"DIM_{axis.upper()}" for axis in features]
+    pads = [f"PAD_{axis.upper()}" for axis in features if axis in writer.shapes.padded]
+    blocks = [f"BLOCK_{axis.upper()}" for axis in (resident, *((streamed,) if streamed else ()))]
+    types = ["DTYPE", "ACC"]
+    constexprs = (*dims, *pads, *blocks, *types)
+    by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
+    unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value]
+    sections = writer.sections
+    early = [Code(line) for stage, line in bounds if stage == Stage.PROLOGUE]
+    late = [Code(line) for stage, line in bounds if stage != Stage.PROLOGUE]
+    context = KernelContext(
+        name=identifier(f"{kernel.role}_kernel"),
+        title=Code(_TITLES[kernel.role.rstrip("_0123456789")]),
+        summary=tuple(comment(print_step(step)) for step in kernel.steps),
+        params=tuple(Code(name) for name in params),
+        constexprs=tuple(Code(name) for name in constexprs),
+        unspecialized=tuple(Code(f'"{name}"') for name in unspecialized),
+        place=tuple(_place(kernel, writer, features, segments)),
+        keeps=bool(sections.prologue or early),
+        prologue=(*sections.prologue, *early),
+        carries=bool(sections.init),
+        init=tuple(sections.init),
+        looped=bool(kernel.loops),
+        loop_count=Code(" * ".join(f"len_{axis}" for axis in kernel.loops)),
+        loop=(*_decode_loop(kernel), *sections.loop, *late),
+        indent=Code("    " if kernel.loops else ""),
+        streamed=streamed is not None,
+        segments=segments.count if segments else 0,
+        segment_note=Code(_NOTES[segments.count if segments else 0]),
+        stream_block=Code(blocks[-1]),
+        start=Code(f"start_{streamed}"),
+        tile=_tile_lines(_tile_offsets(streamed) + sections.tile if streamed else [], segments),
+        epilogue=tuple(sections.epilogue),
+        stores=tuple(sections.stores),
+    )
+    return Lowered(context, params, constexprs, frozenset(writer.helpers))
+
+
+def _place(kernel: Kernel, writer: Writer, features: list[str], segments: _Segments | None) -> list[Code]:
+    """Which tile this program owns, and the offsets inside of it."""
+    axis = kernel.resident
+    block = f"BLOCK_{axis.upper()}"
+    lines = ["pid = tl.program_id(0)", f"tiles_{axis} = tl.cdiv(len_{axis}, {block})", f"first_{axis} = pid % tiles_{axis} * {block}"]
+    if segments is not None:
+        lines.append(f"last_{axis} = tl.minimum(first_{axis} + {block}, len_{axis}) - 1")
+    lines += [f"start_{axis} = tl.cast(first_{axis}, tl.int64)", f"rest = pid // tiles_{axis}"]
+    for i, name in enumerate(reversed(kernel.grid)):
+        outermost = i == len(kernel.grid) - 1
+        lines.append(f"{identifier(name)} = tl.cast(rest{'' if outermost else f' % len_{name}'}, tl.int64)")
+        if not outermost:
+            lines.append(f"rest = rest // len_{name}")
+    lines += [f"range_{axis} = tl.arange(0, {block})", f"offs_{axis} = first_{axis} + range_{axis}", f"ok_{axis} = offs_{axis} < len_{axis}"]
+    if kernel.streamed is not None:
+        lines.append(f"range_{kernel.streamed} = tl.arange(0, BLOCK_{kernel.streamed.upper()})")
+    for feature in features:
+        padded = feature in writer.shapes.padded
+        lines.append(f"offs_{feature} = tl.arange(0, {'PAD' if padded else 'DIM'}_{feature.upper()})")
+        if padded:
+            lines.append(f"ok_{feature} = offs_{feature} < DIM_{feature.upper()}")
+    return [Code(line) for line in lines]
+
+
+def _decode_loop(kernel: Kernel) -> list[Code]:
+    if len(kernel.loops) == 1:
+        return [Code(f"{identifier(kernel.loops[0])} = tl.cast(item, tl.int64)")]
+    lines, rest = [], "item"
+    for axis in reversed(kernel.loops):
+        lines.append(Code(f"{identifier(axis)} = tl.cast({rest} % len_{axis}, tl.int64)"))
+        rest = f"({rest} // len_{axis})"
+    return lines
+
+
+def _tile_offsets(streamed: str) -> list[tuple[Code, bool]]:
+    return [
+        (Code(f"offs_{streamed} = start_{streamed} + range_{streamed}"), False),
+        (Code(f"ok_{streamed} = offs_{streamed} < len_{streamed}"), False),
+    ]
+
+
+def _tile_lines(lines: list[tuple[Code, bool]], segments: _Segments | None) -> tuple[Code, ...]:
+    """Statements of one tile; those that only masks need stand under one condition a run."""
+    if segments is None or segments.full is None:
+        return tuple(code for code, _ in lines)
+    result: list[Code] = []
+    inside = False
+    for code, partial in lines:
+        if partial and not inside:
+            result.append(Code(f"if segment != {segments.full}:"))
+        result.append(Code(f"    {code}") if partial else code)
+        inside = partial
+    return tuple(result)
+
+
+_NOTES = {0: "", 1: "", 2: "  # full, then under masks", 3: "  # under masks, full, under masks"}
+_TITLES = {
+    "forward": "Rows stay, the streamed axis passes: outputs and row statistics.",
+    "backward_prepare": "Row values of the backward that need a whole row of features.",
+    "backward_rows": "Rows stay, the streamed axis passes: gradients of what belongs to rows.",
+    "backward_columns": "The streamed axis stays, rows pass: gradients of what belongs to it.",
+}
+
+
+def is_injective(at: tuple[Expr, ...], axes: tuple[str, ...]) -> bool:
+    """Whether different positions along `axes` always read different elements: each axis alone in a dimension, or a composite."""
+    used: list[str] = []
+    for expr in at:
+        match expr:
+            case Index(axis=axis):
+                used.append(axis)
+            case Apply(op="add", args=(Apply(op="mul", args=(Index(axis=outer), extent)), Index(axis=inner))) if free_axes(extent) == ():
+                used += [outer, inner]
+            case _:
+                return False
+    return sorted(used) == sorted(axes)

@@ -1,0 +1,372 @@
+"""Steps to statements: prologue values, tile values, accumulators and their epilogue.
+
+    sum[f] A[R,f] * B[S,f]      a dot into a tile
+    sum[S] A[R,S] * B[S,f]      an accumulating dot
+    sum[S] A[R,S]               a row accumulator
+    sum[f] of one side          a row sum
+    anything else               a pointwise statement
+
+A contraction factor that fits neither side is refused by name. Under masks a tile value that feeds a sum is set to 0 where it does
+not exist, unless it already is.
+"""
+
+from __future__ import annotations
+
+from attngen.emit.expression import Layout
+from attngen.emit.names import Code, tensor_name
+from attngen.emit.writer import Shapes, Stage, Value, Writer
+from attngen.errors import NotAContraction
+from attngen.ir import build
+from attngen.ir.cascade import Einsum
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import names_read
+from attngen.transform.partition import Kernel, existence
+from attngen.transform.streaming import Accumulator, Gauge
+
+
+class Lowering:
+    """Walks the steps of one kernel in order."""
+
+    def __init__(self, kernel: Kernel, shapes: Shapes, full: int | None) -> None:
+        self.kernel = kernel
+        self.writer = Writer(kernel, shapes, full)
+        self.exists = existence(kernel)
+        self.by_name = {step.name: step for step in kernel.steps}
+        self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
+        self.accumulators = {item.name: item for item in kernel.accumulators}
+        self.zeroed: set[str] = set()
+        self.valid: dict[Expr | None, Code] = {}
+        self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
+        self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
+        self.moved: list[str] = []
+        self.pair = (kernel.resident, kernel.streamed or "")
+
+    def run(self) -> Writer:
+        """Write every step; accumulators that others need to follow their gauge are updated last."""
+        for gauge in self.kernel.gauges:
+            self.carry(gauge)
+        for step in self.kernel.steps:
+            self.step(step)
+        for name in self.moved:
+            self.writer.put(f"{name} = {name}_new", Stage.TILE)
+        return self.writer
+
+    # ---- one step
+
+    def step(self, step: Einsum) -> None:
+        """An offset `y = x - m_i` was written together with its weight."""
+        if self.kernel.streamed is not None and self.kernel.streamed in step.over:
+            self.accumulate(step)
+        elif step.name in self.offsets:
+            return
+        elif step.name in self.gauges:
+            self.weight(step, self.gauges[step.name])
+        elif step.over:
+            self.contract(step)
+        else:
+            self.pointwise(step)
+
+    def pointwise(self, step: Einsum) -> None:
+        writer = self.writer
+        layout = tuple(axis for axis in writer.order if axis in step.axes)
+        stage = writer.stage_of(step.body)
+        name = writer.name(tensor_name(step.name))
+        if writer.layout(step.body) != layout and kind_of(step.body) == "float":
+            writer.put(f"{name} = {self.spread(step.body, layout)}", stage)
+        else:
+            writer.assign(name, step.body, layout, stage)
+        self.define(step, name, layout, stage)
+
+    def define(self, step: Einsum, name: Code, layout: Layout, stage: Stage) -> None:
+        """Register a pointwise value. A weight is set to 0 at once where it does not exist: there it may be infinite."""
+        self.writer.steps[step.name] = Value(name, layout, stage)
+        if stage != Stage.TILE or layout != self.pair:
+            return
+        if isinstance(step.body, Apply) and step.body.op == "exp":
+            self.under_masks(f"{name} = tl.where({self.mask(self.exists.get(step.name))}, {name}, 0.0)")
+            self.zeroed.add(step.name)
+        elif self.is_zeroed(step.body):
+            self.zeroed.add(step.name)
+
+    # ---- contractions over features
+
+    def contract(self, step: Einsum) -> None:
+        writer = self.writer
+        stage = writer.stage_of(step.body)
+        layout = tuple(axis for axis in writer.layout(step.body) if axis not in step.over)
+        name = writer.name(tensor_name(step.name))
+        if len(layout) < 2:
+            self.feature_sum(step, name, stage)
+        else:
+            resident, streamed = layout
+            left, right, rest = self.split(step, (resident, *step.over), (streamed, *step.over), layout)
+            previous, writer.stage = writer.stage, stage
+            a = self.operand(left, (resident, *step.over))
+            b = self.operand(right, (streamed, *step.over))
+            factor = "" if rest == build.ONE else f" * {writer.printer.operand(rest, layout, 11)}"
+            writer.put(f'{name} = tl.dot({a}, tl.trans({b}), input_precision="ieee", out_dtype=ACC){factor}')
+            writer.stage = previous
+        self.writer.steps[step.name] = Value(name, layout, stage)
+
+    def feature_sum(self, step: Einsum, name: Code, stage: Stage) -> None:
+        """A sum over the features of one side: a row sum. Padded features count for nothing."""
+        writer = self.writer
+        inner = writer.layout(step.body)
+        if len(inner) != 2 or len(step.over) != 1:
+            raise self.not_a_contraction(step, step.body)
+        previous, writer.stage = writer.stage, stage
+        text = self.unpadded(writer.printer.code(step.body, inner), inner)
+        writer.put(f"{name} = tl.sum({text}, 1)")
+        writer.stage = previous
+
+    def unpadded(self, text: str, layout: Layout) -> str:
+        """A computed tile with 0 in the columns that only pad it."""
+        axis = layout[-1]
+        return f"tl.where(ok_{axis}[None, :], {text}, 0.0)" if axis in self.writer.shapes.padded else text
+
+    def split(self, step: Einsum, left: Layout, right: Layout, both: Layout) -> tuple[Expr, Expr, Expr]:
+        """Factors of a product by the side whose axes they fit; what fits the result itself multiplies it."""
+        sides: list[Expr] = [build.ONE, build.ONE, build.ONE]
+        summed = set(step.over)
+        for factor in factors(step.body):
+            axes = set(self.writer.layout(factor))
+            if not axes & summed and axes <= set(both):
+                place = 2
+            elif axes <= set(left):
+                place = 0
+            elif axes <= set(right):
+                place = 1
+            else:
+                raise self.not_a_contraction(step, factor)
+            sides[place] = build.mul(sides[place], factor)
+        return sides[0], sides[1], sides[2]
+
+    def operand(self, expr: Expr, layout: Layout) -> str:
+        """A side of a dot in the storage type: a loaded tile as it is, anything computed rounded to it."""
+        writer = self.writer
+        if isinstance(expr, Read) and expr.tensor not in writer.steps:
+            value = writer.load(expr)
+            item = writer.inputs[expr.tensor]
+            if value.raw and value.layout == layout:
+                return str(value.code) if item.axes is not None else f"{value.code}.to(DTYPE)"
+        whole = writer.layout(expr) == layout
+        text = writer.printer.operand(expr, layout, 100) if whole else f"({self.spread(expr, layout)})"
+        return f"{self.unpadded(text, layout)}.to(DTYPE)"
+
+    def spread(self, expr: Expr, layout: Layout) -> str:
+        """A value broadcast to a whole tile."""
+        shape = ", ".join(self.block(axis) for axis in layout)
+        return f"tl.zeros(({shape}), ACC) + {self.writer.printer.operand(expr, layout, 10)}"
+
+    def block(self, axis: str) -> str:
+        if axis in self.kernel.features:
+            self.writer.length(axis)
+            return f"PAD_{axis.upper()}" if axis in self.writer.shapes.padded else f"DIM_{axis.upper()}"
+        return f"BLOCK_{axis.upper()}"
+
+    def not_a_contraction(self, step: Einsum, factor: Expr) -> NotAContraction:
+        return NotAContraction(
+            f"{step.name} sums over {', '.join(step.over)}, but the factor {print_expr(factor)} belongs to neither side of a matrix product",
+            loc=step.loc,
+            remedy="Write the sum as products of one value per query and one per key; expand squares and differences.",
+        )
+
+    # ---- accumulation along the stream
+
+    def accumulate(self, step: Einsum) -> None:
+        writer = self.writer
+        name = writer.name(tensor_name(step.name))
+        layout = tuple(axis for axis in writer.order if axis in step.axes and axis != self.kernel.streamed)
+        resident, streamed = self.kernel.resident, self.kernel.streamed or ""
+        shape = ", ".join(self.block(axis) for axis in layout)
+        writer.sections.init.append(Code(f"{name} = tl.zeros(({shape}{',' if len(layout) == 1 else ''}), ACC)"))
+        follow = self.follow(step, name, layout)
+        if step.name in self.lower:
+            writer.put(f"{name}_old = {name}", Stage.TILE)
+        if len(layout) == 2:
+            left, right = self.sides(step, (resident, streamed), (streamed, layout[1]))
+            tile = self.selected(step, left, name)
+            b = self.operand(right, (streamed, layout[1]))
+            if follow:
+                writer.put(f"{name} = {follow}", Stage.TILE)
+            previous, writer.stage = writer.stage, Stage.TILE
+            writer.put(f'{name} = tl.dot({tile}.to(DTYPE), {b}, {name}, input_precision="ieee")')
+            writer.stage = previous
+        else:
+            tile = self.selected(step, step.body, name)
+            writer.put(f"{name} = {follow or name} + tl.sum({tile}, 1)", Stage.TILE)
+        writer.steps[step.name] = Value(name, layout, Stage.EPILOGUE)
+
+    def sides(self, step: Einsum, left: Layout, right: Layout) -> tuple[Expr, Expr]:
+        """Factors of `sum[S] A[R,S] * B[S,f]`; what carries no feature goes to the left."""
+        a: Expr = build.ONE
+        b: Expr = build.ONE
+        for factor in factors(step.body):
+            axes = set(self.writer.layout(factor))
+            if axes <= set(left):
+                a = build.mul(a, factor)
+            elif axes <= set(right):
+                b = build.mul(b, factor)
+            else:
+                raise self.not_a_contraction(step, factor)
+        return a, b
+
+    def selected(self, step: Einsum, expr: Expr, name: str) -> str:
+        """The name of the tile that enters a sum, set to 0 where nothing exists."""
+        writer = self.writer
+        previous, writer.stage = writer.stage, Stage.TILE
+        zeroed = self.is_zeroed(expr)
+        if isinstance(expr, Read) and expr.tensor in writer.steps and writer.layout(expr) == self.pair:
+            text: str = writer.printer.code(expr, self.pair)
+            self.zeroed.add(expr.tensor)
+        else:
+            text = writer.name(f"{name}_in")
+            plain = writer.layout(expr) == self.pair
+            writer.put(f"{text} = {writer.printer.code(expr, self.pair) if plain else self.spread(expr, self.pair)}")
+        if not zeroed:
+            self.under_masks(f"{text} = tl.where({self.mask(self.exists.get(step.name))}, {text}, 0.0)")
+        writer.stage = previous
+        return text
+
+    def is_zeroed(self, expr: Expr) -> bool:
+        """Whether a tile value is exactly 0 where nothing exists, whatever its other factors are (they must be finite)."""
+        match expr:
+            case Read(tensor=name):
+                return name in self.zeroed
+            case Apply(op="neg" | "to_float", args=(a,)):
+                return self.is_zeroed(a)
+            case Apply(op="mul", args=(a, b)):
+                return (self.is_zeroed(a) and self.is_finite(b)) or (self.is_zeroed(b) and self.is_finite(a))
+            case Apply(op="add" | "sub", args=(a, b)):
+                return self.is_zeroed(a) and self.is_zeroed(b)
+            case Apply(op="where", args=(_, a, b)):
+                return (self.is_zeroed(a) or build.is_const(a, 0)) and (self.is_zeroed(b) or build.is_const(b, 0))
+            case _:
+                return False
+
+    def is_finite(self, expr: Expr) -> bool:
+        """Whether a value is finite for finite data, also at positions that do not exist."""
+        match expr:
+            case Const(value=value):
+                return abs(float(value)) != float("inf")
+            case Index() | Extent():
+                return True
+            case Read(tensor=name) if name in self.by_name and name not in self.zeroed:
+                step = self.by_name[name]
+                return bool(step.over) or name in self.writer.inputs or self.is_finite(step.body)
+            case Read():
+                return True
+            case Apply(op="add" | "sub" | "mul" | "neg" | "tanh" | "sigmoid" | "where" | "min" | "max" | "to_float" | "abs" | "sign", args=args):
+                return all(self.is_finite(arg) or kind_of(arg) == "bool" for arg in args)
+            case _:
+                return False
+
+    def mask(self, predicate: Expr | None) -> Code:
+        """The name of the truth tile of a predicate within the bounds, defined on first use and only under masks."""
+        writer = self.writer
+        if predicate not in self.valid:
+            name = writer.name("valid")
+            before, writer.partial = (writer.partial, writer.stage), True
+            writer.stage = Stage.TILE
+            text = f"ok_{self.pair[1]}[None, :]"
+            if predicate is not None:
+                text = f"{writer.printer.operand(predicate, self.pair, 8)} & {text}"
+            writer.put(f"{name} = {text}")
+            writer.partial, writer.stage = before
+            self.valid[predicate] = name
+        return self.valid[predicate]
+
+    def under_masks(self, line: str) -> None:
+        before, self.writer.partial = self.writer.partial, True
+        self.writer.put(line, Stage.TILE)
+        self.writer.partial = before
+
+    # ---- gauges
+
+    def suffix(self, gauge: Gauge) -> str:
+        return gauge.name.removeprefix("m_i")
+
+    def carry(self, gauge: Gauge) -> None:
+        """The running maximum starts at minus infinity, or at the row values it must dominate."""
+        writer = self.writer
+        name = writer.name(tensor_name(gauge.name))
+        resident = self.kernel.resident
+        start = f'tl.full((BLOCK_{resident.upper()},), float("-inf"), ACC)'
+        for floor in gauge.floor:
+            start = f"tl.maximum({start}, {writer.printer.code(floor, (resident,))})"
+        writer.sections.init.append(Code(f"{name} = {start}"))
+        writer.steps[gauge.name] = Value(name, (resident,), Stage.EPILOGUE)
+
+    def weight(self, step: Einsum, gauge: Gauge) -> None:
+        """`w = exp(x - m_i)` with the maximum moved first; sums follow by `alpha`."""
+        writer = self.writer
+        x = writer.steps[gauge.exponent].code
+        name, tail = writer.steps[gauge.name].code, self.suffix(gauge)
+        resident, streamed = self.kernel.resident, self.kernel.streamed or ""
+        valid = self.mask(self.exists.get(step.name))
+        seen = x
+        if self.read_elsewhere(gauge):
+            seen = writer.name(f"{x}_seen")
+            writer.put(f"{seen} = {x}", Stage.TILE)
+        self.under_masks(f'{seen} = tl.where({valid}, {seen}, float("-inf"))')
+        alpha = writer.name(f"alpha{tail}")
+        writer.put(f"{name}_new = tl.maximum({name}, tl.max({seen}, 1))", Stage.TILE)
+        writer.put(f'{name}_safe = tl.where({name}_new == float("-inf"), 0.0, {name}_new)', Stage.TILE)
+        writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
+        if gauge.offset is not None:
+            writer.put(f'delta{tail} = tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', Stage.TILE)
+        weight = writer.name(tensor_name(step.name))
+        writer.put(f"{weight} = tl.exp2({seen} * LOG2E - ({name}_safe * LOG2E)[:, None])", Stage.TILE)
+        writer.steps[step.name] = Value(weight, (resident, streamed), Stage.TILE)
+        self.zeroed.add(step.name)
+        self.moved.append(name)
+        if gauge.offset is not None:
+            self.offset(gauge, x, f"{name}_safe")
+
+    def read_elsewhere(self, gauge: Gauge) -> bool:
+        """Whether the exponent is read by anything but its own weight."""
+        readers = [step.name for step in self.kernel.steps if gauge.exponent in names_read(step.body)]
+        return any(name != gauge.weight for name in readers)
+
+    def offset(self, gauge: Gauge, x: Code, safe: str) -> None:
+        name = self.writer.name(tensor_name(gauge.offset or ""))
+        self.writer.put(f"{name} = {x} - {safe}[:, None]", Stage.TILE)
+        self.writer.steps[gauge.offset or ""] = Value(name, (self.kernel.resident, self.kernel.streamed or ""), Stage.TILE)
+
+    def follow(self, step: Einsum, name: str, layout: Layout) -> str:
+        """The accumulator after its gauges moved: times alpha for each weight, plus delta times lower sums for each offset."""
+        item = self.accumulators.get(step.name)
+        if item is None or not item.weight_power:
+            return ""
+        lift = "[:, None]" if len(layout) == 2 else ""
+        value = self.transported(item, name, lift)
+        for gauge, power in item.weight_power:
+            value += f" * alpha{gauge.removeprefix('m_i')}{lift}" * power
+        return value
+
+    def transported(self, item: Accumulator, name: str, lift: str) -> str:
+        if not item.offset_power:
+            return name
+        gauge, power = item.offset_power[0]
+        delta = f"delta{gauge.removeprefix('m_i')}{lift}"
+        terms, lower, binomial = [name], item.lower, 1
+        for i in range(1, power + 1):
+            binomial = binomial * (power - i + 1) // i
+            count = "" if binomial == 1 else f"{float(binomial)} * "
+            terms.append(f"{count}{' * '.join([delta] * i)} * {tensor_name(lower or '')}_old")
+            lower = self.accumulators[lower].lower if lower is not None else None
+        return f"({' + '.join(terms)})"
+
+
+def factors(expr: Expr) -> tuple[Expr, ...]:
+    """Factors of a product, signs kept with the first."""
+    match expr:
+        case Apply(op="mul", args=(a, b)):
+            return (*factors(a), *factors(b))
+        case Apply(op="neg", args=(a,)):
+            first, *rest = factors(a)
+            return (build.neg(first), *rest)
+        case _:
+            return (expr,)
+

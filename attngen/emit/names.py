@@ -1,0 +1,63 @@
+"""Names and text that may enter emitted code.
+
+Everything rendered is a `Code` string, made by this package; the template environment refuses any other string. Names from outside
+pass `identifier`, numbers pass `number`, comments pass `comment`.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import math
+import re
+
+from attngen.errors import UnsafeValue
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+RESERVED = frozenset(
+    ("tl", "torch", "triton", "pid", "rest", "segment", "bounds", "begin", "end", "full_begin", "full_end", "ACC", "DTYPE", "LOG2E")
+    + ("load", "safe_div", "tanh", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "floor_div", "floor_mod", "sign", "round_to")
+    + ("forward", "backward", "attention", "alpha", "delta", "valid", "item", "range", "float", "int", "min", "max", "abs", "sum", "len")
+)
+
+
+class Code(str):
+    """Text made by the emitter from checked parts."""
+
+    __slots__ = ()
+
+
+def identifier(name: str) -> Code:
+    """A checked Python name.
+
+    Raises:
+        UnsafeValue: not a plain ASCII name, a keyword, or a dunder.
+    """
+    if not (name.isascii() and _IDENTIFIER.fullmatch(name)) or keyword.iskeyword(name) or name.startswith("__"):
+        raise UnsafeValue(f"{name!r} cannot be a name in emitted code", remedy="Use ASCII letters, digits and underscores, at most 64.")
+    return Code(name)
+
+
+def tensor_name(name: str) -> Code:
+    """The name of a tensor or step, moved out of the way of names that kernels use themselves."""
+    checked = identifier(name)
+    taken = checked in RESERVED or checked.startswith(("offs_", "len_", "ok_", "range_", "start_", "tile_", "tiles_", "DIM_", "BLOCK_", "PAD_"))
+    return Code(f"{checked}_") if taken or re.fullmatch(r"t\d+", checked) else checked
+
+
+def number(value: bool | int | float) -> Code:
+    """A literal, rebuilt from the plain Python type so that no subclass can print itself."""
+    if isinstance(value, bool):
+        return Code(repr(bool(value)))
+    if isinstance(value, int):
+        return Code(repr(int(value)))
+    plain = float(value)
+    if math.isnan(plain):
+        raise UnsafeValue("NaN cannot be a constant of a kernel")
+    return Code(f'float("{plain!r}")') if math.isinf(plain) else Code(repr(plain))
+
+
+def comment(text: str) -> Code:
+    """Text inside a comment or docstring: printable, one line, no quotes that could end a docstring."""
+    plain = json.dumps(text, ensure_ascii=True)[1:-1].replace('\\"', "'")
+    return Code(plain)

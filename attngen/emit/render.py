@@ -1,0 +1,47 @@
+"""Kernels and host plan to the text of a module, checked once more before anything may run it."""
+
+from __future__ import annotations
+
+import ast
+
+from attngen.emit.context import ModuleContext
+from attngen.emit.environment import library, render_template
+from attngen.errors import InternalError, UnsafeValue
+
+_IMPORTS = {"torch", "triton", "triton.language"}
+_HELPER_NEEDS = {"gelu_tanh": ("tanh",)}
+
+
+def helper_sources(names: frozenset[str]) -> tuple[str, ...]:
+    """Sources of the helper functions called, each after what it needs, in a fixed order."""
+    wanted = sorted(names | {need for name in names for need in _HELPER_NEEDS.get(name, ())})
+    wanted.sort(key=lambda name: name in _HELPER_NEEDS)
+    return tuple(library(name) for name in wanted)
+
+
+def render(module: ModuleContext) -> str:
+    """The module's source.
+
+    Raises:
+        UnsafeValue: the text does something that no emitted module does.
+    """
+    source = render_template("module.py.j2", module=module, host=module.host)
+    check(source)
+    return source
+
+
+def check(source: str) -> None:
+    """Parse the text and walk it with a short list of what it may contain."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise InternalError(f"the emitted module does not parse: {error}") from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and not {alias.name for alias in node.names} <= _IMPORTS:
+            raise UnsafeValue("an emitted module imports something but torch and triton")
+        if isinstance(node, ast.ImportFrom):
+            raise UnsafeValue("an emitted module imports names")
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            raise UnsafeValue(f"an emitted module reads the private attribute {node.attr}")
+        if isinstance(node, ast.Name) and node.id in ("exec", "eval", "compile", "open", "__import__", "getattr", "setattr", "globals"):
+            raise UnsafeValue(f"an emitted module names {node.id}")

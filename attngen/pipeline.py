@@ -1,0 +1,133 @@
+"""The compiler on one page: a cascade in, the source of a module out. Each line is a step that `explain` can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from attngen.analysis.dependence import roles
+from attngen.emit.context import ModuleContext
+from attngen.emit.host import Plan, gradient_axes, host_context
+from attngen.emit.kernel import Lowered, Scatter, is_injective, lower_kernel
+from attngen.emit.names import Code, comment
+from attngen.emit.render import helper_sources, render
+from attngen.emit.writer import Shapes
+from attngen.ir.cascade import Cascade
+from attngen.transform.canonicalize import canonicalize
+from attngen.transform.differentiate import Backward, differentiate
+from attngen.transform.hoist import hoist
+from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
+from attngen.transform.streaming import Streamed, streaming
+
+VERSION = "0.1.0"
+_T = TypeVar("_T")
+Observe = Callable[[str, _T], _T]
+
+
+def ignore(name: str, value: _T) -> _T:
+    """The observer that looks at nothing."""
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The kernels of a variant before they have tiles, and what led to them."""
+
+    cascade: Cascade
+    streamed: Streamed
+    backward: Backward | None
+    gradient: Cascade | None
+    features: tuple[str, ...]
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An emitted module: its text, the role and signature of each kernel, and the program behind it."""
+
+    text: str
+    program: Program
+    lowered: tuple[tuple[Kernel, Lowered], ...]
+    scatters: tuple[tuple[str, Scatter], ...]
+
+
+def analyse(cascade: Cascade, observe: Observe[object] = ignore) -> Program:
+    """From a traced cascade to kernels.
+
+    Args:
+        cascade: TracedForm, with the outputs that the module shall return.
+        observe: called with the name and the result of every step.
+    """
+    canonical = canonicalize(cascade)
+    observe("canonicalize", canonical)
+    axes = roles(canonical)
+    streamed = streaming(canonical, axes.resident, axes.streamed)
+    observe("streaming", streamed.cascade)
+    wrt = tuple(item.name for item in canonical.inputs if item.kind == "float")
+    backward = differentiate(streamed, wrt)
+    observe("differentiate", backward.cascade)
+    gradient = hoist(backward.cascade)
+    observe("hoist", gradient)
+    saved = tuple(item.name for item in backward.saved)
+    forward = forward_kernel(backward.forward, saved, axes.features)
+    kernels = (forward, *backward_kernels(backward, gradient, axes.features))
+    observe("partition", kernels)
+    return Program(canonical, backward.forward, backward, gradient, axes.features, kernels)
+
+
+def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> Source:
+    """From kernels to the text of a module.
+
+    Args:
+        program: result of `analyse`.
+        name: of the variant, for the module's title.
+        padded: feature axes whose length is not a power of two from 16 up.
+    """
+    backward = program.backward
+    saved = tuple(item.name for item in backward.saved) if backward is not None else ()
+    scatters = _scatters(program)
+    lowered: list[tuple[Kernel, Lowered]] = []
+    for kernel in program.kernels:
+        owned = frozenset({*saved, *(step for other in program.kernels for step in other.outputs)})
+        mine = tuple(scatter for step, scatter in scatters if step in kernel.outputs)
+        lowered.append((kernel, lower_kernel(kernel, Shapes(padded, owned), mine)))
+    forward = tuple(item for item in lowered if item[0].role == "forward")
+    plan = Plan(
+        inputs=tuple(item for item in program.cascade.inputs),
+        outputs=program.cascade.outputs,
+        saved=saved,
+        cotangents=backward.cotangents if backward is not None else (),
+        features=program.features,
+        forward=forward,
+        backward=tuple(item for item in lowered if item[0].role != "forward"),
+        gradients=backward.gradients if backward is not None else (),
+        scatters=dict(scatters),
+        axes=gradient_axes(program.gradient) if program.gradient is not None else {},
+    )
+    module = ModuleContext(
+        title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
+        version=Code(VERSION),
+        cascade=tuple(comment(line) for line in str(program.cascade).splitlines()),
+        helpers=tuple(Code(text) for text in helper_sources(frozenset().union(*(item.helpers for _, item in lowered)))),
+        kernels=tuple(item.context for _, item in lowered),
+        host=host_context(plan),
+    )
+    return Source(render(module), program, tuple(lowered), scatters)
+
+
+def _scatters(program: Program) -> tuple[tuple[str, Scatter], ...]:
+    """Gradients of captures that vary with both sequence axes: stored tile by tile, once if each element is read once."""
+    if program.backward is None or program.gradient is None:
+        return ()
+    inputs = {item.name: item for item in program.cascade.inputs}
+    pair = {program.streamed.resident, program.streamed.streamed}
+    found: list[tuple[str, Scatter]] = []
+    for gradient in program.backward.gradients:
+        if gradient.at is None or gradient.step not in {step.name for step in program.gradient.steps}:
+            continue
+        axes = program.gradient.axes(gradient.step)
+        if pair <= set(axes):
+            atomic = not is_injective(gradient.at, axes)
+            found.append((gradient.step, Scatter(inputs[gradient.target], gradient.step, gradient.at, atomic)))
+    return tuple(found)
