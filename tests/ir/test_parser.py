@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from attngen.errors import ParseError
+from attngen.ir import build
+from attngen.ir.cascade import Cascade
+from attngen.ir.parser import parse
+from attngen.ir.printer import print_cascade
+from tests.cascades import cascades
+from tests.variants import ALL
+
+
+@given(cascades())
+def test_parse_reads_back_what_print_wrote(cascade: Cascade) -> None:
+    assert parse(print_cascade(cascade)) == cascade
+
+
+@pytest.mark.parametrize("text", ALL.values(), ids=ALL.keys())
+def test_print_gives_the_text_back(text: str) -> None:
+    assert print_cascade(parse(text)) == text
+
+
+def test_kinds_of_literals_stay_apart() -> None:
+    step = parse("cascade(a[m])\n  y[m] = where(True, 1, 1.0) * a[m]\n  -> y").steps[0]
+    assert step.body == build.Apply("mul", (build.Apply("where", tuple(map(build.const, (True, 1, 1.0)))), build.read("a", ("m",))))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "cascade(a[m])",
+        "cascade(a[m])\n  y[m] = a[m]",
+        "cascade(a[m])\n  y[m] : a[m]\n  -> y",
+        "cascade(a[m])\n  y[m] = nothing[m]\n  -> y",
+        "cascade(a[m])\n  y[m] = a[m] +\n  -> y",
+        "cascade(a[m])\n  y[m] = a[m] if m else 0\n  -> y",
+        "cascade(a[m])\n  y[m] = __import__('os')\n  -> y",
+        "cascade(a[m])\n  y[m] = 'text'\n  -> y",
+        "cascade(a[m])\n  y[m] = 0 < m < 2\n  -> y",
+    ],
+)
+def test_what_is_no_cascade_is_refused(text: str) -> None:
+    with pytest.raises(ParseError):
+        parse(text)
