@@ -94,9 +94,9 @@ def _model(plan: Plan) -> str:
 def _empty(plan: Plan, name: str, axes: tuple[str, ...]) -> Code:
     model = tensor_name(_model(plan))
     wide = any(axis in plan.features for axis in axes)
-    shape = ", ".join(f"len_{axis}" for axis in axes)
+    shape = ", ".join(f"len_{axis}" for axis in axes) + ("," if len(axes) == 1 else "")
     dtype = f"{model}.dtype" if wide else "accumulator"
-    return Code(f"{tensor_name(name)} = torch.empty(({shape},), dtype={dtype}, device={model}.device)")
+    return Code(f"{tensor_name(name)} = torch.empty(({shape}), dtype={dtype}, device={model}.device)")
 
 
 def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:

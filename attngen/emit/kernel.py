@@ -8,7 +8,7 @@ from attngen.analysis.mask import Ranges, stream_ranges
 from attngen.emit.context import KernelContext
 from attngen.emit.lower import Lowering
 from attngen.emit.names import Code, comment, identifier, tensor_name
-from attngen.emit.writer import Shapes, Stage, Value, Writer
+from attngen.emit.writer import Shapes, Stage, Value, Writer, scaled
 from attngen.ir import build
 from attngen.ir.cascade import Input
 from attngen.ir.expr import Apply, Expr, Index, Read
@@ -99,11 +99,11 @@ def _bounds(writer: Writer, segments: _Segments) -> list[tuple[Stage, str]]:
     if segments.count > 1:
         if segments.count == 3:
             lines.append(f"full_begin = tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, begin)")
-        lines.append(f"full_end = tl.minimum({full_hi}, end) // {block} * {block}")
+        lines.append(f"full_end = {full_hi} // {block} * {block}")
         if segments.count == 3:
-            lines.append("full_begin = tl.where(full_begin < full_end, full_begin, begin)")
-            lines.append("full_end = tl.maximum(full_begin, full_end)")
-            lines.append("full_end = tl.where(full_begin == begin, tl.maximum(full_end, begin), full_end)")
+            lines.append("any_full = full_begin < full_end")
+            lines.append("full_begin = tl.where(any_full, full_begin, begin)")
+            lines.append("full_end = tl.where(any_full, full_end, begin)")
         else:
             lines.append("full_end = tl.maximum(full_end, begin)")
     names = {1: "begin, end", 2: "begin, full_end, end", 3: "begin, full_begin, full_end, end"}[segments.count]
@@ -129,7 +129,7 @@ def _store(writer: Writer, name: str) -> None:
     layout = tuple(axis for axis in writer.order if axis in axes)
     pointer = f"{tensor_name(name)}_out"
     writer.parameter(pointer)
-    vectors = [writer.scaled(writer.printer.broadcast(f"range_{layout[0]}", (layout[0],), layout), _row_stride(writer, axes, layout[0]))]
+    vectors = [scaled(writer.printer.broadcast(f"range_{layout[0]}", (layout[0],), layout), _row_stride(writer, axes, layout[0]))]
     masks = [writer.printer.broadcast(f"ok_{layout[0]}", (layout[0],), layout)]
     for axis in layout[1:]:
         vectors.append(writer.printer.broadcast(f"offs_{axis}", (axis,), layout))
@@ -155,16 +155,9 @@ def _scatter(lowering: Lowering, scatter: Scatter) -> None:
     writer.stage, writer.partial = Stage.TILE, False
     step = lowering.by_name[scatter.step]
     value = lowering.selected(step, build.read(step.name, step.axes), str(writer.steps[step.name].code))
-    base = f"d{tensor_name(scatter.target.name)}"
-    pointers, masks, tail = writer.address(read, lowering.pair, writer.name(base))
-    mine, theirs = f"{tensor_name(scatter.step)}_out", f"{tensor_name(scatter.target.name)}_ptr"
-    writer.parameter(mine)
-    pointers = pointers.replace(theirs, mine)
-    line, _ = writer.sections.tile[-1]
-    if theirs in line:
-        writer.sections.tile[-1] = (Code(line.replace(theirs, mine)), False)
-    if theirs not in "".join(code for code, _ in writer.sections.tile) + "".join(writer.sections.prologue + writer.sections.loop):
-        writer.parameters.pop(theirs, None)
+    mine = writer.parameter(f"{tensor_name(scatter.step)}_out")
+    name = writer.name(f"{tensor_name(scatter.step)}_to")
+    pointers, masks, tail = writer.address(read, lowering.pair, name, mine)
     mask = " & ".join(dict.fromkeys([*masks, *([tail] if tail else [])]))
     if scatter.atomic:
         writer.put(f'tl.atomic_add({pointers}, {value}, mask={mask}, sem="relaxed")')
@@ -175,9 +168,7 @@ def _scatter(lowering: Lowering, scatter: Scatter) -> None:
 
 def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds: list[tuple[Stage, str]]) -> Lowered:
     resident, streamed = kernel.resident, kernel.streamed
-    params = tuple(dict.fromkeys((*writer.parameters, *(f"len_{axis}" for axis in (resident, *kernel.grid, *kernel.loops)), *(f"len_{axis}" for axis in writer.lengths))))
-    for axis in (resident, *kernel.grid, *kernel.loops):
-        writer.length(axis)
+    params = _parameters(kernel, writer)
     features = [axis for axis in kernel.features if axis in writer.dims]
     dims = [f"DIM_{axis.upper()}" for axis in features]
     pads = [f"PAD_{axis.upper()}" for axis in features if axis in writer.shapes.padded]
@@ -215,6 +206,18 @@ def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds
         stores=tuple(sections.stores),
     )
     return Lowered(context, params, constexprs, frozenset(writer.helpers))
+
+
+def _parameters(kernel: Kernel, writer: Writer) -> tuple[str, ...]:
+    """Tensors, results, numbers, then strides and sizes, then lengths."""
+    lengths = dict.fromkeys((*kernel.grid, *kernel.loops, kernel.resident, *writer.lengths))
+    order = {"ptr": 0, "out": 1, "number": 2, "stride": 3, "size": 4}
+
+    def rank(name: str) -> int:
+        kind = "stride" if "_stride_" in name else "size" if "_size_" in name else name.rpartition("_")[2]
+        return order.get(kind, order["number"])
+
+    return (*sorted(writer.parameters, key=rank), *(f"len_{axis}" for axis in lengths))
 
 
 def _place(kernel: Kernel, writer: Writer, features: list[str], segments: _Segments | None) -> list[Code]:

@@ -191,7 +191,7 @@ class Lowering:
             if follow:
                 writer.put(f"{name} = {follow}", Stage.TILE)
             previous, writer.stage = writer.stage, Stage.TILE
-            writer.put(f'{name} = tl.dot({tile}.to(DTYPE), {b}, {name}, input_precision="ieee")')
+            writer.put(f'{name} = tl.dot({tile}.to(DTYPE), {b}, {name}, input_precision="ieee", out_dtype=ACC)')
             writer.stage = previous
         else:
             tile = self.selected(step, step.body, name)

@@ -226,44 +226,58 @@ class Writer:
             self.put(f"{name} = tl.load({pointers}{f', mask={mask}, other=0' if mask else ''}){cast}")
         return Value(name, layout, stage, raw)
 
-    def address(self, read: Read, layout: Layout, name: str) -> tuple[str, list[str], str | None]:
-        """Pointers of a load, the masks it always needs, and the mask it needs only in the last streamed tile."""
-        scalars, vectors, masks = [], [], []
-        tail: str | None = None
-        strides = self.strides(read)
-        for position, (at, stride) in enumerate(zip(read.at, strides, strict=True)):
-            own = self.layout(at)
-            if isinstance(at, Index) and at.axis in self.order:
-                axis = at.axis
-                if axis in self.kernel.features:
-                    vectors.append(self.scaled(self.printer.broadcast(f"offs_{axis}", own, layout), stride))
-                    self.length(axis)
-                    if axis in self.shapes.padded:
-                        masks.append(self.printer.broadcast(f"ok_{axis}", own, layout))
-                    continue
-                streams = axis == self.kernel.streamed
-                scalars.append(self.scaled(f"tl.cast(start_{axis}, tl.int64)" if streams else f"start_{axis}", stride))
-                vectors.append(self.scaled(self.printer.broadcast(f"range_{axis}", own, layout), stride))
-                ok = self.printer.broadcast(f"ok_{axis}", own, layout)
-                if streams:
-                    tail = ok
-                else:
-                    masks.append(ok)
-                continue
-            self.computed(read, position, at, own, layout, stride, scalars, vectors, masks)
-        pointer = f"{tensor_name(read.tensor)}_ptr"
-        self.parameter(pointer)
-        if read.tensor in self.shapes.owned:
-            scalars = self.owned_offset(read)
-        if scalars and vectors:
-            self.put(f"{name}_ptrs = {' + '.join([pointer, *scalars])}")
-            pointer, scalars = f"{name}_ptrs", []
-        return " + ".join([pointer, *scalars, *vectors]), masks, tail
+    def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:
+        """Pointers of a load, the masks it always needs, and the mask it needs only in the last streamed tile.
 
-    def computed(
-        self, read: Read, position: int, at: Expr, own: Layout, layout: Layout, stride: str, scalars: list[str], vectors: list[str], masks: list[str]
-    ) -> None:
+        `pointer` replaces the tensor's own, for a gradient that is stored where its value came from.
+        """
+        base: list[str] = []
+        here: list[str] = []
+        vectors: list[str] = []
+        masks: list[str] = []
+        tail: str | None = None
+        for position, (at, stride) in enumerate(zip(read.at, self.strides(read), strict=True)):
+            own = self.layout(at)
+            if not (isinstance(at, Index) and at.axis in self.order):
+                self.computed(read, position, layout, stride, (here if self.stage_of(at) == Stage.TILE else base, vectors, masks))
+                continue
+            axis = at.axis
+            ok = self.printer.broadcast(f"ok_{axis}", own, layout)
+            if axis in self.kernel.features:
+                self.length(axis)
+                vectors.append(scaled(self.printer.broadcast(f"offs_{axis}", own, layout), stride))
+                masks += [ok] if axis in self.shapes.padded else []
+                continue
+            vectors.append(scaled(self.printer.broadcast(f"range_{axis}", own, layout), stride))
+            if axis == self.kernel.streamed:
+                here.append(scaled(f"tl.cast(start_{axis}, tl.int64)", stride))
+                tail = ok
+            else:
+                base.append(scaled(f"start_{axis}", stride))
+                masks.append(ok)
+        if read.tensor in self.shapes.owned:
+            base, here = [self.horner(self.inputs[read.tensor].axes or ())], []
+        first = pointer or self.parameter(f"{tensor_name(read.tensor)}_ptr")
+        return " + ".join([self.start(read, name, first, (base, here, vectors)), *vectors]), masks, tail
+
+    def start(self, read: Read, name: str, pointer: str, terms: tuple[list[str], list[str], list[str]]) -> str:
+        """The address of a tile's first element. What does not stream is added up before the stream."""
+        base, here, vectors = terms
+        if here and base:
+            start = self.name(f"{name}_base")
+            still = [at for at in read.at if self.stage_of(at) < Stage.TILE]
+            self.put(f"{start} = {' + '.join([pointer, *base])}", max((self.stage_of(at) for at in still), default=Stage.PROLOGUE))
+            pointer, base = start, []
+        if vectors and (base or here):
+            self.put(f"{name}_ptrs = {' + '.join([pointer, *base, *here])}")
+            return f"{name}_ptrs"
+        return " + ".join([pointer, *base, *here])
+
+    def computed(self, read: Read, position: int, layout: Layout, stride: str, into: tuple[list[str], list[str], list[str]]) -> None:
         """One dimension indexed by an expression: guarded unless its range is checked on the host."""
+        scalars, vectors, masks = into
+        at = read.at[position]
+        own = self.layout(at)
         text = self.printer.code(at, own) if isinstance(at, Index | Const) else str(self.temporary(at, own))
         if not is_head_index(at):
             size = self.parameter(f"{tensor_name(read.tensor)}_size_{position}")
@@ -272,12 +286,8 @@ class Writer:
             text = wrapped
             masks.append(self.printer.broadcast(f"({text} >= 0)", own, layout))
             masks.append(self.printer.broadcast(f"({text} < {size})", own, layout))
-        wide = f"tl.cast({text}, tl.int64)"
-        term = self.scaled(self.printer.broadcast(wide, own, layout), stride)
-        (vectors if own else scalars).append(term)
-
-    def scaled(self, text: str, stride: str) -> str:
-        return text if stride == "1" else f"{text} * {stride}"
+        wide = text if is_head_index(at) else f"tl.cast({text}, tl.int64)"
+        (vectors if own else scalars).append(scaled(self.printer.broadcast(wide, own, layout), stride))
 
     def strides(self, read: Read) -> list[str]:
         """Stride of each dimension: a parameter, or for an owned tensor the part that a tile spans."""
@@ -299,11 +309,6 @@ class Writer:
             strides.append(" * ".join(self.length(axis) for axis in axes[i + 1 :]) or "1")
         return strides
 
-    def owned_offset(self, read: Read) -> list[str]:
-        """Offset of the first element of a tile in a contiguous tensor, by Horner's rule, in 64 bits."""
-        axes = self.inputs[read.tensor].axes if read.tensor in self.inputs else self.kernel.axes(read.tensor)
-        return [offset] if (offset := self.horner(axes or ())) else []
-
     def horner(self, axes: tuple[str, ...]) -> str:
         text, simple = "", True
         for axis in axes:
@@ -320,6 +325,11 @@ class Writer:
             else:
                 text = here
         return text
+
+
+def scaled(text: str, stride: str) -> str:
+    """An offset times its stride."""
+    return text if stride == "1" else f"{text} * {stride}"
 
 
 def is_head_index(expr: Expr) -> bool:
