@@ -8,6 +8,7 @@ objects are followed. Literals in the code stay constants, and so does a number 
 from __future__ import annotations
 
 import functools
+import random
 import sys
 from collections.abc import Callable, Hashable
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from attngen.errors import RandomInMod
+from attngen.frontend.places import definition
 from attngen.frontend.trace import Trace
 from attngen.frontend.tracer import Traced
 
@@ -36,6 +38,9 @@ class Lifter:
         self._trace = trace
         self._keep = keep
         self._done: dict[int, tuple[Any, Any]] = {}
+        self._objects: dict[int, tuple[Any, Any]] = {}
+        self._cells: dict[int, tuple[CellType, CellType]] = {}
+        self._filled: set[int] = set()
         self._globals: dict[int, dict[str, Any]] = {}
 
     def lift(self, value: Any, key: Hashable, hint: str) -> Any:
@@ -56,7 +61,7 @@ class Lifter:
         if type(value) in (list, tuple):
             return self._sequence(value, hint)
         if id(value) not in self._done:
-            self._done[id(value)] = (value, value)  # a function that captures itself finds itself
+            self._done[id(value)] = (value, value)  # an object that holds itself
             self._done[id(value)] = (value, self._callable(value))
         return self._done[id(value)][1]
 
@@ -84,16 +89,11 @@ class Lifter:
         if isinstance(value, MethodType):
             function = self.lift(value.__func__, (id(value), "func"), "func")
             return MethodType(function, self._object(value.__self__))
-        if isinstance(value, ModuleType):
-            self._refuse_random(value)
-            return value
+        if _is_random(value):
+            raise RandomInMod(f"random numbers from {_title(value)} in a traced function", remedy="Draw before, and capture a tensor.")
         if callable(value) and not isinstance(value, type) and isinstance(type(value).__call__, FunctionType):
             return self._callable_object(value)
         return value
-
-    def _refuse_random(self, module: ModuleType) -> None:
-        if module.__name__ in ("random", "numpy.random", "secrets"):
-            raise RandomInMod(f"the module {module.__name__} in a traced function", remedy="Draw before, and capture a tensor.")
 
     def _callable_object(self, value: Any) -> Any:
         clone = self._object(value)
@@ -105,12 +105,13 @@ class Lifter:
         attributes = getattr(value, "__dict__", None)
         if isinstance(value, type | ModuleType) or not attributes:
             return value
-        if id(value) in self._done and self._done[id(value)][1] is not value:
-            return self._done[id(value)][1]
+        if id(value) in self._objects:
+            return self._objects[id(value)][1]
         try:
             clone = object.__new__(type(value))
         except TypeError:
             return value
+        self._objects[id(value)] = (value, clone)
         lifted = {name: self.lift(item, (id(value), name), name) for name, item in attributes.items()}
         for table in (attributes.get("_parameters"), attributes.get("_buffers")):
             for name, item in (table or {}).items():
@@ -120,23 +121,29 @@ class Lifter:
 
     def _function(self, function: FunctionType) -> Any:
         module = function.__module__ or ""
-        root = module.partition(".")[0]
-        if module.startswith(_OWN) or (root in _LEFT_ALONE and root != "__main__" and not module.startswith(_FOLLOWED)):
+        followed = module.startswith(_FOLLOWED)
+        if module.startswith(_OWN) or (module.partition(".")[0] in _LEFT_ALONE and not followed):
             return function
-        own_numbers = not module.startswith(_FOLLOWED)
         code = function.__code__
-        cells = tuple(self._cell(cell, name, own_numbers) for cell, name in zip(function.__closure__ or (), code.co_freevars, strict=True))
-        rebuilt = FunctionType(
-            code,
-            self._lifted_globals(function) if own_numbers else function.__globals__,
-            function.__name__,
-            self._defaults(function) if own_numbers else function.__defaults__,
-            cells,
-        )
-        if function.__kwdefaults__:
-            rebuilt.__kwdefaults__ = {name: self.lift(value, (id(function), name), name) for name, value in function.__kwdefaults__.items()}
+        if _draws_from_numpy(function):
+            raise RandomInMod("random numbers from numpy.random in a traced function", loc=definition(code), remedy="Draw before.")
+        known = self._globals.get(id(function.__globals__))
+        namespace = function.__globals__ if followed else known if known is not None else dict(function.__globals__)
+        cells = tuple(self._cell(cell) for cell in function.__closure__ or ())
+        rebuilt = FunctionType(code, namespace, function.__name__, function.__defaults__, cells)
+        rebuilt.__kwdefaults__ = function.__kwdefaults__
         rebuilt.__dict__.update(function.__dict__)
         rebuilt.__qualname__ = function.__qualname__
+        self._done[id(function)] = (function, rebuilt)  # before it is filled, for a function that calls itself
+        for cell, name in zip(function.__closure__ or (), code.co_freevars, strict=True):
+            self._fill(cell, name, numbers=not followed)
+        if not followed:
+            self._globals[id(function.__globals__)] = namespace
+            self._fill_globals(function, namespace)
+            rebuilt.__defaults__ = self._defaults(function)
+            rebuilt.__kwdefaults__ = {
+                name: self.lift(value, (id(function), name), name) for name, value in (function.__kwdefaults__ or {}).items()
+            }
         return rebuilt
 
     def _defaults(self, function: FunctionType) -> tuple[Any, ...] | None:
@@ -146,27 +153,26 @@ class Lifter:
         pairs = zip(names, function.__defaults__, strict=True)
         return tuple(self.lift(value, (id(function), name), name) for name, value in pairs)
 
-    def _cell(self, cell: CellType, name: str, own_numbers: bool) -> CellType:
-        if id(cell) not in self._done:
-            new = CellType()
-            self._done[id(cell)] = (cell, new)
-            try:
-                content = cell.cell_contents
-            except ValueError:  # not assigned yet
-                return new
-            is_number = type(content) in (bool, int, float)
-            new.cell_contents = content if is_number and not own_numbers else self.lift(content, ("cell", id(cell)), name)
-        return self._done[id(cell)][1]
+    def _cell(self, cell: CellType) -> CellType:
+        return self._cells.setdefault(id(cell), (cell, CellType()))[1]
 
-    def _lifted_globals(self, function: FunctionType) -> dict[str, Any]:
+    def _fill(self, cell: CellType, name: str, *, numbers: bool) -> None:
+        new = self._cell(cell)
+        if id(cell) in self._filled:
+            return
+        self._filled.add(id(cell))
+        try:
+            content = cell.cell_contents
+        except ValueError:  # not assigned yet
+            return
+        is_number = type(content) in (bool, int, float)
+        new.cell_contents = content if is_number and not numbers else self.lift(content, ("cell", id(cell)), name)
+
+    def _fill_globals(self, function: FunctionType, namespace: dict[str, Any]) -> None:
         original = function.__globals__
-        if id(original) not in self._globals:
-            self._globals[id(original)] = dict(original)
-        lifted = self._globals[id(original)]
         for name in sorted(_global_names(function.__code__)):
-            if name in original and lifted[name] is original[name]:
-                lifted[name] = self.lift(original[name], (id(original), name), name)
-        return lifted
+            if name in original and namespace[name] is original[name]:
+                namespace[name] = self.lift(original[name], (id(original), name), name)
 
 
 def _global_names(code: CodeType) -> set[str]:
@@ -175,6 +181,24 @@ def _global_names(code: CodeType) -> set[str]:
         if isinstance(constant, CodeType):
             names |= _global_names(constant)
     return names
+
+
+def _is_random(value: Any) -> bool:
+    """A module, generator or bound method that draws random numbers."""
+    owner = getattr(value, "__self__", value)
+    if isinstance(owner, ModuleType):
+        return owner.__name__ in ("random", "numpy.random", "secrets")
+    return isinstance(owner, random.Random) or type(owner).__module__.startswith("numpy.random")
+
+
+def _draws_from_numpy(function: FunctionType) -> bool:
+    names = _global_names(function.__code__)
+    modules = (function.__globals__.get(name) for name in names)
+    return "random" in names and any(isinstance(module, ModuleType) and module.__name__ == "numpy" for module in modules)
+
+
+def _title(value: Any) -> str:
+    return getattr(value, "__name__", type(value).__name__)
 
 
 def name_of(function: Callable[..., Any]) -> str:

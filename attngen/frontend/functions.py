@@ -13,6 +13,7 @@ from attngen.errors import AxisError, SpecError
 from attngen.frontend import patterns
 from attngen.frontend.masking import lift_missing
 from attngen.frontend.places import locate, user_place
+from attngen.frontend.pointwise import cast, number
 from attngen.frontend.rows import Row, broadcast
 from attngen.frontend.trace import RESERVED, Trace
 from attngen.frontend.tracer import Traced, lift, pointwise
@@ -112,6 +113,7 @@ def _reduced(reduce: Reduce, x: Any, over: str, name: str | None, hint: str) -> 
         raise AxisError(
             f"{reduce} over {_words(missing)}, but the value has {_words(axes) or 'no axes'}", remedy="Reduce over axes of the value."
         )
+    value = Traced(number(value.expr) if reduce == "sum" else cast(value.expr, "float"), trace)
     body = value.expr if reduce == "sum" else _named(value, "x").expr
     kept = tuple(axis for axis in axes if axis not in removed)
     return _Step(trace, _step_name(trace, name, hint), kept).make(body, reduce, removed)

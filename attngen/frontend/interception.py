@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from attngen.errors import DataDependentBranch, RandomInMod, TracedConversion, TracedMutation, UnsupportedOperation
+from attngen.errors import AttngenError, DataDependentBranch, RandomInMod, TracedConversion, TracedMutation, UnsupportedOperation
 from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, unsupported
 from attngen.frontend.operators import NAMES as OPERATORS
 from attngen.frontend.pointwise import operation
@@ -24,6 +24,14 @@ LIKE = {"zeros_like": 0, "ones_like": 1}
 _KEYWORDS = {"input": "a", "self": "a", "other": "b", "exponent": "b", "end": "b"}
 
 
+class Refused(BaseException):
+    """Carries an error past torch, which turns a TypeError under an operator into "try the other operand"."""
+
+    def __init__(self, error: AttngenError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Interception(TorchFunctionMode):
     """Active while one user function runs."""
 
@@ -32,7 +40,12 @@ class Interception(TorchFunctionMode):
         self.trace = trace
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._dispatch(func, args, kwargs or {})
+        except AttngenError as error:
+            raise Refused(error) from None
+
+    def _dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         name = _name(func)
         if name in RANDOM:
             raise RandomInMod(f"`{name}` while tracing: its values would be frozen into the kernel", remedy="Capture a tensor of them.")
@@ -50,7 +63,7 @@ class Interception(TorchFunctionMode):
     def _is_captured(self, tensor: torch.Tensor) -> bool:
         return id(tensor) not in self.trace.created
 
-    def _traced(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _traced(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         if name in ("tensor", "as_tensor", "scalar_tensor", "asarray"):
             return self._scalar(args[0], kwargs)
         if name == "full":
@@ -63,6 +76,8 @@ class Interception(TorchFunctionMode):
         if name in OPERATORS:
             operator, swapped = OPERATORS[name]
             return pointwise(operator, *reversed(args)) if swapped else pointwise(operator, *args)
+        if func is torch.Tensor.where:
+            args = (args[1], args[0], *args[2:])
         known = operation(name)
         if known is not None and not (name in ("max", "min") and (len(args) < 2 or isinstance(args[1], int))):
             named = {_KEYWORDS.get(key, key): self._operand(value) for key, value in kwargs.items() if key != "out"}

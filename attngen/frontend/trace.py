@@ -21,6 +21,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
 from attngen.ir.traverse import extents, free_axes, live_steps, rewrite, step_reads
+from attngen.ir.verify import TracedForm, verify
 
 RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "inf", "logsumexp", "sum", "tl", "torch", "triton"))
 _INT64 = range(-(2**63), 2**63)
@@ -191,7 +192,7 @@ class Trace:
         steps = live_steps(Cascade((), tuple(self.steps), outputs))
         used = dict.fromkeys(name for step in steps for name in step_reads(step) if name in self._inputs)
         inputs = (*self.arguments, *(self._inputs[name] for name in used))
-        return Cascade(inputs, steps, outputs), tuple(Capture(name, self._values[name]) for name in used)
+        return verify(Cascade(inputs, steps, outputs), TracedForm), tuple(Capture(name, self._values[name]) for name in used)
 
 
 def literal(value: bool | int | float) -> Const:

@@ -78,7 +78,8 @@ class Traced(Definite, Operators):
     def operate(self, name: str, *others: Any, swapped: bool = False) -> Any:
         if self.trace is None and any(type(other) is not Traced and isinstance(other, torch.Tensor) for other in others):
             return NotImplemented  # the tensor's own operator reaches the interception, which knows the trace
-        return pointwise(name, *others, self) if swapped else pointwise(name, self, *others)
+        operands = [lift(other, self.trace) for other in others]
+        return pointwise(name, *operands, self) if swapped else pointwise(name, self, *operands)
 
     def operate_in_place(self, name: str, other: Any) -> Any:
         """`score += bias` changes every name of the value, as in torch; a Python number is bound anew, as in Python."""
@@ -107,6 +108,9 @@ class Traced(Definite, Operators):
     @property
     def ndim(self) -> int:
         return len(self.dims)
+
+    def is_floating_point(self) -> bool:
+        return self.kind == "float"
 
     def dim(self) -> int:
         return len(self.dims)
@@ -172,6 +176,9 @@ class Traced(Definite, Operators):
 
     view = reshape
 
+    def where(self, condition: Any, other: Any) -> Traced:
+        return pointwise("where", condition, self, other)
+
     # Reductions over the dimensions of a captured tensor
 
     def any(self, dim: int | None = None, keepdim: bool = False) -> Traced:
@@ -194,6 +201,8 @@ class Traced(Definite, Operators):
 
     def dot(self, other: Any) -> Traced:
         other = lift(other, self.trace)
+        if not self.dims and not other.dims:
+            raise unsupported("a matrix product")
         if self.ndim != 1 or other.ndim != 1 or self.shape != other.shape:
             raise CaptureError(
                 f"dot of values with shapes {list(self.shape)} and {list(other.shape)}", remedy="Index all but the last dimension of both."
