@@ -206,7 +206,7 @@ class _Evaluator:
                 exists = self.conjunction(exists, self.element(read, whole, None))
         if self.step.where is not None:
             exists = self.conjunction(exists, self.expr(self.step.where, exists))
-        return exists
+        return None if exists is None else self.full_rank(exists)
 
     def conjunction(self, a: Array | None, b: Array) -> Array:
         return b if a is None else self.backend.pointwise["and"](a, b)
