@@ -1,3 +1,4 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportUnknownLambdaType=false
 """Separation: write a reduction body as a sum of products, streamed times running.
 
     F(streamed, running, known) = sum_j G_j(streamed, known) * H_j(running, known)
@@ -9,7 +10,7 @@ symbol before anything is expanded, so that `exp(x - L)` with a known L is never
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import sympy
@@ -22,6 +23,7 @@ from attngen.ir.traverse import names_read
 from attngen.source import SourceLoc
 
 _RING = frozenset(("add", "sub", "mul", "neg", "div", "safe_div", "pow"))
+_LARGEST_POWER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +34,35 @@ class Term:
     running: Expr
 
 
-def separate(body: Expr, is_running: Callable[[str], bool], is_streamed: Callable[[Expr], bool], loc: SourceLoc | None = None) -> tuple[Term, ...]:
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """What separation has to know about the names in a body.
+
+    Attributes:
+        is_running: whether a tensor depends on a reduction over the streamed axis.
+        is_streamed: whether an expression varies along the streamed axis.
+        stands_alone: whether a tensor must end up as a factor of its own, not inside of a hidden sum: what follows a gauge.
+        spelled: how the user wrote a sub-expression that was rewritten; for errors.
+    """
+
+    is_running: Callable[[str], bool]
+    is_streamed: Callable[[Expr], bool]
+    stands_alone: Callable[[str], bool] = lambda name: False
+    spelled: Mapping[Expr, Expr] | None = None
+
+
+def separate(body: Expr, symbols: Symbols, loc: SourceLoc | None = None) -> tuple[Term, ...]:
     """Separate a body; the number of terms is the rank of the reduction.
 
     Args:
         body: all running steps over the streamed axis inlined.
-        is_running: whether a tensor name depends on a reduction over the streamed axis.
-        is_streamed: whether an expression varies along the streamed axis.
+        symbols: which names are running, and what is streamed.
         loc: the user's line, for the error.
 
     Raises:
         NotStreamable: a factor mixes streamed and running values.
     """
-    hidden = _Hidden(is_running, is_streamed, loc)
+    hidden = _Hidden(symbols, loc)
     polynomial = sympy.expand(hidden.hide(body))
     by_streamed: dict[sympy.Expr, sympy.Expr] = {}
     for term in sympy.Add.make_args(polynomial):
@@ -63,12 +81,11 @@ def separate(body: Expr, is_running: Callable[[str], bool], is_streamed: Callabl
 class _Hidden:
     """Symbols that stand for sub-expressions, numbered in order of appearance, so that results do not depend on history."""
 
-    def __init__(self, is_running: Callable[[str], bool], is_streamed: Callable[[Expr], bool], loc: SourceLoc | None) -> None:
-        self.is_running = is_running
-        self.is_streamed = is_streamed
+    def __init__(self, known: Symbols, loc: SourceLoc | None) -> None:
+        self.known = known
         self.loc = loc
         self.symbols: dict[Expr, sympy.Symbol] = {}
-        self.meaning: dict[sympy.Symbol, Expr] = {}
+        self.meaning: dict[sympy.Expr, Expr] = {}
         self.streamed_symbols: set[sympy.Symbol] = set()
 
     def symbol(self, expr: Expr) -> sympy.Symbol:
@@ -76,19 +93,24 @@ class _Hidden:
             symbol = sympy.Symbol(f"x{len(self.symbols):03d}", real=True)
             self.symbols[expr] = symbol
             self.meaning[symbol] = expr
-            if self.is_streamed(expr):
+            if self.known.is_streamed(expr):
                 self.streamed_symbols.add(symbol)
         return self.symbols[expr]
 
     def runs(self, expr: Expr) -> bool:
-        return any(self.is_running(name) for name in names_read(expr))
+        return any(self.known.is_running(name) for name in names_read(expr))
+
+    def whole(self, expr: Expr) -> bool:
+        """Whether an expression may be hidden in one piece."""
+        names = names_read(expr)
+        return not any(self.known.is_running(name) or self.known.stands_alone(name) for name in names)
 
     def hide(self, expr: Expr) -> sympy.Expr:
         if isinstance(expr, Const) and expr.kind == "int":
             return sympy.Integer(int(expr.value))
         if isinstance(expr, Const) and expr.kind == "float" and float(expr.value).is_integer() and abs(expr.value) < 2**31:
             return sympy.Integer(int(expr.value))
-        if not (isinstance(expr, Apply) and expr.op in _RING) or (not self.runs(expr) and expr.op not in ("mul", "neg")):
+        if not (isinstance(expr, Apply) and expr.op in _RING) or (self.whole(expr) and expr.op not in ("mul", "neg")):
             return self.opaque(expr)
         match expr:
             case Apply(op="add", args=(a, b)):
@@ -99,23 +121,26 @@ class _Hidden:
                 return self.hide(a) * self.hide(b)
             case Apply(op="neg", args=(a,)):
                 return -self.hide(a)
-            case Apply(op="pow", args=(a, Const(value=power))) if float(power).is_integer() and 0 < power <= 8:
+            case Apply(op="pow", args=(a, Const(value=power))) if float(power).is_integer() and 0 < power <= _LARGEST_POWER:
                 return self.hide(a) ** int(power)
-            case Apply(op="div" | "safe_div" as op, args=(a, b)) if not (self.is_streamed(b) and self.runs(b)):
+            case Apply(op="div" | "safe_div" as op, args=(a, b)) if not (self.known.is_streamed(b) and self.runs(b)):
                 return self.hide(a) * self.symbol(Apply(op, (build.ONE, b)))
             case _:
                 return self.opaque(expr)
 
     def opaque(self, expr: Expr) -> sympy.Symbol:
-        if self.runs(expr) and self.is_streamed(expr):
+        if self.runs(expr) and self.known.is_streamed(expr):
             raise NotStreamable(
-                f"one pass cannot compute this reduction: the factor {print_expr(expr)} mixes values of the current element with "
-                "values that are only known after all elements were seen",
+                f"one pass cannot compute this reduction: the factor {print_expr(self.spelled(expr))} mixes values of the current "
+                "element with values that are only known after all elements were seen",
                 loc=self.loc,
                 remedy="Rewrite it as a sum of products in which each factor holds one kind (exp(a - b) does so by itself), "
                 "or pass the reduced value in as an input from a first call.",
             )
         return self.symbol(expr)
+
+    def spelled(self, expr: Expr) -> Expr:
+        return expr if self.known.spelled is None else self.known.spelled.get(expr, expr)
 
     def show(self, expr: sympy.Expr) -> Expr:
         """Back to the IR; products in the order of the symbols' numbers, reciprocals merged into divisions."""

@@ -34,16 +34,15 @@ def is_const(expr: Expr, value: float | None = None) -> bool:
     return isinstance(expr, Const) and (value is None or (expr.kind != "bool" and expr.value == value))
 
 
-_FOLD: dict[str, Callable[..., bool | int | float]] = {
+_FOLD_ONE: dict[str, Callable[[float], float]] = {"neg": lambda a: -a, "abs": lambda a: abs(a)}
+_FOLD_TWO: dict[str, Callable[[float, float], float]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "floordiv": lambda a, b: a // b,
     "mod": lambda a, b: a % b,
-    "neg": lambda a: -a,
-    "abs": abs,
-    "min": min,
-    "max": max,
+    "min": lambda a, b: min(a, b),
+    "max": lambda a, b: max(a, b),
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b,
@@ -56,11 +55,11 @@ _FOLD: dict[str, Callable[..., bool | int | float]] = {
 
 
 def _folded(op: str, args: tuple[Expr, ...]) -> Expr | None:
-    if op not in _FOLD or not all(isinstance(arg, Const) for arg in args):
-        return None
     values = [arg.value for arg in args if isinstance(arg, Const)]
+    if len(values) != len(args) or not (op in _FOLD_ONE or op in _FOLD_TWO):
+        return None
     try:
-        value = _FOLD[op](*values)
+        value = _FOLD_ONE[op](values[0]) if op in _FOLD_ONE else _FOLD_TWO[op](values[0], values[1])
     except (ZeroDivisionError, OverflowError):
         return None
     if isinstance(value, complex) or (isinstance(value, float) and math.isnan(value)):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from attngen.errors import ArgumentError, AxisError, GatherOutOfRange, ShapeMismatch
+from attngen.ir.algebra import factors
 from attngen.ir.cascade import IDENTITY, Cascade, Einsum, Reduce
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Read, kind_of
 from attngen.ir.numpy_backend import NumpyBackend
@@ -216,21 +217,21 @@ class _Evaluator:
 
     def contraction(self, exists: Array | None) -> Array | None:
         """A sum of products as one einsum, or None where that could differ from adding the existing elements one by one."""
-        factors = _factors(self.step.body)
-        if self.step.reduce != "sum" or kind_of(self.step.body) != "float" or len(factors) < 2:
+        parts = factors(self.step.body)
+        if self.step.reduce != "sum" or kind_of(self.step.body) != "float" or len(parts) < 2:
             return None
         if exists is None:
-            return self.einsum(tuple(self.full_rank(self.real(factor, None)) for factor in factors))
-        carriers = [i for i, factor in enumerate(factors) if self.covers(factor, exists)]
+            return self.einsum(tuple(self.full_rank(self.real(factor, None)) for factor in parts))
+        carriers = [i for i, factor in enumerate(parts) if self.covers(factor, exists)]
         if not carriers:
             return None
-        others = [factor for i, factor in enumerate(factors) if i != carriers[0]]
+        others = [factor for i, factor in enumerate(parts) if i != carriers[0]]
         if not all(self.harmless(factor) for factor in others):
             return None
         arrays = [self.full_rank(self.real(factor, None)) for factor in others]
         if not all(self.backend.finite(array) for array in arrays):
             return None
-        carrier = self.select(exists, self.real(factors[carriers[0]], exists), self.backend.full((), 0.0, "float"))
+        carrier = self.select(exists, self.real(parts[carriers[0]], exists), self.backend.full((), 0.0, "float"))
         return self.einsum((self.full_rank(carrier), *arrays))
 
     def covers(self, factor: Expr, exists: Array) -> bool:
@@ -327,12 +328,6 @@ class _Evaluator:
                 remedy="Clamp the position, or mask the elements for which it is out of range.",
             )
         return ops["min"](ops["max"](at, zero), self.backend.full((), max(length - 1, 0), "int"))
-
-
-def _factors(expr: Expr) -> tuple[Expr, ...]:
-    if isinstance(expr, Apply) and expr.op == "mul":
-        return (*_factors(expr.args[0]), *_factors(expr.args[1]))
-    return (expr,)
 
 
 def _operand_kind(node: Apply) -> Kind | None:

@@ -8,12 +8,13 @@ import re
 
 from attngen.errors import ParseError
 from attngen.ir import build
-from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.cascade import Cascade, Einsum, Input, Reduce
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Read, kind_of
 
 _STEP = re.compile(r"^(\w+)(?:\[([\w,]*)\])? = (?:(sum|max|logsumexp)\[([\w,]*)\] )?(.*?)(?:  if (.*))?$")
 _ARGUMENT = re.compile(r"^(\w+)\[([\w,]*)\](?:: (float|int|bool))?$")
 _CAPTURE = re.compile(r"^(\w+): (float|int|bool)(\[[:, ]*\])?$")
+_REDUCE: dict[str, Reduce] = {"sum": "sum", "max": "max", "logsumexp": "logsumexp"}
 _BINARY: dict[type[ast.AST], str] = {
     ast.Add: "add",
     ast.Sub: "sub",
@@ -90,7 +91,7 @@ class _Scope:
         body = self.expr(body_text)
         where = self.expr(where_text) if where_text else None
         self.kinds[name] = kind_of(body)
-        return Einsum(name, _names(axes), body, reduce, _names(over), where)
+        return Einsum(name, _names(axes), body, _REDUCE.get(reduce), _names(over), where)
 
     def expr(self, text: str) -> Expr:
         try:

@@ -1,0 +1,83 @@
+"""Sums and products inside of one expression: taken apart, put together. Nothing here knows about steps or axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from attngen.ir import build
+from attngen.ir.expr import Apply, Const, Expr
+
+
+def factors(expr: Expr) -> tuple[Expr, ...]:
+    """The factors of a chain of multiplications, from left to right."""
+    if isinstance(expr, Apply) and expr.op == "mul":
+        return (*factors(expr.args[0]), *factors(expr.args[1]))
+    return (expr,)
+
+
+def product(parts: Iterable[Expr], coefficient: float = 1.0) -> Expr:
+    """The product of factors, times a coefficient; the coefficient itself for none."""
+    result: Expr = build.ONE
+    for part in parts:
+        result = build.mul(result, part)
+    return build.mul(result, build.const(coefficient))
+
+
+def signed_terms(expr: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
+    """The terms of a chain of additions, subtractions and negations, each with +1 or -1."""
+    match expr:
+        case Apply(op="add", args=(a, b)):
+            return [*signed_terms(a, sign), *signed_terms(b, sign)]
+        case Apply(op="sub", args=(a, b)):
+            return [*signed_terms(a, sign), *signed_terms(b, -sign)]
+        case Apply(op="neg", args=(a,)):
+            return signed_terms(a, -sign)
+        case _:
+            return [(sign, expr)]
+
+
+def signed_sum(terms: Iterable[tuple[int, Expr]]) -> Expr:
+    """What `signed_terms` takes apart."""
+    return build.total([term if sign > 0 else build.neg(term) for sign, term in terms])
+
+
+def _opaque(term: Expr) -> Mapping[Expr, float] | None:
+    return None
+
+
+def linear(expr: Expr, expand: Callable[[Expr], Mapping[Expr, float] | None] = _opaque) -> dict[Expr, float]:
+    """Additive terms with constant coefficients.
+
+    Args:
+        expand: gives the linear form of a term that shall not stay a term, None for one that shall.
+    """
+    result: dict[Expr, float] = {}
+
+    def visit(node: Expr, scale: float) -> None:
+        match node:
+            case Apply(op="add", args=(a, b)):
+                visit(a, scale)
+                visit(b, scale)
+            case Apply(op="sub", args=(a, b)):
+                visit(a, scale)
+                visit(b, -scale)
+            case Apply(op="neg", args=(a,)):
+                visit(a, -scale)
+            case Apply(op="mul", args=(Const(value=value, kind="int" | "float"), a)):
+                visit(a, scale * value)
+            case Apply(op="mul", args=(a, Const(value=value, kind="int" | "float"))):
+                visit(a, scale * value)
+            case Apply(op="div", args=(a, Const(value=value, kind="int" | "float"))) if value != 0:
+                visit(a, scale / value)
+            case _:
+                inner = expand(node)
+                for term, coefficient in ({node: 1.0} if inner is None else inner).items():
+                    result[term] = result.get(term, 0.0) + scale * coefficient
+
+    visit(expr, 1.0)
+    return {term: coefficient for term, coefficient in result.items() if coefficient != 0}
+
+
+def linear_sum(terms: Mapping[Expr, float]) -> Expr:
+    """What `linear` takes apart."""
+    return build.total([build.mul(term, build.const(coefficient)) for term, coefficient in terms.items()])
