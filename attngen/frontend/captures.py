@@ -91,9 +91,9 @@ class Lifter:
             return MethodType(function, self._object(value.__self__))
         if _is_random(value):
             raise RandomInMod(f"random numbers from {_title(value)} in a traced function", remedy="Draw before, and capture a tensor.")
-        if callable(value) and not isinstance(value, type) and isinstance(type(value).__call__, FunctionType):
-            return self._callable_object(value)
-        return value
+        if isinstance(value, type) or _root(type(value).__module__) in _LEFT_ALONE or not callable(value):
+            return value
+        return self._callable_object(value)
 
     def _callable_object(self, value: Any) -> Any:
         clone = self._object(value)
@@ -122,7 +122,7 @@ class Lifter:
     def _function(self, function: FunctionType) -> Any:
         module = function.__module__ or ""
         followed = module.startswith(_FOLLOWED)
-        if module.startswith(_OWN) or (module.partition(".")[0] in _LEFT_ALONE and not followed):
+        if module.startswith(_OWN) or (_root(module) in _LEFT_ALONE and not followed):
             return function
         code = function.__code__
         if _draws_from_numpy(function):
@@ -181,6 +181,10 @@ def _global_names(code: CodeType) -> set[str]:
         if isinstance(constant, CodeType):
             names |= _global_names(constant)
     return names
+
+
+def _root(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _is_random(value: Any) -> bool:

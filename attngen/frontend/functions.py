@@ -7,6 +7,7 @@ expression until something needs a name for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from attngen.errors import AxisError, SpecError
@@ -63,8 +64,8 @@ def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
     for factor in factors[1:]:
         body = build.mul(body, factor)
     over = tuple(axis for axis in available if axis not in axes)
-    step = _Step(trace, _step_name(trace, name, "t"), axes)
-    value = step.make(body, "sum" if over else None, over)
+    step = Einsum(_step_name(trace, name, "t"), axes, body, "sum" if over else None, over)
+    value = _add(trace, step)
     trace.layouts[step.name] = output
     return value
 
@@ -91,17 +92,9 @@ def softmax(x: Any, over: str, *, name: str | None = None) -> Traced:
     return result if name is None else _named(result, name, chosen=True)
 
 
-class _Step:
-    """A step about to be made at the user's line."""
-
-    def __init__(self, trace: Trace, name: str, axes: tuple[str, ...]) -> None:
-        self.trace = trace
-        self.name = name
-        self.axes = axes
-
-    def make(self, body: Expr, reduce: Reduce | None = None, over: tuple[str, ...] = (), where: Expr | None = None) -> Traced:
-        read = self.trace.add(Einsum(self.name, self.axes, body, reduce, over, where, locate(user_place())))
-        return Traced(read, self.trace)
+def _add(trace: Trace, step: Einsum) -> Traced:
+    """A step at the user's line."""
+    return Traced(trace.add(replace(step, loc=locate(user_place()))), trace)
 
 
 def _reduced(reduce: Reduce, x: Any, over: str, name: str | None, hint: str) -> Traced:
@@ -116,7 +109,7 @@ def _reduced(reduce: Reduce, x: Any, over: str, name: str | None, hint: str) -> 
     value = Traced(number(value.expr) if reduce == "sum" else cast(value.expr, "float"), trace)
     body = value.expr if reduce == "sum" else _named(value, "x").expr
     kept = tuple(axis for axis in axes if axis not in removed)
-    return _Step(trace, _step_name(trace, name, hint), kept).make(body, reduce, removed)
+    return _add(trace, Einsum(_step_name(trace, name, hint), kept, body, reduce, removed))
 
 
 def _operand(value: Any, axes: tuple[str, ...], trace: Trace) -> Expr:
@@ -147,7 +140,7 @@ def _named(value: Traced, hint: str, *, chosen: bool = False) -> Traced:
         return Traced(expr, trace)
     body, where = lift_missing(expr)
     name = _step_name(trace, hint if chosen else None, hint)
-    result = _Step(trace, name, axes_of(expr, trace)).make(body, where=where)
+    result = _add(trace, Einsum(name, axes_of(expr, trace), body, where=where))
     trace.named[value.expr] = result.expr
     return result
 

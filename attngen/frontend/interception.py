@@ -87,6 +87,9 @@ class Interception(TorchFunctionMode):
             return getattr(lift(args[0], self.trace), method)(*args[1:], **kwargs)
         if name in ("__iter__", "unbind"):
             return iter(lift(args[0], self.trace)) if name == "__iter__" else tuple(lift(args[0], self.trace))
+        if all(value.number for value in _flat((*args, *kwargs.values())) if type(value) is Traced):
+            known = {key: _definite(value) for key, value in kwargs.items()}
+            return self._evaluated(func, name, tuple(_definite(arg) for arg in args), known, [])
         raise unsupported(name)
 
     def _operand(self, value: Any) -> Any:
@@ -95,7 +98,7 @@ class Interception(TorchFunctionMode):
     def _scalar(self, value: Any, kwargs: dict[str, Any]) -> Any:
         """`torch.tensor(x)` of a scalar; a list of captured numbers needs their values."""
         if isinstance(value, list | tuple):
-            return self._made(torch.tensor([_definite(item) for item in value], **kwargs))
+            return self._made(torch.tensor(_definite(value), **kwargs))
         return lift(value, self.trace).new_tensor(value, dtype=kwargs.get("dtype"))
 
     def _full(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -163,6 +166,8 @@ def _refuse_mutation(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _definite(value: Any) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(_definite(item) for item in value)
     return value.concrete("a tensor constructor") if type(value) is Traced else value
 
 

@@ -7,13 +7,14 @@ infinity.
 from __future__ import annotations
 
 from attngen.ir import build
-from attngen.ir.expr import Apply, Expr
+from attngen.ir.expr import Apply, Const, Expr
 
 
 def lift_missing(expr: Expr) -> tuple[Expr, Expr | None]:
     """Split a score into the value where it exists and the condition for that (None: always).
 
-    Sums pass absence on: `where(P, x, -inf) + bias` exists where P holds. Other operations do not: tanh(-inf) is a number.
+    Sums and positive factors pass absence on: `where(P, x, -inf) + bias` exists where P holds. Other operations do not: tanh(-inf) is a
+    number.
     """
     match expr:
         case Apply(op="where", args=(condition, value, absent)) if absent == build.NEG_INF:
@@ -28,5 +29,11 @@ def lift_missing(expr: Expr) -> tuple[Expr, Expr | None]:
         case Apply(op="sub", args=(a, b)):
             left, first = lift_missing(a)
             return (expr, None) if first is None else (build.sub(left, b), first)
+        case Apply(op="mul" | "div", args=(a, Const(value=factor))) if factor > 0:
+            body, exists = lift_missing(a)
+            return (expr, None) if exists is None else (build.apply(expr.op, body, expr.args[1]), exists)
+        case Apply(op="mul", args=(Const(value=factor), b)) if factor > 0:
+            body, exists = lift_missing(b)
+            return (expr, None) if exists is None else (build.mul(expr.args[0], body), exists)
         case _:
             return expr, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attngen.errors import ReductionInMod, TraceError, UnsupportedOperation
+from attngen.frontend.pointwise import POINTWISE
 from attngen.ir.expr import Kind
 
 
@@ -65,4 +66,6 @@ def unsupported(name: str) -> TraceError:
             f"`{name}` reduces, but a traced value is one element: there is nothing to reduce over",
             remedy="Score and mask functions see one score. Write the reduction as a step of an attngen.cascade: attngen.sum(x, over=...).",
         )
-    return UnsupportedOperation(f"`{name}` is not a pointwise operation that attngen knows", remedy="See attngen's list of operations.")
+    return UnsupportedOperation(
+        f"`{name}` is not a pointwise operation that attngen knows", remedy=f"Write it with {', '.join(sorted(POINTWISE))}."
+    )

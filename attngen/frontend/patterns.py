@@ -49,8 +49,3 @@ def grouped(axes: tuple[str, ...], signature: Iterable[Pattern]) -> Pattern:
         dims.append(dim)
         at += len(dim)
     return tuple(dims)
-
-
-def show(pattern: Pattern) -> str:
-    """The text of a pattern."""
-    return " ".join(dim[0] if len(dim) == 1 else f"({' '.join(dim)})" for dim in pattern)

@@ -75,6 +75,7 @@ def rename(trace: Trace, old: str, new: str) -> None:
         return replace(step, name=new if step.name == old else step.name, body=rewrite(step.body, rule), where=where)
 
     trace.steps[:] = [renamed(step) for step in trace.steps]
+    trace.release(old)
     trace.named = {rewrite(expr, rule): rewrite(read, rule) for expr, read in trace.named.items()}
     if old in trace.layouts:
         trace.layouts[new] = trace.layouts.pop(old)

@@ -75,6 +75,10 @@ class Trace:
         self._taken.add(name)
         return name
 
+    def release(self, name: str) -> None:
+        """Give a name back."""
+        self._taken.discard(name)
+
     def placeholder(self) -> str:
         """An axis name for one dimension of a captured tensor that has not been indexed yet. It never reaches a step."""
         self._placeholders += 1
@@ -160,7 +164,7 @@ class Trace:
         self._check_axes(step)
         for earlier in self.steps:
             if step.reduce is not None and replace(earlier, name=step.name) == step:
-                self._taken.discard(step.name)
+                self.release(step.name)
                 return build.read(earlier.name, earlier.axes, kind_of(earlier.body))
         self.steps.append(step)
         return build.read(step.name, step.axes, kind_of(step.body))
@@ -203,8 +207,9 @@ def literal(value: bool | int | float) -> Const:
     """
     if isinstance(value, float) and math.isnan(value):
         raise NaNConstant("a constant is NaN", remedy="Use where() to choose the elements that have a value.")
-    kind: Kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
-    return Const(value, kind)
+    if isinstance(value, bool):
+        return Const(value, "bool")
+    return Const(int(value), "int") if isinstance(value, int) else Const(float(value), "float")
 
 
 def kind_of_dtype(dtype: torch.dtype) -> Kind:

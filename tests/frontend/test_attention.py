@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from attngen.errors import CaptureError, ModReturn, ModSignature, NaNConstant, SpecError
 from attngen.frontend.attention import attention
+from attngen.ir.interpret import interpret
 from attngen.ir.parser import parse
 
 SLOPES = torch.exp2(-torch.arange(1, 9, dtype=torch.float32))
@@ -67,6 +69,22 @@ def test_a_where_with_minus_infinity_is_a_predicate() -> None:
     expected = f"{X} + SLOPES[g * extent(r) + r]  if m >= n\n{SOFTMAX}"
     assert str(attention(score_mod).cascade) == text(expected, "; SLOPES: float[:]")
     assert str(attention(reversed_mod).cascade) == text(f"{X}  if not m < n\n{SOFTMAX}")
+
+
+@pytest.mark.parametrize(
+    "mod",
+    [
+        lambda s, b, h, q, k: s.masked_fill(q < k, float("-inf")),
+        lambda s, b, h, q, k: torch.where(q < k, torch.tensor(-float("inf")), s),
+        lambda s, b, h, q, k: s + torch.where(q < k, -float("inf"), 0.0),
+        lambda s, b, h, q, k: torch.where(q < k, torch.full_like(s, -float("inf")), s / 2.0) * 2.0,
+        lambda s, b, h, q, k: torch.where(q < k, -torch.inf, s) - SLOPES[h],
+    ],
+)
+def test_ways_to_write_minus_infinity(mod) -> None:
+    x = attention(mod).cascade.step("x")
+    assert x is not None and str(attention(mod).cascade).count("if not m < n\n") == 1
+    assert "inf" not in str(attention(mod).cascade)
 
 
 def test_softcap_comes_before_the_score_mod() -> None:
@@ -203,6 +221,19 @@ def test_mask_mod_returns_no_truth_value(mod: object) -> None:
 def test_nan_constants(mod: object) -> None:
     with pytest.raises(NaNConstant):
         attention(mod)  # type: ignore[arg-type]
+
+
+def test_the_cascade_computes_attention() -> None:
+    generator = np.random.default_rng(0)
+    q, k, v = (generator.standard_normal(shape) for shape in ((2, 2, 3, 5, 4), (2, 2, 7, 4), (2, 2, 7, 6)))
+    spec = attention(alibi, causal)
+    found = interpret(spec.cascade, {"q": q, "k": k, "v": v, "SLOPES": SLOPES[:6].numpy()})
+    positions = np.arange(5)[:, None], np.arange(7)[None, :]
+    bias = SLOPES[:6].reshape(2, 3, 1, 1).numpy() * (positions[1] - positions[0])
+    scores = np.where(positions[0] >= positions[1], np.einsum("bgrmd,bgnd->bgrmn", q, k) / 2 + bias, -np.inf)
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    np.testing.assert_allclose(found["o"], np.einsum("bgrmn,bgne->bgrme", weights, v), rtol=1e-12)
+    np.testing.assert_allclose(found["lse"], np.log(np.exp(scores).sum(-1)), rtol=1e-12)
 
 
 def test_tracing_is_fast() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
 
@@ -17,6 +18,11 @@ from attngen.frontend.spec import Spec
 WINDOW = 17
 TABLE = torch.arange(12.0).reshape(3, 4)
 NEG_INF = float("-inf")
+
+
+@functools.cache
+def cached(number: int) -> int:
+    return number + 1
 
 
 def predicate(spec: Spec) -> str:
@@ -124,6 +130,15 @@ def test_a_function_that_calls_itself() -> None:
     assert predicate(spec) == "m + offset + offset >= n"
 
 
+def test_decorated_functions_enumerations_and_captured_activations() -> None:
+    class Size(enum.IntEnum):
+        SMALL = 3
+
+    activation, half = torch.nn.GELU(), functools.partial(torch.nn.functional.gelu, approximate="tanh")
+    plain = torch.no_grad()(lambda s, b, h, q, k: activation(s) + half(s) + WINDOW + Size.SMALL)
+    assert score(attention(plain)) == "gelu(s) + gelu_tanh(s) + WINDOW + 3"
+
+
 def test_literals_stay_constants() -> None:
     assert predicate(attention(mask_mod=lambda b, h, q, k: q - k < 128)) == "m - n < 128"
 
@@ -159,6 +174,9 @@ def test_a_number_that_python_needs_is_baked_in_alone() -> None:
         lambda s, n: s if isinstance(n, int) and n > 0 else None,
         lambda s, n: s * np.sqrt(int(n)),
         lambda s, n: s * math.floor(n / 3),
+        lambda s, n: s * torch.arange(n)[0],
+        lambda s, n: s + torch.full((n,), 1.0)[0],
+        lambda s, n: s + cached(n),
     ],
 )
 def test_ways_to_need_a_number(use) -> None:
