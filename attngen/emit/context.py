@@ -17,8 +17,8 @@ class KernelContext:
         params: run-time parameters in launch order. constexprs: compile-time ones.
         unspecialized: quoted names of parameters whose values must not lead to a new build.
         place: which tile this program owns. prologue: what it keeps. init: the carried state.
-        looped: whether it walks over axes of the grid itself, `loop_count` turns, each with `loop` at its head.
-        indent: extra indentation of the stream inside that loop.
+        flat: whether it walks over axes of the grid itself, `loop_count` turns, in one loop with the stream; `loop` heads each step.
+        nested: the same as a loop around the stream, because the bounds depend on the turn; `indent` shifts the stream.
         streamed: whether anything streams, `segments` segments in steps of `stream_block`, `start` being the loop variable.
         tile: one step of the stream. epilogue: after the last. stores: what goes out.
     """
@@ -34,7 +34,8 @@ class KernelContext:
     prologue: tuple[Code, ...]
     carries: bool
     init: tuple[Code, ...]
-    looped: bool
+    flat: bool
+    nested: bool
     loop_count: Code
     loop: tuple[Code, ...]
     indent: Code

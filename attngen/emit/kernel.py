@@ -192,10 +192,11 @@ def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds
         prologue=(*sections.prologue, *early),
         carries=bool(sections.init),
         init=tuple(sections.init),
-        looped=bool(kernel.loops),
+        flat=bool(kernel.loops) and not late,
+        nested=bool(kernel.loops) and bool(late),
         loop_count=Code(" * ".join(f"len_{axis}" for axis in kernel.loops)),
-        loop=(*_decode_loop(kernel), *sections.loop, *late),
-        indent=Code("    " if kernel.loops else ""),
+        loop=(*_decode_loop(kernel, flat=not late), *sections.loop, *late),
+        indent=Code("    " if late else ""),
         streamed=streamed is not None,
         segments=segments.count if segments else 0,
         segment_note=Code(_NOTES[segments.count if segments else 0]),
@@ -244,13 +245,17 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: _Segme
     return [Code(line) for line in lines]
 
 
-def _decode_loop(kernel: Kernel) -> list[Code]:
-    if len(kernel.loops) == 1:
-        return [Code(f"{identifier(kernel.loops[0])} = tl.cast(item, tl.int64)")]
-    lines, rest = [], "item"
-    for axis in reversed(kernel.loops):
-        lines.append(Code(f"{identifier(axis)} = tl.cast({rest} % len_{axis}, tl.int64)"))
-        rest = f"({rest} // len_{axis})"
+def _decode_loop(kernel: Kernel, flat: bool) -> list[Code]:
+    """Positions along the summed axes from the number of the turn."""
+    if not kernel.loops:
+        return []
+    lines, rest = [], "item // steps" if flat else "item"
+    for i, axis in enumerate(reversed(kernel.loops)):
+        outermost = i == len(kernel.loops) - 1
+        lines.append(Code(f"{identifier(axis)} = tl.cast({rest if outermost else f'{rest} % len_{axis}'}, tl.int64)"))
+        rest = f"({rest}) // len_{axis}"
+    if flat:
+        lines.append(Code(f"start_{kernel.streamed} = bounds[segment] + item % steps * BLOCK_{(kernel.streamed or '').upper()}"))
     return lines
 
 
