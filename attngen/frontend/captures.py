@@ -83,7 +83,9 @@ class Lifter:
         if isinstance(value, FunctionType):
             return self._function(value)
         if isinstance(value, functools.partial):
-            args = (self.lift(arg, (id(value), position), f"argument_{position}") for position, arg in enumerate(value.args))
+            names = getattr(getattr(value.func, "__code__", None), "co_varnames", ())
+            hints = [*names[: len(value.args)], *(f"argument{position}" for position in range(len(names), len(value.args)))]
+            args = [self.lift(arg, (id(value), hint), hint) for arg, hint in zip(value.args, hints, strict=True)]
             keywords = {name: self.lift(arg, (id(value), name), name) for name, arg in value.keywords.items()}
             return functools.partial(self.lift(value.func, (id(value), "func"), "func"), *args, **keywords)
         if isinstance(value, MethodType):

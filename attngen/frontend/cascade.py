@@ -12,13 +12,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from attngen.errors import ModReturn, SpecError
+from attngen.errors import AttngenError, ModReturn, SpecError
 from attngen.frontend import patterns
 from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
 from attngen.frontend.masking import lift_missing
 from attngen.frontend.places import definition, locate
-from attngen.frontend.run import call, until_settled
+from attngen.frontend.run import call, located, until_settled
 from attngen.frontend.sharing import name_shared, rename
 from attngen.frontend.spec import Argument, Spec
 from attngen.frontend.trace import RESERVED, Trace
@@ -115,7 +115,8 @@ def _results(result: Any, trace: Trace, function: Callable[..., Any]) -> tuple[t
     if type(result) is dict:
         keys = tuple(result)
         if not all(isinstance(key, str) and key.isidentifier() for key in keys):
-            raise ModReturn(f"{function.__name__} returned a dict with keys {keys}", remedy="Use identifiers as keys.")
+            given = f"{function.__name__} returned a dict with keys {keys}"
+            raise ModReturn(given, loc=locate_definition(function), remedy="Use identifiers as keys.")
         result = tuple(result.values())
     given = list(result) if type(result) in (tuple, list) else [result]
     if not given or not all(type(value) is Traced for value in given):
@@ -139,7 +140,10 @@ class _Outputs:
     def name_all(self, keys: tuple[str, ...] | None, values: list[Traced]) -> list[str]:
         for position, value in enumerate(values):
             wanted = keys[position] if keys is not None else "o"
-            self._done.append(self._name(value, wanted))
+            try:
+                self._done.append(self._name(value, wanted))
+            except AttngenError as error:
+                raise located(error, value.place) from None
         return self._done
 
     def _name(self, value: Traced, wanted: str) -> str:

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from attngen.errors import AttngenError, DataDependentBranch, RandomInMod, TracedConversion, TracedMutation, UnsupportedOperation
+from attngen.errors import (
+    AttngenError,
+    DataDependentBranch,
+    RandomInMod,
+    ReductionInMod,
+    TracedConversion,
+    TracedMutation,
+    UnsupportedOperation,
+)
 from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, unsupported
 from attngen.frontend.operators import NAMES as OPERATORS
 from attngen.frontend.pointwise import operation
@@ -75,7 +83,8 @@ class Interception(TorchFunctionMode):
             name = _custom(func, name)
         if name in OPERATORS:
             operator, swapped = OPERATORS[name]
-            return pointwise(operator, *reversed(args)) if swapped else pointwise(operator, *args)
+            operands = [lift(arg, self.trace) for arg in args]
+            return pointwise(operator, *reversed(operands)) if swapped else pointwise(operator, *operands)
         if func is torch.Tensor.where:
             args = (args[1], args[0], *args[2:])
         known = operation(name)
@@ -128,8 +137,11 @@ class Interception(TorchFunctionMode):
         storages = {tensor.untyped_storage().data_ptr() for tensor in captured}
         for tensor in tensors:
             if tensor.untyped_storage().data_ptr() not in storages:
-                error = unsupported(name) if name in REDUCTIONS else UnsupportedOperation(f"`{name}` computes a new tensor while tracing")
-                raise type(error)(error.rule, remedy="Compute it before and capture the result: inside, it would never be updated.")
+                refusal = ReductionInMod if name in REDUCTIONS else UnsupportedOperation
+                raise refusal(
+                    f"`{name}` computes a new tensor from a captured one while tracing",
+                    remedy="Compute it before and capture the result: inside, it would be computed once and never updated.",
+                )
             self.trace.hint(tensor, self.trace.hint_of(captured[0]))
         return result
 

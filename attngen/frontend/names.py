@@ -37,8 +37,18 @@ METHODS = _words(
 )
 """Methods of `Traced` that torch also offers as functions."""
 
-ROW_OPERATIONS = _words("__getitem__ __matmul__ dot vdot inner unbind __iter__")
-"""Structural operations that are traced even when they meet captured tensors alone."""
+ROW_OPERATIONS = _words(
+    "__getitem__ __matmul__ dot vdot inner unbind __iter__ to type type_as clone contiguous",
+    "float double half bfloat16 int long short bool",
+)
+"""Operations that, like the pointwise ones, are traced even when they meet captured tensors alone."""
+
+_INSTEAD = {
+    **dict.fromkeys(("gather", "index_select", "take", "select", "take_along_dim", "embedding"), "Index the tensor: table[i, j]."),
+    **dict.fromkeys(("stack", "cat", "concat", "hstack", "vstack"), "Build the tensor before and capture it."),
+    "detach": "Pass a detached tensor from outside.",
+    "isnan": "Choose with where() before a NaN can arise.",
+}
 
 DEFINITE = {"__bool__": "__bool__", "is_nonzero": "__bool__", "__float__": "__float__", "__int__": "__int__", "__index__": "__index__"}
 
@@ -66,6 +76,5 @@ def unsupported(name: str) -> TraceError:
             f"`{name}` reduces, but a traced value is one element: there is nothing to reduce over",
             remedy="Score and mask functions see one score. Write the reduction as a step of an attngen.cascade: attngen.sum(x, over=...).",
         )
-    return UnsupportedOperation(
-        f"`{name}` is not a pointwise operation that attngen knows", remedy=f"Write it with {', '.join(sorted(POINTWISE))}."
-    )
+    remedy = _INSTEAD.get(name, f"Write it with {', '.join(sorted(POINTWISE))}.")
+    return UnsupportedOperation(f"`{name}` is not a pointwise operation that attngen knows", remedy=remedy)

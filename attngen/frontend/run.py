@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable
-from types import TracebackType
 from typing import Any, TypeVar
 
 from attngen.errors import AttngenError, InternalError, ModSignature, TraceError
 from attngen.frontend.interception import Interception, Refused
-from attngen.frontend.places import is_internal, locate, place_of
+from attngen.frontend.places import Place, is_internal, locate, place_of
 from attngen.frontend.trace import NeedsValue, Trace
 
 Result = TypeVar("Result")
@@ -40,9 +39,9 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], trace: Trace) -> A
         with Interception(trace):
             return function(*args)
     except Refused as refused:
-        raise _located(refused.error, refused.__traceback__) from None
+        raise located(refused.error, place_of(refused.__traceback__)) from None
     except AttngenError as error:
-        raise _located(error, error.__traceback__) from None
+        raise located(error, place_of(error.__traceback__)) from None
     except Exception as error:
         loc = locate(place_of(error.__traceback__))
         text = f"{type(error).__name__}: {error}"
@@ -51,8 +50,9 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], trace: Trace) -> A
         raise TraceError(f"the function failed while it was traced. {text}", loc=loc) from error
 
 
-def _located(error: AttngenError, traceback: TracebackType | None) -> AttngenError:
-    return error if error.loc is not None else type(error)(error.rule, loc=locate(place_of(traceback)), remedy=error.remedy)
+def located(error: AttngenError, place: Place | None) -> AttngenError:
+    """The error with the user's line, if it does not show one yet."""
+    return error if error.loc is not None else type(error)(error.rule, loc=locate(place), remedy=error.remedy)
 
 
 def check_signature(function: Callable[..., Any], expected: tuple[str, ...], role: str) -> None:

@@ -239,7 +239,25 @@ def test_a_negative_captured_position_counts_from_the_end() -> None:
 
 def test_arithmetic_of_captured_tensors_follows_their_values() -> None:
     slopes = torch.nn.Parameter(torch.ones(4))
+    flags = torch.ones(4, dtype=torch.bool)
+    assert score(attention(lambda s, b, h, q, k: s + (1 - slopes)[h] + (2.0**slopes)[h])) == "s + (1 - slopes[h]) + 2.0 ** slopes[h]"
+    assert predicate(attention(mask_mod=lambda b, h, q, k: (~flags | (slopes > 0.5))[h])).startswith("not flags[")
     assert score(attention(lambda s, b, h, q, k: s + (2 * slopes)[h] * torch.exp(slopes)[h])) == "s + slopes[h] * 2 * exp(slopes[h])"
+
+
+def test_copies_and_casts_of_captured_tensors_follow_their_values() -> None:
+    table, flags = torch.nn.Parameter(torch.zeros(3, 9)), torch.ones(9, dtype=torch.int32)
+    spec = attention(lambda s, b, h, q, k: s + table.clone()[h, q] + table.to(torch.float64)[h, k], lambda b, h, q, k: flags.bool()[k])
+    assert score(spec) == "s + table[h,m] + table[h,n]"
+    assert predicate(spec) == "flags[n] != 0"
+    assert captures(spec)["table"] is table
+
+
+def test_positional_arguments_of_a_partial_keep_their_names() -> None:
+    def weighted(weight, table, s, b, h, q, k):
+        return s * weight + table[h]
+
+    assert score(attention(functools.partial(weighted, 2.5, torch.ones(4)))) == "s * weight + table[h]"
 
 
 def test_views_of_captured_tensors() -> None:

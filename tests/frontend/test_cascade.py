@@ -234,8 +234,10 @@ def einsum_of(subscripts: str):
     ],
 )
 def test_refused(body, error: type[AttngenError]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error) as raised:
         cascade(q="m d", k="n d")(body)
+    assert raised.value.loc is not None and raised.value.loc.filename == __file__
+    assert raised.value.remedy
 
 
 @pytest.mark.parametrize(
