@@ -92,9 +92,9 @@ def _bounds(writer: Writer, segments: _Segments) -> list[tuple[Stage, str]]:
     exprs = [ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi]
     stage = max(writer.stage_of(expr) for expr in exprs)
     before, writer.stage = writer.stage, stage
-    texts = [writer.printer.code(_renamed(expr, resident), ()) for expr in exprs]
+    lo, full_hi = (writer.printer.operand(_renamed(expr, resident), (), 10) for expr in (ranges.some_lo, ranges.all_hi))
+    hi, full_lo = (writer.printer.code(_renamed(expr, resident), ()) for expr in (ranges.some_hi, ranges.all_lo))
     writer.stage = before
-    lo, hi, full_lo, full_hi = texts
     lines = [f"begin = {lo} // {block} * {block}" if lo != "0" else "begin = 0", f"end = {hi}"]
     if segments.count > 1:
         if segments.count == 3:
