@@ -3,25 +3,40 @@
 A mask written as `where(P, x, -inf)` says which contributions exist, so it moves to the step's predicate and spreads to whatever
 reads the step. Nothing downstream ever computes with minus infinity.
 
+CanonicalForm: bodies are folded; every step is read at its own axes; every step carries the predicates of all it reads.
+
 Not done here: algebra across steps (that is `streaming`), and any rewriting of scores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from attngen.errors import MaskMismatch
+from attngen.errors import AxisError, MaskMismatch
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
-from attngen.ir.expr import Apply, Expr, Read
-from attngen.ir.traverse import live_steps, reads, rewrite
+from attngen.ir.expr import Apply, Const, Expr, Read
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import live_steps, reads, rewrite, walk
+from attngen.transform.existence import ALWAYS, Mask, existence
+
+_LIFTED_THROUGH = frozenset(("mul", "div"))
+_ENDS_AT_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus", "relu", "gelu", "gelu_tanh"))
 
 
 def canonicalize(cascade: Cascade) -> Cascade:
-    """Takes TracedForm, gives CanonicalForm with the same outputs."""
+    """Takes TracedForm, gives CanonicalForm with the same outputs.
+
+    Raises:
+        AxisError: a step is read at another position than its own axes.
+        MaskMismatch: values that exist under different masks are added.
+    """
     cascade = replace(cascade, steps=tuple(_fold(step) for step in cascade.steps))
-    cascade = replace(cascade, steps=tuple(_lift(step) for step in cascade.steps))
+    _check_reads(cascade)
+    cascade = _lift_masks(cascade)
     cascade = share(cascade)
+    _check_sums(cascade)
     cascade = _spread(cascade)
     return replace(cascade, steps=live_steps(cascade))
 
@@ -36,13 +51,37 @@ def _fold(step: Einsum) -> Einsum:
     return replace(step, body=rewrite(step.body, rule), where=where)
 
 
-def _lift(step: Einsum) -> Einsum:
-    body, predicate = lift_mask(step.body)
-    return step if predicate is None else replace(step, body=body, where=build.both(step.where, predicate))
+def _check_reads(cascade: Cascade) -> None:
+    """Only inputs may be gathered: a value in the middle of a kernel has no address."""
+    own = {step.name: build.read(step.name, step.axes).at for step in cascade.steps}
+    for step in cascade.steps:
+        for read in (*reads(step.body), *reads(step.where)):
+            if read.tensor in own and read.at != own[read.tensor]:
+                raise AxisError(
+                    f"{step.name} reads {print_expr(read)}, but {read.tensor} is computed here and can only be read at its own axes",
+                    loc=step.loc,
+                    remedy="Pass the tensor as an input to read it at other positions, or compute it again along the other axes.",
+                )
+
+
+# ---- masks
+
+
+def _lift_masks(cascade: Cascade) -> Cascade:
+    """Masks of values that some reduction skips over. A row value of minus infinity (no sink) stays a number."""
+    reduced = {axis for step in cascade.steps for axis in step.over}
+
+    def lifted(step: Einsum) -> Einsum:
+        body, predicate = lift_mask(step.body)
+        if predicate is None or not reduced & {*step.axes, *step.over} or step.name in cascade.outputs:
+            return step
+        return replace(step, body=body, where=build.both(step.where, predicate))
+
+    return replace(cascade, steps=tuple(lifted(step) for step in cascade.steps))
 
 
 def lift_mask(expr: Expr) -> tuple[Expr, Expr | None]:
-    """Split `where(P, a, -inf)`, also below additions and shifts, into the value and the predicate under which it exists."""
+    """Split `where(P, a, -inf)`, also below additions, shifts and positive scales, into the value and where it exists."""
     match expr:
         case Apply(op="where", args=(predicate, value, other)) if build.is_const(other, float("-inf")):
             body, inner = lift_mask(value)
@@ -57,8 +96,80 @@ def lift_mask(expr: Expr) -> tuple[Expr, Expr | None]:
         case Apply(op="sub", args=(a, b)):
             left, first = lift_mask(a)
             return (expr, None) if first is None else (build.sub(left, b), first)
+        case Apply(op=op, args=(a, Const(kind="int" | "float", value=scale) as b)) if op in _LIFTED_THROUGH and scale > 0:
+            left, first = lift_mask(a)
+            return (expr, None) if first is None else (build.apply(op, left, b), first)
         case _:
             return expr, None
+
+
+def _spread(cascade: Cascade) -> Cascade:
+    """A value computed from a missing one is missing: predicates travel along pointwise reads, and reductions end them."""
+    exists: dict[str, Expr | None] = {}
+    steps: list[Einsum] = []
+    for step in cascade.steps:
+        inherited = [exists[read.tensor] for read in (*reads(step.body), *reads(step.where)) if exists.get(read.tensor) is not None]
+        where = build.both(*inherited, step.where)
+        exists[step.name] = None if step.reduce else where
+        steps.append(replace(step, where=where))
+    return replace(cascade, steps=tuple(steps))
+
+
+def _check_sums(cascade: Cascade) -> None:
+    """Sums of values under different masks.
+
+    A missing score stands for minus infinity, which stays missing whatever is added. A missing weight stands for 0: where only one of
+    two weights is missing their sum is the other, which no predicate can say.
+    """
+    exists = existence(cascade)
+    weights: set[str] = set()
+    for step in cascade.steps:
+        for node in _pointwise(step.body):
+            if node.op in ("add", "sub"):
+                _check_sum(node, step, exists, weights)
+        own = step.where is not None and _root(step.body) in _ENDS_AT_ZERO
+        if exists[step.name] != ALWAYS and (own or _is_weight(step.body, exists, weights)):
+            weights.add(step.name)
+
+
+def _check_sum(node: Apply, step: Einsum, exists: dict[str, Mask], weights: set[str]) -> None:
+    first, second = (_mask(arg, exists) for arg in node.args)
+    for arg, mask, other in ((node.args[0], first, second), (node.args[1], second, first)):
+        if not mask <= other and _is_weight(arg, exists, weights):
+            raise MaskMismatch(
+                f"{step.name} adds values that exist under different masks: {print_expr(node)}",
+                loc=step.loc,
+                remedy="Give both the same mask, or reduce each with its own values first and add the results.",
+            )
+
+
+def _mask(expr: Expr, exists: dict[str, Mask]) -> Mask:
+    return ALWAYS.union(*(exists.get(read.tensor, ALWAYS) for read in reads(expr)))
+
+
+def _is_weight(expr: Expr, exists: dict[str, Mask], weights: set[str]) -> bool:
+    """Whether a missing value of this expression stands for 0, not for minus infinity."""
+    if any(read.tensor in weights for read in reads(expr)):
+        return True
+    return any(node.op in _ENDS_AT_ZERO and _mask(node, exists) != ALWAYS for node in _pointwise(expr))
+
+
+def _pointwise(expr: Expr) -> Iterator[Apply]:
+    return (node for node in walk(expr) if isinstance(node, Apply))
+
+
+def _root(expr: Expr) -> str:
+    """The operation that gives a value its form, below scales."""
+    match expr:
+        case Apply(op="mul" | "div", args=(a, Const())) | Apply(op="mul", args=(Const(), a)):
+            return _root(a)
+        case Apply(op=op):
+            return op
+        case _:
+            return ""
+
+
+# ---- sharing
 
 
 def share(cascade: Cascade) -> Cascade:
@@ -82,28 +193,3 @@ def share(cascade: Cascade) -> Cascade:
         seen.setdefault(key, step.name)
         kept.append(step)
     return replace(cascade, steps=tuple(kept))
-
-
-def _spread(cascade: Cascade) -> Cascade:
-    """A value computed from a missing one is missing: predicates travel along pointwise reads, and reductions end them."""
-    exists: dict[str, Expr | None] = {}
-    steps: list[Einsum] = []
-    for step in cascade.steps:
-        inherited = [exists[read.tensor] for read in reads(step.body) if exists.get(read.tensor) is not None]
-        if not step.reduce:
-            _check_sums(step, exists)
-        where = build.both(*inherited, step.where)
-        exists[step.name] = None if step.reduce else where
-        steps.append(replace(step, where=where))
-    return replace(cascade, steps=tuple(steps))
-
-
-def _check_sums(step: Einsum, exists: dict[str, Expr | None]) -> None:
-    """A sum of weights that exist under different masks means "0 where missing", which a predicate cannot say."""
-    masks = {exists[read.tensor] for read in reads(step.body) if read.tensor in exists and len(read.at) == len(step.axes)}
-    if len(masks) > 1 and isinstance(step.body, Apply) and step.body.op in ("add", "sub"):
-        raise MaskMismatch(
-            f"{step.name} adds values that exist under different masks",
-            loc=step.loc,
-            remedy="Give both the same mask, or reduce each with its own values first and add the results.",
-        )

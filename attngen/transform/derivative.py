@@ -70,7 +70,6 @@ RULES: dict[str, Rule] = {
     "min": lambda x, y, d: _select(apply("le", x[0], x[1]), d),
     "max": lambda x, y, d: _select(apply("ge", x[0], x[1]), d),
     "abs": lambda x, y, d: (mul(d, apply("sign", x[0])),),
-    "where": lambda x, y, d: (None, *_select(x[0], d)),
     "exp": lambda x, y, d: (mul(d, y),),
     "exp2": lambda x, y, d: (mul(mul(d, y), const(math.log(2.0))),),
     "log": lambda x, y, d: (apply("div", d, x[0]),),
@@ -109,10 +108,20 @@ def _accumulate(node: Expr, value: Expr, adjoint: Expr, found: dict[Read, Expr])
         return
     match node:
         case Read():
-            found[node] = build.add(found[node], adjoint) if node in found else adjoint
+            _add(found, node, adjoint)
+        case Apply(op="where", args=(condition, first, second)):
+            # The whole gradient is selected, not its adjoint: 0 times the slope of the other branch may be NaN.
+            chosen = gradients(first, first, adjoint)
+            other = gradients(second, second, adjoint)
+            for read in dict.fromkeys((*chosen, *other)):
+                _add(found, read, apply("where", condition, chosen.get(read, build.ZERO), other.get(read, build.ZERO)))
         case Apply(op=op, args=args) if op in RULES:
             for arg, part in zip(args, RULES[op](args, value, adjoint), strict=True):
                 if part is not None:
                     _accumulate(arg, arg, part, found)
         case _:
             return
+
+
+def _add(found: dict[Read, Expr], read: Read, part: Expr) -> None:
+    found[read] = build.add(found[read], part) if read in found else part

@@ -11,24 +11,30 @@ One multiplication an element becomes one a row, and sums that differ by such a 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
+from attngen.ir.algebra import product
 from attngen.ir.cascade import Cascade, Einsum
-from attngen.ir.expr import Apply, Const, Expr, Index, Read
+from attngen.ir.expr import Apply, Const, Expr, Index, Read, kind_of
 from attngen.ir.names import Names
-from attngen.ir.traverse import free_axes, live_steps, rewrite
+from attngen.ir.traverse import free_axes, live_steps, names_read, rewrite
 from attngen.transform.canonicalize import share
+from attngen.transform.existence import ALWAYS, contributions, existence
 
 
 def hoist(cascade: Cascade) -> Cascade:
     """Takes and gives a gradient cascade with the same outputs."""
     cascade = _through_copies(cascade)
-    products = {step.name: step.body for step in cascade.steps if step.reduce is None and _is_product(step.body)}
-    names = Names(cascade)
-    steps = [short for step in cascade.steps for short in _shortened(step, products, names)]
-    cascade = share(replace(cascade, steps=tuple(steps)))
-    return replace(cascade, steps=live_steps(cascade))
+    short = _shorten(cascade, lambda factor: True)
+    if not _keeps_existence(cascade, short):
+        # A factor that does not exist everywhere would take elements of a sum away that another value is added to.
+        exists = existence(cascade)
+        short = _shorten(cascade, lambda factor: all(exists.get(name, ALWAYS) == ALWAYS for name in names_read(factor)))
+    short = share(short)
+    return replace(short, steps=live_steps(short))
 
 
 def _through_copies(cascade: Cascade) -> Cascade:
@@ -49,6 +55,21 @@ def _through_copies(cascade: Cascade) -> Cascade:
     return replace(cascade, steps=tuple(steps))
 
 
+def _shorten(cascade: Cascade, may_leave: Callable[[Expr], bool]) -> Cascade:
+    products = {step.name: step.body for step in cascade.steps if step.reduce is None and step.where is None and _is_product(step.body)}
+    names = Names(cascade)
+    return replace(cascade, steps=tuple(short for step in cascade.steps for short in _shortened(step, products, names, may_leave)))
+
+
+def _keeps_existence(before: Cascade, after: Cascade) -> bool:
+    """Whether outputs and sums of values exist where they did. A product may exist in fewer places: it would be 0 in the others."""
+    was, now = existence(before), existence(after)
+    sums = [step for step in before.steps if not _is_product(step.body)]
+    outputs = [name for name in before.outputs if name in was]
+    same = all(contributions(step, was) == contributions(step, now) for step in sums)
+    return same and all(was[name] == now[name] for name in outputs)
+
+
 def _is_product(body: Expr) -> bool:
     return isinstance(body, Apply) and body.op in ("mul", "neg")
 
@@ -61,29 +82,27 @@ class _Term:
     factors: tuple[Expr, ...]
 
 
-def _shortened(step: Einsum, products: dict[str, Expr], names: Names) -> list[Einsum]:
-    if step.reduce != "sum":
+def _shortened(step: Einsum, products: dict[str, Expr], names: Names, may_leave: Callable[[Expr], bool]) -> list[Einsum]:
+    if step.reduce != "sum" or kind_of(step.body) != "float":
         return [step]
     terms = _terms(step.body, step, products)
-    common = [factor for factor in terms[0].factors if all(factor in term.factors for term in terms)]
+    shared = Counter(terms[0].factors)
+    for term in terms[1:]:
+        shared &= Counter(term.factors)
+    common = tuple(shared.elements())
     rest = [_without(term, common) for term in terms]
     if len(terms) > 1 and not any(set(free_axes(factor)) - set(step.axes) for factor in common):
         return [step]
-    outside = [factor for factor in common if not set(free_axes(factor)) & set(step.over)]
-    inside = [factor for factor in common if factor not in outside]
+    outside = tuple(factor for factor in common if not set(free_axes(factor)) & set(step.over) and may_leave(factor))
+    inside = tuple(factor for factor in common if factor not in outside)
     coefficient = rest[0].coefficient if len(rest) == 1 else 1.0
-    inner = build.total([_product(term.coefficient, term.factors) for term in rest]) if len(rest) > 1 else _product(1.0, rest[0].factors)
-    body = build.mul(_product(1.0, tuple(inside)), inner)
+    inner = build.total([product(term.factors, term.coefficient) for term in rest]) if len(rest) > 1 else product(rest[0].factors)
+    body = build.mul(product(inside), inner)
     if coefficient == 1.0 and not outside:
         return [replace(step, body=body)]
     name = names.fresh(f"{step.name}_sum")
-    scale = _product(coefficient, tuple(outside))
-    finished = replace(step, body=build.mul(build.read(name, step.axes), scale), reduce=None, over=())
-    return [replace(step, name=name, body=body), replace(finished, where=step.where if not set(step.over) & _varying(step) else None)]
-
-
-def _varying(step: Einsum) -> set[str]:
-    return set(free_axes(step.where)) if step.where is not None else set()
+    finished = replace(step, body=build.mul(build.read(name, step.axes), product(outside, coefficient)), reduce=None, over=(), where=None)
+    return [replace(step, name=name, body=body), finished]
 
 
 def _terms(expr: Expr, step: Einsum, products: dict[str, Expr]) -> list[_Term]:
@@ -96,19 +115,23 @@ def _terms(expr: Expr, step: Einsum, products: dict[str, Expr]) -> list[_Term]:
         case Apply(op="neg", args=(a,)):
             return [_scaled(term, -1.0) for term in _terms(a, step, products)]
         case Apply(op="mul", args=(a, b)):
-            left, right = _terms(a, step, products), _terms(b, step, products)
-            if len(left) > 1 or len(right) > 1:
-                return [_Term(1.0, tuple(f for side, e in ((left, a), (right, b)) for f in (side[0].factors if len(side) == 1 else (e,))))]
-            return [_Term(left[0].coefficient * right[0].coefficient, (*left[0].factors, *right[0].factors))]
+            left, right = _one_term(a, step, products), _one_term(b, step, products)
+            return [_Term(left.coefficient * right.coefficient, (*left.factors, *right.factors))]
         case Const(value=value, kind="float" | "int"):
             return [_Term(float(value), ())]
-        case Read(tensor=name) if name in products and _only_scales(products[name], step):
+        case Read(tensor=name) if name in products and _only_scales(products[name]):
             return _terms(products[name], step, products)
         case _:
             return [_Term(1.0, (expr,))]
 
 
-def _only_scales(body: Expr, step: Einsum) -> bool:
+def _one_term(expr: Expr, step: Einsum, products: dict[str, Expr]) -> _Term:
+    """The expression as one product: a sum stays whole."""
+    terms = _terms(expr, step, products)
+    return terms[0] if len(terms) == 1 else _Term(1.0, (expr,))
+
+
+def _only_scales(body: Expr) -> bool:
     """Whether the product is one read times factors that are constant along something the read varies along."""
     factors = _plain_factors(body)
     widest = max(factors, key=lambda factor: len(free_axes(factor)))
@@ -130,15 +153,8 @@ def _scaled(term: _Term, scale: float) -> _Term:
     return replace(term, coefficient=term.coefficient * scale)
 
 
-def _without(term: _Term, common: list[Expr]) -> _Term:
+def _without(term: _Term, common: tuple[Expr, ...]) -> _Term:
     factors = list(term.factors)
     for factor in common:
         factors.remove(factor)
     return replace(term, factors=tuple(factors))
-
-
-def _product(coefficient: float, factors: tuple[Expr, ...]) -> Expr:
-    result: Expr = build.ONE
-    for factor in factors:
-        result = build.mul(result, factor)
-    return build.mul(result, build.const(coefficient))
