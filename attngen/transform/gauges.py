@@ -50,6 +50,18 @@ class Accumulator:
     lower: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A cascade in StreamingForm with its gauges; `ranks` gives the number of sums behind each reduction."""
+
+    cascade: Cascade
+    resident: str
+    streamed: str
+    gauges: tuple[Gauge, ...]
+    accumulators: tuple[Accumulator, ...]
+    ranks: tuple[tuple[str, int], ...]
+
+
 @dataclass
 class OpenGauge:
     """A gauge that is still being built. `where` says for which elements its weight exists."""

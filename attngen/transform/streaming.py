@@ -18,7 +18,7 @@ body holds no finished value; a *row* value computed from finished sums. `check.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from attngen.analysis.separation import Symbols, Term, separate
 from attngen.errors import NotStreamable
@@ -26,22 +26,11 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Apply, Expr, Read
 from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
+from attngen.transform.check import check_streaming
 from attngen.transform.exponentials import Rewriter
-from attngen.transform.gauges import Accumulator, Gauge, Sums
+from attngen.transform.gauges import Accumulator, Gauge, Streamed, Sums
 
 __all__ = ["Accumulator", "Gauge", "Streamed", "streaming"]
-
-
-@dataclass(frozen=True, slots=True)
-class Streamed:
-    """A cascade in StreamingForm with its gauges; `ranks` gives the number of sums behind each reduction."""
-
-    cascade: Cascade
-    resident: str
-    streamed: str
-    gauges: tuple[Gauge, ...]
-    accumulators: tuple[Accumulator, ...]
-    ranks: tuple[tuple[str, int], ...]
 
 
 def streaming(cascade: Cascade, resident: str, streamed: str) -> Streamed:
@@ -54,12 +43,14 @@ def streaming(cascade: Cascade, resident: str, streamed: str) -> Streamed:
 
     Raises:
         NotStreamable: a reduction does not separate, or needs another pass; names the factor and the user's line.
-        MaxNotAShift: a sum depends on a maximum that the user took in another way than as a shift.
+        MaxNotAShift: the outputs depend on a maximum over the streamed axis.
     """
     builder = _Builder(cascade, resident, streamed)
     for step in cascade.steps:
         builder.take(step)
-    return builder.finish()
+    found = builder.finish()
+    check_streaming(cascade, found)
+    return found
 
 
 class _Builder:
