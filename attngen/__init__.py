@@ -1,1 +1,47 @@
-"""attngen: a compiler for attention variants."""
+"""attngen: a compiler for attention variants.
+
+    spec = attngen.attention(score_mod=alibi, mask_mod=causal)
+    attend = attngen.compile(spec, arch="sm90")
+    out = attend(q, k, v)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attngen.api import Attention, compile, merge
+    from attngen.frontend.attention import attention
+    from attngen.frontend.cascade import cascade
+    from attngen.frontend.spec import Spec
+
+__version__ = "0.1.0"
+
+_FUNCTIONS = (
+    "einsum sum max logsumexp softmax index extent causal sliding_window exp exp2 log log2 sqrt rsqrt sin cos erf tanh sigmoid softplus "
+    "relu gelu silu abs floor minimum maximum clamp where logaddexp divide_or_zero"
+).split()
+_HOMES = {
+    "Attention": "attngen.api",
+    "compile": "attngen.api",
+    "merge": "attngen.api",
+    "attention": "attngen.frontend.attention",
+    "cascade": "attngen.frontend.cascade",
+    "Spec": "attngen.frontend.spec",
+    **dict.fromkeys(_FUNCTIONS, "attngen.frontend.functions"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use, so that `import attngen` and the command line stay quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attngen' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__", "errors"])
+
+
+__all__ = ["Attention", "Spec", "attention", "cascade", "compile", "merge", *_FUNCTIONS]

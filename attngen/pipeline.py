@@ -86,11 +86,11 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
     """
     backward = program.backward
     saved = tuple(item.name for item in backward.saved) if backward is not None else ()
-    scatters = _scatters(program)
+    stored = scatters(program)
     lowered: list[tuple[Kernel, Lowered]] = []
     for kernel in program.kernels:
         owned = frozenset({*saved, *(step for other in program.kernels for step in other.outputs)})
-        mine = tuple(scatter for step, scatter in scatters if step in kernel.outputs)
+        mine = tuple(scatter for step, scatter in stored if step in kernel.outputs)
         lowered.append((kernel, lower_kernel(kernel, Shapes(padded, owned), mine)))
     forward = tuple(item for item in lowered if item[0].role == "forward")
     plan = Plan(
@@ -102,7 +102,7 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
         forward=forward,
         backward=tuple(item for item in lowered if item[0].role != "forward"),
         gradients=backward.gradients if backward is not None else (),
-        scatters=dict(scatters),
+        scatters=dict(stored),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
     )
     module = ModuleContext(
@@ -113,10 +113,10 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
         kernels=tuple(item.context for _, item in lowered),
         host=host_context(plan),
     )
-    return Source(render(module), program, tuple(lowered), scatters)
+    return Source(render(module), program, tuple(lowered), stored)
 
 
-def _scatters(program: Program) -> tuple[tuple[str, Scatter], ...]:
+def scatters(program: Program) -> tuple[tuple[str, Scatter], ...]:
     """Gradients of captures that vary with both sequence axes: stored tile by tile, once if each element is read once."""
     if program.backward is None or program.gradient is None:
         return ()

@@ -141,7 +141,8 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
         for mod in (request.score_mod, request.mask_mod)
         if mod is not None and hasattr(mod, "__code__")
     )
-    return Spec(name, cascade, _PATTERNS, tuple(_OUTPUTS[output] for output in outputs), captures, source=sources)
+    on_request = tuple(output for output in outputs if output == "lse")
+    return Spec(name, cascade, _PATTERNS, tuple(_OUTPUTS[output] for output in outputs), captures, on_request, source=sources)
 
 
 @dataclass(frozen=True, slots=True)

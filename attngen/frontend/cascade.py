@@ -102,7 +102,7 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     signature = [argument.pattern for argument in header.arguments]
     outputs = tuple(Argument(name, trace.layouts.get(name) or patterns.grouped(traced.axes(name), signature)) for name in names)
     label = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in function.__name__).strip("_") or "cascade"
-    return Spec(label, traced, header.arguments, outputs, captures, keys)
+    return Spec(label, traced, header.arguments, outputs, captures, keys=keys)
 
 
 def locate_definition(function: Callable[..., Any]) -> Any:

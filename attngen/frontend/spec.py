@@ -37,6 +37,7 @@ class Spec:
         cascade: the traced cascade (TracedForm); its outputs are in the order of `outputs`.
         arguments: in call order.
         outputs: name and pattern of each result, in return order.
+        on_request: outputs that a call returns only when asked (`return_lse=True`).
         keys: names of the results when the user's function returned a dict, else None.
         captures: values behind the captured inputs. A captured Python float is a 0-d float64 tensor; a Python int or bool stays one.
     """
@@ -46,5 +47,6 @@ class Spec:
     arguments: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
     captures: tuple[Capture, ...]
+    on_request: tuple[str, ...] = ()
     keys: tuple[str, ...] | None = None
     source: tuple[str, ...] = field(default=(), compare=False)

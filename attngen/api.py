@@ -1,0 +1,226 @@
+"""What users call: `compile`, the callable it returns, and `merge`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attngen import target as targets
+from attngen.errors import ArgumentError, NotDifferentiable, ShapeMismatch
+from attngen.frontend.spec import Argument, Spec
+from attngen.ir.cascade import Cascade
+from attngen.knobs import Knobs
+from attngen.pipeline import Program, Source, analyse
+from attngen.runtime import arguments as binding
+from attngen.runtime.kernels import Kernels, Options, freeze
+from attngen.runtime.reference import reference as evaluate
+from attngen.runtime.torch_op import operators
+
+_PROGRAMS: dict[str, Program] = {}
+_KERNELS: dict[tuple[str, Options], Kernels] = {}
+
+
+def compile(  # noqa: A001
+    spec: Spec,
+    arch: str | None = None,
+    *,
+    dtype: str | torch.dtype | None = None,
+    head_dim: int | tuple[int, int] | None = None,
+    extents: Mapping[str, int] | None = None,
+    deterministic: bool | None = None,
+    schedule: Mapping[str, Any] | None = None,
+) -> Attention:
+    """Compile an attention variant.
+
+    Args:
+        spec: from `attngen.attention` or `@attngen.cascade`.
+        arch: sm80, sm86, sm89, sm90, sm100, sm120, gfx942 or gfx950; None is the device of the tensors (sm90's schedules on the CPU).
+        dtype: with `head_dim` or `extents`, kernels are built at once instead of at the first call.
+        head_dim: Dqk = Dv, or (Dqk, Dv).
+        extents: the same for a cascade: the length of each feature axis.
+        deterministic: True refuses gradients that need atomic additions; None follows torch.use_deterministic_algorithms.
+        schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
+
+    Returns:
+        A callable that trains.
+
+    Raises:
+        UnknownArch, ScheduleError, NotStreamable, UnsupportedError, ...: the variant or an option is refused, with the reason.
+    """
+    if not isinstance(spec, Spec):
+        raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...).")
+    if arch is not None:
+        targets.get(arch)
+    attend = Attention(spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic))
+    if dtype is not None and (head_dim is not None or extents is not None):
+        attend.build(dtype, head_dim=head_dim, extents=extents)
+    return attend
+
+
+def _program(cascade: Cascade) -> Program:
+    """The analysed program of a cascade; equal cascades are analysed once."""
+    text = str(cascade)
+    if text not in _PROGRAMS:
+        _PROGRAMS[text] = analyse(cascade)
+    return _PROGRAMS[text]
+
+
+def _kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
+    key = (str(cascade), options)
+    if key not in _KERNELS:
+        _KERNELS[key] = Kernels(_program(cascade), name, options, Knobs.from_env())
+    return _KERNELS[key]
+
+
+class Attention:
+    """A compiled variant. Call it with tensors; it has gradients for every floating argument and capture.
+
+    Attributes:
+        spec: what was compiled.
+        options: with which options.
+    """
+
+    def __init__(self, spec: Spec, options: Options) -> None:
+        self.spec = spec
+        self.options = options
+        self._captures = tuple(capture.value for capture in spec.captures)
+        self._moved: dict[tuple[int, torch.device], Tensor] = {}
+        self._kernels = _kernels(spec.cascade, spec.name, options)
+        self._operators = operators(self._kernels)
+
+    @property
+    def program(self) -> Program:
+        """The analysed variant: cascades, kernels, saved state."""
+        return self._kernels.program
+
+    def __call__(self, *args: Any, return_lse: bool = False, **kwargs: Any) -> Any:
+        """Run the variant.
+
+        Args:
+            args, kwargs: the tensors of the spec, [B, H, N, D] each for `attngen.attention`; one floating dtype, one device, any strides.
+            return_lse: also return the logsumexp of the scores, natural, fp32, [B, Hq, Nq]; needs exactly one logsumexp in the spec.
+
+        Returns:
+            The outputs in return order (a dict if the spec's function returned one); row statistics come in fp32.
+
+        Raises:
+            ShapeMismatch, DtypeMismatch, DeviceMismatch, ArchMismatch, ArgumentError, NotDifferentiable
+        """
+        if return_lse and not self.spec.on_request:
+            return self._with_lse()(*args, return_lse=True, **kwargs)
+        tensors = self._autocast(binding.bind(self.spec, args, kwargs))
+        views, extents = binding.split(self.spec, tensors)
+        captures = {capture.name: capture.value for capture in self.spec.captures}
+        if not torch.compiler.is_compiling():
+            binding.check_types([argument.name for argument in self.spec.arguments], tensors, captures)
+            binding.check_captures(self.program.cascade, captures, extents)
+            _refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
+        values = [self._on_device(value, tensors[0].device) for value in self._captures]
+        results = self._operators.forward(*views, *values)
+        results = results if isinstance(results, tuple) else (results,)
+        return self._returned(results, return_lse)
+
+    def _returned(self, results: Sequence[Tensor], return_lse: bool) -> Any:
+        shaped = [
+            binding.join(result, output.pattern)
+            for output, result in zip(self.spec.outputs, results, strict=False)
+            if return_lse or output.name not in self.spec.on_request
+        ]
+        if self.spec.keys is not None:
+            return dict(zip(self.spec.keys, shaped, strict=False))
+        return shaped[0] if len(shaped) == 1 else tuple(shaped)
+
+    def _autocast(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Under autocast, floating arguments take its dtype, as for any matrix product."""
+        kind = tensors[0].device.type
+        if not torch.is_autocast_enabled(kind):
+            return tensors
+        dtype = torch.get_autocast_dtype(kind)
+        return [tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor for tensor in tensors]
+
+    def _on_device(self, value: Tensor | bool | int, device: torch.device) -> Any:
+        """A captured number that became a 0-d tensor follows the arguments to their device, once."""
+        if not isinstance(value, Tensor) or value.device == device:
+            return value
+        key = (id(value), device)
+        if key not in self._moved:
+            self._moved[key] = value.to(device)
+        return self._moved[key]
+
+    def _with_lse(self) -> Attention:
+        """The same variant with its one logsumexp as an extra output."""
+        steps = [step for step in self.spec.cascade.steps if step.reduce == "logsumexp"]
+        if len(steps) != 1:
+            raise ArgumentError(
+                f"return_lse needs exactly one logsumexp in the spec, {self.spec.name} has {len(steps)}",
+                remedy="Return the statistics you want from the cascade's function.",
+            )
+        step = steps[0]
+        cascade = replace(self.spec.cascade, outputs=(*self.spec.cascade.outputs, step.name))
+        output = Argument(step.name, tuple((axis,) for axis in step.axes))
+        keys = (*self.spec.keys, "lse") if self.spec.keys is not None else None
+        spec = replace(self.spec, cascade=cascade, outputs=(*self.spec.outputs, output), on_request=(step.name,), keys=keys)
+        return Attention(spec, self.options)
+
+    # ---- looking inside
+
+    def build(
+        self, dtype: str | torch.dtype = "bfloat16", *, head_dim: int | tuple[int, int] | None = None, extents: Mapping[str, int] | None = None
+    ) -> Source:
+        """Emit the module for these feature lengths without running it; returns its source and structure."""
+        dims = self.dims(head_dim, extents)
+        self._kernels.choice(dims, str(dtype).removeprefix("torch."), targets.get(self.options.arch or "sm90"))
+        return self._kernels.source(dims)
+
+    def dims(self, head_dim: int | tuple[int, int] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Feature axis -> length."""
+        features = self.program.features
+        if extents is not None:
+            missing = [axis for axis in features if axis not in extents]
+            if missing:
+                raise ShapeMismatch(f"extents lacks {', '.join(missing)}", remedy=f"The feature axes are {', '.join(features)}.")
+            return {axis: int(extents[axis]) for axis in features}
+        sizes = head_dim if isinstance(head_dim, tuple) else (head_dim or 128,) * len(features)
+        if len(sizes) < len(features):
+            sizes = (*sizes, *[sizes[-1]] * (len(features) - len(sizes)))
+        return dict(zip(features, sizes, strict=False))
+
+    def reference(self, *args: Any, **kwargs: Any) -> Any:
+        """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to."""
+        views, _ = binding.split(self.spec, binding.bind(self.spec, args, kwargs))
+        names = [argument.name for argument in self.spec.arguments]
+        values = {**dict(zip(names, views, strict=True)), **{capture.name: capture.value for capture in self.spec.captures}}
+        found = evaluate(self.spec.cascade, values)
+        return self._returned([found[output.name] for output in self.spec.outputs], return_lse=False)
+
+
+def _refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
+    """Forward-mode derivatives would silently be zero."""
+    for tensor in tensors:
+        if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotDifferentiable(
+                "forward-mode derivatives are not available", remedy="Use reverse mode (backward), or attend.reference(...) for small checks."
+            )
+
+
+def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over the union of two disjoint sets of keys, from the results over each.
+
+    Args:
+        o1, o2: [..., N, D]. lse1, lse2: [..., N], natural; -inf where a row saw no key.
+
+    Returns:
+        (o, lse) of the same shapes; differentiable.
+    """
+    if o1.shape != o2.shape or lse1.shape != lse2.shape or o1.shape[:-1] != lse1.shape:
+        raise ShapeMismatch(f"merge takes two pairs of equal shapes, got {tuple(o1.shape)}, {tuple(lse1.shape)}, {tuple(o2.shape)}, {tuple(lse2.shape)}")
+    lse = torch.logaddexp(lse1, lse2)
+    none = lse == float("-inf")
+    safe = torch.where(none, torch.zeros_like(lse), lse)
+    w1 = torch.exp(torch.where(none, torch.full_like(lse1, float("-inf")), lse1) - safe).unsqueeze(-1)
+    w2 = torch.exp(torch.where(none, torch.full_like(lse2, float("-inf")), lse2) - safe).unsqueeze(-1)
+    return (w1 * o1 + w2 * o2).to(o1.dtype), lse

@@ -1,0 +1,184 @@
+"""From the tensors of a call to tensors whose dimensions are the axes of the cascade, with every rule about them checked here, once.
+
+Composite dimensions are split as views, heads and batches of length 1 are broadcast. Nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, ShapeMismatch
+from attngen.frontend.spec import Argument, Pattern, Spec
+from attngen.ir.cascade import Cascade
+from attngen.ir.expr import Apply, Expr, Extent, Index, Read
+from attngen.ir.traverse import walk
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> list[Tensor]:
+    """The arguments of a call in the order of the spec.
+
+    Raises:
+        ArgumentError: one is missing, unknown, given twice or no tensor.
+    """
+    names = [argument.name for argument in spec.arguments]
+    if len(args) > len(names):
+        raise ArgumentError(f"{spec.name} takes {len(names)} tensors ({', '.join(names)}), got {len(args)}")
+    given: dict[str, object] = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in names:
+            raise ArgumentError(f"{spec.name} has no argument {name!r}", remedy=f"It takes {', '.join(names)}.")
+        if name in given:
+            raise ArgumentError(f"the argument {name} is given twice")
+        given[name] = value
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ArgumentError(f"missing argument{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+    tensors: list[Tensor] = []
+    for name in names:
+        value = given[name]
+        if not isinstance(value, Tensor):
+            raise ArgumentError(f"{name} must be a tensor, got {type(value).__name__}")
+        tensors.append(value)
+    return tensors
+
+
+def split(spec: Spec, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, int]]:
+    """Views whose dimensions are single axes, and the extents.
+
+    Raises:
+        ShapeMismatch: wrong rank, or extents that contradict each other; both shapes are printed.
+    """
+    for argument, tensor in zip(spec.arguments, tensors, strict=True):
+        if tensor.dim() != len(argument.pattern):
+            raise ShapeMismatch(f"{argument.name} must have {len(argument.pattern)} dimensions {show(argument.pattern)}, got {tuple(tensor.shape)}")
+    extents = _extents(spec, tensors)
+    views: list[Tensor] = []
+    for argument, tensor in zip(spec.arguments, tensors, strict=True):
+        views.append(_view(argument, tensor, extents, spec))
+    return views, extents
+
+
+def _extents(spec: Spec, tensors: Sequence[Tensor]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for argument, tensor in zip(spec.arguments, tensors, strict=True):
+        for dim, size in zip(argument.pattern, tensor.shape, strict=True):
+            if len(dim) == 1 and (dim[0] not in found or found[dim[0]] == 1):
+                found[dim[0]] = size
+    for argument, tensor in zip(spec.arguments, tensors, strict=True):
+        for dim, size in zip(argument.pattern, tensor.shape, strict=True):
+            unknown = [axis for axis in dim if axis not in found]
+            if len(dim) == 1 or not unknown:
+                continue
+            known = 1
+            for axis in dim:
+                known *= found.get(axis, 1)
+            if len(unknown) > 1 or (known and size % known) or (not known and size):
+                raise ShapeMismatch(
+                    f"dimension ({' '.join(dim)}) of {argument.name} has {size} positions, not a multiple of {known}",
+                    remedy="The number of query heads must be a multiple of the number of key heads.",
+                )
+            found[unknown[0]] = size // known if known else 1
+    return found
+
+
+def _view(argument: Argument, tensor: Tensor, extents: Mapping[str, int], spec: Spec) -> Tensor:
+    shape: list[int] = []
+    target: list[int] = []
+    for dim, size in zip(argument.pattern, tensor.shape, strict=True):
+        wanted = [extents[axis] for axis in dim]
+        total = 1
+        for extent in wanted:
+            total *= extent
+        if size == total:
+            shape += wanted
+        elif size == 1 and _may_broadcast(spec, dim):
+            shape += [1] * len(dim)
+        else:
+            expected = ", ".join(str(extents[axis]) if len(d) == 1 else "*" for d in argument.pattern for axis in d[:1])
+            raise ShapeMismatch(f"{argument.name} must have shape {show(argument.pattern)} = ({expected}), got {tuple(tensor.shape)}")
+        target += wanted
+    return tensor.reshape(shape).expand(target) if shape != list(tensor.shape) or target != shape else tensor
+
+
+def _may_broadcast(spec: Spec, dim: tuple[str, ...]) -> bool:
+    """Batches and heads broadcast; sequences and features do not."""
+    largest = max(spec.arguments, key=lambda argument: len(argument.pattern))
+    inner = {axis for d in largest.pattern[-2:] for axis in d}
+    return not inner & set(dim) and all(dim[0] not in d for argument in spec.arguments for d in argument.pattern[-2:] if len(argument.pattern) > 2)
+
+
+def join(tensor: Tensor, pattern: Pattern) -> Tensor:
+    """The inverse of the split for a result: composite dimensions flattened again, as a view."""
+    shape: list[int] = []
+    position = 0
+    for dim in pattern:
+        size = 1
+        for _ in dim:
+            size *= tensor.shape[position]
+            position += 1
+        shape.append(size)
+    return tensor.view(shape) if shape != list(tensor.shape) else tensor
+
+
+def show(pattern: Pattern) -> str:
+    """[b, (g r), m, d]"""
+    parts = [dim[0] if len(dim) == 1 else "(" + " ".join(dim) + ")" for dim in pattern]
+    return f"[{', '.join(parts)}]"
+
+
+def check_types(names: Sequence[str], tensors: Sequence[Tensor], captures: Mapping[str, object]) -> None:
+    """One floating dtype for all arguments, one device for everything.
+
+    Raises:
+        DtypeMismatch, DeviceMismatch
+    """
+    first, dtype, device = names[0], tensors[0].dtype, tensors[0].device
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.dtype not in DTYPES:
+            raise DtypeMismatch(f"{name} has dtype {tensor.dtype}", remedy=f"Legal: {', '.join(str(legal) for legal in DTYPES)}.")
+        if tensor.dtype != dtype:
+            raise DtypeMismatch(f"all arguments must have one dtype: {first} is {dtype}, {name} is {tensor.dtype}", remedy="Convert one of them.")
+        if tensor.device != device:
+            raise DeviceMismatch(f"all arguments must be on one device: {first} is on {device}, {name} on {tensor.device}")
+    for name, value in captures.items():
+        if isinstance(value, Tensor) and value.device != device and value.dim() > 0:
+            raise DeviceMismatch(
+                f"the captured tensor {name} is on {value.device}, the arguments are on {device}", remedy=f"Move {name} to {device} once, where it is made."
+            )
+
+
+def check_captures(cascade: Cascade, captures: Mapping[str, object], extents: Mapping[str, int]) -> None:
+    """A captured tensor indexed by a position must reach as far as that axis does.
+
+    Raises:
+        ShapeMismatch
+    """
+    for step in cascade.steps:
+        for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
+            value = captures.get(node.tensor) if isinstance(node, Read) else None
+            if not isinstance(value, Tensor) or not isinstance(node, Read):
+                continue
+            for position, at in enumerate(node.at):
+                needed = _reach(at, extents)
+                if needed is not None and value.shape[position] < needed:
+                    raise ShapeMismatch(
+                        f"dimension {position} of the captured tensor {node.tensor} has {value.shape[position]} elements, "
+                        f"but it is indexed by positions up to {needed - 1}",
+                        loc=step.loc,
+                        remedy=f"{node.tensor} has shape {tuple(value.shape)}.",
+                    )
+
+
+def _reach(at: Expr, extents: Mapping[str, int]) -> int | None:
+    match at:
+        case Index(axis=axis) if axis in extents:
+            return extents[axis]
+        case Apply(op="add", args=(Apply(op="mul", args=(Index(axis=outer), Extent(axis=inner))), Index(axis=last))) if inner == last:
+            return extents[outer] * extents[inner] if outer in extents and inner in extents else None
+        case _:
+            return None

@@ -1,0 +1,216 @@
+"""The kernels of one program: modules by padding, loaded for the compiler or the interpreter, with the tiles for a call."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attngen import target as targets
+from attngen.cache.entry import Artefacts
+from attngen.cache.key import Toolchain, folder_hash, kernel_key, source_hash
+from attngen.cache.load import load_module
+from attngen.cache.store import Store, open_store
+from attngen.errors import ArchMismatch, MissingKernel
+from attngen.knobs import Knobs, code_knobs
+from attngen.pipeline import VERSION, Program, Source, build, scatters
+from attngen.resources import templates_dir
+from attngen.schedule.choose import Choice, choose
+from attngen.schedule.plan import override
+
+_log = logging.getLogger("attngen")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A module ready to launch: its host functions, and the tiles by role."""
+
+    module: ModuleType
+    tiles: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
+    tiles, frozen; `deterministic` None: as PyTorch is set."""
+
+    arch: str | None = None
+    schedule: tuple[tuple[str, object], ...] | None = None
+    deterministic: bool | None = None
+
+
+def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
+    """A user's schedule as a hashable value."""
+    return tuple((str(name), freeze(value) if isinstance(value, Mapping) else value) for name, value in schedule.items())
+
+
+def thaw(schedule: tuple[tuple[str, object], ...]) -> dict[str, object]:
+    """The inverse of `freeze`."""
+    return {name: thaw(value) if isinstance(value, tuple) else value for name, value in schedule}  # pyright: ignore[reportUnknownArgumentType]
+
+
+class Kernels:
+    """Builds modules on demand and keeps them. One object a compiled variant; safe for threads."""
+
+    def __init__(self, program: Program, name: str, options: Options, knobs: Knobs) -> None:
+        self.program = program
+        self.name = name
+        self.arch = options.arch
+        self.override = options.schedule
+        self.deterministic = options.deterministic
+        self.atomic = {scatter.target.name for _, scatter in scatters(program) if scatter.atomic}
+        self.knobs = knobs
+        self.lock = threading.Lock()
+        self.sources: dict[frozenset[str], Source] = {}
+        self.loaded: dict[tuple[object, ...], Loaded] = {}
+        self.modules: dict[tuple[frozenset[str], bool], ModuleType] = {}
+
+    def source(self, dims: Mapping[str, int]) -> Source:
+        """The emitted module for these feature lengths; its text depends only on which of them are padded."""
+        padded = frozenset(axis for axis, size in dims.items() if size < 16 or size & (size - 1))
+        with self.lock:
+            if padded not in self.sources:
+                self.sources[padded] = build(self.program, self.name, padded)
+            return self.sources[padded]
+
+    def target(self, device: torch.device) -> targets.Target:
+        """The target that schedules are for: the one asked for, else the device's, and sm90's for the CPU.
+
+        Raises:
+            ArchMismatch: tensors live on a device of another architecture than the one asked for.
+        """
+        if device.type != "cuda" or self.knobs.interpret:
+            return targets.get(self.arch or "sm90")
+        here = _device_target(device)
+        if self.arch is not None and here.name != self.arch:
+            raise ArchMismatch(
+                f"compiled for {self.arch}, but the tensors are on {device}, which is {here.name}",
+                remedy=f'Compile with arch="{here.name}", or arch=None for the device of the tensors.',
+            )
+        return here
+
+    def choice(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None) -> Choice:
+        """Tiles for every kernel, with the reasons."""
+        choice = choose(self.program.kernels, dims, dtype, target, lengths)
+        if self.override is None:
+            return choice
+        return replace(choice, schedule=override(choice.schedule, self.program.kernels, thaw(self.override)))
+
+    def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int]) -> Loaded:
+        """The module and tiles for a call."""
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        target = self.target(tensor.device)
+        interpret = tensor.device.type == "cpu" or self.knobs.interpret
+        choice = self.choice(dims, dtype, target, lengths)
+        key = (tuple(sorted(dims.items())), dtype, target.name, interpret, choice.schedule)
+        if key not in self.loaded:
+            source = self.source(dims)
+            module = self.module(source, interpret, target, dims, dtype)
+            self.loaded[key] = Loaded(module, choice.schedule.as_tiles(self.program.kernels))
+        return self.loaded[key]
+
+    def module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
+        """The loaded module of a source; written to the cache, since Triton reads functions from files."""
+        padded = frozenset(axis for axis, size in dims.items() if size < 16 or size & (size - 1))
+        with self.lock:
+            if (padded, interpret) not in self.modules:
+                self.modules[(padded, interpret)] = self.load(source, interpret, target, dims, dtype)
+            return self.modules[(padded, interpret)]
+
+    def load(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
+        key = kernel_key(str(source.program.cascade), ",".join(sorted(dims)), target.name, toolchain(self.knobs))
+        path = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
+        module = load_module(path, f"attngen_{self.name}_{key[:12]}")
+        if not interpret:
+            return module
+        from attngen.runtime.interpreter import interpreted
+
+        _notice()
+        return interpreted(module)
+
+    def missing(self, dims: Mapping[str, int], dtype: str, target: targets.Target) -> MissingKernel:
+        dim = max(dims.values(), default=0)
+        return MissingKernel(
+            f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {dict(dims)}",
+            remedy=f"Build them beforehand: attngen generate SPEC --arch {target.name} --dtype {dtype} --head-dim {dim}",
+        )
+
+
+def stored(cache_: Store, key: str, text: str, knobs: Knobs, missing: Callable[[], MissingKernel]) -> Path:
+    """The file of a module in the cache.
+
+    Raises:
+        MissingKernel: strict mode, and it is not there.
+    """
+    entry = cache_.try_load(f"{key}")
+    if entry is None or entry.file("kernels.py").read_text(encoding="utf-8") != text:
+        if knobs.strict:
+            raise missing()
+        entry = cache_.build(key, lambda: Artefacts({"kernels.py": text.encode()}, {"kind": "module"}))
+    return entry.file("kernels.py")
+
+
+@cache
+def store(knobs: Knobs) -> Store:
+    """The cache of this process."""
+    import sys
+
+    abi = f"py{sys.version_info.major}{sys.version_info.minor}-triton{_triton_version()}-torch{torch.__version__}".replace("+", "_")
+    return open_store(VERSION, abi, knobs.cache_dir)
+
+
+@cache
+def toolchain(knobs: Knobs) -> Toolchain:
+    """Everything besides the variant that emitted and compiled code depends on."""
+    return Toolchain(
+        attngen=VERSION,
+        triton=_triton_version(),
+        ptxas=_triton_version(),
+        torch=torch.__version__,
+        templates=folder_hash(templates_dir()),
+        source=source_hash(),
+        code_knobs=code_knobs(knobs),
+    )
+
+
+@cache
+def _triton_version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+@cache
+def _device_target(device: torch.device) -> targets.Target:
+    if torch.version.hip is not None:
+        return targets.get(torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
+    return targets.from_capability(*torch.cuda.get_device_capability(device))
+
+
+@cache
+def _notice() -> None:
+    _log.warning("attngen: CPU tensors run in Triton's interpreter: slow, for checking only.")
+
+
+def contiguous_features(names: Sequence[str], tensors: Sequence[object], notice: set[str] | None) -> list[object]:
+    """Copies of tensors whose last dimension is strided; everything else as it is. `notice` collects names it was said of."""
+    result: list[object] = []
+    for name, tensor in zip(names, tensors, strict=True):
+        if isinstance(tensor, Tensor) and tensor.dim() > 1 and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+            if notice is not None and name not in notice:
+                notice.add(name)
+                _log.warning("attngen: %s is not contiguous in its last dimension and is copied at each call.", name)
+            tensor = tensor.contiguous()
+        result.append(tensor)
+    return result

@@ -1,0 +1,177 @@
+"""A compiled variant as PyTorch sees it: one custom operator for the forward, one for the backward, with fakes and autograd.
+
+The operators take tensors whose dimensions are the axes of the cascade, so that everything around them (splitting heads, broadcasting)
+is ordinary differentiable PyTorch. Their names carry a hash of the program: equal programs share operators, different ones never do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attngen.errors import Nondeterministic
+from attngen.ir.cascade import Input
+from attngen.runtime.kernels import Kernels, contiguous_features
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """The two operators of a program; `forward` returns outputs, then saved tensors."""
+
+    forward: Any
+    backward: Any
+
+
+_REGISTERED: dict[str, Operators] = {}
+
+
+def operators(kernels: Kernels) -> Operators:
+    """The operators of a program, registered on first use."""
+    text = "\n".join((str(kernels.program.cascade), str(kernels.arch), str(kernels.override)))
+    name = f"{kernels.name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if name not in _REGISTERED:
+        _REGISTERED[name] = _Registration(kernels, name).register()
+    return _REGISTERED[name]
+
+
+class _Registration:
+    """What both operators share: names, shapes and the order of values."""
+
+    def __init__(self, kernels: Kernels, name: str) -> None:
+        program = kernels.program
+        self.kernels = kernels
+        self.name = name
+        self.inputs: tuple[Input, ...] = program.cascade.inputs
+        self.features = program.features
+        self.forward_axes = {step.name: step.axes for step in program.streamed.cascade.steps}
+        saved = program.backward.saved if program.backward is not None else ()
+        self.outputs = program.cascade.outputs
+        self.saved = tuple(item.name for item in saved)
+        self.extras = tuple(item.name for item in saved if item.name not in self.outputs)
+        self.cotangents = program.backward.cotangents if program.backward is not None else ()
+        self.differentiable = tuple(item for item in self.inputs if item.kind == "float")
+        self.copied: set[str] = set()
+
+    # ---- shapes
+
+    def extents(self, tensors: Sequence[Any]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for item, tensor in zip(self.inputs, tensors, strict=True):
+            for axis, size in zip(item.axes or (), tensor.shape if item.axes is not None else (), strict=True):
+                found.setdefault(axis, size)
+        return found
+
+    def empty(self, name: str, extents: dict[str, int], model: Tensor) -> Tensor:
+        axes = self.forward_axes[name]
+        wide = any(axis in self.features for axis in axes)
+        accumulator = torch.float64 if model.dtype == torch.float64 else torch.float32
+        return model.new_empty([extents[axis] for axis in axes], dtype=model.dtype if wide else accumulator)
+
+    def model(self, tensors: Sequence[Any]) -> Tensor:
+        return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None)
+
+    def load(self, tensors: Sequence[Any]) -> Any:
+        extents = self.extents(tensors)
+        program = self.kernels.program
+        dims = {axis: extents[axis] for axis in self.features if axis in extents}
+        lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
+        return self.kernels.get(dims, self.model(tensors), lengths)
+
+    # ---- implementations
+
+    def forward(self, *tensors: Any) -> Any:
+        loaded = self.load(tensors)
+        ready = contiguous_features([item.name for item in self.inputs], tensors, self.copied)
+        result = loaded.module.forward(*ready, loaded.tiles)
+        return result if isinstance(result, tuple) and len(result) > 1 else (result[0] if isinstance(result, tuple) else result)
+
+    def forward_fake(self, *tensors: Any) -> Any:
+        extents, model = self.extents(tensors), self.model(tensors)
+        result = tuple(self.empty(name, extents, model) for name in (*self.outputs, *self.extras))
+        return result if len(result) > 1 else result[0]
+
+    def backward(self, *values: Any) -> list[Tensor]:
+        needed = values[-1]
+        count = len(self.inputs)
+        tensors, rest = values[:count], values[count:-1]
+        names = {item.name for item, wanted in zip(self.differentiable, needed, strict=True) if wanted}
+        self.refuse_atomics(names)
+        loaded = self.load(tensors)
+        ready = contiguous_features([item.name for item in self.inputs], tensors, self.copied)
+        cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
+        saved = [tensor.contiguous() for tensor in rest[: len(self.saved)]]
+        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, names)
+        model = self.model(tensors)
+        by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
+        return [self.gradient(item, found, by_name, names, model) for item in self.differentiable]
+
+    def gradient(self, item: Input, found: dict[str, Tensor], by_name: dict[str, Any], names: set[str], model: Tensor) -> Tensor:
+        if item.name not in names:
+            return model.new_empty(0)
+        return found[item.name] if item.name in found else torch.zeros_like(by_name[item.name], memory_format=torch.contiguous_format)
+
+    def backward_fake(self, *values: Any) -> list[Tensor]:
+        needed, tensors = values[-1], values[: len(self.inputs)]
+        by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
+        model = self.model(tensors)
+        return [
+            by_name[item.name].new_empty(by_name[item.name].shape) if wanted else model.new_empty(0)
+            for item, wanted in zip(self.differentiable, needed, strict=True)
+        ]
+
+    def refuse_atomics(self, names: set[str]) -> None:
+        """Gradients that need atomic additions are refused where deterministic results are asked for."""
+        if not (self.kernels.deterministic or torch.are_deterministic_algorithms_enabled()):
+            return
+        for target in sorted(self.kernels.atomic & names):
+            raise Nondeterministic(
+                f"the gradient of {target} needs atomic additions, whose order varies from run to run",
+                remedy="Index it so that each query, key or head owns its own elements, or allow nondeterminism.",
+            )
+
+    # ---- autograd
+
+    def setup(self, ctx: Any, inputs: Any, output: Any) -> None:
+        results = output if isinstance(output, tuple) else (output,)
+        named = dict(zip((*self.outputs, *self.extras), results, strict=True))
+        tensors = [value for value in inputs if isinstance(value, Tensor)]
+        ctx.save_for_backward(*tensors, *(named[name] for name in self.saved))
+        ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
+        ctx.mark_non_differentiable(*(named[name] for name in self.extras))
+
+    def differentiate(self, ctx: Any, *cotangents: Any) -> Any:
+        saved = list(ctx.saved_tensors)
+        inputs = [saved.pop(0) if value is None else value for value in ctx.plain]
+        needed = [
+            bool(ctx.needs_input_grad[i]) and item.kind == "float" for i, item in enumerate(self.inputs) if item.kind == "float"
+        ]
+        extents, model = self.extents(inputs), self.model(inputs)
+        given = [
+            self.empty(name, extents, model).zero_() if grad is None else grad
+            for (name, _), grad in zip(self.cotangents, cotangents[: len(self.cotangents)], strict=True)
+        ]
+        op = _REGISTERED[self.name].backward
+        found = dict(zip((item.name for item in self.differentiable), op(*inputs, *saved, *given, needed), strict=True))
+        wanted = {item.name for item, need in zip(self.differentiable, needed, strict=True) if need}
+        return tuple(found[item.name] if item.name in wanted else None for item in self.inputs)
+
+    # ---- registration
+
+    def register(self) -> Operators:
+        values = [f"{'Tensor' if not item.by_value else 'bool' if item.kind == 'bool' else 'int'} p{i}" for i, item in enumerate(self.inputs)]
+        count = len(self.outputs) + len(self.extras)
+        result = "Tensor" if count == 1 else f"({', '.join(['Tensor'] * count)})"
+        forward = torch.library.custom_op(f"attngen::{self.name}_forward", self.forward, mutates_args=(), schema=f"({', '.join(values)}) -> {result}")
+        forward.register_fake(self.forward_fake)
+        rest = [f"Tensor s{i}" for i in range(len(self.saved))] + [f"Tensor c{i}" for i in range(len(self.cotangents))]
+        schema = f"({', '.join([*values, *rest, 'bool[] needed'])}) -> Tensor[]"
+        backward = torch.library.custom_op(f"attngen::{self.name}_backward", self.backward, mutates_args=(), schema=schema)
+        backward.register_fake(self.backward_fake)
+        if self.cotangents:
+            forward.register_autograd(self.differentiate, setup_context=self.setup)
+        return Operators(forward, backward)

@@ -1,0 +1,201 @@
+"""Schedules: how large the tiles of a kernel are and with how many warps and stages it runs.
+
+Gives frozen values that check themselves. A `TileSchedule` belongs to one kernel, a `ModuleSchedule` holds one for every role of a module.
+Both have a text form that parses back, for keys and for `explain`. Nothing here knows what fits a target; `space` and `cost` do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from attngen.errors import ScheduleError
+from attngen.transform.partition import Kernel
+
+BLOCKS = (16, 32, 64, 128, 256)
+WARPS = (1, 2, 4, 8, 16)
+STAGES = (1, 2, 3, 4, 5, 6)
+DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+FIELDS = ("resident", "streamed", "num_warps", "num_stages")
+_LEGAL = {"resident": BLOCKS, "streamed": BLOCKS, "num_warps": WARPS, "num_stages": STAGES}
+_TEXT = re.compile(r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class TileSchedule:
+    """Tile extents in positions, `streamed` None for a kernel without a stream; `str` gives "128x64,w8,s2"."""
+
+    resident: int
+    streamed: int | None
+    num_warps: int
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        for field in FIELDS:
+            value = getattr(self, field)
+            if value is None and field == "streamed":
+                continue
+            # A bool is an int to Python, and True is no number of warps.
+            if type(value) is not int or value not in _LEGAL[field]:
+                raise ScheduleError(
+                    f"{field}={value!r} is not a legal value of a schedule",
+                    remedy=f"{field} is one of {', '.join(map(str, _LEGAL[field]))}.",
+                )
+
+    def __str__(self) -> str:
+        tile = f"{self.resident}" if self.streamed is None else f"{self.resident}x{self.streamed}"
+        return f"{tile},w{self.num_warps},s{self.num_stages}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSchedule:
+    """One schedule for every role of a module, in the order of its kernels; `str` gives "forward=128x64,w8,s2 ..."."""
+
+    tiles: tuple[tuple[str, TileSchedule], ...]
+
+    def __post_init__(self) -> None:
+        roles = [role for role, _ in self.tiles]
+        if len(set(roles)) != len(roles):
+            raise ScheduleError(f"a schedule names a kernel twice: {', '.join(roles)}", remedy="Give each role once.")
+
+    def __getitem__(self, role: str) -> TileSchedule:
+        for name, tile in self.tiles:
+            if name == role:
+                return tile
+        raise _unknown_role(role, (name for name, _ in self.tiles))
+
+    def __str__(self) -> str:
+        return " ".join(f"{role}={tile}" for role, tile in self.tiles)
+
+    def replace(self, changes: Mapping[str, TileSchedule]) -> ModuleSchedule:
+        """The schedule with other tiles for some roles."""
+        for role in changes:
+            self[role]
+        return ModuleSchedule(tuple((role, changes.get(role, tile)) for role, tile in self.tiles))
+
+    def as_tiles(self, kernels: Iterable[Kernel]) -> dict[str, dict[str, int]]:
+        """What the host functions of an emitted module take as `tiles`.
+
+        Args:
+            kernels: the module's kernels; their axes name the blocks.
+
+        Returns:
+            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`.
+        """
+        return {kernel.role: _launch_values(kernel, self[kernel.role]) for kernel in kernels}
+
+
+def _launch_values(kernel: Kernel, tile: TileSchedule) -> dict[str, int]:
+    values = {f"BLOCK_{kernel.resident.upper()}": tile.resident}
+    if kernel.streamed is not None:
+        if tile.streamed is None:
+            raise ScheduleError(f"the kernel {kernel.role} streams {kernel.streamed}, but its schedule {tile} has no streamed block")
+        values[f"BLOCK_{kernel.streamed.upper()}"] = tile.streamed
+    return {**values, "num_warps": tile.num_warps, "num_stages": tile.num_stages}
+
+
+def parse_tile(text: str) -> TileSchedule:
+    """Read "128x64,w8,s2" (or "128,w4,s1" without a stream) back.
+
+    Raises:
+        ScheduleError: the text has another form or an illegal value.
+    """
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise ScheduleError(f"{text!r} is not the text of a schedule", remedy='It looks like "128x64,w8,s2": tile, warps, stages.')
+    streamed = found["streamed"]
+    return TileSchedule(
+        int(found["resident"]), None if streamed is None else int(streamed), int(found["num_warps"]), int(found["num_stages"])
+    )
+
+
+def parse_schedule(text: str) -> ModuleSchedule:
+    """Read the text of a `ModuleSchedule` back.
+
+    Raises:
+        ScheduleError: the text has another form or an illegal value.
+    """
+    pairs = [item.partition("=") for item in text.split()]
+    if any(not middle for _, middle, _ in pairs):
+        raise ScheduleError(f"{text!r} is not the text of a schedule", remedy='It looks like "forward=128x64,w8,s2 backward_rows=...".')
+    return ModuleSchedule(tuple((role, parse_tile(tile)) for role, _, tile in pairs))
+
+
+# ---- what a user may override
+
+
+def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: Mapping[str, object]) -> ModuleSchedule:
+    """Put a user's `schedule=` over a choice.
+
+    Args:
+        chosen: what stands where the user says nothing.
+        kernels: the module's kernels.
+        given: role -> values, or values for all kernels at once. Values are `BLOCK_M`-like names of the kernel's own axes,
+            `num_warps`, `num_stages`; those left out stay as chosen.
+
+    Raises:
+        ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
+    """
+    kernels = tuple(kernels)
+    roles = tuple(kernel.role for kernel in kernels)
+    if not isinstance(given, Mapping):
+        raise ScheduleError(f"schedule={given!r} is not a dict", remedy=_form(roles))
+    by_role = {name for name, value in given.items() if isinstance(value, Mapping) or name in roles}
+    if by_role and by_role != set(given):
+        odd = ", ".join(repr(name) for name in given if name not in by_role)
+        raise ScheduleError(f"schedule= mixes roles with plain values ({odd})", remedy=_form(roles))
+    changes: dict[str, TileSchedule] = {}
+    if by_role:
+        for role, values in given.items():
+            kernel = next((kernel for kernel in kernels if kernel.role == role), None)
+            if kernel is None:
+                raise _unknown_role(role, roles)
+            if not isinstance(values, Mapping):
+                raise ScheduleError(f"the schedule of {role} is {values!r}, not a dict", remedy=_form(roles))
+            changes[role] = _changed(kernel, chosen[role], values)
+    else:
+        known = {name for kernel in kernels for name in _names(kernel)}
+        _check_names("schedule=", given, known)
+        for kernel in kernels:
+            mine = {name: value for name, value in given.items() if name in _names(kernel)}
+            changes[kernel.role] = _changed(kernel, chosen[kernel.role], mine)
+    return chosen.replace(changes)
+
+
+def _names(kernel: Kernel) -> dict[str, str]:
+    """Legal names of a kernel's values, and the fields they set."""
+    names = {f"BLOCK_{kernel.resident.upper()}": "resident"}
+    if kernel.streamed is not None:
+        names[f"BLOCK_{kernel.streamed.upper()}"] = "streamed"
+    return {**names, "num_warps": "num_warps", "num_stages": "num_stages"}
+
+
+def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
+    names = _names(kernel)
+    _check_names(f"the schedule of {kernel.role}", values, names)
+    fields: dict[str, int | None] = {field: getattr(tile, field) for field in FIELDS}
+    for name, value in values.items():
+        field = names[str(name)]
+        if type(value) is not int or value not in _LEGAL[field]:
+            raise ScheduleError(
+                f"the schedule of {kernel.role} sets {name}={value!r}",
+                remedy=f"{name} is one of {', '.join(map(str, _LEGAL[field]))}.",
+            )
+        fields[field] = value
+    return TileSchedule(fields["resident"] or 0, fields["streamed"], fields["num_warps"] or 0, fields["num_stages"] or 0)
+
+
+def _check_names(where: str, given: Iterable[object], known: Iterable[str]) -> None:
+    legal = sorted(set(known))
+    unknown = [repr(name) for name in given if name not in legal]
+    if unknown:
+        raise ScheduleError(f"{where} has no value called {', '.join(unknown)}", remedy=f"Its values are {', '.join(legal)}.")
+
+
+def _unknown_role(role: object, roles: Iterable[str]) -> ScheduleError:
+    return ScheduleError(f"the module has no kernel called {role!r}", remedy=f"Its kernels are {', '.join(roles)}.")
+
+
+def _form(roles: tuple[str, ...]) -> str:
+    return f'Give {{"{roles[0]}": {{"num_warps": 8}}}} with roles from {", ".join(roles)}, or one dict of values for all kernels.'
