@@ -104,7 +104,9 @@ class _Tape:
         self.cut = {gauge.name for gauge in streamed.gauges}
         for output, cotangent in self.cotangents:
             axes, step = self.cascade.axes(output), self.cascade.step(output)
-            part = _Part(build.read(cotangent, axes), axes, (), step.where if step is not None else None)
+            # A masked output is constant where it is missing; a reduction exists everywhere, its mask is of what it reduces.
+            where = step.where if step is not None and step.reduce is None else None
+            part = _Part(build.read(cotangent, axes), axes, (), where)
             self.parts.setdefault(output, []).append(part)
 
     def depends_on(self, wrt: tuple[str, ...]) -> set[str]:
