@@ -282,7 +282,7 @@ class Writer:
         if not is_head_index(at):
             size = self.parameter(f"{tensor_name(read.tensor)}_size_{position}")
             wrapped = self.name(f"{tensor_name(read.tensor)}_i")
-            self.put(f"{wrapped} = tl.where({text} < 0, {text} + {size}, {text})")
+            self.put(f"{wrapped} = tl.where({text} < 0, {text} + {size}, {text})", self.stage_of(at))
             text = wrapped
             masks.append(self.printer.broadcast(f"({text} >= 0)", own, layout))
             masks.append(self.printer.broadcast(f"({text} < {size})", own, layout))
