@@ -1,0 +1,130 @@
+"""The checks of the interpreter, compiled and run on a real GPU: `pytest -m gpu`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import attngen
+
+pytestmark = pytest.mark.gpu
+DEVICE = "cuda"
+
+
+def causal(b, h, q_idx, kv_idx):
+    return q_idx >= kv_idx
+
+
+def plain() -> attngen.Spec:
+    return attngen.attention()
+
+
+def causal_alibi() -> attngen.Spec:
+    slopes = torch.exp2(-torch.arange(1, 5, dtype=torch.float32, device=DEVICE)).requires_grad_()
+
+    def alibi(score, b, h, q_idx, kv_idx):
+        return score + slopes[h] * (kv_idx - q_idx)
+
+    return attngen.attention(score_mod=alibi, mask_mod=causal)
+
+
+def window() -> attngen.Spec:
+    size = 37
+
+    def mask(b, h, q_idx, kv_idx):
+        return (q_idx >= kv_idx) & (q_idx - kv_idx < size)
+
+    return attngen.attention(mask_mod=mask)
+
+
+SPECS: dict[str, Callable[[], attngen.Spec]] = {
+    "plain": plain,
+    "causal_alibi": causal_alibi,
+    "window": window,
+    "softcap": lambda: attngen.attention(softcap=20.0, mask_mod=causal),
+    "sigmoid": lambda: attngen.attention(normalizer="sigmoid"),
+    "relu": lambda: attngen.attention(normalizer="relu"),
+    "sink": lambda: attngen.attention(mask_mod=causal, sink=torch.zeros(4, device=DEVICE, requires_grad=True)),
+}
+
+
+def tensors(dtype: torch.dtype, dim: int, q_len: int, kv_len: int) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    shapes = ((2, 4, q_len, dim), (2, 2, kv_len, dim), (2, 2, kv_len, dim))
+    return [torch.randn(shape, device=DEVICE, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dim", [64, 80, 128])
+@pytest.mark.parametrize("name", SPECS)
+def test_matches_the_reference(name: str, dim: int, dtype: torch.dtype) -> None:
+    attend = attngen.compile(SPECS[name]())
+    for q_len, kv_len in ((300, 300), (1, 513), (257, 100)):
+        args = tensors(dtype, dim, q_len, kv_len)
+        out, ref = attend(*args), attend.reference(*args)
+        cotangent = torch.randn_like(out)
+        found = torch.autograd.grad(out, args, cotangent)
+        wanted = torch.autograd.grad(ref, args, cotangent.double())
+        unit = torch.finfo(dtype).eps
+        for a, b in [(out.detach(), ref.detach()), *zip(found, wanted, strict=True)]:
+            assert torch.isfinite(a).all()
+            assert (a.double() - b.double()).abs().max() <= 8 * unit * max(1.0, float(b.abs().max()))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_runs_are_equal_to_the_bit(name: str) -> None:
+    attend = attngen.compile(SPECS[name]())
+    args = tensors(torch.bfloat16, 64, 500, 500)
+    first = [attend(*args), *torch.autograd.grad(attend(*args).sum(), args)]
+    for _ in range(20):
+        again = [attend(*args), *torch.autograd.grad(attend(*args).sum(), args)]
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_graph_capture_and_side_stream() -> None:
+    attend = attngen.compile(plain())
+    args = [tensor.detach() for tensor in tensors(torch.bfloat16, 64, 256, 256)]
+    expected = attend(*args)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        assert torch.equal(attend(*args), expected)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = attend(*args)
+    captured.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, expected)
+
+
+def test_offsets_beyond_31_bits() -> None:
+    """A key tensor of more than 2**31 elements: the last head reads and writes its own rows."""
+    heads, tokens, dim = 17, 2**20, 128
+    attend = attngen.compile(attngen.attention(mask_mod=window_mask))
+    k = torch.randn(1, heads, tokens, dim, device=DEVICE, dtype=torch.bfloat16)
+    q = torch.randn(1, heads, 128, dim, device=DEVICE, dtype=torch.bfloat16)
+    out = attend(q, k, k)
+    tail = attend(q[:, -1:], k[:, -1:], k[:, -1:])
+    assert torch.equal(out[:, -1:], tail)
+
+
+def window_mask(b, h, q_idx, kv_idx):
+    return kv_idx < q_idx + 64
+
+
+def test_no_new_builds_with_changing_lengths() -> None:
+    attend = attngen.compile(causal_alibi())
+    from triton import knobs
+
+    builds: list[object] = []
+    attend(*tensors(torch.bfloat16, 64, 1024, 1024)).sum().backward()
+    knobs.runtime.jit_post_compile_hook = lambda **values: builds.append(values)
+    try:
+        for i in range(100):
+            attend(*tensors(torch.bfloat16, 64, 1024 + 16 * i, 1024 + 32 * (i % 7))).sum().backward()
+    finally:
+        knobs.runtime.jit_post_compile_hook = None
+    assert not builds
