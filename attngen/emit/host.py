@@ -149,6 +149,9 @@ def _argument(plan: Plan, kernel: Kernel, param: str) -> Code:
             return Code(f"{name}.stride({position})")
         if param.startswith(f"{name}_size_"):
             return Code(f"{name}.shape[{param.removeprefix(f'{name}_size_')}]")
+    for output in map(tensor_name, kernel.outputs):
+        if param.startswith(f"{output}_stride_"):
+            return Code(f"{output}.stride({param.removeprefix(f'{output}_stride_')})")
     return Code(param.removesuffix("_out"))
 
 

@@ -229,14 +229,15 @@ class Writer:
     def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:
         """Pointers of a load, the masks it always needs, and the mask it needs only in the last streamed tile.
 
-        `pointer` replaces the tensor's own, for a gradient that is stored where its value came from.
+        `pointer` replaces the tensor's own, for a gradient that is stored where its value came from; it has strides of its own.
         """
         base: list[str] = []
         here: list[str] = []
         vectors: list[str] = []
         masks: list[str] = []
         tail: str | None = None
-        for position, (at, stride) in enumerate(zip(read.at, self.strides(read), strict=True)):
+        strides = self.strides(read) if pointer is None else self.all_strides(pointer.removesuffix("_out"), len(read.at))
+        for position, (at, stride) in enumerate(zip(read.at, strides, strict=True)):
             own = self.layout(at)
             if not (isinstance(at, Index) and at.axis in self.order):
                 self.computed(read, position, layout, stride, (here if self.stage_of(at) == Stage.TILE else base, vectors, masks))
@@ -296,11 +297,14 @@ class Writer:
         if read.tensor in self.shapes.owned and item.axes is not None:
             return self.contiguous(item.axes)
         if item.axes is None:
-            return [self.parameter(f"{name}_stride_{position}") for position in range(item.rank)]
+            return self.all_strides(name, item.rank)
         last = len(item.axes) - 1
         return [
             "1" if i == last and axis in self.kernel.features else self.parameter(f"{name}_stride_{axis}") for i, axis in enumerate(item.axes)
         ]
+
+    def all_strides(self, name: str, rank: int) -> list[str]:
+        return [self.parameter(f"{name}_stride_{position}") for position in range(rank)]
 
     def contiguous(self, axes: tuple[str, ...]) -> list[str]:
         """Strides of the tile axes of an owned tensor; its grid part is one offset (`owned_offset`)."""

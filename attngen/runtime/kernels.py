@@ -203,11 +203,12 @@ def _notice() -> None:
     _log.warning("attngen: CPU tensors run in Triton's interpreter: slow, for checking only.")
 
 
-def contiguous_features(names: Sequence[str], tensors: Sequence[object], notice: set[str] | None) -> list[object]:
-    """Copies of tensors whose last dimension is strided; everything else as it is. `notice` collects names it was said of."""
+def contiguous_features(names: Sequence[str | None], tensors: Sequence[object], notice: set[str] | None) -> list[object]:
+    """Copies of tensors that have a name here and whose last dimension is strided; everything else as it is. `notice` collects the
+    names it was said of."""
     result: list[object] = []
     for name, tensor in zip(names, tensors, strict=True):
-        if isinstance(tensor, Tensor) and tensor.dim() > 1 and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        if name is not None and isinstance(tensor, Tensor) and tensor.dim() > 0 and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
             if notice is not None and name not in notice:
                 notice.add(name)
                 _log.warning("attngen: %s is not contiguous in its last dimension and is copied at each call.", name)

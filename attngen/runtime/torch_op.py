@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from attngen.errors import Nondeterministic
-from attngen.ir.cascade import Input
+from attngen.ir.cascade import Cascade, Input
+from attngen.ir.expr import Index, Read
+from attngen.ir.traverse import walk
 from attngen.runtime.kernels import Kernels, contiguous_features
 
 
@@ -39,6 +41,22 @@ def operators(kernels: Kernels) -> Operators:
     return _REGISTERED[name]
 
 
+def _origins(cascade: Cascade) -> dict[str, tuple[int, int]]:
+    """Where the length of each axis is found: position of an input, and its dimension. Arguments come before captures."""
+    found: dict[str, tuple[int, int]] = {}
+    for position, item in enumerate(cascade.inputs):
+        for dimension, axis in enumerate(item.axes or ()):
+            found.setdefault(axis, (position, dimension))
+    captures = {item.name: position for position, item in enumerate(cascade.inputs) if item.axes is None}
+    for step in cascade.steps:
+        for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
+            if isinstance(node, Read) and node.tensor in captures:
+                for dimension, at in enumerate(node.at):
+                    if isinstance(at, Index):
+                        found.setdefault(at.axis, (captures[node.tensor], dimension))
+    return found
+
+
 class _Registration:
     """What both operators share: names, shapes and the order of values."""
 
@@ -48,6 +66,7 @@ class _Registration:
         self.name = name
         self.inputs: tuple[Input, ...] = program.cascade.inputs
         self.features = program.features
+        self.origins = _origins(program.cascade)
         self.forward_axes = {step.name: step.axes for step in program.streamed.cascade.steps}
         saved = program.backward.saved if program.backward is not None else ()
         self.outputs = program.cascade.outputs
@@ -60,11 +79,7 @@ class _Registration:
     # ---- shapes
 
     def extents(self, tensors: Sequence[Any]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for item, tensor in zip(self.inputs, tensors, strict=True):
-            for axis, size in zip(item.axes or (), tensor.shape if item.axes is not None else (), strict=True):
-                found.setdefault(axis, size)
-        return found
+        return {axis: tensors[position].shape[dimension] for axis, (position, dimension) in self.origins.items()}
 
     def empty(self, name: str, extents: dict[str, int], model: Tensor) -> Tensor:
         axes = self.forward_axes[name]
@@ -78,15 +93,20 @@ class _Registration:
     def load(self, tensors: Sequence[Any]) -> Any:
         extents = self.extents(tensors)
         program = self.kernels.program
-        dims = {axis: extents[axis] for axis in self.features if axis in extents}
+        dims = {axis: extents[axis] for axis in self.features}
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
         return self.kernels.get(dims, self.model(tensors), lengths)
 
     # ---- implementations
 
+    def ready(self, tensors: Sequence[Any]) -> list[Any]:
+        """Copies of arguments whose features are strided; captures are read through all of their strides."""
+        names = [item.name if item.axes is not None and item.axes[-1:] and item.axes[-1] in self.features else None for item in self.inputs]
+        return contiguous_features(names, tensors, self.copied)
+
     def forward(self, *tensors: Any) -> Any:
         loaded = self.load(tensors)
-        ready = contiguous_features([item.name for item in self.inputs], tensors, self.copied)
+        ready = self.ready(tensors)
         result = loaded.module.forward(*ready, loaded.tiles)
         return result if isinstance(result, tuple) and len(result) > 1 else (result[0] if isinstance(result, tuple) else result)
 
@@ -102,7 +122,7 @@ class _Registration:
         names = {item.name for item, wanted in zip(self.differentiable, needed, strict=True) if wanted}
         self.refuse_atomics(names)
         loaded = self.load(tensors)
-        ready = contiguous_features([item.name for item in self.inputs], tensors, self.copied)
+        ready = self.ready(tensors)
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
         saved = [tensor.contiguous() for tensor in rest[: len(self.saved)]]
         found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, names)
