@@ -146,12 +146,12 @@ class Printer:
         return f"~{self.operand(expr.args[0], layout, _ATOM)}", _UNARY
 
     def exponential(self, expr: Apply, layout: Layout) -> tuple[str, int]:
-        """`exp(tile - row)` in base 2, so that shift and change of base are one multiply-add."""
+        """`exp(tile - row)` has a form of its own, in base 2."""
         arg = expr.args[0]
         if len(layout) == 2 and isinstance(arg, Apply) and arg.op == "sub" and self.values.layout(arg.args[1]) != layout:
             tile, row = arg.args
-            shifted = f"{self.operand(tile, layout, 10)} * LOG2E - {self.operand(_times_log2e(row), layout, 10)}"
-            return f"tl.exp2({shifted})", _ATOM
+            self.values.use("exp_above")
+            return f"exp_above({self.code(tile, layout)}, {self.code(row, layout)}, DTYPE)", _ATOM
         return self.call("tl.exp", expr.args, layout), _ATOM
 
     def power(self, expr: Apply, layout: Layout) -> tuple[str, int]:
@@ -220,10 +220,6 @@ _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "to_bool": Printer.to_bool,
     "relu": Printer.rectify,
 }
-
-
-def _times_log2e(expr: Expr) -> Expr:
-    return Apply("mul", (expr, Read("LOG2E", ())))
 
 
 def _as_float(expr: Expr) -> Expr:

@@ -317,7 +317,10 @@ class Lowering:
         if gauge.offset is not None:
             writer.put(f'delta{tail} = tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', Stage.TILE)
         weight = writer.name(tensor_name(step.name))
-        writer.put(f"{weight} = tl.exp2({seen} * LOG2E - ({name}_safe * LOG2E)[:, None])", Stage.TILE)
+        writer.use("exp_above")
+        # What an offset gives is not relative to the maximum any more: there the weights must not share a rounding error either.
+        precision = "DTYPE" if gauge.offset is None else "ACC"
+        writer.put(f"{weight} = exp_above({seen}, {name}_safe[:, None], {precision})", Stage.TILE)
         writer.steps[step.name] = Value(weight, (resident, streamed), Stage.TILE)
         self.zeroed.add(step.name)
         self.moved.append(name)

@@ -16,7 +16,7 @@ from attngen.errors import UnsafeValue
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 RESERVED = frozenset(
     ("tl", "torch", "triton", "pid", "rest", "segment", "bounds", "begin", "end", "full_begin", "full_end", "ACC", "DTYPE", "LOG2E")
-    + ("load", "safe_div", "tanh", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "floor_div", "floor_mod", "sign", "round_to")
+    + ("load", "safe_div", "tanh", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "floor_div", "floor_mod", "sign", "exp_above")
     + ("forward", "backward", "attention", "alpha", "delta", "valid", "item", "range", "float", "int", "min", "max", "abs", "sum", "len")
 )
 

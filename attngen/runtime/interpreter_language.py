@@ -81,6 +81,10 @@ class Builder(base.InterpreterBuilder):
         return self._through_fp32(super().create_rsqrt, arg)
 
     def create_fma(self, x: Any, y: Any, z: Any) -> Any:
+        """Rounds once, as the hardware does: the product of two fp32 numbers is exact in fp64."""
+        if z.data.dtype == np.float32:
+            exact = super().create_fma(*(Handle(item.data.astype(np.float64), tl.float64) for item in (x, y, z)))
+            return Handle(exact.data.astype(np.float32), tl.float32)
         result = super().create_fma(widen(x), widen(y), widen(z))
         return narrow(result.data) if is_bfloat16(z) else result
 
@@ -100,9 +104,10 @@ class Builder(base.InterpreterBuilder):
             raise TypeError("tl.dot into a bf16 accumulator")
         if a.data.dtype.itemsize == 1 or not a.dtype.is_floating():
             return super().create_dot(a, b, d, *precision)
-        # The conversion is made here because np.matmul(dtype=...) of fp16 operands misses the fast routine.
-        product = np.matmul(widen(a).data.astype(d.data.dtype), widen(b).data.astype(d.data.dtype))
-        return Handle(product + d.data, d.dtype.scalar)
+        # In fp64, so that a @ b and b.T @ a.T agree as they do on a GPU, where each sum runs along k; numpy's fp32 routine sums them
+        # differently, and a backward that forms its scores transposed would not meet the scores of the forward.
+        product = np.matmul(widen(a).data.astype(np.float64), widen(b).data.astype(np.float64))
+        return Handle(product.astype(d.data.dtype) + d.data, d.dtype.scalar)
 
     @staticmethod
     def _through_fp32(compute: Callable[..., Any], arg: Any, *rest: Any) -> Any:
