@@ -1,0 +1,146 @@
+"""Variants with every kind of mask, and values for their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attngen.ir.cascade import Cascade
+from attngen.ir.parser import parse
+from tests import variants
+
+_SCORES = "  s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]\n"
+_SOFTMAX = """  lse[b,g,r,m] = logsumexp[n] x[b,g,r,m,n]
+  p[b,g,r,m,n] = exp(x[b,g,r,m,n] - lse[b,g,r,m])
+  o[b,g,r,m,e] = sum[n] p[b,g,r,m,n] * v[b,g,n,e]
+  -> o, lse"""
+
+
+def masked(predicate: str, captures: str = "") -> str:
+    """Softmax attention over the pairs for which a predicate holds."""
+    head = f"cascade(q[b,g,r,m,d], k[b,g,n,d], v[b,g,n,e]{'; ' if captures else ''}{captures})\n"
+    return f"{head}{_SCORES}  x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5  if {predicate}\n{_SOFTMAX}"
+
+
+MASKS = {
+    "causal": masked("m >= n"),
+    "causal_bottom_right": masked("m + extent(n) - extent(m) >= n"),
+    "window": masked("m >= n and m - n < width", "width: int"),
+    "two_sided_window": masked("abs(m - n) <= width", "width: int"),
+    "prefix": masked("n < prefix or m >= n", "prefix: int[]"),
+    "lengths": masked("n < lengths[b] and m < lengths[b] + 20", "lengths: int[:]"),
+    "documents": masked("document[b,m] == document[b,n] and m >= n", "document: int[:, :]"),
+    "dilated": masked("(m - n) % 3 == 0 and n // 16 <= m // 8"),
+    "nothing": masked("n < 0 * extent(n)"),
+}
+"""Softmax attention under masks: with closed ranges, with ranges read from memory, and opaque ones."""
+
+MORE = {
+    "sigmoid_causal": variants.SIGMOID.replace("* 0.25)", "* 0.25)  if m >= n", 1),
+    "relu_window": variants.RELU.replace("relu(s[b,g,r,m,n])", "relu(s[b,g,r,m,n])  if abs(m - n) <= 9", 1),
+    "entropy_causal": variants.ENTROPY.replace("* 0.25", "* 0.25  if m >= n", 1),
+    "sink_prefix": variants.SINK.replace("* 0.25", "* 0.25  if n < 5 or m >= n", 1),
+    "softcap": variants.SOFTMAX.replace("s[b,g,r,m,n] * 0.25", "5.0 * tanh(s[b,g,r,m,n] * 0.25 / 5.0)", 1),
+}
+"""Other normalisations under masks."""
+
+ALL = {**variants.ALL, **MASKS, **MORE}
+_PLAIN_ENTROPY = "-(p[b,g,r,m,n] * log(p[b,g,r,m,n]))"
+_SAFE_ENTROPY = "p[b,g,r,m,n] * (lse[b,g,r,m] - x[b,g,r,m,n])"
+
+
+def oracle(cascade: Cascade) -> Cascade:
+    """An equal cascade that the reference can evaluate at any score: p * log(p) is NaN once p underflows."""
+    return parse(str(cascade).replace(_PLAIN_ENTROPY, _SAFE_ENTROPY))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Lengths of all axes; `h` stands for g * r of variants without grouped heads."""
+
+    b: int = 2
+    g: int = 2
+    r: int = 2
+    m: int = 70
+    n: int = 100
+    d: int = 16
+    e: int = 32
+
+    def axis(self, name: str) -> int:
+        return self.g * self.r if name == "h" else int(getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Values and cotangents of one variant at one size."""
+
+    cascade: Cascade
+    values: dict[str, Any]
+    cotangents: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, dtype: torch.dtype) -> Case:
+        """The same numbers rounded to `dtype`."""
+
+        def convert(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        return Case(self.cascade, {k: convert(v) for k, v in self.values.items()}, {k: convert(v) for k, v in self.cotangents.items()})
+
+
+def case(variant: str | Cascade, sizes: Sizes = Sizes(), *, seed: int = 0, scale: float = 1.0, overrides: Mapping[str, Any] | None = None) -> Case:
+    """N(0, 1) values for every input of a variant and every cotangent, in float64.
+
+    Args:
+        variant: a name in `ALL`, or a cascade.
+        scale: multiplies queries, so that scores grow with it.
+        overrides: values by name that replace the made ones.
+    """
+    cascade = parse(ALL[variant]) if isinstance(variant, str) else variant
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    values: dict[str, Any] = {}
+    for item in cascade.inputs:
+        if item.axes is not None:
+            values[item.name] = normal(*(sizes.axis(axis) for axis in item.axes)) * (scale if item.name.startswith("q") else 1.0)
+        else:
+            values[item.name] = _capture(item.name, sizes, normal)
+    values.update(overrides or {})
+    cotangents = {name: normal(*(sizes.axis(axis) for axis in cascade.axes(name))) for name in cascade.outputs}
+    return Case(cascade, values, cotangents)
+
+
+def _capture(name: str, sizes: Sizes, normal: Any) -> Any:
+    heads = sizes.g * sizes.r
+    match name:
+        case "slopes":
+            return torch.exp2(-torch.arange(1, heads + 1, dtype=torch.float64))
+        case "sink":
+            return normal(heads)
+        case "bias":
+            return normal(heads, sizes.m, sizes.n)
+        case "table":
+            return normal(sizes.m + sizes.n)
+        case "col":
+            return normal(sizes.b, sizes.n)
+        case "row":
+            return normal(sizes.b, sizes.m)
+        case "temp":
+            return normal().reshape(())
+        case "width":
+            return 17
+        case "prefix":
+            return torch.tensor(9)
+        case "lengths":
+            return torch.tensor([(sizes.n * 2 // 3, sizes.n, 0)[i % 3] for i in range(sizes.b)])
+        case "document":
+            longest = max(sizes.m, sizes.n)
+            return torch.arange(longest).expand(sizes.b, longest) // 13
+        case _:
+            raise KeyError(name)

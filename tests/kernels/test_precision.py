@@ -1,0 +1,93 @@
+"""Every variant against the float64 reference: exact in float64, within the contract at lower precision, finite at extremes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from tests.kernels import cases, harness
+
+LOW = [torch.float32, torch.float16, torch.bfloat16]
+SMALL = cases.Sizes(b=1, g=1, r=2, m=40, n=70)
+
+
+def names(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("variant", cases.ALL)
+def test_float64_is_exact(variant):
+    case = cases.case(variant)
+    found = harness.run(case.cascade, case.values, case.cotangents)
+    harness.exact_to(found, harness.expected(case.cascade, case.values, case.cotangents))
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=names)
+@pytest.mark.parametrize("variant", cases.ALL)
+def test_contract(variant, dtype):
+    check_contract(cases.case(variant, cases.Sizes(b=1, g=2, r=2, m=70, n=100), seed=1), dtype)
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=names)
+@pytest.mark.parametrize("variant", cases.ALL)
+def test_scores_of_a_thousand(variant, dtype):
+    """Rows attend to one key, so that gradients of q and k are differences of equal terms: dP and delta, computed in two ways."""
+    case = cases.case(variant, SMALL, seed=2, scale=1000.0).to(dtype)
+    check_contract(case, dtype, cancelling(case))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", LOW, ids=names)
+@pytest.mark.parametrize("variant", cases.ALL)
+def test_row_offsets_of_ten_thousand(variant, dtype, sign):
+    """Feature 0 of each query and key multiplies to an offset of the scores; every other query has the full one."""
+    case = cases.case(variant, SMALL, seed=3)
+    for name, value in case.values.items():
+        if name[0] in "qk":
+            value[..., 0] = 200.0
+        if name[0] == "q":
+            value[..., ::2, 0] = sign * 200.0
+            value[..., 1::2, 0] = sign * 2.0
+    check_contract(case, dtype)
+
+
+def check_contract(case: cases.Case, dtype: torch.dtype, terms: Mapping[str, tuple[float, float]] | None = None) -> None:
+    case = case.to(dtype)
+    found = harness.run(case.cascade, case.values, case.cotangents)
+    arguments = cases.oracle(case.cascade), case.values, case.cotangents
+    harness.contract(found, harness.expected(*arguments), harness.yardstick(*arguments, dtype), terms)
+
+
+def cancelling(case: cases.Case) -> dict[str, tuple[float, float]]:
+    """What the gradients of q and k are sums of, dP times a key or a query: maximum and mean."""
+    cotangent = next(case.cotangents[name] for name in case.cotangents if case.cascade.axes(name)[-1] == "e").double()
+    products = (cotangent.flatten(0, -2) @ case.values["v"].double().flatten(0, -2).T * 0.25).abs()
+    sides = {name: value.double().abs() for name, value in case.values.items() if name[0] in "qk"}
+    other = {name: sides[{"q": "k", "k": "q"}[name[0]] + name[1:]] for name in sides}
+    return {f"gradient of {name}": (float(products.max() * x.max()), float(products.mean() * x.mean())) for name, x in other.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *LOW], ids=names)
+@pytest.mark.parametrize(("variant", "sizes"), [("nothing", SMALL), ("lengths", cases.Sizes(b=3, g=1, r=1, m=40, n=70))])
+def test_rows_without_keys(variant, sizes, dtype):
+    """Output 0, logsumexp -inf, no gradient, in rows and batches where nothing exists."""
+    case = cases.case(variant, sizes).to(dtype)
+    found = harness.run(case.cascade, case.values, case.cotangents)
+    empty = slice(None) if variant == "nothing" else slice(2, 3)
+    assert torch.equal(found.outputs["o"][empty], torch.zeros_like(found.outputs["o"][empty]))
+    assert (found.outputs["lse"][empty] == float("-inf")).all()
+    for name in "qkv":
+        assert not found.gradients[name][empty].any(), name
+
+
+def test_rows_before_the_first_key():
+    """More queries than keys, the last of both aligned: the first rows have nothing to attend to."""
+    case = cases.case("causal_bottom_right", cases.Sizes(b=1, g=1, r=2, m=100, n=40))
+    found = harness.run(case.cascade, case.values, case.cotangents)
+    assert not found.outputs["o"][..., :60, :].any()
+    assert (found.outputs["lse"][..., :60] == float("-inf")).all()
+    assert found.outputs["lse"][..., 60:].isfinite().all()
+    assert not found.gradients["q"][..., :60, :].any()
+    harness.exact_to(found, harness.expected(case.cascade, case.values, case.cotangents))
