@@ -11,6 +11,7 @@ others, and a value computed from a missing one is missing too. It is never arit
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +32,11 @@ class Input:
     rank: int
     kind: Kind = "float"
     by_value: bool = False
+
+
+def arguments_first(inputs: Iterable[Input]) -> tuple[Input, ...]:
+    """Inputs in the order in which a cascade is printed."""
+    return tuple(sorted(inputs, key=lambda item: item.axes is None))
 
 
 @dataclass(frozen=True, slots=True)

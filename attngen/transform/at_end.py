@@ -11,7 +11,7 @@ from math import comb
 
 from attngen.ir import build
 from attngen.ir.algebra import signed_sum, signed_terms
-from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.names import Names
 from attngen.ir.traverse import live_steps, names_read, reads, rewrite, step_reads
@@ -49,7 +49,7 @@ def evaluate_at_end(streamed: Streamed, whole: Cascade) -> tuple[Streamed, Casca
     axes = {step.name: step.axes for step in forward.cascade.steps}
     kept = tuple(Input(name, axes[name], len(axes[name])) for name in end.saved)
     gauges = {gauge.name for gauge in streamed.gauges}
-    inputs = (*(item for item in whole.inputs if item.name not in gauges), *kept)
+    inputs = arguments_first((*(item for item in whole.inputs if item.name not in gauges), *kept))
     cascade = Cascade(inputs, tuple(steps), whole.outputs)
     cascade = replace(cascade, steps=live_steps(cascade))
     # A gradient may be a cotangent itself: then it is no step, and nothing has to compute it.

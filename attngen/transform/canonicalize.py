@@ -19,7 +19,7 @@ from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Read
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import live_steps, reads, rewrite, walk
-from attngen.transform.existence import ALWAYS, Mask, existence
+from attngen.transform.existence import Existence, existence, known, mask_of
 
 _LIFTED_THROUGH = frozenset(("mul", "div"))
 _ENDS_AT_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus", "relu", "gelu", "gelu_tanh"))
@@ -128,12 +128,12 @@ def _check_sums(cascade: Cascade) -> None:
             if node.op in ("add", "sub"):
                 _check_sum(node, step, exists, weights)
         own = step.where is not None and _root(step.body) in _ENDS_AT_ZERO
-        if exists[step.name] != ALWAYS and (own or _is_weight(step.body, exists, weights)):
+        if exists[step.name] is not None and (own or _is_weight(step.body, exists, weights)):
             weights.add(step.name)
 
 
-def _check_sum(node: Apply, step: Einsum, exists: dict[str, Mask], weights: set[str]) -> None:
-    first, second = (_mask(arg, exists) for arg in node.args)
+def _check_sum(node: Apply, step: Einsum, exists: Existence, weights: set[str]) -> None:
+    first, second = (mask_of(known(arg, exists)) for arg in node.args)
     for arg, mask, other in ((node.args[0], first, second), (node.args[1], second, first)):
         if not mask <= other and _is_weight(arg, exists, weights):
             raise MaskMismatch(
@@ -143,15 +143,11 @@ def _check_sum(node: Apply, step: Einsum, exists: dict[str, Mask], weights: set[
             )
 
 
-def _mask(expr: Expr, exists: dict[str, Mask]) -> Mask:
-    return ALWAYS.union(*(exists.get(read.tensor, ALWAYS) for read in reads(expr)))
-
-
-def _is_weight(expr: Expr, exists: dict[str, Mask], weights: set[str]) -> bool:
+def _is_weight(expr: Expr, exists: Existence, weights: set[str]) -> bool:
     """Whether a missing value of this expression stands for 0, not for minus infinity."""
     if any(read.tensor in weights for read in reads(expr)):
         return True
-    return any(node.op in _ENDS_AT_ZERO and _mask(node, exists) != ALWAYS for node in _pointwise(expr))
+    return any(node.op in _ENDS_AT_ZERO and known(node, exists) is not None for node in _pointwise(expr))
 
 
 def _pointwise(expr: Expr) -> Iterator[Apply]:

@@ -13,18 +13,19 @@ What the backward reads of the forward is the saved state: the Z of each gauge, 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
-from attngen.errors import MaskMismatch, NotDifferentiable
+from attngen.errors import NotDifferentiable
 from attngen.ir import build
-from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Expr, Read
 from attngen.ir.names import Names
 from attngen.ir.traverse import free_axes, names_read
 from attngen.source import SourceLoc
 from attngen.transform.at_end import Saved, evaluate_at_end
 from attngen.transform.derivative import gradients
-from attngen.transform.existence import ALWAYS, Mask, contributions, existence, mask_of, predicate_of
+from attngen.transform.existence import contributions, existence, known, mask_of, without
 from attngen.transform.gauges import at_own_axes
 from attngen.transform.streaming import Streamed
 
@@ -64,13 +65,12 @@ def differentiate(streamed: Streamed, wrt: tuple[str, ...]) -> Backward:
 
     Raises:
         NotDifferentiable: a name is not a float input, or a maximum over a feature axis stands in between.
-        MaskMismatch: contributions under different masks cannot be added.
     """
     tape = _Tape(streamed, wrt)
     for step in reversed(streamed.cascade.steps):
         tape.back(step)
     found = tuple(gradient for name in wrt for gradient in tape.gradients_of(name))
-    inputs = (*streamed.cascade.inputs, *tape.cotangent_inputs())
+    inputs = arguments_first((*streamed.cascade.inputs, *tape.cotangent_inputs()))
     outputs = tuple(dict.fromkeys(gradient.step for gradient in found))
     whole = Cascade(inputs, (*streamed.cascade.steps, *tape.steps), outputs)
     forward, cascade, saved = evaluate_at_end(streamed, whole)
@@ -79,7 +79,8 @@ def differentiate(streamed: Streamed, wrt: tuple[str, ...]) -> Backward:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One contribution to an adjoint: `expr` over the axes `space`, where `where` holds; `over` are those that the target lacks."""
+    """One contribution to an adjoint: `expr` over the axes `space`, where `where` holds and all it reads exists, 0 elsewhere; `over` are
+    the axes that the target lacks."""
 
     expr: Expr
     space: tuple[str, ...]
@@ -136,12 +137,12 @@ class _Tape:
                 loc=step.loc,
                 remedy="Only sums may reduce over a feature axis when gradients are needed.",
             )
-        adjoint = self.close(step)
         value = build.read(step.name, step.axes)
         space = (*step.axes, *step.over)
-        for read, expr in gradients(step.body, value if step.reduce is None else step.body, adjoint).items():
-            if read.tensor in self.active and read.tensor not in self.cut:
-                self.record(read, _Part(expr, space, (), step.where))
+        for adjoint in self.close(step):
+            for read, expr in gradients(step.body, value if step.reduce is None else step.body, adjoint).items():
+                if read.tensor in self.active and read.tensor not in self.cut:
+                    self.record(read, _Part(expr, space, (), step.where))
 
     def record(self, read: Read, part: _Part) -> None:
         item = self.cascade.input(read.tensor)
@@ -150,61 +151,63 @@ class _Tape:
         else:
             self.parts.setdefault(read.tensor, []).append(part.onto(self.cascade.axes(read.tensor)))
 
-    def close(self, step: Einsum) -> Expr:
-        """The adjoint of a step as one read, adding a step that sums its parts if there are several."""
+    def close(self, step: Einsum) -> list[Read]:
+        """The adjoint of a step: one read for each mask, adding steps that sum its parts."""
         parts = self.parts[step.name]
-        own = self.exists[step.name]
-        if len(parts) == 1 and not parts[0].over and isinstance(parts[0].expr, Read) and mask_of(parts[0].where) <= own:
-            return parts[0].expr
-        return self.combine(self.names.fresh(f"d{step.name}"), step.axes, parts, own, step.loc)
+        if len(parts) == 1 and not parts[0].over and isinstance(parts[0].expr, Read):
+            read, own = parts[0].expr, mask_of(self.exists[step.name])
+            if mask_of(parts[0].where) <= own | mask_of(self.exists.get(read.tensor)):
+                return [read]
+        return self.combine(f"d{step.name}", step.axes, parts, step.loc)
 
     # ---- adding parts
 
-    def combine(self, name: str, axes: tuple[str, ...], parts: list[_Part], own: Mask = ALWAYS, loc: SourceLoc | None = None) -> Expr:
-        """A step with the sum of parts.
+    def combine(self, base: str, axes: tuple[str, ...], parts: list[_Part], loc: SourceLoc | None = None) -> list[Read]:
+        """Steps that add parts, one for each mask that cannot be hidden."""
+        if all(part.over for part in parts) and len({self.alike(part) for part in parts}) == 1:
+            body = build.total([part.expr for part in parts])
+            return [self.add(Einsum(self.names.fresh(base), axes, body, "sum", parts[0].over, parts[0].where, loc))]
+        found: list[Read] = []
+        for where, group in self.by_mask(parts, axes):
+            name = self.names.fresh(base)
+            terms = [self.masked(part, where) for part in group if not part.over]
+            sums: dict[Hashable, list[_Part]] = {}
+            for part in group:
+                if part.over:
+                    sums.setdefault(self.alike(part), []).append(part)
+            for same in sums.values():
+                body = build.total([part.expr for part in same])
+                terms.append(self.add(Einsum(self.names.fresh(f"{name}_part"), axes, body, "sum", same[0].over, same[0].where, loc)))
+            found.append(self.add(Einsum(name, axes, build.total(terms), where=where, loc=loc)))
+        return found
 
-        Args:
-            own: where the target exists; elsewhere its adjoint is of no interest.
-        """
-        sums: dict[tuple[tuple[str, ...], Expr | None], list[Expr]] = {}
-        for part in parts:
-            if part.over:
-                sums.setdefault((part.over, part.where), []).append(part.expr)
-        if len(sums) == 1 and all(part.over for part in parts):
-            ((over, mask), exprs) = next(iter(sums.items()))
-            self.add(Einsum(name, axes, build.total(exprs), "sum", over, mask, loc))
-            return build.read(name, axes)
-        where = self.common(parts, axes)
-        inside = own if where is None else mask_of(where)
-        terms = [self.term(part, inside, loc) for part in parts if not part.over]
-        for (over, mask), exprs in sums.items():
-            inner = self.names.fresh(f"{name}_part")
-            self.add(Einsum(inner, axes, build.total(exprs), "sum", over, mask, loc))
-            terms.append(build.read(inner, axes))
-        self.add(Einsum(name, axes, build.total(terms), where=where, loc=loc))
-        return build.read(name, axes)
+    def alike(self, part: _Part) -> Hashable:
+        """What parts share that one reduction can add."""
+        return part.over, part.where, mask_of(known(part.expr, self.exists))
 
-    def common(self, parts: list[_Part], axes: tuple[str, ...]) -> Expr | None:
-        """The mask that all parts share, if it makes sense over these axes: nothing is lost outside of it."""
-        masks = {mask_of(part.where) for part in parts}
-        where = parts[0].where
-        return where if len(masks) == 1 and set(free_axes(where)) <= set(axes) else None
+    def by_mask(self, parts: list[_Part], axes: tuple[str, ...]) -> list[tuple[Expr | None, list[_Part]]]:
+        """Groups of parts that one step can add: each vanishes or exists wherever the step exists."""
+        groups: list[tuple[Expr | None, list[_Part]]] = []
+        whole = [(part, build.both(part.where, known(part.expr, self.exists))) for part in parts]
+        for part, exact in sorted(whole, key=lambda item: (bool(item[0].over), len(mask_of(item[1])))):
+            where = exact if set(free_axes(exact)) <= set(axes) else None
+            for mask, group in groups:
+                if mask_of(mask) <= mask_of(where) and (part.over or mask_of(known(part.expr, self.exists)) <= mask_of(mask)):
+                    group.append(part)
+                    break
+            else:
+                groups.append((where, [part]))
+        return groups
 
-    def term(self, part: _Part, inside: Mask, loc: SourceLoc | None) -> Expr:
-        """A part as a value that exists at least inside of a mask, 0 where the part has no contribution."""
-        missing = {name for name in names_read(part.expr) if not self.exists.get(name, ALWAYS) <= inside}
-        if missing:
-            raise MaskMismatch(
-                f"a gradient adds contributions under different masks: {', '.join(sorted(missing))} exists under a narrower one",
-                loc=loc,
-                remedy="Give both uses of the value the same mask.",
-            )
-        narrower = predicate_of(mask_of(part.where) - inside, part.where)
+    def masked(self, part: _Part, where: Expr | None) -> Expr:
+        """A part as a value that exists where `where` holds: 0 where it has no contribution."""
+        narrower = without(part.where, mask_of(where))
         return part.expr if narrower is None else build.apply("where", narrower, part.expr, build.ZERO)
 
-    def add(self, step: Einsum) -> None:
+    def add(self, step: Einsum) -> Read:
         self.steps.append(step)
-        self.exists[step.name] = ALWAYS if step.reduce is not None else contributions(step, self.exists)
+        self.exists[step.name] = None if step.reduce is not None else contributions(step, self.exists)
+        return build.read(step.name, step.axes)
 
     # ---- gradients of inputs
 
@@ -222,12 +225,8 @@ class _Tape:
         for part in parts:
             kept = axes if {self.streamed.resident, self.streamed.streamed} & set(axes) else self.rows_and(axes, part)
             groups.setdefault(kept, []).append(part.onto(kept))
-        found: list[Gradient] = []
-        for kept, group in groups.items():
-            name = self.names.fresh(f"d{item.name}")
-            self.combine(name, kept, group)
-            found.append(Gradient(item.name, name))
-        return found
+        sums = [total for kept, group in groups.items() for total in self.combine(f"d{item.name}", kept, group)]
+        return [Gradient(item.name, total.tensor) for total in sums]
 
     def rows_and(self, axes: tuple[str, ...], part: _Part) -> tuple[str, ...]:
         """Grid axes and the sequence axis of a part, as far as it varies along them, and the target's own."""
@@ -242,9 +241,8 @@ class _Tape:
         columns = resident not in position and (streamed in position or resident not in part.space)
         wanted = position | (self.key_axes() if columns else {*self.grid(), resident})
         kept = tuple(axis for axis in part.space if axis in wanted)
-        name = self.names.fresh(f"d{item.name}")
-        self.combine(name, kept, [part.onto(kept)])
-        return Gradient(item.name, name, read.at)
+        (total,) = self.combine(f"d{item.name}", kept, [part.onto(kept)])
+        return Gradient(item.name, total.tensor, read.at)
 
     def key_axes(self) -> set[str]:
         """Grid axes of the first argument along the streamed axis, and that axis."""

@@ -10,9 +10,10 @@ from attngen.ir.expr import Expr
 from attngen.ir.traverse import names_read
 
 Mask = frozenset[Expr]
-"""A conjunction; the empty one holds always."""
+"""A conjunction as a set, for comparisons; the empty one holds always."""
 
-ALWAYS: Mask = frozenset()
+Existence = Mapping[str, Expr | None]
+"""A predicate by name; None, and a name that is lacking, exist always."""
 
 
 def mask_of(predicate: Expr | None) -> Mask:
@@ -20,20 +21,24 @@ def mask_of(predicate: Expr | None) -> Mask:
     return frozenset(build.conjuncts(predicate))
 
 
-def predicate_of(mask: Mask, spelled: Expr | None) -> Expr | None:
-    """A mask as an expression, its parts in the order in which `spelled` has them."""
-    return build.both(*(part for part in build.conjuncts(spelled) if part in mask))
+def without(predicate: Expr | None, mask: Mask) -> Expr | None:
+    """The parts of a predicate that a mask lacks."""
+    return build.both(*(part for part in build.conjuncts(predicate) if part not in mask))
 
 
-def existence(cascade: Cascade) -> dict[str, Mask]:
-    """The mask of every step; a reduction ends masks."""
-    found: dict[str, Mask] = {}
+def existence(cascade: Cascade) -> dict[str, Expr | None]:
+    """The predicate of every step; a reduction ends masks."""
+    found: dict[str, Expr | None] = {}
     for step in cascade.steps:
-        found[step.name] = ALWAYS if step.reduce is not None else contributions(step, found)
+        found[step.name] = None if step.reduce is not None else contributions(step, found)
     return found
 
 
-def contributions(step: Einsum, exists: Mapping[str, Mask]) -> Mask:
-    """The mask of what a step computes or, if it reduces, of what it reduces."""
-    inherited = (exists.get(name, ALWAYS) for name in (*names_read(step.body), *names_read(step.where)))
-    return mask_of(step.where).union(*inherited)
+def contributions(step: Einsum, exists: Existence) -> Expr | None:
+    """The predicate of what a step computes or, if it reduces, of what it reduces."""
+    return build.both(known(step.body, exists), known(step.where, exists), step.where)
+
+
+def known(expr: Expr | None, exists: Existence) -> Expr | None:
+    """Where everything that an expression reads exists."""
+    return build.both(*(exists.get(name) for name in names_read(expr)))

@@ -20,9 +20,9 @@ from attngen.ir.algebra import product
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Index, Read, kind_of
 from attngen.ir.names import Names
-from attngen.ir.traverse import free_axes, live_steps, names_read, rewrite
+from attngen.ir.traverse import free_axes, live_steps, rewrite
 from attngen.transform.canonicalize import share
-from attngen.transform.existence import ALWAYS, contributions, existence
+from attngen.transform.existence import contributions, existence, known, mask_of
 
 
 def hoist(cascade: Cascade) -> Cascade:
@@ -32,7 +32,7 @@ def hoist(cascade: Cascade) -> Cascade:
     if not _keeps_existence(cascade, short):
         # A factor that does not exist everywhere would take elements of a sum away that another value is added to.
         exists = existence(cascade)
-        short = _shorten(cascade, lambda factor: all(exists.get(name, ALWAYS) == ALWAYS for name in names_read(factor)))
+        short = _shorten(cascade, lambda factor: known(factor, exists) is None)
     short = share(short)
     return replace(short, steps=live_steps(short))
 
@@ -66,8 +66,8 @@ def _keeps_existence(before: Cascade, after: Cascade) -> bool:
     was, now = existence(before), existence(after)
     sums = [step for step in before.steps if not _is_product(step.body)]
     outputs = [name for name in before.outputs if name in was]
-    same = all(contributions(step, was) == contributions(step, now) for step in sums)
-    return same and all(was[name] == now[name] for name in outputs)
+    same = all(mask_of(contributions(step, was)) == mask_of(contributions(step, now)) for step in sums)
+    return same and all(mask_of(was[name]) == mask_of(now[name]) for name in outputs)
 
 
 def _is_product(body: Expr) -> bool:

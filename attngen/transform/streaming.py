@@ -23,7 +23,7 @@ from dataclasses import replace
 from attngen.analysis.separation import Symbols, Term, separate
 from attngen.errors import NotStreamable
 from attngen.ir import build
-from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Expr, Read
 from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
 from attngen.transform.check import check_streaming
@@ -171,7 +171,7 @@ class _Builder:
     def finish(self) -> Streamed:
         gauges = self.sums.closed()
         inputs = tuple(Input(gauge.name, gauge.axes, len(gauge.axes)) for gauge in self.sums.gauges.values())
-        cascade = Cascade((*self.cascade.inputs, *inputs), tuple(self.sums.steps), self.cascade.outputs)
+        cascade = Cascade(arguments_first((*self.cascade.inputs, *inputs)), tuple(self.sums.steps), self.cascade.outputs)
         return Streamed(cascade, self.resident, self.axis, gauges, tuple(self.sums.accumulators.values()), tuple(self.ranks))
 
 
