@@ -1,23 +1,206 @@
-"""Tiles for a program: a placeholder order of preference until measurements are in."""
+"""Which tile each kernel gets, and why.
+
+Takes kernels without tiles, gives a `Choice`: a `ModuleSchedule` with one reason for each kernel. A choice rests on compiled numbers
+where the table of measurements has the kernel's structure; else the model's leader stands, and `evidence` says so, for the runtime to
+settle it by a real compile. What lost is kept with the reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
-from attngen.schedule.plan import ModuleSchedule, TileSchedule
+from attngen.errors import DoesNotFit
+from attngen.schedule.cost import Cost, price, shared_bytes
+from attngen.schedule.measured import Measured, Table
+from attngen.schedule.plan import DTYPE_BYTES, ModuleSchedule, TileSchedule
+from attngen.schedule.space import LengthClass, candidates
+from attngen.schedule.structure import Structure, padded, structure
 from attngen.target import Target
 from attngen.transform.partition import Kernel
+
+Evidence = Literal["measured", "similar", "model"]
+_KEPT_CANDIDATES = 6
+# A fallback has at most this share of the registers of what it replaces.
+_FALLBACK_SHARE = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tile with its price, and why it lost; "" for the one taken."""
+
+    tile: TileSchedule
+    cost: Cost
+    lost: str
+
+    def __str__(self) -> str:
+        return f"{self.tile}: {self.lost or 'taken'}; {self.cost}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a kernel has its tile.
+
+    Attributes:
+        role: of the kernel.
+        tile: what was chosen.
+        evidence: "measured" if exactly this structure was compiled, "similar" if its arithmetic differs, "model" if nothing was.
+        row: the measurement, if there is one.
+        alternative: a tile that does not spill, where the chosen one does.
+        fallback: the next candidate that needs clearly fewer registers, should a compile find the chosen one wanting.
+        candidates: the chosen one and the next in order, with why they lost.
+    """
+
+    role: str
+    tile: TileSchedule
+    evidence: Evidence
+    row: Measured | None
+    alternative: Measured | None
+    fallback: TileSchedule | None
+    candidates: tuple[Candidate, ...]
+
+    def lines(self) -> tuple[str, ...]:
+        """Text for `explain`."""
+        head = f"{self.role}: {self.tile} ({self.evidence})"
+        if self.row is not None:
+            row = self.row
+            head += f": {row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared, compiled for {row.arch}"
+        lines = [head]
+        if self.alternative is not None:
+            lines.append(f"  without spills: {self.alternative.tile}, {self.alternative.registers} registers")
+        return (*lines, *(f"  {candidate}" for candidate in self.candidates))
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A schedule with the reasons behind it, one line each."""
+    """A schedule for a module and the reason behind each of its tiles, in the order of its kernels."""
 
     schedule: ModuleSchedule
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...]
+
+    @property
+    def unsettled(self) -> tuple[str, ...]:
+        """Roles whose tile rests on no measurement of its own."""
+        return tuple(reason.role for reason in self.reasons if reason.evidence != "measured")
+
+    def lines(self) -> tuple[str, ...]:
+        """Text for `explain`."""
+        return tuple(line for reason in self.reasons for line in reason.lines())
 
 
-def choose(kernels: Sequence[Kernel], dims: Mapping[str, int], dtype: str, target: Target, lengths: tuple[int, int] | None = None) -> Choice:
-    """The same moderate tile for every kernel."""
-    return Choice(ModuleSchedule(tuple((k.role, TileSchedule(64, None if k.streamed is None else 64, 4, 2)) for k in kernels)))
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What kernels are scheduled for: extents of the feature axes, dtype of the tensors, target, class of lengths."""
+
+    dims: tuple[tuple[str, int], ...]
+    dtype: str
+    target: Target
+    length: LengthClass = "long"
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """`dims` as a dict."""
+        return dict(self.dims)
+
+
+def choose(kernels: Iterable[Kernel], request: Request, measured: Table) -> Choice:
+    """Give every kernel a tile.
+
+    Args:
+        kernels: of one module.
+        request: what they are for.
+        measured: the table that choices rest on.
+
+    Raises:
+        DoesNotFit: the smallest tile of a kernel needs more shared memory than a program may have; names the bytes and a way out.
+    """
+    reasons = tuple(_reason(structure(kernel), request, measured) for kernel in kernels)
+    return Choice(ModuleSchedule(tuple((reason.role, reason.tile) for reason in reasons)), reasons)
+
+
+def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
+    """All candidates: those that fit by price, then those that do not, each with why it lost against the first.
+
+    Raises:
+        DoesNotFit: none fits.
+    """
+    fits: list[Candidate] = []
+    others: list[Candidate] = []
+    for tile in candidates(kernel, request.dtype, request.target, request.length):
+        cost = price(kernel, request.extents, request.dtype, tile, request.target, request.length)
+        lost = _misfit(cost, request.target)
+        (others if lost else fits).append(Candidate(tile, cost, lost))
+    if not fits:
+        raise does_not_fit(kernel, request)
+    # Sorting is stable: at equal price the first in the order of the candidates wins.
+    fits.sort(key=lambda item: (item.cost.total_us, item.tile.num_stages))
+    best = fits[0].cost.total_us or 1.0
+    slower = [Candidate(item.tile, item.cost, f"{item.cost.total_us / best:.2f} times the predicted time") for item in fits[1:]]
+    others.sort(key=lambda item: item.cost.total_us)
+    return (fits[0], *slower, *others)
+
+
+def _reason(kernel: Structure, request: Request, measured: Table) -> Reason:
+    ranked = rank(kernel, request)
+    row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents))
+    others = _distinct(ranked)
+    if row is None:
+        tile = ranked[0].tile
+        return Reason(kernel.role, tile, "model", None, None, _fallback(ranked, ranked[0]), others[:_KEPT_CANDIDATES])
+    tile = row.schedule
+    same = (row.special, row.simple) == (kernel.special, kernel.simple)
+    chosen = Candidate(tile, price(kernel, request.extents, request.dtype, tile, request.target, request.length), "")
+    passed: list[Candidate] = []
+    for item in others:
+        if item.tile != tile:
+            faster = item.cost.total_us < chosen.cost.total_us
+            passed.append(Candidate(item.tile, item.cost, "compiled: spills or serialises" if faster else item.lost or "slower"))
+    evidence: Evidence = "measured" if same else "similar"
+    candidates_ = (chosen, *passed[: _KEPT_CANDIDATES - 1])
+    return Reason(kernel.role, tile, evidence, row, measured.alternative(row), _fallback(ranked, chosen), candidates_)
+
+
+def _distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """The first of each tile and number of warps; other stages change neither arithmetic nor registers."""
+    first = {(item.tile.resident, item.tile.streamed, item.tile.num_warps): item for item in reversed(ranked)}
+    return tuple(item for item in ranked if first[item.tile.resident, item.tile.streamed, item.tile.num_warps] is item)
+
+
+def _fallback(ranked: tuple[Candidate, ...], chosen: Candidate) -> TileSchedule | None:
+    limit = _FALLBACK_SHARE * chosen.cost.registers
+    return next((item.tile for item in ranked if item.cost.registers <= limit and item.cost.shared_bytes <= chosen.cost.shared_bytes), None)
+
+
+def _misfit(cost: Cost, target: Target) -> str:
+    if cost.shared_bytes > target.shared_bytes:
+        return f"needs {cost.shared_bytes} B of shared memory, {target.name} has {target.shared_bytes}"
+    return ""
+
+
+def does_not_fit(kernel: Structure, request: Request) -> DoesNotFit:
+    """The error for a kernel whose smallest tile is too large: which bytes, and which head dim would fit."""
+    target, item = request.target, DTYPE_BYTES[request.dtype]
+    tiles = candidates(kernel, request.dtype, target, request.length)
+    smallest = min(tiles, key=lambda tile: shared_bytes(kernel, request.extents, request.dtype, tile, target))
+    total = shared_bytes(kernel, request.extents, request.dtype, smallest, target)
+    names = {axis: padded(request.extents[axis]) for axis in kernel.features}
+    kept = sum(smallest.resident * names[axis] * item for axis in kernel.kept)
+    fitting = _largest_extent(kernel, request, smallest)
+    extents = ", ".join(f"{axis} = {length}" for axis, length in request.dims if axis in names)
+    return DoesNotFit(
+        f"the kernel {kernel.role} does not fit {target.name} at {extents} in {request.dtype}: its smallest tile "
+        f"({smallest}) needs {total} bytes of shared memory, {kept} for what it keeps and {total - kept} for what it streams; "
+        f"a program may have {target.shared_bytes}",
+        remedy=f"Feature extents up to {fitting} fit" + (", and a 2-byte dtype halves the need." if item > 2 else "."),
+    )
+
+
+def _largest_extent(kernel: Structure, request: Request, tile: TileSchedule) -> int:
+    def need(extent: int) -> int:
+        return shared_bytes(kernel, dict.fromkeys(kernel.features, extent), request.dtype, tile, request.target)
+
+    extent = 16
+    while need(2 * extent) <= request.target.shared_bytes:
+        extent *= 2
+    return extent

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from attngen.errors import ScheduleError
 from attngen.transform.partition import Kernel
@@ -125,7 +126,7 @@ def parse_schedule(text: str) -> ModuleSchedule:
 # ---- what a user may override
 
 
-def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: Mapping[str, object]) -> ModuleSchedule:
+def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -> ModuleSchedule:
     """Put a user's `schedule=` over a choice.
 
     Args:
@@ -139,28 +140,30 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: Mapping[s
     """
     kernels = tuple(kernels)
     roles = tuple(kernel.role for kernel in kernels)
-    if not isinstance(given, Mapping):
-        raise ScheduleError(f"schedule={given!r} is not a dict", remedy=_form(roles))
-    by_role = {name for name, value in given.items() if isinstance(value, Mapping) or name in roles}
-    if by_role and by_role != set(given):
-        odd = ", ".join(repr(name) for name in given if name not in by_role)
-        raise ScheduleError(f"schedule= mixes roles with plain values ({odd})", remedy=_form(roles))
+    values = _mapping(given, "schedule=", roles)
+    by_role = [name for name, value in values.items() if isinstance(value, Mapping) or name in roles]
+    odd = [repr(name) for name in values if name not in by_role]
+    if by_role and odd:
+        raise ScheduleError(f"schedule= mixes roles with plain values ({', '.join(odd)})", remedy=_form(roles))
     changes: dict[str, TileSchedule] = {}
+    for role in by_role:
+        kernel = next((kernel for kernel in kernels if kernel.role == role), None)
+        if kernel is None:
+            raise _unknown_role(role, roles)
+        changes[kernel.role] = _changed(kernel, chosen[kernel.role], _mapping(values[role], f"the schedule of {role}", roles))
     if by_role:
-        for role, values in given.items():
-            kernel = next((kernel for kernel in kernels if kernel.role == role), None)
-            if kernel is None:
-                raise _unknown_role(role, roles)
-            if not isinstance(values, Mapping):
-                raise ScheduleError(f"the schedule of {role} is {values!r}, not a dict", remedy=_form(roles))
-            changes[role] = _changed(kernel, chosen[role], values)
-    else:
-        known = {name for kernel in kernels for name in _names(kernel)}
-        _check_names("schedule=", given, known)
-        for kernel in kernels:
-            mine = {name: value for name, value in given.items() if name in _names(kernel)}
-            changes[kernel.role] = _changed(kernel, chosen[kernel.role], mine)
+        return chosen.replace(changes)
+    _check_names("schedule=", values, {name for kernel in kernels for name in _names(kernel)})
+    for kernel in kernels:
+        mine = {name: value for name, value in values.items() if name in _names(kernel)}
+        changes[kernel.role] = _changed(kernel, chosen[kernel.role], mine)
     return chosen.replace(changes)
+
+
+def _mapping(given: object, what: str, roles: tuple[str, ...]) -> Mapping[object, object]:
+    if not isinstance(given, Mapping):
+        raise ScheduleError(f"{what} is {given!r}, not a dict", remedy=_form(roles))
+    return cast("Mapping[object, object]", given)
 
 
 def _names(kernel: Kernel) -> dict[str, str]:

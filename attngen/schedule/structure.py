@@ -1,16 +1,17 @@
 """What a kernel holds and does per tile: all that the size of its tiles depends on.
 
 Takes a `Kernel`, gives a frozen `Structure`: which tiles stay and which pass, which matrix products are formed, what is carried, how many
-operations fall on one pair of positions. Two kernels of equal structure get equal tiles; its `key` names it in the table of measurements.
+operations fall on one pair of positions. Two kernels of equal structure get equal tiles; `key` names it in the table of measurements.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply
+from attngen.ir.expr import Apply, Read
 from attngen.ir.traverse import free_axes, reads, walk
 from attngen.transform.partition import Kernel
 
@@ -19,7 +20,7 @@ _SPECIAL = {
     "exp": 1, "exp2": 1, "log": 1, "log2": 1, "sqrt": 1, "rsqrt": 1, "sin": 1, "cos": 1, "div": 1, "safe_div": 1, "pow": 2, "erf": 2,
     "tanh": 2, "sigmoid": 2, "softplus": 2, "gelu": 2, "gelu_tanh": 3, "logaddexp": 2,
 }  # fmt: skip
-# Index arithmetic that PTX has no single instruction for.
+# Operations that are several instructions.
 _LONG = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4}
 
 
@@ -32,6 +33,7 @@ class Structure:
         kept: resident tiles [R, f] that the stream multiplies with.
         once: resident tiles [R, f] read before or after the stream only.
         passing: streamed tiles [S, f].
+        held: those of them that a product over features and a carried sum both read, so that they live through a turn.
         vectors: streamed row values [S].
         pairs: tensors read at [R, S].
         dots: features summed by products [R, f] x [f, S].
@@ -39,13 +41,13 @@ class Structure:
         sums: row accumulators [R], running maxima included.
         special, simple: operations on one pair of positions, by the special function unit and by the arithmetic units.
         masked: whether some tiles need masks besides the end of the stream.
-        turns: whether the stream is walked several times (heads that share keys).
     """
 
     role: str
     kept: tuple[str, ...]
     once: tuple[str, ...]
     passing: tuple[str, ...]
+    held: tuple[str, ...]
     vectors: int
     pairs: int
     dots: tuple[str, ...]
@@ -54,61 +56,70 @@ class Structure:
     special: int
     simple: int
     masked: bool
-    turns: bool
+
+    def key(self, dims: Mapping[str, int]) -> str:
+        """The structure without its arithmetic, feature axes by their tile: "forward:64>64.64;64+64;2;masked"."""
+        name = {axis: str(padded(length)) + ("p" if padded(length) != length else "") for axis, length in dims.items()}
+        tensors = ">".join(".".join(name[axis] for axis in axes) for axes in (self.kept or self.once, self.passing))
+        products = "+".join(".".join(name[axis] for axis in axes) for axes in (self.dots, self.carried))
+        extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
+        return f"{self.role}:{tensors};{products};{self.sums}{extra};{'masked' if self.masked else 'full'}"
 
     @property
-    def key(self) -> str:
-        """Structure without the arithmetic, in one word: "forward:d>d.e;d+e;2;masked"."""
-        tensors = f"{'.'.join(self.kept or self.once)}>{'.'.join(self.passing)}"
-        extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
-        parts = (tensors, f"{'.'.join(self.dots)}+{'.'.join(self.carried)}", f"{self.sums}{extra}", "masked" if self.masked else "full")
-        return f"{self.role}:{';'.join(parts)}"
+    def features(self) -> tuple[str, ...]:
+        """Feature axes of any of its tiles, each once."""
+        return tuple(dict.fromkeys((*self.kept, *self.once, *self.passing, *self.dots, *self.carried)))
+
+
+def padded(length: int) -> int:
+    """The columns of a tile over a feature axis of `length`: a power of two from 16 up."""
+    return 1 << (max(length, 16) - 1).bit_length()
 
 
 def structure(kernel: Kernel) -> Structure:
     """Count what a kernel keeps, streams, multiplies and computes."""
-    features = set(kernel.features)
-    pair = {kernel.resident, kernel.streamed}
-    streaming = [step for step in kernel.steps if _is_streamed(kernel, step)]
-    inside = _tensors(kernel, streaming)
-    outside = _tensors(kernel, [step for step in kernel.steps if step not in streaming])
-    tiles = [(name, axes & (pair | features)) for name, axes in inside]
-    shapes = Counter(frozenset(axes) for _, axes in tiles)
-    kept = _features(kernel, inside, kernel.resident)
-    dots = [step for step in streaming if set(step.over) & features]
-    carried = [step for step in streaming if kernel.streamed in step.over]
-    ops = [node.op for step in streaming for node in walk(step.body) if isinstance(node, Apply) and free_axes(node) and pair <= {*step.axes, *step.over}]
-    inner = {name for name, _ in outside} - {name for name, _ in inside}
+    features, pair = set(kernel.features), {kernel.resident, kernel.streamed}
+    inside = [step for step in kernel.steps if kernel.streamed is not None and kernel.streamed in (*step.axes, *step.over)]
+    tiles = _tensors(kernel, inside)
+    around = [item for item in _tensors(kernel, [step for step in kernel.steps if step not in inside]) if item[0] not in dict(tiles)]
+    shapes = Counter(frozenset(axes & (pair | features)) for _, axes in tiles)
+    dots = [step for step in inside if pair <= set(step.axes) and set(step.over) & features]
+    carried = [step for step in inside if kernel.streamed in step.over]
+    in_dots, in_sums = dict(_tensors(kernel, dots)), dict(_tensors(kernel, carried))
+    held = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
+    ops = [
+        node.op
+        for step in inside
+        if pair <= {*step.axes, *step.over}
+        for node in walk(step.body)
+        if isinstance(node, Apply) and free_axes(node)
+    ]
     return Structure(
         role=kernel.role,
-        kept=kept,
-        once=_features(kernel, [item for item in outside if item[0] in inner], kernel.resident),
-        passing=_features(kernel, inside, kernel.streamed),
-        vectors=shapes[frozenset({kernel.streamed})] if kernel.streamed is not None else 0,
-        pairs=shapes[frozenset(axis for axis in pair if axis is not None)] if kernel.streamed is not None else 0,
-        dots=tuple(axis for step in dots if pair <= set(step.axes) for axis in step.over if axis in features),
+        kept=_features(kernel, tiles, kernel.resident),
+        once=_features(kernel, around, kernel.resident),
+        passing=_features(kernel, tiles, kernel.streamed),
+        held=_features(kernel, held, kernel.streamed),
+        vectors=shapes[frozenset({kernel.streamed or ""})],
+        pairs=shapes[frozenset({kernel.resident, kernel.streamed or ""})],
+        dots=tuple(axis for step in dots for axis in step.over if axis in features),
         carried=tuple(axis for step in carried for axis in step.axes if axis in features),
         sums=sum(not set(step.axes) & features for step in carried) + len(kernel.gauges),
         special=sum(_SPECIAL.get(op, 0) for op in ops),
         simple=sum(_LONG.get(op, 1) for op in ops),
         masked=kernel.some is not None or kernel.every is not None,
-        turns=bool(kernel.loops),
     )
-
-
-def _is_streamed(kernel: Kernel, step: Einsum) -> bool:
-    return kernel.streamed is not None and kernel.streamed in (*step.axes, *step.over)
 
 
 def _tensors(kernel: Kernel, steps: list[Einsum]) -> list[tuple[str, set[str]]]:
     """Tensors from outside with the axes they vary along, one entry for each different read."""
     known = {item.name for item in kernel.inputs}
-    found = [read for step in steps for read in (*reads(step.body), *reads(step.where)) if read.tensor in known]
-    return [(read.tensor, set(free_axes(read))) for read in dict.fromkeys(found)]
+    found: dict[Read, None] = {}
+    for step in steps:
+        found |= dict.fromkeys(read for read in (*reads(step.body), *reads(step.where)) if read.tensor in known)
+    return [(read.tensor, set(free_axes(read))) for read in found]
 
 
 def _features(kernel: Kernel, tensors: list[tuple[str, set[str]]], axis: str | None) -> tuple[str, ...]:
     """Feature axes of the tiles that lie along a sequence axis."""
     return tuple(feature for _, axes in tensors if axis in axes for feature in kernel.features if feature in axes)
-
-

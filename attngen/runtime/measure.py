@@ -1,0 +1,245 @@
+"""Compile the kernels of an emitted module for a target and report what their tiles cost.
+
+Turns a module, a request and a schedule into compile jobs, reads registers, spills and shared memory, and settles a schedule that no
+table vouches for: at most one compile for each kernel and one for each rejected leader. Nothing is launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from attngen.emit.names import tensor_name
+from attngen.errors import CompileFailed
+from attngen.pipeline import Source
+from attngen.runtime import sass
+from attngen.runtime.inspect import Compiled, CompileJob, compile_many
+from attngen.runtime.triton_api import tl
+from attngen.schedule.choose import Choice, Request
+from attngen.schedule.cost import shared_bytes
+from attngen.schedule.measured import Measured
+from attngen.schedule.plan import ModuleSchedule, TileSchedule
+from attngen.schedule.structure import padded, structure
+from attngen.transform.partition import Kernel
+
+_TYPES = {
+    "float16": ("fp16", tl.float16),
+    "bfloat16": ("bf16", tl.bfloat16),
+    "float32": ("fp32", tl.float32),
+    "float64": ("fp64", tl.float64),
+}
+_CAPTURED = {"float": "fp32", "int": "i64", "bool": "i1"}
+_NUMBERS = {"float": "fp32", "int": "i32", "bool": "i1"}
+_TENSOR_MEMORY_COLUMNS = 512
+LOOP_SPILL_BYTES = 64
+"""A leader that spills more than this in one turn of its main loop is worth a second compile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """An emitted module: its source and the same, imported."""
+
+    source: Source
+    module: ModuleType
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A schedule that was compiled, with what each kernel takes and what the rejected leaders took."""
+
+    schedule: ModuleSchedule
+    measured: tuple[Measured, ...]
+    rejected: tuple[tuple[str, TileSchedule, str], ...]
+
+
+# ---- jobs
+
+
+def compile_job(emitted: Emitted, role: str, request: Request, tile: TileSchedule) -> CompileJob:
+    """The job that compiles one kernel as a call would, strides and pointers aligned.
+
+    Args:
+        emitted: the module.
+        role: of the kernel.
+        request: extents of the feature axes, dtype of the arguments, target.
+        tile: its schedule.
+    """
+    kernel, lowered = next(item for item in emitted.source.lowered if item[0].role == role)
+    signature = {param: _type(emitted.source, kernel, param, request.dtype) for param in lowered.params}
+    blocks = ModuleSchedule(((role, tile),)).as_tiles((kernel,))[role]
+    accumulator = tl.float64 if request.dtype == "float64" else tl.float32
+    values: dict[str, object] = {**blocks, "DTYPE": _TYPES[request.dtype][1], "ACC": accumulator}
+    for axis, length in request.dims:
+        values |= {f"DIM_{axis.upper()}": length, f"PAD_{axis.upper()}": padded(length)}
+    return CompileJob(
+        fn=getattr(emitted.module, str(lowered.context.name)),
+        signature=signature,
+        constexprs={name: values[name] for name in lowered.constexprs},
+        target=request.target,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        divisible=tuple(name for name, kind in signature.items() if kind.startswith("*") or "_stride_" in name),
+    )
+
+
+def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
+    """Triton's name for the type of one run-time parameter."""
+    if param.startswith("len_") or "_stride_" in param or "_size_" in param:
+        return "i32"
+    mine = {str(tensor_name(item.name)): item for item in source.program.cascade.inputs}
+    known = {str(tensor_name(item.name)): item for item in kernel.inputs} | mine
+    if param in known:
+        return _NUMBERS[known[param].kind]
+    stem = param.removesuffix("_ptr").removesuffix("_out")
+    item = known.get(stem)
+    if item is not None and item.axes is None:
+        return f"*{_CAPTURED[item.kind]}"
+    axes = item.axes if item is not None else next((step.axes for step in kernel.steps if str(tensor_name(step.name)) == stem), ())
+    if stem in mine or set(axes or ()) & set(kernel.features):
+        return f"*{_TYPES[dtype][0]}"
+    return "*fp64" if dtype == "float64" else "*fp32"
+
+
+# ---- results
+
+
+def measure(
+    emitted: Emitted, request: Request, tiles: Sequence[tuple[str, TileSchedule]], workers: int = 2
+) -> tuple[Measured | CompileFailed, ...]:
+    """Compile kernels with given tiles, side by side.
+
+    Args:
+        emitted: the module.
+        request: what it is for.
+        tiles: role and schedule, in any order and number.
+        workers: compiles at a time.
+
+    Returns:
+        What came out, in the order of `tiles`; a refusal of the compiler stands in its place.
+    """
+    jobs = [compile_job(emitted, role, request, tile) for role, tile in tiles]
+    compiled = compile_many(jobs, workers)
+    kernels = {kernel.role: kernel for kernel in emitted.source.program.kernels}
+    return tuple(
+        result if isinstance(result, CompileFailed) else _measured(kernels[role], request, tile, result)
+        for (role, tile), result in zip(tiles, compiled, strict=True)
+    )
+
+
+def _measured(kernel: Kernel, request: Request, tile: TileSchedule, compiled: Compiled) -> Measured:
+    held = structure(kernel)
+    return Measured(
+        arch=request.target.name,
+        dtype=request.dtype,
+        length=request.length,
+        structure=held.key(request.extents),
+        dims=",".join(str(length) for axis, length in request.dims if axis in held.features),
+        rank="chosen",
+        special=held.special,
+        simple=held.simple,
+        tile=str(tile),
+        registers=compiled.registers,
+        spill_bytes=compiled.spill_bytes,
+        loop_spill_bytes=_loop_spill_bytes(compiled, request),
+        serialized=compiled.serialized_wgmma,
+        shared_bytes=compiled.shared_bytes,
+        shared_bytes_predicted=shared_bytes(held, request.extents, request.dtype, tile, request.target),
+        tensor_memory_columns=compiled.tensor_memory_columns,
+    )
+
+
+def _loop_spill_bytes(compiled: Compiled, request: Request) -> int:
+    """Bytes that one turn of the main loop moves; on AMD and without tensor-core loops nobody can say, so all of them."""
+    if not compiled.spill_bytes:
+        return 0
+    if request.target.backend != "cuda":
+        return compiled.spill_bytes
+    text = sass.disassemble(compiled.binary)
+    found = sass.main_loops(text)
+    if not found:
+        return max((loop.spill_bytes() for loop in sass.loops(text)), default=0)
+    return max(loop.spill_bytes() for loop in found)
+
+
+def fault(row: Measured | CompileFailed, request: Request) -> str:
+    """Why a compiled tile is not good enough, "" if it is."""
+    if isinstance(row, CompileFailed):
+        return "does not compile"
+    if row.shared_bytes > request.target.shared_bytes:
+        return f"needs {row.shared_bytes} B of shared memory"
+    if row.tensor_memory_columns > _TENSOR_MEMORY_COLUMNS:
+        return f"needs {row.tensor_memory_columns} columns of tensor memory"
+    if row.serialized:
+        return "its wgmma run one after the other"
+    if row.loop_spill_bytes > LOOP_SPILL_BYTES:
+        return f"spills {row.loop_spill_bytes} B a turn"
+    return ""
+
+
+# ---- settling
+
+
+def settle(emitted: Emitted, choice: Choice, request: Request, roles: Iterable[str] | None = None) -> Settled:
+    """Compile the leaders of kernels and replace those that are no good by the next candidate, once.
+
+    Args:
+        emitted: the module.
+        choice: made by `choose`.
+        request: what it was made for.
+        roles: kernels to settle; by default those whose tile rests on no measurement of its own.
+
+    Returns:
+        The schedule with what its kernels take, to be stored by the caller.
+
+    Raises:
+        CompileFailed: neither a leader nor its alternative compiles and fits.
+    """
+    wanted = choice.unsettled if roles is None else tuple(roles)
+    tried = _compiled(emitted, request, [(role, choice.schedule[role]) for role in wanted])
+    fallbacks = {reason.role: reason.fallback for reason in choice.reasons}
+    again = [(role, tile) for role, _, row in tried if fault(row, request) and (tile := fallbacks[role]) is not None]
+    tried += _compiled(emitted, request, again)
+    settled: dict[str, Measured] = {}
+    rejected: list[tuple[str, TileSchedule, str]] = []
+    for role in wanted:
+        mine = [(tile, row) for name, tile, row in tried if name == role]
+        best = min(mine, key=lambda item: _badness(item[1], request))[1]
+        settled[role] = _usable(role, best, request)
+        rejected += [(role, tile, fault(row, request) or "the other spills less") for tile, row in mine if row is not best]
+    schedule = choice.schedule.replace({role: row.schedule for role, row in settled.items()})
+    return Settled(schedule, tuple(settled.values()), tuple(rejected))
+
+
+def _compiled(
+    emitted: Emitted, request: Request, tiles: Sequence[tuple[str, TileSchedule]]
+) -> list[tuple[str, TileSchedule, Measured | CompileFailed]]:
+    rows = measure(emitted, request, tiles)
+    return [(role, tile, row) for (role, tile), row in zip(tiles, rows, strict=True)]
+
+
+def _badness(row: Measured | CompileFailed, request: Request) -> tuple[bool, bool, int, int]:
+    """What is worse compares greater: not runnable, serialised, spills in the loop, spills at all."""
+    if isinstance(row, CompileFailed) or not _fits(row, request):
+        return (True, True, 0, 0)
+    return (False, row.serialized, row.loop_spill_bytes, row.spill_bytes)
+
+
+def _fits(row: Measured, request: Request) -> bool:
+    return row.shared_bytes <= request.target.shared_bytes and row.tensor_memory_columns <= _TENSOR_MEMORY_COLUMNS
+
+
+def _usable(role: str, row: Measured | CompileFailed, request: Request) -> Measured:
+    """A tile that runs, good or not.
+
+    Raises:
+        CompileFailed: it does not.
+    """
+    if isinstance(row, CompileFailed):
+        raise row
+    if not _fits(row, request):
+        raise CompileFailed(
+            f"the kernel {role} with {row.tile} {fault(row, request)}, more than {request.target.name} has",
+            remedy=f'Give a smaller tile: schedule={{"{role}": ...}}.',
+        )
+    return row

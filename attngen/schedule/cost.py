@@ -1,0 +1,219 @@
+"""What a tile costs on a target: shared memory, registers, and the time of a whole kernel.
+
+Three models, all closed formulas. `shared_bytes` follows how Triton allocates and is held against compiled numbers: never below, at most
+2 KiB above on sm90. `register_estimate` only prunes. `price` gives cycles and bytes for one streamed tile and the time of a reference
+problem; it orders candidates, and the compiler decides among the first of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
+from attngen.schedule.space import WIDE_ROWS, LengthClass
+from attngen.schedule.structure import Structure, padded
+from attngen.target import Target
+
+# Heads times batch, queries, keys of the problem that stands for a length class.
+REFERENCE = {"decode": (64, 16, 8192), "short": (64, 512, 512), "long": (64, 4096, 4096)}
+# What a program needs besides its tiles, and what the driver keeps of every block of shared memory.
+_BARRIER_BYTES = 1056
+_BLOCK_RESERVE_BYTES = 1024
+_SHARED_BYTES_PER_CLOCK = 128
+_L2_BYTES_PER_CLOCK = 24
+_LANES_PER_CLOCK = 128
+_SCALAR_FLOPS_PER_CLOCK = 256
+# Waiting for barriers and for the first operand of a product, once a streamed tile.
+_TURN_CYCLES = 400
+_LOAD_CYCLES = 800
+_PROGRAM_CYCLES = 3000
+# So many registers too many double the time.
+_SPILL_REGISTERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The price of one tile.
+
+    Cycles and bytes are for one program and one streamed tile; `turn_cycles` is what it takes with what overlaps taken into account, and
+    `total_us` the time of the reference problem of the length class, in `waves` of programs.
+    """
+
+    shared_bytes: int
+    registers: int
+    programs_per_sm: int
+    tensor_cycles: float
+    special_cycles: float
+    issue_cycles: float
+    shared_cycles: float
+    traffic_bytes: int
+    turn_cycles: float
+    waves: float
+    total_us: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total_us:.0f} us, {self.turn_cycles:.0f} cycles a turn (tensor {self.tensor_cycles:.0f}, "
+            f"exp {self.special_cycles:.0f}, issue {self.issue_cycles:.0f}, shared {self.shared_cycles:.0f}), "
+            f"{self.traffic_bytes} B a turn, {self.programs_per_sm} a SM, {self.waves:.1f} waves, "
+            f"{self.shared_bytes} B shared, about {self.registers} registers"
+        )
+
+
+# ---- shared memory
+
+
+def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> int:
+    """Bytes of shared memory that a program takes, at most.
+
+    Args:
+        structure: of the kernel.
+        dims: extents of its feature axes.
+        dtype: of its tensors.
+        tile: the schedule.
+        target: where it runs.
+    """
+    item = DTYPE_BYTES[dtype]
+    if tile.streamed is None:
+        return _reduction_bytes(structure, tile)
+    passing = [tile.streamed * columns * item for columns in _columns(structure.passing, dims)]
+    held = sum(tile.streamed * columns * item for columns in _columns(structure.held, dims))
+    kept = [tile.resident * columns * item for columns in _columns(structure.kept, dims)]
+    vectors = (tile.num_stages - 1) * (
+        structure.vectors * tile.streamed * max(item, 4) + structure.pairs * tile.resident * tile.streamed * item
+    )
+    scores = tile.resident * tile.streamed * item
+    shared_rows = 512 if tile.resident < 16 * tile.num_warps else 0
+    if target.backend == "hip":
+        ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else max(passing)
+        moved = scores if tile.resident < 32 * tile.num_warps else 0
+        return max(ring + moved + vectors, *kept, 0)
+    if uses_wide_units(tile, dtype, target):
+        ring = tile.num_stages * sum(passing) if tile.num_stages > 1 else sum(passing)
+        if target.matrix_unit == "tcgen05":
+            return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + vectors + _BARRIER_BYTES + shared_rows
+        return sum(kept) + ring + vectors + shared_rows
+    ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else sum(passing)
+    accumulator = max(_columns(structure.carried, dims), default=0)
+    moved = scores if tile.resident < accumulator else 0
+    return sum(kept) + ring + moved + vectors + shared_rows
+
+
+def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:
+    """Whether products read their operands from shared memory (wgmma, tcgen05) instead of registers."""
+    return target.matrix_unit in ("wgmma", "tcgen05") and tile.resident >= WIDE_ROWS and DTYPE_BYTES[dtype] == 2
+
+
+def _columns(axes: Iterable[str], dims: Mapping[str, int]) -> list[int]:
+    return [padded(dims[axis]) for axis in axes]
+
+
+def _reduction_bytes(structure: Structure, tile: TileSchedule) -> int:
+    """A kernel without a stream uses shared memory for sums across warps only."""
+    return tile.resident * 8 * max(len(structure.once), 1)
+
+
+# ---- registers
+
+# What a kernel starts with, then registers for each word of accumulators, of scores, of further score tiles alive at once, and for each 16
+# bytes copied per turn, per thread. Fitted to compiled kernels; the error is 20 to 30 registers on NVIDIA's targets, 60 on AMD's.
+_REGISTERS = {
+    "wgmma": (25, 1.15, 1.05, 1.3, 12.0),
+    "tcgen05": (41, 0.6, 2.0, 0.0, 1.8),
+    "mma": (64, 1.2, 2.5, 0.0, 3.2),
+    "scalar": (45, 0.8, 5.5, 0.0, 3.7),
+    "mfma": (110, 1.7, 2.4, 3.9, 15.0),
+}
+
+
+def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> int:
+    """Registers a thread would like to have; beyond what it may have, it spills the more the further it is."""
+    threads = tile.num_warps * target.warp_size
+    item = DTYPE_BYTES[dtype]
+    if tile.streamed is None:
+        return 40 + tile.resident * sum(_columns(structure.once, dims)) // threads
+    words = max(item, 4) / 4
+    start, per_carried, per_score, per_further, per_copy = _REGISTERS[_unit(tile, dtype, target)]
+    carried = tile.resident * sum(_columns(structure.carried, dims)) * words / threads
+    scores = tile.resident * tile.streamed * words / threads
+    copied = tile.streamed * sum(_columns(structure.passing, dims)) * item / 16 / threads
+    further = max(0, len(structure.dots) - 1)
+    return round(start + per_carried * carried + (per_score + per_further * further) * scores + per_copy * copied)
+
+
+def _unit(tile: TileSchedule, dtype: str, target: Target) -> str:
+    """Which arithmetic units form the products of a kernel."""
+    if target.backend == "hip":
+        return "mfma"
+    if DTYPE_BYTES[dtype] > 2:
+        return "scalar"
+    return target.matrix_unit if uses_wide_units(tile, dtype, target) else "mma"
+
+
+# ---- time
+
+
+def price(
+    structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target, length: LengthClass = "long"
+) -> Cost:
+    """The models together, with the time of the reference problem of a length class."""
+    shared = shared_bytes(structure, dims, dtype, tile, target)
+    registers = register_estimate(structure, dims, dtype, tile, target)
+    resident_programs = _programs_per_sm(shared, registers, tile, target)
+    heads, q_len, kv_len = REFERENCE[length]
+    rows, stream = (kv_len, q_len) if structure.role.startswith("backward_columns") else (q_len, kv_len)
+    programs = heads * ceil(rows / tile.resident)
+    waves = programs / (target.sms * resident_programs)
+    # The last wave is as long as a full one.
+    rounds = ceil(waves) if waves > 0.5 else max(waves, 0.5)
+    if tile.streamed is None:
+        traffic = tile.resident * sum(_columns(structure.once, dims)) * DTYPE_BYTES[dtype]
+        total = programs * traffic / target.hbm_gb_per_s / 1e3
+        return Cost(shared, registers, resident_programs, 0, 0, 0, 0, traffic, 0, waves, total)
+    tensor, special, issue, moved, traffic = _turn(structure, dims, dtype, tile, target)
+    parts = (tensor, special + issue, moved, traffic / _L2_BYTES_PER_CLOCK)
+    # Programs on one SM hide each other's waiting; a program alone waits for every unit in turn.
+    exposed = (tensor + special + issue - max(tensor, special + issue)) / resident_programs
+    busy = max(*parts) + exposed
+    # A copy has the turns that its stages span to arrive.
+    late = max(0.0, _LOAD_CYCLES - (tile.num_stages - 1) * busy)
+    turn = busy + (_TURN_CYCLES + late) / resident_programs
+    turn *= 1 + max(0, registers - target.registers_per_thread) / _SPILL_REGISTERS
+    cycles = rounds * resident_programs * (ceil(stream / tile.streamed) * turn) + rounds * _PROGRAM_CYCLES
+    return Cost(shared, registers, resident_programs, tensor, special, issue, moved, traffic, turn, waves, cycles / target.clock_mhz)
+
+
+def _turn(
+    structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target
+) -> tuple[float, float, float, float, int]:
+    """Cycles of the tensor cores, the special unit, the issue slots and shared memory, and bytes fetched, for one streamed tile."""
+    resident, streamed, item = tile.resident, tile.streamed or 0, DTYPE_BYTES[dtype]
+    pairs = resident * streamed
+    columns = sum(_columns((*structure.dots, *structure.carried), dims))
+    scalar = item > 2
+    wide = uses_wide_units(tile, dtype, target)
+    rate = _SCALAR_FLOPS_PER_CLOCK if scalar else target.bf16_flops_per_clock
+    if target.matrix_unit in ("wgmma", "tcgen05") and not wide and not scalar:
+        # The older instruction runs at half of the rate and less.
+        rate = rate / 2
+    tensor = 2 * pairs * columns / rate * (1 + (0.25 if wide and streamed < 64 else 0))
+    special = structure.special * pairs / target.exp2_per_clock
+    accumulators = resident * sum(_columns(structure.carried, dims)) if structure.sums else 0
+    copies = streamed * sum(_columns(structure.passing, dims)) * item / 16
+    issue = ((structure.simple + 3 + structure.sums) * pairs + accumulators + 4 * copies) / _LANES_PER_CLOCK
+    # Every 64 rows (or every warp) read the streamed tile anew.
+    readers = max(1, resident // WIDE_ROWS) if wide else min(tile.num_warps, max(1, resident // 16))
+    products = len(structure.dots) + len(structure.carried)
+    passing = streamed * sum(_columns(structure.passing, dims)) * item
+    kept = resident * sum(_columns(structure.kept, dims)) * item if wide else 0
+    moved = (passing * (1 + readers * products / max(len(structure.passing), 1)) + kept) / _SHARED_BYTES_PER_CLOCK
+    return tensor, special, issue, moved, passing + structure.vectors * streamed * 4 + structure.pairs * pairs * item
+
+
+def _programs_per_sm(shared: int, registers: int, tile: TileSchedule, target: Target) -> int:
+    threads = tile.num_warps * target.warp_size
+    by_shared = target.shared_bytes_per_sm // (shared + _BLOCK_RESERVE_BYTES)
+    by_registers = target.registers_per_sm // (threads * min(max(registers, 32), target.registers_per_thread))
+    return max(1, min(by_shared, by_registers, target.threads_per_sm // threads, 32))

@@ -1,0 +1,106 @@
+"""What real compilers made of kernels: the committed table behind every choice, and its loader.
+
+`table.json` is written by `benchmarks/schedules/measure.py` and holds one row for each kernel structure, dtype, target and length class.
+Rows are frozen and sorted; a table never changes while a process runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from attngen.errors import InternalError
+from attngen.schedule.plan import TileSchedule, parse_tile
+
+_PATH = Path(__file__).with_name("table.json")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Measured:
+    """One compiled kernel.
+
+    `structure` is `Structure.key` of the kernel and `special`, `simple` its arithmetic; `dims` are the extents that were compiled.
+    Registers and spilled bytes are per thread, spills add loads and stores; `loop_spill_bytes` are those of one turn of the main loop.
+    `rank` is "chosen", or "no spill" for the first clean tile where the chosen one spills.
+    """
+
+    arch: str
+    dtype: str
+    length: str
+    structure: str
+    dims: str
+    rank: str
+    special: int
+    simple: int
+    tile: str
+    registers: int
+    spill_bytes: int
+    loop_spill_bytes: int
+    serialized: bool
+    shared_bytes: int
+    shared_bytes_predicted: int
+    tensor_memory_columns: int
+
+    @property
+    def schedule(self) -> TileSchedule:
+        """The tile, read back."""
+        return parse_tile(self.tile)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows in order, with a look-up by what decides a tile."""
+
+    rows: tuple[Measured, ...]
+
+    def find(self, arch: str, dtype: str, length: str, structure: str) -> Measured | None:
+        """The chosen row of a structure, None where nothing was measured."""
+        return _index(self).get((arch, dtype, length, structure))
+
+    def alternative(self, row: Measured) -> Measured | None:
+        """The clean tile recorded beside a chosen one that spills."""
+        where = (row.arch, row.dtype, row.length, row.structure, row.dims)
+        for item in self.rows:
+            if item.rank == "no spill" and (item.arch, item.dtype, item.length, item.structure, item.dims) == where:
+                return item
+        return None
+
+
+@functools.lru_cache(maxsize=4)
+def _index(table: Table) -> dict[tuple[str, str, str, str], Measured]:
+    """Chosen rows; where several extents share a padded tile, the largest stands for all."""
+    chosen = (row for row in table.rows if row.rank == "chosen")
+    ordered = sorted(chosen, key=lambda row: [int(extent) for extent in row.dims.split(",")])
+    return {(row.arch, row.dtype, row.length, row.structure): row for row in ordered}
+
+
+@functools.cache
+def table() -> Table:
+    """The committed table.
+
+    Raises:
+        InternalError: the file is missing or damaged, which only a broken installation can cause.
+    """
+    try:
+        return read(_PATH.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise InternalError(f"the table of measured schedules cannot be read: {error}") from error
+
+
+def read(text: str) -> Table:
+    """A table from its text."""
+    content = json.loads(text)
+    names = [field.name for field in fields(Measured)]
+    if content["columns"] != names:
+        raise ValueError(f"its columns are {content['columns']}")
+    return Table(tuple(sorted(Measured(*row) for row in content["rows"])))
+
+
+def write(rows: Iterable[Measured]) -> str:
+    """The text of a table: sorted, one row a line."""
+    names = json.dumps([field.name for field in fields(Measured)])
+    lines = ",\n".join(json.dumps(astuple(row), separators=(",", ":")) for row in sorted(set(rows)))
+    return f'{{"columns": {names},\n"rows": [\n{lines}\n]}}\n'

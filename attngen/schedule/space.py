@@ -1,0 +1,82 @@
+"""Which tiles a kernel may have on a target, before anything is priced.
+
+Gives `TileSchedule`s in a fixed order. Legal means that Triton takes them and that no warp stands idle by construction; whether they fit
+memory and registers is for `cost` to say. Length classes decide nothing but the extents that are worth trying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from attngen.schedule.plan import BLOCKS, DTYPE_BYTES, TileSchedule
+from attngen.schedule.structure import Structure
+from attngen.target import Target
+
+LengthClass = Literal["decode", "short", "long"]
+DECODE_TOKENS = 16
+SHORT_TOKENS = 512
+_STAGES = (1, 2, 3, 4)
+# A tile of the matrix units with asynchronous operands is 64 rows high.
+WIDE_ROWS = 64
+# NVIDIA's products in fp32 and fp64 are unrolled into single multiply-adds, so that larger tiles only make the code longer.
+_SCALAR_BLOCKS = (16, 32)
+
+
+def length_class(q_len: int, kv_len: int) -> LengthClass:
+    """The class of a call: a few queries against a cache, sequences too short to fill a GPU, and the rest.
+
+    Args:
+        q_len: queries, in tokens.
+        kv_len: keys, in tokens.
+    """
+    if q_len <= DECODE_TOKENS:
+        return "decode"
+    return "short" if max(q_len, kv_len) <= SHORT_TOKENS else "long"
+
+
+def candidates(structure: Structure, dtype: str, target: Target, length: LengthClass = "long") -> Iterator[TileSchedule]:
+    """Legal tiles in a fixed order.
+
+    Args:
+        structure: of the kernel.
+        dtype: of its tensors.
+        target: where it shall run.
+        length: class of the lengths it is for.
+    """
+    if not structure.passing:
+        for resident in (64, 128, 32, 16):
+            yield TileSchedule(resident, None, 4, 1)
+        return
+    scalar = DTYPE_BYTES[dtype] > 2 and target.backend == "cuda"
+    for resident in _resident(structure, scalar, length):
+        for streamed in _streamed(structure, scalar, length):
+            for warps in (4, 8):
+                if _idle(resident, streamed, warps, scalar):
+                    continue
+                for stages in _STAGES:
+                    yield TileSchedule(resident, streamed, warps, stages)
+
+
+def _resident(structure: Structure, scalar: bool, length: LengthClass) -> tuple[int, ...]:
+    by_rows = structure.role.startswith(("forward", "backward_rows"))
+    if length == "decode" and by_rows:
+        return (16,)
+    if scalar:
+        return _SCALAR_BLOCKS
+    return (64, 32, 16) if length == "short" and by_rows else tuple(block for block in BLOCKS if block <= 128)
+
+
+def _streamed(structure: Structure, scalar: bool, length: LengthClass) -> tuple[int, ...]:
+    if length == "decode" and structure.role.startswith("backward_columns"):
+        return (16,)
+    return _SCALAR_BLOCKS if scalar else tuple(block for block in BLOCKS if block <= 128)
+
+
+def _idle(resident: int, streamed: int, warps: int, scalar: bool) -> bool:
+    """Whether warps would repeat each other's work: a warp takes at least 16 rows, or shares them when the tile is wide."""
+    if scalar:
+        return False
+    if resident >= WIDE_ROWS:
+        return False
+    return warps == 8 or streamed < 32
