@@ -1,0 +1,98 @@
+"""Tensors in unfriendly memory: NaN on all sides, an unmapped page behind the last byte, odd strides, addresses beyond 2**31."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.kernels.cases import Case
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_PRIVATE_ANONYMOUS_UNRESERVED = 0x02 | 0x20 | 0x4000
+_FAILED = ctypes.c_void_p(-1).value
+_NEVER_AN_INDEX = -(10**6)
+
+
+def mapped(size: int, fence: bool = False) -> Any:
+    """A zeroed buffer of `size` bytes that costs memory only where it is touched; with `fence`, whatever lies behind its end is unmapped."""
+    page = mmap.PAGESIZE
+    whole = -(-size // page) * page
+    base = _LIBC.mmap(None, whole + page, mmap.PROT_READ | mmap.PROT_WRITE, _PRIVATE_ANONYMOUS_UNRESERVED, -1, 0)
+    if base in (None, _FAILED) or (fence and _LIBC.mprotect(base + whole, page, 0) != 0):
+        raise MemoryError(f"cannot map {size} bytes")
+    buffer = (ctypes.c_char * size).from_address(base + whole - size if fence else base)
+    weakref.finalize(buffer, _LIBC.munmap, base, whole + page)
+    return buffer
+
+
+def _size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return math.prod(shape) * torch.empty((), dtype=dtype).element_size()
+
+
+def fenced_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+    """`torch.empty` for emitted modules: full of NaN, and nothing is mapped behind it."""
+    if 0 in shape:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(mapped(_size(shape, dtype), fence=True), dtype=dtype).view(shape).fill_(float("nan"))
+
+
+def fenced(value: Tensor) -> Tensor:
+    """A copy whose last element is the last one of mapped memory, with NaN between its rows and in front of them."""
+    if 0 in value.shape:
+        return value
+    storage = torch.frombuffer(mapped(_size(_wider(value, 2), value.dtype), fence=True), dtype=value.dtype).view(_wider(value, 2))
+    return _filled(storage, value, tuple(slice(2, None) for _ in value.shape))
+
+
+def surrounded(value: Tensor) -> Tensor:
+    """A copy that is a slice of a larger tensor of NaN in every dimension."""
+    storage = torch.empty(_wider(value, 5), dtype=value.dtype)
+    return _filled(storage, value, tuple(slice(2, -3) for _ in value.shape))
+
+
+def _wider(value: Tensor, margin: int) -> tuple[int, ...]:
+    return tuple(length + margin for length in value.shape)
+
+
+def _filled(storage: Tensor, value: Tensor, place: tuple[slice, ...]) -> Tensor:
+    storage.fill_(float("nan") if value.is_floating_point() else _NEVER_AN_INDEX)
+    view = storage[place]
+    view.copy_(value)
+    return view
+
+
+def positions_first(value: Tensor) -> Tensor:
+    """A copy stored as [batch, position, heads, feature], or transposed if it has no heads."""
+    if value.dim() < 3:
+        return value.t().contiguous().t() if value.dim() == 2 else value
+    order = (0, value.dim() - 2, *range(1, value.dim() - 2), value.dim() - 1) if value.dim() > 3 else (1, 2, 0)
+    back = tuple(order.index(i) for i in range(value.dim()))
+    return value.permute(order).contiguous().permute(back)
+
+
+def expanded(value: Tensor) -> Tensor:
+    """The first batch and the first head for all of them, by strides of 0; positions and features stay."""
+    if value.dim() < 3:
+        return value
+    first = value[(slice(0, 1),) * (value.dim() - 2)]
+    return first.expand(value.shape)
+
+
+def stored(case: Case, how: Callable[[Tensor], Tensor]) -> Case:
+    """A case whose tensors lie in memory as `how` makes them."""
+
+    def place(value: Any) -> Any:
+        return how(value) if isinstance(value, Tensor) else value
+
+    return Case(case.cascade, {k: place(v) for k, v in case.values.items()}, {k: place(v) for k, v in case.cotangents.items()})
