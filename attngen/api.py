@@ -21,7 +21,7 @@ from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.torch_op import operators
 
 _PROGRAMS: dict[str, Program] = {}
-_KERNELS: dict[tuple[str, Options], Kernels] = {}
+_KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
 
 
 def compile(  # noqa: A001
@@ -70,9 +70,10 @@ def _program(cascade: Cascade) -> Program:
 
 
 def _kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
-    key = (str(cascade), options)
+    knobs = Knobs.from_env()
+    key = (str(cascade), options, knobs)
     if key not in _KERNELS:
-        _KERNELS[key] = Kernels(_program(cascade), name, options, Knobs.from_env())
+        _KERNELS[key] = Kernels(_program(cascade), name, options, knobs)
     return _KERNELS[key]
 
 
@@ -91,6 +92,7 @@ class Attention:
         self._moved: dict[tuple[int, torch.device], Tensor] = {}
         self._kernels = _kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
+        self._lse: Attention | None = None
 
     @property
     def program(self) -> Program:
@@ -153,6 +155,8 @@ class Attention:
 
     def _with_lse(self) -> Attention:
         """The same variant with its one logsumexp as an extra output."""
+        if self._lse is not None:
+            return self._lse
         steps = [step for step in self.spec.cascade.steps if step.reduce == "logsumexp"]
         if len(steps) != 1:
             raise ArgumentError(
@@ -164,16 +168,21 @@ class Attention:
         output = Argument(step.name, tuple((axis,) for axis in step.axes))
         keys = (*self.spec.keys, "lse") if self.spec.keys is not None else None
         spec = replace(self.spec, cascade=cascade, outputs=(*self.spec.outputs, output), on_request=(step.name,), keys=keys)
-        return Attention(spec, self.options)
+        self._lse = Attention(spec, self.options)
+        return self._lse
 
     # ---- looking inside
 
     def build(
         self, dtype: str | torch.dtype = "bfloat16", *, head_dim: int | tuple[int, int] | None = None, extents: Mapping[str, int] | None = None
     ) -> Source:
-        """Emit the module for these feature lengths without running it; returns its source and structure."""
+        """Build for these feature lengths without running: emit, and settle the tiles by real compiles where no measurement exists.
+
+        Returns:
+            The source of the module with its structure.
+        """
         dims = self.dims(head_dim, extents)
-        self._kernels.choice(dims, str(dtype).removeprefix("torch."), targets.get(self.options.arch or "sm90"))
+        self._kernels.settled(dims, str(dtype).removeprefix("torch."), targets.get(self.options.arch or "sm90"))
         return self._kernels.source(dims)
 
     def dims(self, head_dim: int | tuple[int, int] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -189,13 +198,15 @@ class Attention:
             sizes = (*sizes, *[sizes[-1]] * (len(features) - len(sizes)))
         return dict(zip(features, sizes, strict=False))
 
-    def reference(self, *args: Any, **kwargs: Any) -> Any:
+    def reference(self, *args: Any, return_lse: bool = False, **kwargs: Any) -> Any:
         """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to."""
+        if return_lse and not self.spec.on_request:
+            return self._with_lse().reference(*args, return_lse=True, **kwargs)
         views, _ = binding.split(self.spec, binding.bind(self.spec, args, kwargs))
         names = [argument.name for argument in self.spec.arguments]
         values = {**dict(zip(names, views, strict=True)), **{capture.name: capture.value for capture in self.spec.captures}}
         found = evaluate(self.spec.cascade, values)
-        return self._returned([found[output.name] for output in self.spec.outputs], return_lse=False)
+        return self._returned([found[output.name] for output in self.spec.outputs], return_lse)
 
 
 def _refuse_forward_mode(tensors: Sequence[Tensor]) -> None:

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from attngen import target as targets
 from attngen.cache.entry import Artefacts
-from attngen.cache.key import Toolchain, folder_hash, kernel_key, source_hash
+from attngen.cache.key import Toolchain, folder_hash, kernel_key, request_key, source_hash
 from attngen.cache.load import load_module
 from attngen.cache.store import Store, open_store
 from attngen.errors import ArchMismatch, MissingKernel
 from attngen.knobs import Knobs, code_knobs
 from attngen.pipeline import VERSION, Program, Source, build, scatters
 from attngen.resources import templates_dir
-from attngen.schedule.choose import Choice, choose
-from attngen.schedule.plan import override
+from attngen.schedule.choose import Choice, Request, choose
+from attngen.schedule.measured import table
+from attngen.schedule.plan import ModuleSchedule, override, parse_schedule
+from attngen.schedule.space import length_class
 
 _log = logging.getLogger("attngen")
 
@@ -63,23 +65,29 @@ class Kernels:
     def __init__(self, program: Program, name: str, options: Options, knobs: Knobs) -> None:
         self.program = program
         self.name = name
+        self.options = options
         self.arch = options.arch
         self.override = options.schedule
         self.deterministic = options.deterministic
         self.atomic = {scatter.target.name for _, scatter in scatters(program) if scatter.atomic}
         self.knobs = knobs
         self.lock = threading.Lock()
+        self.choices: dict[Request, Choice] = {}
+        self.schedules: dict[str, ModuleSchedule] = {}
         self.sources: dict[frozenset[str], Source] = {}
         self.loaded: dict[tuple[object, ...], Loaded] = {}
         self.modules: dict[tuple[frozenset[str], bool], ModuleType] = {}
 
     def source(self, dims: Mapping[str, int]) -> Source:
         """The emitted module for these feature lengths; its text depends only on which of them are padded."""
-        padded = frozenset(axis for axis, size in dims.items() if size < 16 or size & (size - 1))
         with self.lock:
-            if padded not in self.sources:
-                self.sources[padded] = build(self.program, self.name, padded)
-            return self.sources[padded]
+            return self._source(dims)
+
+    def _source(self, dims: Mapping[str, int]) -> Source:
+        padded = padded_axes(dims)
+        if padded not in self.sources:
+            self.sources[padded] = build(self.program, self.name, padded)
+        return self.sources[padded]
 
     def target(self, device: torch.device) -> targets.Target:
         """The target that schedules are for: the one asked for, else the device's, and sm90's for the CPU.
@@ -98,32 +106,78 @@ class Kernels:
         return here
 
     def choice(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None) -> Choice:
-        """Tiles for every kernel, with the reasons."""
-        choice = choose(self.program.kernels, dims, dtype, target, lengths)
-        if self.override is None:
-            return choice
-        return replace(choice, schedule=override(choice.schedule, self.program.kernels, thaw(self.override)))
+        """Tiles for every kernel, with the reasons.
+
+        Raises:
+            DoesNotFit: no tile fits the target. ScheduleError: the user's tiles are illegal.
+        """
+        length = "long" if lengths is None else length_class(*lengths)
+        request = Request(tuple(dims.items()), dtype, target, length)
+        with self.lock:
+            if request not in self.choices:
+                choice = choose(self.program.kernels, request, table())
+                if self.override is not None:
+                    choice = replace(choice, schedule=override(choice.schedule, self.program.kernels, thaw(self.override)))
+                self.choices[request] = choice
+            return self.choices[request]
+
+    def settled(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None) -> ModuleSchedule:
+        """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
+
+        Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache.
+
+        Raises:
+            CompileFailed: no tile of a kernel compiles and fits. MissingKernel: strict mode, and nothing is stored.
+        """
+        choice = self.choice(dims, dtype, target, lengths)
+        if self.override is not None or not choice.unsettled:
+            return choice.schedule
+        length = "long" if lengths is None else length_class(*lengths)
+        request = Request(tuple(dims.items()), dtype, target, length)
+        key = request_key(
+            str(self.program.cascade), target.name, {"dims": str(request.dims), "dtype": dtype, "length": length}, toolchain(self.knobs)
+        )
+        with self.lock:
+            if key not in self.schedules:
+                self.schedules[key] = self._settle(key, choice, request)
+            return self.schedules[key]
+
+    def _settle(self, key: str, choice: Choice, request: Request) -> ModuleSchedule:
+        from attngen.runtime.measure import Emitted, settle
+
+        entry = store(self.knobs).try_load(key)
+        if entry is None:
+            if self.knobs.strict:
+                raise self.missing(request.extents, request.dtype, request.target)
+            _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
+            source = self._source(request.extents)
+            module = self._module(source, False, request.target, request.extents, request.dtype)
+            text = str(settle(Emitted(source, module), choice, request).schedule)
+            entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
+        return parse_schedule(entry.file("schedule.txt").read_text(encoding="utf-8"))
 
     def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int]) -> Loaded:
         """The module and tiles for a call."""
         dtype = str(tensor.dtype).removeprefix("torch.")
         target = self.target(tensor.device)
         interpret = tensor.device.type == "cpu" or self.knobs.interpret
-        choice = self.choice(dims, dtype, target, lengths)
-        key = (tuple(sorted(dims.items())), dtype, target.name, interpret, choice.schedule)
+        schedule = self.choice(dims, dtype, target, lengths).schedule if interpret else self.settled(dims, dtype, target, lengths)
+        key = (tuple(sorted(dims.items())), dtype, target.name, interpret, schedule)
         if key not in self.loaded:
-            source = self.source(dims)
-            module = self.module(source, interpret, target, dims, dtype)
-            self.loaded[key] = Loaded(module, choice.schedule.as_tiles(self.program.kernels))
+            module = self.module(self.source(dims), interpret, target, dims, dtype)
+            self.loaded[key] = Loaded(module, schedule.as_tiles(self.program.kernels))
         return self.loaded[key]
 
     def module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
         """The loaded module of a source; written to the cache, since Triton reads functions from files."""
-        padded = frozenset(axis for axis, size in dims.items() if size < 16 or size & (size - 1))
         with self.lock:
-            if (padded, interpret) not in self.modules:
-                self.modules[(padded, interpret)] = self.load(source, interpret, target, dims, dtype)
-            return self.modules[(padded, interpret)]
+            return self._module(source, interpret, target, dims, dtype)
+
+    def _module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
+        key = (padded_axes(dims), interpret)
+        if key not in self.modules:
+            self.modules[key] = self.load(source, interpret, target, dims, dtype)
+        return self.modules[key]
 
     def load(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
         key = kernel_key(str(source.program.cascade), ",".join(sorted(dims)), target.name, toolchain(self.knobs))
@@ -142,6 +196,11 @@ class Kernels:
             f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {dict(dims)}",
             remedy=f"Build them beforehand: attngen generate SPEC --arch {target.name} --dtype {dtype} --head-dim {dim}",
         )
+
+
+def padded_axes(dims: Mapping[str, int]) -> frozenset[str]:
+    """Feature axes whose tile is larger than they are: their length is no power of two from 16 up."""
+    return frozenset(axis for axis, size in dims.items() if size < 16 or size & (size - 1))
 
 
 def stored(cache_: Store, key: str, text: str, knobs: Knobs, missing: Callable[[], MissingKernel]) -> Path:

@@ -45,6 +45,16 @@ class Emitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """A kernel of a module to compile: extents, dtype and target in `request`, its schedule in `tile`."""
+
+    emitted: Emitted
+    role: str
+    request: Request
+    tile: TileSchedule
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A schedule that was compiled, with what each kernel takes and what the rejected leaders took."""
 
@@ -56,15 +66,9 @@ class Settled:
 # ---- jobs
 
 
-def compile_job(emitted: Emitted, role: str, request: Request, tile: TileSchedule) -> CompileJob:
-    """The job that compiles one kernel as a call would, strides and pointers aligned.
-
-    Args:
-        emitted: the module.
-        role: of the kernel.
-        request: extents of the feature axes, dtype of the arguments, target.
-        tile: its schedule.
-    """
+def compile_job(task: Task) -> CompileJob:
+    """The job that compiles one kernel as a call would, strides and pointers aligned."""
+    emitted, role, request, tile = task.emitted, task.role, task.request, task.tile
     kernel, lowered = next(item for item in emitted.source.lowered if item[0].role == role)
     signature = {param: _type(emitted.source, kernel, param, request.dtype) for param in lowered.params}
     blocks = ModuleSchedule(((role, tile),)).as_tiles((kernel,))[role]
@@ -104,31 +108,25 @@ def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
 # ---- results
 
 
-def measure(
-    emitted: Emitted, request: Request, tiles: Sequence[tuple[str, TileSchedule]], workers: int = 2
-) -> tuple[Measured | CompileFailed, ...]:
-    """Compile kernels with given tiles, side by side.
+def measure(tasks: Sequence[Task], workers: int = 2) -> tuple[Measured | CompileFailed, ...]:
+    """Compile kernels side by side.
 
     Args:
-        emitted: the module.
-        request: what it is for.
-        tiles: role and schedule, in any order and number.
+        tasks: in any order and number.
         workers: compiles at a time.
 
     Returns:
-        What came out, in the order of `tiles`; a refusal of the compiler stands in its place.
+        What came out, in the order of `tasks`; a refusal of the compiler stands in its place.
     """
-    jobs = [compile_job(emitted, role, request, tile) for role, tile in tiles]
-    compiled = compile_many(jobs, workers)
-    kernels = {kernel.role: kernel for kernel in emitted.source.program.kernels}
+    compiled = compile_many([compile_job(task) for task in tasks], workers)
     return tuple(
-        result if isinstance(result, CompileFailed) else _measured(kernels[role], request, tile, result)
-        for (role, tile), result in zip(tiles, compiled, strict=True)
+        result if isinstance(result, CompileFailed) else _measured(task, result) for task, result in zip(tasks, compiled, strict=True)
     )
 
 
-def _measured(kernel: Kernel, request: Request, tile: TileSchedule, compiled: Compiled) -> Measured:
-    held = structure(kernel)
+def _measured(task: Task, compiled: Compiled) -> Measured:
+    request, tile = task.request, task.tile
+    held = structure(next(kernel for kernel in task.emitted.source.program.kernels if kernel.role == task.role))
     return Measured(
         arch=request.target.name,
         dtype=request.dtype,
@@ -214,7 +212,7 @@ def settle(emitted: Emitted, choice: Choice, request: Request, roles: Iterable[s
 def _compiled(
     emitted: Emitted, request: Request, tiles: Sequence[tuple[str, TileSchedule]]
 ) -> list[tuple[str, TileSchedule, Measured | CompileFailed]]:
-    rows = measure(emitted, request, tiles)
+    rows = measure([Task(emitted, role, request, tile) for role, tile in tiles])
     return [(role, tile, row) for (role, tile), row in zip(tiles, rows, strict=True)]
 
 

@@ -143,8 +143,8 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
 
 def _reason(kernel: Structure, request: Request, measured: Table) -> Reason:
     ranked = rank(kernel, request)
-    row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents))
-    others = _distinct(ranked)
+    row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), (kernel.special, kernel.simple))
+    others = distinct(ranked)
     if row is None:
         tile = ranked[0].tile
         return Reason(kernel.role, tile, "model", None, None, _fallback(ranked, ranked[0]), others[:_KEPT_CANDIDATES])
@@ -161,7 +161,7 @@ def _reason(kernel: Structure, request: Request, measured: Table) -> Reason:
     return Reason(kernel.role, tile, evidence, row, measured.alternative(row), _fallback(ranked, chosen), candidates_)
 
 
-def _distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+def distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     """The first of each tile and number of warps; other stages change neither arithmetic nor registers."""
     first = {(item.tile.resident, item.tile.streamed, item.tile.num_warps): item for item in reversed(ranked)}
     return tuple(item for item in ranked if first[item.tile.resident, item.tile.streamed, item.tile.num_warps] is item)

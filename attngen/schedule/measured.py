@@ -49,6 +49,11 @@ class Measured:
         """The tile, read back."""
         return parse_tile(self.tile)
 
+    @property
+    def case(self) -> tuple[str, str, str, str, str, int, int]:
+        """What was compiled, apart from the tile."""
+        return (self.arch, self.dtype, self.length, self.structure, self.dims, self.special, self.simple)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -56,25 +61,35 @@ class Table:
 
     rows: tuple[Measured, ...]
 
-    def find(self, arch: str, dtype: str, length: str, structure: str) -> Measured | None:
-        """The chosen row of a structure, None where nothing was measured."""
-        return _index(self).get((arch, dtype, length, structure))
+    def find(self, arch: str, dtype: str, length: str, structure: str, arithmetic: tuple[int, int]) -> Measured | None:
+        """The chosen row of a structure, None where nothing was measured.
+
+        Args:
+            arch, dtype, length, structure: as in `Measured`.
+            arithmetic: its special and simple operations; where no row has them, that with the nearest stands in.
+        """
+        special, simple = arithmetic
+        rows = _index(self).get((arch, dtype, length, structure), ())
+        return min(rows, key=lambda row: (4 * abs(row.special - special) + abs(row.simple - simple), row.simple), default=None)
 
     def alternative(self, row: Measured) -> Measured | None:
         """The clean tile recorded beside a chosen one that spills."""
-        where = (row.arch, row.dtype, row.length, row.structure, row.dims)
-        for item in self.rows:
-            if item.rank == "no spill" and (item.arch, item.dtype, item.length, item.structure, item.dims) == where:
-                return item
-        return None
+        where = row.case
+        return next((item for item in self.rows if item.rank == "no spill" and item.case == where), None)
 
 
 @functools.lru_cache(maxsize=4)
-def _index(table: Table) -> dict[tuple[str, str, str, str], Measured]:
-    """Chosen rows; where several extents share a padded tile, the largest stands for all."""
+def _index(table: Table) -> dict[tuple[str, str, str, str], tuple[Measured, ...]]:
+    """Chosen rows by structure; where several extents share a padded tile, the largest stands for all."""
     chosen = (row for row in table.rows if row.rank == "chosen")
-    ordered = sorted(chosen, key=lambda row: [int(extent) for extent in row.dims.split(",")])
-    return {(row.arch, row.dtype, row.length, row.structure): row for row in ordered}
+    largest: dict[tuple[object, ...], Measured] = {}
+    for row in sorted(chosen, key=lambda row: [int(extent) for extent in row.dims.split(",")]):
+        largest[row.arch, row.dtype, row.length, row.structure, row.special, row.simple] = row
+    found: dict[tuple[str, str, str, str], tuple[Measured, ...]] = {}
+    for row in largest.values():
+        key = (row.arch, row.dtype, row.length, row.structure)
+        found[key] = (*found.get(key, ()), row)
+    return found
 
 
 @functools.cache

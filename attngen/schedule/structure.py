@@ -87,13 +87,8 @@ def structure(kernel: Kernel) -> Structure:
     carried = [step for step in inside if kernel.streamed in step.over]
     in_dots, in_sums = dict(_tensors(kernel, dots)), dict(_tensors(kernel, carried))
     held = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
-    ops = [
-        node.op
-        for step in inside
-        if pair <= {*step.axes, *step.over}
-        for node in walk(step.body)
-        if isinstance(node, Apply) and free_axes(node)
-    ]
+    pointwise = [expr for step in inside if pair <= {*step.axes, *step.over} for expr in (step.body, step.where) if expr is not None]
+    ops = [node.op for expr in pointwise for node in walk(expr) if isinstance(node, Apply) and free_axes(node)]
     return Structure(
         role=kernel.role,
         kept=_features(kernel, tiles, kernel.resident),
