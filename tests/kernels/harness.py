@@ -25,7 +25,7 @@ from attngen.ir.cascade import Cascade
 from attngen.ir.interpret import axis_extents, interpret
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse, build
-from attngen.runtime.interpreter import interpreted
+from attngen.runtime.interpreter import InterpretedKernel, interpreted
 from attngen.runtime.reference import TorchBackend, reference
 
 Tiles = Mapping[str, Mapping[str, int]]
@@ -149,6 +149,23 @@ def backward(
     wanted = {str(tensor_name(name)): name for name in (kernels.targets if needed is None else needed)}
     found = kernels.module.backward(*inputs, *saved, *given, tile, set(wanted))
     return {wanted[name]: value for name, value in found.items()}
+
+
+def only_programs(kernels: Emitted, chosen: tuple[int, ...]) -> None:
+    """From now on run these programs of every grid only."""
+    for kernel in vars(kernels.module).values():
+        if isinstance(kernel, InterpretedKernel):
+            vars(kernel)["_run_program"] = _filtered(kernel, chosen)
+
+
+def _filtered(kernel: InterpretedKernel, chosen: tuple[int, ...]) -> Callable[..., None]:
+    run_program = kernel._run_program
+
+    def run_chosen(arguments: dict[str, Any], program: tuple[int, int, int]) -> None:
+        if program[0] in chosen:
+            run_program(arguments, program)
+
+    return run_chosen
 
 
 def run(

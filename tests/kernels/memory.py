@@ -96,3 +96,21 @@ def stored(case: Case, how: Callable[[Tensor], Tensor]) -> Case:
         return how(value) if isinstance(value, Tensor) else value
 
     return Case(case.cascade, {k: place(v) for k, v in case.values.items()}, {k: place(v) for k, v in case.cotangents.items()})
+
+
+def virtual_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+    """`torch.empty` that costs memory only where it is touched."""
+    return torch.frombuffer(mapped(_size(shape, dtype)), dtype=dtype).view(shape)
+
+
+def far(value: Tensor, dim: int) -> Tensor:
+    """A copy whose last position along `dim` lies beyond 2**31 elements from the first; the other dimensions are packed."""
+    if value.shape[dim] < 2:
+        return value
+    stride = -(-(2**31 + 7) // (value.shape[dim] - 1))
+    packed = value.movedim(dim, 0).contiguous()
+    rest = packed[0].numel()
+    storage = virtual_empty((stride * (value.shape[dim] - 1) + rest,), value.dtype)
+    view = storage.as_strided(packed.shape, (stride, *packed[0].stride())).movedim(0, dim)
+    view.copy_(value)
+    return view

@@ -1,0 +1,64 @@
+"""Tensors whose elements lie beyond 2**31 from their first: offsets are 64 bits wide wherever that can happen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.kernels import cases, harness, memory
+
+DEEP = {"b": cases.Sizes(b=2, g=1, r=1, m=20, n=20), "g": cases.Sizes(b=1, g=2, r=1, m=20, n=20), "r": cases.Sizes(b=1, g=1, r=2, m=20, n=20)}
+LONG = cases.Sizes(b=1, g=1, r=1, m=130, n=140)
+
+
+def stretched(case: cases.Case, axis: str) -> cases.Case:
+    """Every argument and cotangent that has an axis, far along it."""
+    axes = {item.name: item.axes or () for item in case.cascade.inputs}
+    values = {name: memory.far(x, axes[name].index(axis)) if axis in axes[name] else x for name, x in case.values.items()}
+    outputs = {name: case.cascade.axes(name) for name in case.cotangents}
+    cotangents = {name: memory.far(x, outputs[name].index(axis)) if axis in outputs[name] else x for name, x in case.cotangents.items()}
+    return cases.Case(case.cascade, values, cotangents)
+
+
+def check(case: cases.Case, far: cases.Case) -> None:
+    found = harness.run(case.cascade, far.values, far.cotangents)
+    harness.exact_to(found, harness.expected(case.cascade, case.values, case.cotangents))
+
+
+@pytest.mark.parametrize("axis", ["b", "g", "r", "m", "n"])
+@pytest.mark.parametrize("variant", ["causal", "gate", "entropy"])
+def test_far_arguments(variant, axis):
+    case = cases.case(variant, DEEP.get(axis, LONG))
+    check(case, stretched(case, axis))
+
+
+@pytest.mark.parametrize(("name", "dim"), [("bias", 0), ("bias", 1), ("bias", 2), ("table", 0), ("col", 0), ("col", 1), ("row", 0), ("row", 1)])
+def test_far_captures(name, dim):
+    case = cases.case("learned_bias", cases.Sizes(b=2, g=2, r=1, m=20, n=20) if name != "table" and dim == 0 else LONG)
+    values = {**case.values, name: memory.far(case.values[name], dim)}
+    check(case, cases.Case(case.cascade, values, case.cotangents))
+
+
+def test_far_results():
+    """Outputs and gradients of 2.3e9 elements, of which the first and the last batch are computed."""
+    batches, sizes = 70_000, cases.Sizes(b=2, g=1, r=1, m=128, n=128, d=256, e=256)
+    case = cases.case("softmax", sizes).to(torch.float32)
+    values = {name: wide(x, batches) for name, x in case.values.items()}
+    cotangents = {name: wide(x, batches) for name, x in case.cotangents.items()}
+    kernels = harness.prepare(case.cascade, values, memory.virtual_empty)
+    chosen = (0, batches - 1)
+    harness.only_programs(kernels, chosen)
+    tile = harness.tiles(128, 128)
+    known = harness.forward(kernels, values, tile)
+    gradients = harness.backward(kernels, values, known, cotangents, tile)
+    outputs = {name: known[name] for name in kernels.cascade.outputs}
+    picked = harness.Results(*({name: x[list(chosen)] for name, x in group.items()} for group in (outputs, gradients)))
+    arguments = case.cascade, case.values, case.cotangents
+    harness.contract(picked, harness.expected(*arguments), harness.yardstick(*arguments, torch.float32))
+
+
+def wide(value: torch.Tensor, batches: int) -> torch.Tensor:
+    """Two batches, the first and the last of many; those between are not touched."""
+    whole = memory.virtual_empty((batches, *value.shape[1:]), value.dtype)
+    whole[0], whole[-1] = value[0], value[1]
+    return whole
