@@ -76,7 +76,18 @@ def measure(dim: int, tokens: int, is_causal: bool) -> list[dict[str, object]]:
         backward_ms = milliseconds(lambda out=out: torch.autograd.grad(out, (q, k, v), do, retain_graph=True))
         for direction, ms in (("forward", forward_ms), ("backward", backward_ms)):
             tflops = flops(shape, is_causal, direction == "backward") / ms / 1e9
-            rows.append({"name": name, "direction": direction, "dim": dim, "tokens": tokens, "causal": is_causal, "ms": ms, "tflops": tflops, "error": error})
+            rows.append(
+                {
+                    "name": name,
+                    "direction": direction,
+                    "dim": dim,
+                    "tokens": tokens,
+                    "causal": is_causal,
+                    "ms": ms,
+                    "tflops": tflops,
+                    "error": error,
+                }
+            )
     return rows
 
 
@@ -103,7 +114,9 @@ def main() -> None:
     for row in rows:
         base = next(r for r in rows if r["name"] == "sdpa" and all(r[key] == row[key] for key in ("direction", "dim", "tokens", "causal")))
         ratio = float(str(row["tflops"])) / float(str(base["tflops"]))
-        print(f"{row['name']:8} {row['direction']:8} D={row['dim']} N={row['tokens']} causal={row['causal']}: {row['tflops']:.0f} TFLOP/s, {ratio:.2f} of SDPA")
+        print(
+            f"{row['name']:8} {row['direction']:8} D={row['dim']} N={row['tokens']} causal={row['causal']}: {row['tflops']:.0f} TFLOP/s, {ratio:.2f} of SDPA"
+        )
 
 
 if __name__ == "__main__":

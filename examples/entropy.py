@@ -21,7 +21,12 @@ def main() -> None:
     q, k, v = (torch.randn(1, 2, 48, 16, requires_grad=True) for _ in range(3))
     result = attend(q, k, v)
     (result["o"].sum() - 0.1 * result["entropy"].sum()).backward()
-    print("entropy per query:", [round(h, 3) for h in result["entropy"][0, 0, :4].tolist()], "of at most", round(torch.log(torch.tensor(48.0)).item(), 3))
+    print(
+        "entropy per query:",
+        [round(h, 3) for h in result["entropy"][0, 0, :4].tolist()],
+        "of at most",
+        round(torch.log(torch.tensor(48.0)).item(), 3),
+    )
     print("ranks of the reductions:", dict(attend.program.streamed.ranks))
 
 

@@ -1,0 +1,164 @@
+"""Compile every kernel of plain attention and of the catalogue for every target, and write down which tile serves it best.
+
+    python benchmarks/schedules/measure.py --arch sm90 --dtype bfloat16
+    python benchmarks/schedules/measure.py --variant differential --dims 64 128
+
+For each kernel the candidates are taken in the order of the cost model. The first that fits shared memory, runs its wgmma
+asynchronously and spills nothing is chosen; where none of the first few does, the one that spills least. Rows go into
+`attngen/schedule/table.json` after every target and dtype; what stands there already is left alone unless `--again` is given.
+No GPU is needed. `report.py` makes the readable tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attngen import catalog, target
+from attngen.cache.load import load_module
+from attngen.errors import CompileFailed, DoesNotFit
+from attngen.pipeline import analyse, build
+from attngen.runtime.measure import Emitted, Task, fault, measure
+from attngen.schedule import measured
+from attngen.schedule.choose import Candidate, Request, distinct, rank
+from attngen.schedule.measured import Measured
+from attngen.schedule.structure import padded, structure
+
+TABLE = Path(measured.__file__).with_name("table.json")
+DTYPES = ("bfloat16", "float16", "float32")
+# One extent of every kind of tile: exact, padded, and two different ones. 80 shares its tile with 96 and follows it.
+DIMS = ("256", "192", "192,128", "128", "96", "80", "64", "40", "32", "24", "16", "8")
+ATTEMPTS = {"bfloat16": 8, "float16": 8, "float32": 4}
+# A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer.
+TOLERATED_SPILL_BYTES = 32
+CLEAN_IS_TOO_SLOW = 1.25
+
+
+@dataclass
+class Case:
+    """One kernel to find a tile for."""
+
+    emitted: Emitted
+    role: str
+    request: Request
+    ranked: list[Candidate]
+    tried: list[tuple[Candidate, Measured]]
+
+    def clean(self) -> bool:
+        """Whether the last tile tried is as good as it gets."""
+        row = self.tried[-1][1] if self.tried else None
+        return row is not None and not fault(row, self.request) and row.spill_bytes == 0
+
+    def over(self) -> bool:
+        """Whether nothing is left to try."""
+        return self.clean() or not self.ranked
+
+    def rows(self) -> Iterator[Measured]:
+        """The chosen row, and the clean one if that is another."""
+        fits = [(item, row) for item, row in self.tried if row.shared_bytes <= self.request.target.shared_bytes]
+        if not fits:
+            return
+        best = min(fits, key=lambda pair: (bool(fault(pair[1], self.request)), pair[1].loop_spill_bytes, pair[1].spill_bytes))
+        tolerable = [pair for pair in fits if self._tolerable(pair[1])]
+        clean = best if best[1].spill_bytes == 0 else None
+        if tolerable and best[0].cost.total_us > CLEAN_IS_TOO_SLOW * tolerable[0][0].cost.total_us:
+            best = tolerable[0]
+        yield best[1]
+        if clean is not None and clean is not best:
+            yield replace(clean[1], rank="no spill")
+
+    def _tolerable(self, row: Measured) -> bool:
+        quiet = row.loop_spill_bytes == 0 and row.spill_bytes <= TOLERATED_SPILL_BYTES
+        return self.role != "forward" and quiet and not fault(row, self.request)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="+", default=[item.name for item in target.TARGETS])
+    parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--dims", nargs="+", default=list(DIMS), help='head dims, or "Dqk,Dv"')
+    parser.add_argument("--length", nargs="+", default=["long"], choices=("decode", "short", "long"))
+    parser.add_argument("--variant", nargs="+", default=["full", "causal"], help="names of the catalogue")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="measure what the table has already")
+    options = parser.parse_args()
+    for arch in options.arch:
+        for dtype in options.dtype:
+            for length in options.length:
+                began = time.monotonic()
+                requests = [Request(_dims(text), dtype, target.get(arch), length) for text in options.dims]
+                compiles = run(list(cases(options.variant, requests, options.again)), options.workers)
+                print(f"{arch} {dtype} {length}: {compiles} compiles in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _dims(text: str) -> tuple[tuple[str, int], ...]:
+    first, _, second = text.partition(",")
+    return (("d", int(first)), ("e", int(second or first)))
+
+
+def cases(variants: Iterable[str], requests: Iterable[Request], again: bool) -> Iterator[Case]:
+    """Kernels without a row, each structure once."""
+    known = {row.case for row in _read()} if not again else set()
+    for name in variants:
+        for request in requests:
+            emitted = _emit(name, request)
+            for kernel in emitted.source.program.kernels:
+                held = structure(kernel)
+                dims = ",".join(str(length) for axis, length in request.dims if axis in held.features)
+                case = (request.target.name, request.dtype, request.length, held.key(request.extents), dims, *held.arithmetic)
+                if case in known:
+                    continue
+                known.add(case)
+                try:
+                    ranked = distinct(rank(held, request))
+                except DoesNotFit as error:
+                    print(f"{name} {kernel.role}: {error.rule}", file=sys.stderr)
+                    continue
+                fitting = [item for item in ranked if item.cost.shared_bytes <= request.target.shared_bytes]
+                yield Case(emitted, kernel.role, request, fitting[: ATTEMPTS[request.dtype]], [])
+
+
+_EMITTED: dict[tuple[str, frozenset[str]], Emitted] = {}
+
+
+def _emit(name: str, request: Request) -> Emitted:
+    """The module of a variant for a kind of padding, emitted once."""
+    axes = frozenset(axis for axis, length in request.dims if padded(length) != length)
+    if (name, axes) not in _EMITTED:
+        source = build(analyse(catalog.load(name).cascade), name, axes)
+        path = Path(tempfile.mkdtemp()) / "kernels.py"
+        path.write_text(source.text, encoding="utf-8")
+        _EMITTED[name, axes] = Emitted(source, load_module(path, f"{name}_{'_'.join(sorted(axes))}"))
+    return _EMITTED[name, axes]
+
+
+def run(todo: list[Case], workers: int) -> int:
+    """Try tiles until every case has its answer, write the rows; gives the number of compiles."""
+    compiles = 0
+    while pending := [case for case in todo if not case.over()]:
+        items = [case.ranked.pop(0) for case in pending]
+        tasks = [Task(case.emitted, case.role, case.request, item.tile) for case, item in zip(pending, items, strict=True)]
+        compiles += len(tasks)
+        for case, item, row in zip(pending, items, measure(tasks, workers), strict=True):
+            if isinstance(row, CompileFailed):
+                print(row.rule, file=sys.stderr)
+            else:
+                case.tried.append((item, row))
+    found = [row for case in todo for row in case.rows()]
+    replaced = {row.case for row in found}
+    kept = [row for row in _read() if row.case not in replaced]
+    TABLE.write_text(measured.write([*kept, *found]), encoding="utf-8")
+    return compiles
+
+
+def _read() -> tuple[Measured, ...]:
+    return measured.read(TABLE.read_text(encoding="utf-8")).rows
+
+
+if __name__ == "__main__":
+    main()
