@@ -114,9 +114,8 @@ def main() -> None:
     for row in rows:
         base = next(r for r in rows if r["name"] == "sdpa" and all(r[key] == row[key] for key in ("direction", "dim", "tokens", "causal")))
         ratio = float(str(row["tflops"])) / float(str(base["tflops"]))
-        print(
-            f"{row['name']:8} {row['direction']:8} D={row['dim']} N={row['tokens']} causal={row['causal']}: {row['tflops']:.0f} TFLOP/s, {ratio:.2f} of SDPA"
-        )
+        place = f"{row['name']:8} {row['direction']:8} D={row['dim']} N={row['tokens']} causal={row['causal']}"
+        print(f"{place}: {row['tflops']:.0f} TFLOP/s, {ratio:.2f} of SDPA")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ DIFFERENTIAL = """cascade(q1[b,h,m,d], q2[b,h,m,d], k1[b,h,n,d], k2[b,h,n,d], v[
   -> o"""
 LEARNED_BIAS = _attention(
     _SCORES
-    + "  x[b,g,r,m,n] = s[b,g,r,m,n] * 0.25 + bias[g * extent(r) + r,m,n] + table[m - n + extent(n)] + col[b,n] + row[b,m] * temp  if m >= n\n"
+    + "  x[b,g,r,m,n] = s[b,g,r,m,n] * 0.25 + bias[g * extent(r) + r,m,n] + table[m - n + extent(n)]"
+    + " + col[b,n] + row[b,m] * temp  if m >= n\n"
     + _SOFTMAX,
     "o, lse",
     captures="; bias: float[:, :, :], table: float[:], col: float[:, :], row: float[:, :], temp: float[]",
