@@ -25,7 +25,7 @@ from attngen.frontend.trace import RESERVED, Trace
 from attngen.frontend.tracer import Traced, lift
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input
-from attngen.ir.expr import Kind, Read
+from attngen.ir.expr import Expr, Kind, Read
 
 _KINDS: dict[str, Kind] = {"": "float", "float": "float", "int": "int", "bool": "bool"}
 
@@ -136,6 +136,7 @@ class _Outputs:
         self._trace = trace
         self._loc = loc
         self._done: list[str] = []
+        self._renamed: list[Callable[[Expr], Expr]] = []
 
     def name_all(self, keys: tuple[str, ...] | None, values: list[Traced]) -> list[str]:
         for position, value in enumerate(values):
@@ -148,13 +149,16 @@ class _Outputs:
 
     def _name(self, value: Traced, wanted: str) -> str:
         trace = self._trace
-        expr = trace.use_names(value.expr)
+        expr = value.expr
+        for current in self._renamed:
+            expr = current(expr)
+        expr = trace.use_names(expr)
         step = trace.find(expr)
         if step is not None and step.name not in self._done:
             if step.name in trace.kept or step.name == wanted:
                 return step.name
             name = trace.fresh(wanted)
-            rename(trace, step.name, name)
+            self._renamed.append(rename(trace, step.name, name))
             return name
         axes = axes_of(expr, trace)
         body, where = lift_missing(expr)

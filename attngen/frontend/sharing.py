@@ -7,6 +7,7 @@ Sharing within one body is left to the stages that emit code.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from attngen.frontend.trace import Trace, replace_parts
@@ -64,8 +65,8 @@ def _contains(step: Einsum, part: Expr) -> bool:
     return any(node == part for node in walk(step.body))
 
 
-def rename(trace: Trace, old: str, new: str) -> None:
-    """Call a step by another name, wherever it is read."""
+def rename(trace: Trace, old: str, new: str) -> Callable[[Expr], Expr]:
+    """Call a step by another name, wherever it is read. Returns the same change for expressions that are no steps yet."""
 
     def rule(node: Expr) -> Expr | None:
         return Read(new, node.at, node.kind) if isinstance(node, Read) and node.tensor == old else None
@@ -79,3 +80,4 @@ def rename(trace: Trace, old: str, new: str) -> None:
     trace.named = {rewrite(expr, rule): rewrite(read, rule) for expr, read in trace.named.items()}
     if old in trace.layouts:
         trace.layouts[new] = trace.layouts.pop(old)
+    return lambda expr: rewrite(expr, rule)

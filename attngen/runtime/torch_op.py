@@ -34,7 +34,7 @@ _REGISTERED: dict[str, Operators] = {}
 
 def operators(kernels: Kernels) -> Operators:
     """The operators of a program, registered on first use."""
-    text = "\n".join((str(kernels.program.cascade), str(kernels.arch), str(kernels.override)))
+    text = "\n".join((str(kernels.program.cascade), repr(kernels.options), repr(kernels.knobs)))
     name = f"{kernels.name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if name not in _REGISTERED:
         _REGISTERED[name] = _Registration(kernels, name).register()

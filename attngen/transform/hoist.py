@@ -85,24 +85,76 @@ class _Term:
 def _shortened(step: Einsum, products: dict[str, Expr], names: Names, may_leave: Callable[[Expr], bool]) -> list[Einsum]:
     if step.reduce != "sum" or kind_of(step.body) != "float":
         return [step]
-    terms = _terms(step.body, step, products)
+    terms = _merged(_terms(step.body, step, products))
+    if len(terms) > 1 and not _common(terms) and _is_one_side(terms):
+        return [step]
+
+    def leaves(term: _Term) -> tuple[Expr, ...]:
+        """The factors that the sum does not vary along; not all of them, or nothing would be left to sum."""
+        outside = tuple(factor for factor in term.factors if not set(free_axes(factor)) & set(step.over) and may_leave(factor))
+        return outside if len(outside) < len(term.factors) else ()
+
+    pieces = [_piece(group, leaves) for group in _groups(terms, leaves)]
+    ((outside, coefficient, body), *more) = pieces
+    if not more and not outside and coefficient == 1.0:
+        return [replace(step, body=body)]
+    sums: list[Einsum] = []
+    result: Expr = build.ZERO
+    for outside, coefficient, body in pieces:
+        part = replace(step, name=names.fresh(f"{step.name}_sum"), body=body)
+        sums.append(part)
+        result = build.add(result, build.mul(build.read(part.name, step.axes), product(outside, coefficient)))
+    return [*sums, replace(step, body=result, reduce=None, over=(), where=None)]
+
+
+def _groups(terms: list[_Term], leaves: Callable[[_Term], tuple[Expr, ...]]) -> list[list[_Term]]:
+    """Terms that one sum can add: all of them if they differ on one side of a product only, or else those with the same outside factors,
+    or else each by itself."""
+    if _is_one_side([_without(term, _common(terms)) for term in terms]):
+        return [terms]
+    groups: dict[frozenset[Expr], list[_Term]] = {}
+    for term in terms:
+        groups.setdefault(frozenset(leaves(term)), []).append(term)
+    if len(groups) > 1:
+        return [part for group in groups.values() for part in _groups(group, leaves)]
+    return [[term] for term in terms]
+
+
+def _piece(terms: list[_Term], leaves: Callable[[_Term], tuple[Expr, ...]]) -> tuple[tuple[Expr, ...], float, Expr]:
+    """One sum: factors that leave it, its coefficient, and what it sums."""
+    if len(terms) == 1:
+        outside = leaves(terms[0])
+        return outside, terms[0].coefficient, product(_without(terms[0], outside).factors)
+    common = _common(terms)
+    rest = build.total([product(term.factors, term.coefficient) for term in (_without(term, common) for term in terms)])
+    whole = _Term(1.0, (*common, rest))
+    outside = leaves(whole)
+    return outside, 1.0, product(_without(whole, outside).factors)
+
+
+def _merged(terms: list[_Term]) -> list[_Term]:
+    """Terms with equal factors added."""
+    found: dict[frozenset[tuple[Expr, int]], _Term] = {}
+    for term in terms:
+        key = frozenset(Counter(term.factors).items())
+        found[key] = replace(term, coefficient=term.coefficient + (found[key].coefficient if key in found else 0.0))
+    return [term for term in found.values() if term.coefficient != 0.0] or terms[:1]
+
+
+def _common(terms: list[_Term]) -> tuple[Expr, ...]:
+    """The factors that all terms share."""
     shared = Counter(terms[0].factors)
     for term in terms[1:]:
         shared &= Counter(term.factors)
-    common = tuple(shared.elements())
-    rest = [_without(term, common) for term in terms]
-    if len(terms) > 1 and not any(set(free_axes(factor)) - set(step.axes) for factor in common):
-        return [step]
-    outside = tuple(factor for factor in common if not set(free_axes(factor)) & set(step.over) and may_leave(factor))
-    inside = tuple(factor for factor in common if factor not in outside)
-    coefficient = rest[0].coefficient if len(rest) == 1 else 1.0
-    inner = build.total([product(term.factors, term.coefficient) for term in rest]) if len(rest) > 1 else product(rest[0].factors)
-    body = build.mul(product(inside), inner)
-    if coefficient == 1.0 and not outside:
-        return [replace(step, body=body)]
-    name = names.fresh(f"{step.name}_sum")
-    finished = replace(step, body=build.mul(build.read(name, step.axes), product(outside, coefficient)), reduce=None, over=(), where=None)
-    return [replace(step, name=name, body=body), finished]
+    return tuple(shared.elements())
+
+
+def _is_one_side(terms: list[_Term]) -> bool:
+    """Whether a sum of terms varies along no more axes than a single one of its factors: it is one side of a product at most."""
+    if len(terms) == 1:
+        return True
+    axes = [set(free_axes(factor)) for term in terms for factor in term.factors]
+    return not axes or set().union(*axes) in axes
 
 
 def _terms(expr: Expr, step: Einsum, products: dict[str, Expr]) -> list[_Term]:
