@@ -10,7 +10,8 @@ from attngen.analysis.dependence import roles
 from attngen.emit.context import ModuleContext
 from attngen.emit.host import Plan, gradient_axes, host_context
 from attngen.emit.kernel import Lowered, Scatter, is_injective, lower_kernel
-from attngen.emit.names import Code, comment
+from attngen.emit.layout import WIDTH
+from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
 from attngen.emit.writer import Shapes
 from attngen.ir.cascade import Cascade
@@ -108,7 +109,7 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
     module = ModuleContext(
         title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
         version=Code(VERSION),
-        cascade=tuple(comment(line) for line in str(program.cascade).splitlines()),
+        cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
         helpers=tuple(Code(text) for text in helper_sources(frozenset().union(*(item.helpers for _, item in lowered)))),
         kernels=tuple(item.context for _, item in lowered),
         host=host_context(plan),

@@ -51,7 +51,7 @@ def host_context(plan: Plan) -> HostContext:
     cotangents = [Code(tensor_name(name)) for _, name in plan.cotangents]
     titles = ", ".join((*results, *extra))
     return HostContext(
-        forward_title=Code(f"({titles}) from arguments whose dimensions are the axes of the cascade, heads split, last one contiguous."),
+        forward_title=Code(f"Returns {titles}."),
         forward_params=tuple(inputs),
         lengths=tuple(_lengths(plan)),
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
@@ -81,6 +81,10 @@ def _lengths(plan: Plan) -> list[Code]:
                     for position, at in enumerate(node.at):
                         if isinstance(at, Index):
                             lines.setdefault(at.axis, Code(f"len_{at.axis} = {tensor_name(item.name)}.shape[{position}]"))
+    padded = {name for _, lowered in (*plan.forward, *plan.backward) for name in lowered.constexprs if name.startswith("PAD_")}
+    for axis in plan.features:
+        if f"PAD_{axis.upper()}" in padded:
+            lines[f"PAD_{axis}"] = Code(f"pad_{axis} = triton.next_power_of_2(max(len_{axis}, 16))")
     first = tensor_name(_model(plan))
     accumulator = Code(f"accumulator = torch.float64 if {first}.dtype == torch.float64 else torch.float32")
     return [*lines.values(), accumulator]
@@ -121,7 +125,7 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     grid = " * ".join([f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])', *(f"len_{name}" for name in kernel.grid)])
     model = tensor_name(_model(plan))
     constants = [f"DIM_{a.upper()}=len_{a}" for a in kernel.features if f"DIM_{a.upper()}" in lowered.constexprs]
-    constants += [f"PAD_{a.upper()}=triton.next_power_of_2(max(len_{a}, 16))" for a in kernel.features if f"PAD_{a.upper()}" in lowered.constexprs]
+    constants += [f"PAD_{a.upper()}=pad_{a}" for a in kernel.features if f"PAD_{a.upper()}" in lowered.constexprs]
     constants += [f"DTYPE=TYPES[{model}.dtype]", "ACC=TYPES[accumulator]"]
     needed = ", ".join(f'"{name}"' for name in sorted(targets))
     return Launch(
@@ -202,20 +206,20 @@ def _complete(plan: Plan, item: Input, gradient: Gradient) -> list[str]:
     for i, axis in enumerate(kept):
         view = ", ".join("-1" if j == i else "1" for j in range(len(kept)))
         lines.append(f"at_{axis} = torch.arange(len_{axis}, device={model}.device).view({view})")
-    indices = ", ".join(f"({_host(at)} + 0 * {_anchor(kept)}).clamp(-{name}.shape[{i}], {name}.shape[{i}] - 1)" for i, at in enumerate(gradient.at))
-    lines.append(f"index = ({indices},)")
+    for i, at in enumerate(gradient.at):
+        constant = "" if free_axes(at) else f" + 0 * at_{kept[0]}"
+        lines.append(f"index_{i} = {_host(at)}{constant}")
+        lines.append(f"index_{i} = index_{i}.clamp(-{name}.shape[{i}], {name}.shape[{i}] - 1)")
+    lines.append(f"index = torch.broadcast_tensors({', '.join(f'index_{i}' for i, _ in enumerate(gradient.at))})")
     lines.append(f"scattered = torch.zeros({name}.shape, dtype={step}.dtype, device={step}.device)")
-    lines.append(f"{step} = scattered.index_put_(torch.broadcast_tensors(*index), {step}, accumulate=True)")
+    lines.append(f"{step} = scattered.index_put_(index, {step}, accumulate=True)")
     return lines
-
-
-def _anchor(kept: tuple[str, ...]) -> str:
-    return f"at_{kept[0]}"
 
 
 def _summed(step: str, axes: tuple[str, ...], kept: tuple[str, ...]) -> list[str]:
     gone = [str(i) for i, axis in enumerate(axes) if axis not in kept]
-    return [f"{step} = {step}.sum(({', '.join(gone)},))"] if gone else []
+    dims = f"({', '.join(gone)})" if len(gone) > 1 else "".join(gone)
+    return [f"{step} = {step}.sum({dims})"] if gone else []
 
 
 def _host(expr: Expr) -> str:
@@ -230,7 +234,8 @@ def _host(expr: Expr) -> str:
         case Read(tensor=name, at=at):
             return f"{tensor_name(name)}[{', '.join(_host(arg) for arg in at)}]" if at else str(tensor_name(name))
         case Apply(op="add" | "sub" | "mul" | "floordiv" | "mod" as op, args=(a, b)):
-            return f"({_host(a)} {OPS[op].symbol} {_host(b)})"
+            left, right = (f"({_host(side)})" if isinstance(side, Apply) else _host(side) for side in (a, b))
+            return f"{left} {OPS[op].symbol} {right}"
         case _:
             raise UnsupportedError(
                 f"the gradient at position {print_expr(expr)} cannot be completed on the host",

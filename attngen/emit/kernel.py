@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from attngen.analysis.mask import Ranges, stream_ranges
 from attngen.emit.context import KernelContext
+from attngen.emit.layout import WIDTH
 from attngen.emit.lower import Lowering
-from attngen.emit.names import Code, comment, identifier, tensor_name
+from attngen.emit.names import Code, folded, identifier, tensor_name
 from attngen.emit.writer import Shapes, Stage, Value, Writer, scaled
 from attngen.ir import build
 from attngen.ir.cascade import Input
@@ -92,8 +94,8 @@ def _bounds(writer: Writer, segments: _Segments) -> list[tuple[Stage, str]]:
     exprs = [ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi]
     stage = max(writer.stage_of(expr) for expr in exprs)
     before, writer.stage = writer.stage, stage
-    lo, full_hi = (writer.printer.operand(_renamed(expr, resident), (), 10) for expr in (ranges.some_lo, ranges.all_hi))
-    hi, full_lo = (writer.printer.code(_renamed(expr, resident), ()) for expr in (ranges.some_hi, ranges.all_lo))
+    lo, full_hi = (_bound(writer, _renamed(expr, resident), 10) for expr in (ranges.some_lo, ranges.all_hi))
+    hi, full_lo = (_bound(writer, _renamed(expr, resident), 0) for expr in (ranges.some_hi, ranges.all_lo))
     writer.stage = before
     lines = [f"begin = {lo} // {block} * {block}" if lo != "0" else "begin = 0", f"end = {hi}"]
     if segments.count > 1:
@@ -110,6 +112,12 @@ def _bounds(writer: Writer, segments: _Segments) -> list[tuple[Stage, str]]:
     lines.append(f"bounds = ({names})")
     assert length
     return [(stage, line) for line in lines]
+
+
+def _bound(writer: Writer, expr: Expr, precedence: int) -> str:
+    """The text of a bound; a long one is computed beforehand and named."""
+    text = writer.printer.operand(expr, (), precedence)
+    return text if len(text) <= 36 else writer.assign(writer.name("bound"), expr, (), writer.stage)
 
 
 def _renamed(expr: Expr, resident: str) -> Expr:
@@ -135,10 +143,13 @@ def _store(writer: Writer, name: str) -> None:
         vectors.append(writer.printer.broadcast(f"offs_{axis}", (axis,), layout))
         if axis in writer.shapes.padded:
             masks.append(writer.printer.broadcast(f"ok_{axis}", (axis,), layout))
-    writer.sections.stores.append(Code(f"{pointer} += {writer.horner(axes)}"))
     text = value.code if value.layout == layout else writer.printer.broadcast(str(value.code), value.layout, layout)
-    target = f"{pointer} + {' + '.join(vectors)}"
-    writer.sections.stores.append(Code(f"tl.store({target}, {text}.to({pointer}.dtype.element_ty), mask={' & '.join(masks)})"))
+    start, pointers = writer.name(f"{value.code}_start"), writer.name(f"{value.code}_ptrs")
+    writer.sections.stores += [
+        Code(f"{start} = {pointer} + {writer.horner(axes)}"),
+        Code(f"{pointers} = {start} + {' + '.join(vectors)}"),
+        Code(f"tl.store({pointers}, {text}.to({pointer}.dtype.element_ty), mask={' & '.join(masks)})"),
+    ]
 
 
 def _row_stride(writer: Writer, axes: tuple[str, ...], axis: str) -> str:
@@ -158,7 +169,9 @@ def _scatter(lowering: Lowering, scatter: Scatter) -> None:
     mine = writer.parameter(f"{tensor_name(scatter.step)}_out")
     name = writer.name(f"{tensor_name(scatter.step)}_to")
     pointers, masks, tail = writer.address(read, lowering.pair, name, mine)
-    mask = " & ".join(dict.fromkeys([*masks, *([tail] if tail else [])]))
+    # Padding has no position of its own, but a computed one may point into the tensor; a weight there can be infinite.
+    inside = [writer.printer.broadcast(f"ok_{axis}", (axis,), lowering.pair) for axis in lowering.pair]
+    mask = " & ".join(dict.fromkeys([*masks, *([tail] if tail else []), *inside]))
     if scatter.atomic:
         writer.put(f'tl.atomic_add({pointers}, {value}, mask={mask}, sem="relaxed")')
     else:
@@ -180,14 +193,16 @@ def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds
     sections = writer.sections
     early = [Code(line) for stage, line in bounds if stage == Stage.PROLOGUE]
     late = [Code(line) for stage, line in bounds if stage != Stage.PROLOGUE]
+    tile = _tile_lines(_tile_offsets(streamed) + sections.tile if streamed else [], segments)
+    below = (*sections.prologue, *early, *sections.init, *sections.loop, *late, *tile, *sections.epilogue, *sections.stores)
     context = KernelContext(
         name=identifier(f"{kernel.role}_kernel"),
         title=Code(_TITLES[kernel.role.rstrip("_0123456789")]),
-        summary=tuple(comment(print_step(step)) for step in kernel.steps),
+        summary=tuple(line for step in kernel.steps for line in folded(print_step(step), WIDTH - 4)),
         params=tuple(Code(name) for name in params),
         constexprs=tuple(Code(name) for name in constexprs),
         unspecialized=tuple(Code(f'"{name}"') for name in unspecialized),
-        place=tuple(_place(kernel, writer, features, segments)),
+        place=_used(_place(kernel, writer, features, segments), below),
         keeps=bool(sections.prologue or early),
         prologue=(*sections.prologue, *early),
         carries=bool(sections.init),
@@ -202,7 +217,7 @@ def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds
         segment_note=Code(_NOTES[segments.count if segments else 0]),
         stream_block=Code(blocks[-1]),
         start=Code(f"start_{streamed}"),
-        tile=_tile_lines(_tile_offsets(streamed) + sections.tile if streamed else [], segments),
+        tile=tile,
         epilogue=tuple(sections.epilogue),
         stores=tuple(sections.stores),
     )
@@ -234,7 +249,8 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: _Segme
         lines.append(f"{identifier(name)} = tl.cast(rest{'' if outermost else f' % len_{name}'}, tl.int64)")
         if not outermost:
             lines.append(f"rest = rest // len_{name}")
-    lines += [f"range_{axis} = tl.arange(0, {block})", f"offs_{axis} = first_{axis} + range_{axis}", f"ok_{axis} = offs_{axis} < len_{axis}"]
+    lines.append(f"range_{axis} = tl.arange(0, {block})")
+    lines += [f"offs_{axis} = first_{axis} + range_{axis}", f"ok_{axis} = offs_{axis} < len_{axis}"]
     if kernel.streamed is not None:
         lines.append(f"range_{kernel.streamed} = tl.arange(0, BLOCK_{kernel.streamed.upper()})")
     for feature in features:
@@ -245,11 +261,23 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: _Segme
     return [Code(line) for line in lines]
 
 
+def _used(lines: list[Code], below: tuple[Code, ...]) -> tuple[Code, ...]:
+    """Assignments without those to names that nothing below reads."""
+    text = "\n".join(below)
+    kept: list[Code] = []
+    for line in reversed(lines):
+        if re.search(rf"\b{line.partition(' = ')[0]}\b", text):
+            kept.append(line)
+            text += f"\n{line.partition(' = ')[2]}"
+    return tuple(reversed(kept))
+
+
 def _decode_loop(kernel: Kernel, flat: bool) -> list[Code]:
     """Positions along the summed axes from the number of the turn."""
     if not kernel.loops:
         return []
-    lines, rest = [], "item // steps" if flat else "item"
+    lines: list[Code] = []
+    rest = "item // steps" if flat else "item"
     for i, axis in enumerate(reversed(kernel.loops)):
         outermost = i == len(kernel.loops) - 1
         lines.append(Code(f"{identifier(axis)} = tl.cast({rest if outermost else f'{rest} % len_{axis}'}, tl.int64)"))

@@ -24,6 +24,9 @@ from attngen.ir.traverse import names_read
 from attngen.transform.partition import Kernel, existence
 from attngen.transform.streaming import Accumulator, Gauge
 
+# Finite for finite operands.
+_FINITE = frozenset(("add", "sub", "mul", "neg", "tanh", "sigmoid", "where", "min", "max", "to_float", "abs", "sign"))
+
 
 class Lowering:
     """Walks the steps of one kernel in order."""
@@ -156,18 +159,13 @@ class Lowering:
 
     def spread(self, expr: Expr, layout: Layout) -> str:
         """A value broadcast to a whole tile."""
-        shape = ", ".join(self.block(axis) for axis in layout)
+        shape = ", ".join(self.writer.block(axis) for axis in layout)
         return f"tl.zeros(({shape}), ACC) + {self.writer.printer.operand(expr, layout, 10)}"
 
-    def block(self, axis: str) -> str:
-        if axis in self.kernel.features:
-            self.writer.length(axis)
-            return f"PAD_{axis.upper()}" if axis in self.writer.shapes.padded else f"DIM_{axis.upper()}"
-        return f"BLOCK_{axis.upper()}"
-
     def not_a_contraction(self, step: Einsum, factor: Expr) -> NotAContraction:
+        over = ", ".join(step.over)
         return NotAContraction(
-            f"{step.name} sums over {', '.join(step.over)}, but the factor {print_expr(factor)} belongs to neither side of a matrix product",
+            f"{step.name} sums over {over}, but the factor {print_expr(factor)} belongs to neither side of a matrix product",
             loc=step.loc,
             remedy="Write the sum as products of one value per query and one per key; expand squares and differences.",
         )
@@ -179,7 +177,7 @@ class Lowering:
         name = writer.name(tensor_name(step.name))
         layout = tuple(axis for axis in writer.order if axis in step.axes and axis != self.kernel.streamed)
         resident, streamed = self.kernel.resident, self.kernel.streamed or ""
-        shape = ", ".join(self.block(axis) for axis in layout)
+        shape = ", ".join(self.writer.block(axis) for axis in layout)
         writer.sections.init.append(Code(f"{name} = tl.zeros(({shape}{',' if len(layout) == 1 else ''}), ACC)"))
         follow = self.follow(step, name, layout)
         if step.name in self.lower:
@@ -222,8 +220,10 @@ class Lowering:
             self.zeroed.add(expr.tensor)
         else:
             text = writer.name(f"{name}_in")
-            plain = writer.layout(expr) == self.pair
-            writer.put(f"{text} = {writer.printer.code(expr, self.pair) if plain else self.spread(expr, self.pair)}")
+            if writer.layout(expr) == self.pair:
+                writer.assign(text, expr, self.pair, Stage.TILE)
+            else:
+                writer.put(f"{text} = {self.spread(expr, self.pair)}")
         if not zeroed:
             self.under_masks(f"{text} = tl.where({self.mask(self.exists.get(step.name))}, {text}, 0.0)")
         writer.stage = previous
@@ -257,7 +257,7 @@ class Lowering:
                 return bool(step.over) or name in self.writer.inputs or self.is_finite(step.body)
             case Read():
                 return True
-            case Apply(op="add" | "sub" | "mul" | "neg" | "tanh" | "sigmoid" | "where" | "min" | "max" | "to_float" | "abs" | "sign", args=args):
+            case Apply(op=op, args=args) if op in _FINITE:
                 return all(self.is_finite(arg) or kind_of(arg) == "bool" for arg in args)
             case _:
                 return False
@@ -269,10 +269,14 @@ class Lowering:
             name = writer.name("valid")
             before, writer.partial = (writer.partial, writer.stage), True
             writer.stage = Stage.TILE
-            text = f"ok_{self.pair[1]}[None, :]"
+            line = f"{name} = ok_{self.pair[1]}[None, :]"
             if predicate is not None:
-                text = f"{writer.printer.operand(predicate, self.pair, 8)} & {text}"
-            writer.put(f"{name} = {text}")
+                line += f" & {writer.printer.operand(predicate, self.pair, 8)}"
+            if predicate is None or writer.fits(line):
+                writer.put(line)
+            else:
+                writer.assign(name, predicate, self.pair, Stage.TILE)
+                writer.put(f"{name} = {name} & ok_{self.pair[1]}[None, :]")
             writer.partial, writer.stage = before
             self.valid[predicate] = name
         return self.valid[predicate]
@@ -372,4 +376,3 @@ def factors(expr: Expr) -> tuple[Expr, ...]:
             return (build.neg(first), *rest)
         case _:
             return (expr,)
-

@@ -10,15 +10,19 @@ import json
 import keyword
 import math
 import re
+import textwrap
 
 from attngen.errors import UnsafeValue
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-RESERVED = frozenset(
-    ("tl", "torch", "triton", "pid", "rest", "segment", "bounds", "begin", "end", "full_begin", "full_end", "ACC", "DTYPE", "LOG2E")
-    + ("load", "safe_div", "tanh", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "floor_div", "floor_mod", "sign", "exp_above")
-    + ("forward", "backward", "attention", "alpha", "delta", "valid", "item", "range", "float", "int", "min", "max", "abs", "sum", "len")
+RESERVED: frozenset[str] = frozenset(
+    """
+    tl torch triton pid rest segment bounds begin end full_begin full_end ACC DTYPE LOG2E l I O
+    load safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above
+    forward backward attention alpha delta valid item range float int min max abs sum len
+    """.split()  # noqa: SIM905  as a list it would fill a screen
 )
+_PREFIXES = ("offs_", "len_", "ok_", "range_", "start_", "tile_", "tiles_", "pad_", "DIM_", "BLOCK_", "PAD_")
 
 
 class Code(str):
@@ -41,7 +45,7 @@ def identifier(name: str) -> Code:
 def tensor_name(name: str) -> Code:
     """The name of a tensor or step, moved out of the way of names that kernels use themselves."""
     checked = identifier(name)
-    taken = checked in RESERVED or checked.startswith(("offs_", "len_", "ok_", "range_", "start_", "tile_", "tiles_", "DIM_", "BLOCK_", "PAD_"))
+    taken = checked in RESERVED or checked.startswith(_PREFIXES)
     return Code(f"{checked}_") if taken or re.fullmatch(r"t\d+", checked) else checked
 
 
@@ -61,3 +65,10 @@ def comment(text: str) -> Code:
     """Text inside a comment or docstring: printable, one line, no quotes that could end a docstring."""
     plain = json.dumps(text, ensure_ascii=True)[1:-1].replace('\\"', "'")
     return Code(plain)
+
+
+def folded(text: str, width: int) -> tuple[Code, ...]:
+    """A comment on as many lines as it needs, all but the first indented."""
+    indent = " " * (len(text) - len(text.lstrip()) + 4)
+    lines = textwrap.wrap(comment(text), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return tuple(Code(line) for line in lines)

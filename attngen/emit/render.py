@@ -6,6 +6,7 @@ import ast
 
 from attngen.emit.context import ModuleContext
 from attngen.emit.environment import library, render_template
+from attngen.emit.layout import break_lines
 from attngen.errors import InternalError, UnsafeValue
 
 _IMPORTS = {"torch", "triton", "triton.language"}
@@ -25,7 +26,7 @@ def render(module: ModuleContext) -> str:
     Raises:
         UnsafeValue: the text does something that no emitted module does.
     """
-    source = render_template("module.py.j2", module=module, host=module.host)
+    source = break_lines(render_template("module.py.j2", module=module, host=module.host))
     check(source)
     return source
 

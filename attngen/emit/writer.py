@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from attngen.emit.expression import Layout, Printer, refuse_shape
+from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, identifier, tensor_name
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import free_axes, walk
@@ -49,12 +50,12 @@ class Value:
 class Sections:
     """Statements collected so far; tile statements carry a flag for "only under masks"."""
 
-    prologue: list[Code] = field(default_factory=lambda: [])
-    init: list[Code] = field(default_factory=lambda: [])
-    loop: list[Code] = field(default_factory=lambda: [])
-    tile: list[tuple[Code, bool]] = field(default_factory=lambda: [])
-    epilogue: list[Code] = field(default_factory=lambda: [])
-    stores: list[Code] = field(default_factory=lambda: [])
+    prologue: list[Code] = field(default_factory=list[Code])
+    init: list[Code] = field(default_factory=list[Code])
+    loop: list[Code] = field(default_factory=list[Code])
+    tile: list[tuple[Code, bool]] = field(default_factory=list[tuple[Code, bool]])
+    epilogue: list[Code] = field(default_factory=list[Code])
+    stores: list[Code] = field(default_factory=list[Code])
 
 
 class Writer:
@@ -88,7 +89,8 @@ class Writer:
         if stage == Stage.TILE:
             self.sections.tile.append((code, self.partial))
         else:
-            {Stage.PROLOGUE: self.sections.prologue, Stage.LOOP: self.sections.loop, Stage.EPILOGUE: self.sections.epilogue}[stage].append(code)
+            sections = {Stage.PROLOGUE: self.sections.prologue, Stage.LOOP: self.sections.loop, Stage.EPILOGUE: self.sections.epilogue}
+            sections[stage].append(code)
 
     def name(self, base: str) -> Code:
         """A name not used in this kernel yet."""
@@ -98,11 +100,15 @@ class Writer:
         self.taken.add(candidate)
         return Code(candidate)
 
+    def fits(self, line: str) -> bool:
+        """Whether a statement of the current section stays within 100 columns, however deep its loop lies."""
+        return len(line) + (4 if self.stage == Stage.PROLOGUE else 20 if self.partial else 16) <= WIDTH
+
     def assign(self, name: str, expr: Expr, layout: Layout, stage: Stage) -> Code:
-        """`name = expr`, split into several statements when the line would grow beyond 100 columns."""
+        """`name = expr`, in several statements where one would be too long."""
         previous, self.stage = self.stage, stage
         text = self.printer.code(expr, layout)
-        if len(text) + len(name) > 78 and isinstance(expr, Apply) and len(expr.args) > 1:
+        if not self.fits(f"{name} = {text}") and isinstance(expr, Apply):
             args = tuple(self.shorter(arg, layout) for arg in expr.args)
             text = self.printer.code(Apply(expr.op, args), layout)
         self.put(f"{name} = {text}")
@@ -110,14 +116,31 @@ class Writer:
         return Code(name)
 
     def shorter(self, expr: Expr, layout: Layout) -> Expr:
+        """A long part of a long expression, by a name; a part that occurs twice is computed once."""
         own = self.layout(expr)
         if not isinstance(expr, Apply) or (own and own != layout) or len(self.printer.code(expr, layout)) < 24:
             return expr
-        name = self.name("t")
-        self.assign(name, expr, own, self.stage)
-        placeholder = Read(name, tuple(Index(axis) for axis in own), kind_of(expr))
-        self.known[(placeholder, self.partial)] = Value(name, own, self.stage)
+        key = (expr, self.partial)
+        if key not in self.known:
+            name = self.name(hint(expr))
+            self.assign(name, expr, own, self.stage)
+            self.known[key] = Value(name, own, self.stage)
+        placeholder = Read(self.known[key].code, tuple(Index(axis) for axis in own), kind_of(expr))
+        self.known[(placeholder, self.partial)] = self.known[key]
         return placeholder
+
+    def add_up(self, name: str, terms: list[str], stage: Stage) -> None:
+        """`name = a + b + c`, in several statements where one would be too long."""
+        previous, self.stage = self.stage, stage
+        line = f"{name} = {terms[0]}"
+        for term in terms[1:]:
+            if self.fits(f"{line} + {term}"):
+                line += f" + {term}"
+            else:
+                self.put(line)
+                line = f"{name} += {term}"
+        self.put(line)
+        self.stage = previous
 
     # ---- the Values protocol
 
@@ -150,7 +173,7 @@ class Writer:
             if len(layout) > 2:
                 raise refuse_shape(expr, layout)
             partial, self.partial = self.partial, self.partial and stage == Stage.TILE
-            name = self.name("t")
+            name = self.name(hint(expr))
             self.assign(name, expr, layout, stage)
             self.partial = partial
             self.known[key] = Value(name, layout, stage)
@@ -175,6 +198,13 @@ class Writer:
                     pass
         # In the epilogue nothing streams any more: an index of the streamed axis cannot occur there.
         return latest
+
+    def block(self, axis: str) -> str:
+        """The length of a tile along an axis."""
+        if axis not in self.kernel.features:
+            return f"BLOCK_{axis.upper()}"
+        self.length(axis)
+        return f"PAD_{axis.upper()}" if axis in self.shapes.padded else f"DIM_{axis.upper()}"
 
     # ---- parameters
 
@@ -218,12 +248,17 @@ class Writer:
         raw = kind_of(read) == "float" and any(axis in self.kernel.features for axis in layout)
         owned_row = read.tensor in self.shapes.owned and not raw
         cast = ".to(ACC)" if kind_of(read) == "float" and not raw and not owned_row else ""
+        mask = " & ".join([*masks, *([tail] if tail is not None else [])])
         if tail is not None and self.full is not None and not self.partial and not masks:
             self.use("load")
-            self.put(f"{name} = load({pointers}, {tail}, segment == {self.full}){cast}")
+            line = f"{name} = load({pointers}, {tail}, segment == {self.full}){cast}"
         else:
-            mask = " & ".join([*masks, *([tail] if tail is not None else [])])
-            self.put(f"{name} = tl.load({pointers}{f', mask={mask}, other=0' if mask else ''}){cast}")
+            line = f"{name} = tl.load({pointers}{f', mask={mask}, other=0' if mask else ''}){cast}"
+        if not self.fits(line):
+            self.put(f"{name}_ok = {mask}")
+            line = f"{name} = tl.load({pointers}, mask={name}_ok, other=0){cast}"
+        shape = f"  # [{', '.join(self.block(axis) for axis in layout)}]" if layout else ""
+        self.put(line + shape if self.fits(line + shape) else line)
         return Value(name, layout, stage, raw)
 
     def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:
@@ -259,20 +294,26 @@ class Writer:
         if read.tensor in self.shapes.owned:
             base, here = [self.horner(self.inputs[read.tensor].axes or ())], []
         first = pointer or self.parameter(f"{tensor_name(read.tensor)}_ptr")
-        return " + ".join([self.start(read, name, first, (base, here, vectors)), *vectors]), masks, tail
+        terms = self.start(read, name, first, (base, here))
+        if not vectors:
+            return " + ".join(terms), masks, tail
+        if len(terms) > 1:
+            start = self.name(f"{name}_start")
+            self.add_up(start, terms, self.stage)
+            terms = [start]
+        pointers = self.name(f"{name}_ptrs")
+        self.add_up(pointers, [*terms, *vectors], self.stage)
+        return pointers, masks, tail
 
-    def start(self, read: Read, name: str, pointer: str, terms: tuple[list[str], list[str], list[str]]) -> str:
-        """The address of a tile's first element. What does not stream is added up before the stream."""
-        base, here, vectors = terms
+    def start(self, read: Read, name: str, pointer: str, terms: tuple[list[str], list[str]]) -> list[str]:
+        """The address of a tile's first element, as terms. What does not stream is added up before the stream."""
+        base, here = terms
         if here and base:
-            start = self.name(f"{name}_base")
             still = [at for at in read.at if self.stage_of(at) < Stage.TILE]
-            self.put(f"{start} = {' + '.join([pointer, *base])}", max((self.stage_of(at) for at in still), default=Stage.PROLOGUE))
-            pointer, base = start, []
-        if vectors and (base or here):
-            self.put(f"{name}_ptrs = {' + '.join([pointer, *base, *here])}")
-            return f"{name}_ptrs"
-        return " + ".join([pointer, *base, *here])
+            outer = self.name(f"{name}_base")
+            self.add_up(outer, [pointer, *base], max((self.stage_of(at) for at in still), default=Stage.PROLOGUE))
+            return [outer, *here]
+        return [pointer, *base, *here]
 
     def computed(self, read: Read, position: int, layout: Layout, stride: str, into: tuple[list[str], list[str], list[str]]) -> None:
         """One dimension indexed by an expression: guarded unless its range is checked on the host."""
@@ -299,9 +340,8 @@ class Writer:
         if item.axes is None:
             return self.all_strides(name, item.rank)
         last = len(item.axes) - 1
-        return [
-            "1" if i == last and axis in self.kernel.features else self.parameter(f"{name}_stride_{axis}") for i, axis in enumerate(item.axes)
-        ]
+        inner = [axis if i == last and axis in self.kernel.features else None for i, axis in enumerate(item.axes)]
+        return ["1" if axis == feature else self.parameter(f"{name}_stride_{axis}") for axis, feature in zip(item.axes, inner, strict=True)]
 
     def all_strides(self, name: str, rank: int) -> list[str]:
         return [self.parameter(f"{name}_stride_{position}") for position in range(rank)]
@@ -329,6 +369,28 @@ class Writer:
             else:
                 text = here
         return text
+
+
+def hint(expr: Expr) -> str:
+    """A name for a part of an expression, after what it is."""
+    if is_head_index(expr):
+        return "head"
+    return _HINTS.get(expr.op, f"{expr.op}_value") if isinstance(expr, Apply) else "value"
+
+
+_HINTS = {
+    "add": "total",
+    "sub": "difference",
+    "mul": "product",
+    "div": "quotient",
+    "safe_div": "quotient",
+    "floordiv": "quotient",
+    "mod": "remainder",
+    "where": "choice",
+    "exp": "weight",
+    **dict.fromkeys(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"), "holds"),
+    **dict.fromkeys(("to_float", "to_int", "to_bool", "neg"), "value"),
+}
 
 
 def scaled(text: str, stride: str) -> str:
