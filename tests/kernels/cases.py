@@ -34,7 +34,12 @@ MASKS = {
     "prefix": masked("n < prefix or m >= n", "prefix: int[]"),
     "lengths": masked("n < lengths[b] and m < lengths[b] + 20", "lengths: int[:]"),
     "documents": masked("document[b,m] == document[b,n] and m >= n", "document: int[:, :]"),
-    "dilated": masked("(m - n) % 3 == 0 and n // 16 <= m // 8"),
+    "dilated": masked("(m - n) % 3 != 1 and n // 16 <= m // 8"),
+    "blocks": masked("(m - n) // 16 <= 1 and (n - m) // 7 < 3"),
+    "first_and_last": masked("m >= n and (n < 4 or m - n < 12)"),
+    "outside": masked("not (m < n and n - m > 20)"),
+    "half_rate": masked("n <= 2 * m + 3 and 3 * n >= m - 20"),
+    "strict": masked("m > n"),
     "nothing": masked("n < 0 * extent(n)"),
 }
 """Softmax attention under masks: with closed ranges, with ranges read from memory, and opaque ones."""
@@ -44,6 +49,10 @@ MORE = {
     "relu_window": variants.RELU.replace("relu(s[b,g,r,m,n])", "relu(s[b,g,r,m,n])  if abs(m - n) <= 9", 1),
     "entropy_causal": variants.ENTROPY.replace("* 0.25", "* 0.25  if m >= n", 1),
     "sink_prefix": variants.SINK.replace("* 0.25", "* 0.25  if n < 5 or m >= n", 1),
+    "relative": variants.SOFTMAX.replace("* 0.25", "* 0.25 + near[m - n]  if m >= n", 1).replace("e])", "e]; near: float[:])", 1),
+    "table_twice": variants.SOFTMAX.replace("* 0.25", "* 0.25 + table[m - n + extent(n)] * 0.5 + table[n // 8]", 1).replace(
+        "e])", "e]; table: float[:])", 1
+    ),
     "softcap": variants.SOFTMAX.replace("s[b,g,r,m,n] * 0.25", "5.0 * tanh(s[b,g,r,m,n] * 0.25 / 5.0)", 1),
 }
 """Other normalisations under masks."""
@@ -127,6 +136,8 @@ def _capture(name: str, sizes: Sizes, normal: Any) -> Any:
             return normal(heads, sizes.m, sizes.n)
         case "table":
             return normal(sizes.m + sizes.n)
+        case "near":
+            return normal(sizes.m)
         case "col":
             return normal(sizes.b, sizes.n)
         case "row":

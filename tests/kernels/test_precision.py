@@ -69,6 +69,22 @@ def cancelling(case: cases.Case) -> dict[str, tuple[float, float]]:
     return {f"gradient of {name}": (float(products.max() * x.max()), float(products.mean() * x.mean())) for name, x in other.items()}
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        *(("learned_bias", name) for name in ("bias", "table", "col", "row", "temp")),
+        *(("causal_alibi", "slopes"), ("sink", "sink"), ("sink_prefix", "sink"), ("gate", "gate"), ("differential", "lam")),
+    ],
+)
+def test_captures_of_a_thousand(variant, name, sign):
+    """Padding may then have infinite weights, which must reach no result."""
+    case = cases.case(variant, SMALL)
+    case.values[name] = sign * (1000.0 * case.values[name].abs() + 1000.0)
+    found = harness.run(case.cascade, case.values, case.cotangents)
+    harness.exact_to(found, harness.expected(case.cascade, case.values, case.cotangents), 1e-10)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, *LOW], ids=names)
 @pytest.mark.parametrize(("variant", "sizes"), [("nothing", SMALL), ("lengths", cases.Sizes(b=3, g=1, r=1, m=40, n=70))])
 def test_rows_without_keys(variant, sizes, dtype):
