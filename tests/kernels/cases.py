@@ -100,7 +100,9 @@ class Case:
         return Case(self.cascade, {k: convert(v) for k, v in self.values.items()}, {k: convert(v) for k, v in self.cotangents.items()})
 
 
-def case(variant: str | Cascade, sizes: Sizes = Sizes(), *, seed: int = 0, scale: float = 1.0, overrides: Mapping[str, Any] | None = None) -> Case:
+def case(
+    variant: str | Cascade, sizes: Sizes = Sizes(), *, seed: int = 0, scale: float = 1.0, overrides: Mapping[str, Any] | None = None
+) -> Case:
     """N(0, 1) values for every input of a variant and every cotangent, in float64.
 
     Args:

@@ -195,7 +195,11 @@ def expected(
     targets = [item.name for item in cascade.inputs if item.kind == "float"]
     leaves = {name: values[name].detach().to(dtype).clone().requires_grad_() for name in targets}
     given_values = {**values, **leaves}
-    steps = reference(cascade, given_values, dtype) if dtype == torch.float64 else interpret(cascade, given_values, Eager(dtype, _CPU, rounding))
+    steps = (
+        reference(cascade, given_values, dtype)
+        if dtype == torch.float64
+        else interpret(cascade, given_values, Eager(dtype, _CPU, rounding))
+    )
     outputs = [steps[name] for name in cascade.outputs]
     given = [cotangents[name].to(dtype).expand(value.shape) for name, value in zip(cascade.outputs, outputs, strict=True)]
     live = [(value, cotangent) for value, cotangent in zip(outputs, given, strict=True) if value.requires_grad]
@@ -258,7 +262,8 @@ def contract(found: Results, golden: Results, same_precision: Results, terms: Ma
     Args:
         terms: for results that are small differences of large terms, by name, maximum and mean of these terms. Roundoff counts from there.
     """
-    overflows = any(not plain[right.isfinite()].isfinite().all() for (_, plain), (_, right) in zip(same_precision.items(), golden.items()))
+    pairs = zip(same_precision.items(), golden.items(), strict=True)
+    overflows = any(not plain[right.isfinite()].isfinite().all() for (_, plain), (_, right) in pairs)
     for (name, value), (_, right), (_, plain) in zip(found.items(), golden.items(), same_precision.items(), strict=True):
         error, scale = _errors(name, value, right)
         if overflows or error.size == 0:

@@ -25,7 +25,7 @@ _NEVER_AN_INDEX = -(10**6)
 
 
 def mapped(size: int, fence: bool = False) -> Any:
-    """A zeroed buffer of `size` bytes that costs memory only where it is touched; with `fence`, whatever lies behind its end is unmapped."""
+    """A zeroed buffer of `size` bytes, in memory only where it is touched; with `fence`, what lies behind its end is unmapped."""
     page = mmap.PAGESIZE
     whole = -(-size // page) * page
     base = _LIBC.mmap(None, whole + page, mmap.PROT_READ | mmap.PROT_WRITE, _PRIVATE_ANONYMOUS_UNRESERVED, -1, 0)

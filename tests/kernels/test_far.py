@@ -5,19 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels import cases, harness, memory
+from tests.kernels import cases, harness, memory, suite
 
-DEEP = {"b": cases.Sizes(b=2, g=1, r=1, m=20, n=20), "g": cases.Sizes(b=1, g=2, r=1, m=20, n=20), "r": cases.Sizes(b=1, g=1, r=2, m=20, n=20)}
-LONG = cases.Sizes(b=1, g=1, r=1, m=130, n=140)
-
-
-def stretched(case: cases.Case, axis: str) -> cases.Case:
-    """Every argument and cotangent that has an axis, far along it."""
-    axes = {item.name: item.axes or () for item in case.cascade.inputs}
-    values = {name: memory.far(x, axes[name].index(axis)) if axis in axes[name] else x for name, x in case.values.items()}
-    outputs = {name: case.cascade.axes(name) for name in case.cotangents}
-    cotangents = {name: memory.far(x, outputs[name].index(axis)) if axis in outputs[name] else x for name, x in case.cotangents.items()}
-    return cases.Case(case.cascade, values, cotangents)
+DEEP = {
+    "b": cases.Sizes(b=2, g=1, r=1, m=20, n=20),
+    "g": cases.Sizes(b=1, g=2, r=1, m=20, n=20),
+    "r": cases.Sizes(b=1, g=1, r=2, m=20, n=20),
+}
 
 
 def check(case: cases.Case, far: cases.Case) -> None:
@@ -28,13 +22,15 @@ def check(case: cases.Case, far: cases.Case) -> None:
 @pytest.mark.parametrize("axis", ["b", "g", "r", "m", "n"])
 @pytest.mark.parametrize("variant", ["causal", "gate", "entropy"])
 def test_far_arguments(variant, axis):
-    case = cases.case(variant, DEEP.get(axis, LONG))
-    check(case, stretched(case, axis))
+    case = cases.case(variant, DEEP.get(axis, suite.LONG))
+    check(case, suite.stretched(case, axis))
 
 
-@pytest.mark.parametrize(("name", "dim"), [("bias", 0), ("bias", 1), ("bias", 2), ("table", 0), ("col", 0), ("col", 1), ("row", 0), ("row", 1)])
+@pytest.mark.parametrize(
+    ("name", "dim"), [("bias", 0), ("bias", 1), ("bias", 2), ("table", 0), ("col", 0), ("col", 1), ("row", 0), ("row", 1)]
+)
 def test_far_captures(name, dim):
-    case = cases.case("learned_bias", cases.Sizes(b=2, g=2, r=1, m=20, n=20) if name != "table" and dim == 0 else LONG)
+    case = cases.case("learned_bias", cases.Sizes(b=2, g=2, r=1, m=20, n=20) if name != "table" and dim == 0 else suite.LONG)
     values = {**case.values, name: memory.far(case.values[name], dim)}
     check(case, cases.Case(case.cascade, values, case.cotangents))
 
