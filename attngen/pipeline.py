@@ -13,7 +13,7 @@ from attngen.emit.kernel import Lowered, Scatter, is_injective, lower_kernel
 from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
-from attngen.emit.writer import Shapes
+from attngen.emit.sections import Shapes
 from attngen.ir.cascade import Cascade
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.differentiate import Backward, differentiate

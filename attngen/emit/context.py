@@ -97,3 +97,57 @@ class ModuleContext:
     helpers: tuple[Code, ...]
     kernels: tuple[KernelContext, ...]
     host: HostContext
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRow:
+    """One row of the table of tiles."""
+
+    key: tuple[Code, ...]
+    tiles: tuple[Code, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeployContext:
+    """The package around a module.
+
+    Attributes:
+        params: of the user's function. positional, values: the inputs of the cascade, in call order.
+        lengths, checks, views: statements before the kernels run; joins, tail: after.
+        unpacked: what the results are assigned to; computed: all of them, saved ones included.
+        dense, remembered: statements of the forward, recalled: of the backward. kept: tensors that the backward reads.
+        restored: as it unpacks them.
+        backward: arguments of the backward kernels.
+        indexes: whether captured tensors are indexed by positions.
+    """
+
+    title: Code
+    version: Code
+    name: Code
+    results: Code
+    positional: tuple[Code, ...]
+    features: tuple[Code, ...]
+    rows: tuple[DeployRow, ...]
+    params: tuple[Code, ...]
+    arguments: tuple[Code, ...]
+    returns: tuple[Code, ...]
+    ranks: tuple[Code, ...]
+    lengths: tuple[Code, ...]
+    checks: tuple[Code, ...]
+    views: tuple[Code, ...]
+    model: Code
+    extents: tuple[Code, ...]
+    values: tuple[Code, ...]
+    unpacked: Code
+    joins: tuple[Code, ...]
+    tail: tuple[Code, ...]
+    dense: tuple[Code, ...]
+    computed: Code
+    kept: tuple[Code, ...]
+    remembered: tuple[Code, ...]
+    recalled: tuple[Code, ...]
+    cotangents: tuple[Code, ...]
+    restored: Code
+    names: tuple[Code, ...]
+    backward: tuple[Code, ...]
+    indexes: bool

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from attngen.analysis.mask import Ranges, stream_ranges
 from attngen.emit.context import KernelContext
 from attngen.emit.layout import WIDTH
+from attngen.emit.loads import scaled
 from attngen.emit.lower import Lowering
 from attngen.emit.names import Code, folded, identifier, tensor_name
-from attngen.emit.writer import Shapes, Stage, Value, Writer, scaled
+from attngen.emit.sections import Shapes, Stage, Value
+from attngen.emit.writer import Writer
 from attngen.ir import build
 from attngen.ir.cascade import Input
 from attngen.ir.expr import Apply, Expr, Index, Read
@@ -133,7 +135,7 @@ def _store(writer: Writer, name: str) -> None:
     """Write a finished row or tile of an output, in its own layout."""
     kernel = writer.kernel
     axes = kernel.axes(name)
-    value = writer.steps.get(name) or writer.load(build.read(name, axes))
+    value = writer.steps.get(name) or writer.loads.load(build.read(name, axes))
     layout = tuple(axis for axis in writer.order if axis in axes)
     pointer = f"{tensor_name(name)}_out"
     writer.parameter(pointer)
@@ -146,7 +148,7 @@ def _store(writer: Writer, name: str) -> None:
     text = value.code if value.layout == layout else writer.printer.broadcast(str(value.code), value.layout, layout)
     start, pointers = writer.name(f"{value.code}_start"), writer.name(f"{value.code}_ptrs")
     writer.sections.stores += [
-        Code(f"{start} = {pointer} + {writer.horner(axes)}"),
+        Code(f"{start} = {pointer} + {writer.loads.horner(axes)}"),
         Code(f"{pointers} = {start} + {' + '.join(vectors)}"),
         Code(f"tl.store({pointers}, {text}.to({pointer}.dtype.element_ty), mask={' & '.join(masks)})"),
     ]
@@ -168,7 +170,7 @@ def _scatter(lowering: Lowering, scatter: Scatter) -> None:
     value = lowering.selected(step, build.read(step.name, step.axes), str(writer.steps[step.name].code))
     mine = writer.parameter(f"{tensor_name(scatter.step)}_out")
     name = writer.name(f"{tensor_name(scatter.step)}_to")
-    pointers, masks, tail = writer.address(read, lowering.pair, name, mine)
+    pointers, masks, tail = writer.loads.address(read, lowering.pair, name, mine)
     # Padding has no position of its own, but a computed one may point into the tensor; a weight there can be infinite.
     inside = [writer.printer.broadcast(f"ok_{axis}", (axis,), lowering.pair) for axis in lowering.pair]
     mask = " & ".join(dict.fromkeys([*masks, *([tail] if tail else []), *inside]))

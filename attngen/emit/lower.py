@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from attngen.emit.expression import Layout
 from attngen.emit.names import Code, tensor_name
-from attngen.emit.writer import Shapes, Stage, Value, Writer
+from attngen.emit.online import Online
+from attngen.emit.sections import Shapes, Stage, Value
+from attngen.emit.writer import Writer
 from attngen.errors import NotAContraction
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
 from attngen.ir.printer import print_expr
-from attngen.ir.traverse import names_read
 from attngen.transform.partition import Kernel, existence
-from attngen.transform.streaming import Accumulator, Gauge
 
 # Finite for finite operands.
 _FINITE = frozenset(("add", "sub", "mul", "neg", "tanh", "sigmoid", "where", "min", "max", "to_float", "abs", "sign"))
@@ -38,20 +38,20 @@ class Lowering:
         self.by_name = {step.name: step for step in kernel.steps}
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
-        self.zeroed: set[str] = set()
+        self.zeroed: dict[str, Expr | None] = {}
         self.valid: dict[Expr | None, Code] = {}
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
-        self.moved: list[str] = []
+        self.online = Online(self)
         self.pair = (kernel.resident, kernel.streamed or "")
 
     def run(self) -> Writer:
         """Write every step; accumulators that others need to follow their gauge are updated last."""
         for gauge in self.kernel.gauges:
-            self.carry(gauge)
+            self.online.carry(gauge)
         for step in self.kernel.steps:
             self.step(step)
-        for name in self.moved:
+        for name in self.online.moved:
             self.writer.put(f"{name} = {name}_new", Stage.TILE)
         return self.writer
 
@@ -64,7 +64,7 @@ class Lowering:
         elif step.name in self.offsets:
             return
         elif step.name in self.gauges:
-            self.weight(step, self.gauges[step.name])
+            self.online.weight(step, self.gauges[step.name])
         elif step.over:
             self.contract(step)
         else:
@@ -86,11 +86,12 @@ class Lowering:
         self.writer.steps[step.name] = Value(name, layout, stage)
         if stage != Stage.TILE or layout != self.pair:
             return
+        exists = self.exists.get(step.name)
         if isinstance(step.body, Apply) and step.body.op == "exp":
-            self.under_masks(f"{name} = tl.where({self.mask(self.exists.get(step.name))}, {name}, 0.0)")
-            self.zeroed.add(step.name)
-        elif self.is_zeroed(step.body):
-            self.zeroed.add(step.name)
+            self.under_masks(f"{name} = tl.where({self.mask(exists)}, {name}, 0.0)")
+            self.zeroed[step.name] = exists
+        elif self.is_zeroed(step.body, exists):
+            self.zeroed[step.name] = exists
 
     # ---- contractions over features
 
@@ -149,7 +150,7 @@ class Lowering:
         """A side of a dot in the storage type: a loaded tile as it is, anything computed rounded to it."""
         writer = self.writer
         if isinstance(expr, Read) and expr.tensor not in writer.steps:
-            value = writer.load(expr)
+            value = writer.loads.load(expr)
             item = writer.inputs[expr.tensor]
             if value.raw and value.layout == layout:
                 return str(value.code) if item.axes is not None else f"{value.code}.to(DTYPE)"
@@ -179,7 +180,7 @@ class Lowering:
         resident, streamed = self.kernel.resident, self.kernel.streamed or ""
         shape = ", ".join(self.writer.block(axis) for axis in layout)
         writer.sections.init.append(Code(f"{name} = tl.zeros(({shape}{',' if len(layout) == 1 else ''}), ACC)"))
-        follow = self.follow(step, name, layout)
+        follow = self.online.follow(step, name, layout)
         if step.name in self.lower:
             writer.put(f"{name}_old = {name}", Stage.TILE)
         if len(layout) == 2:
@@ -211,37 +212,43 @@ class Lowering:
         return a, b
 
     def selected(self, step: Einsum, expr: Expr, name: str) -> str:
-        """The name of the tile that enters a sum, set to 0 where nothing exists."""
+        """The name of the tile that enters a sum, set to 0 where nothing exists.
+
+        A tile that exists just where the sum does is zeroed in place, for all who read it later; else the sum gets a copy.
+        """
         writer = self.writer
+        exists = self.exists.get(step.name)
         previous, writer.stage = writer.stage, Stage.TILE
-        zeroed = self.is_zeroed(expr)
-        if isinstance(expr, Read) and expr.tensor in writer.steps and writer.layout(expr) == self.pair:
+        zeroed = self.is_zeroed(expr, exists)
+        whole = writer.layout(expr) == self.pair
+        own = isinstance(expr, Read) and expr.tensor in writer.steps and whole
+        if isinstance(expr, Read) and own and (zeroed or self.exists.get(expr.tensor) == exists):
             text: str = writer.printer.code(expr, self.pair)
-            self.zeroed.add(expr.tensor)
+            self.zeroed[expr.tensor] = exists
         else:
             text = writer.name(f"{name}_in")
-            if writer.layout(expr) == self.pair:
+            if whole:
                 writer.assign(text, expr, self.pair, Stage.TILE)
             else:
                 writer.put(f"{text} = {self.spread(expr, self.pair)}")
         if not zeroed:
-            self.under_masks(f"{text} = tl.where({self.mask(self.exists.get(step.name))}, {text}, 0.0)")
+            self.under_masks(f"{text} = tl.where({self.mask(exists)}, {text}, 0.0)")
         writer.stage = previous
         return text
 
-    def is_zeroed(self, expr: Expr) -> bool:
-        """Whether a tile value is exactly 0 where nothing exists, whatever its other factors are (they must be finite)."""
+    def is_zeroed(self, expr: Expr, exists: Expr | None) -> bool:
+        """Whether a tile value is exactly 0 where `exists` fails, whatever its other factors are (they must be finite)."""
         match expr:
             case Read(tensor=name):
-                return name in self.zeroed
+                return name in self.zeroed and self.zeroed[name] == exists
             case Apply(op="neg" | "to_float", args=(a,)):
-                return self.is_zeroed(a)
+                return self.is_zeroed(a, exists)
             case Apply(op="mul", args=(a, b)):
-                return (self.is_zeroed(a) and self.is_finite(b)) or (self.is_zeroed(b) and self.is_finite(a))
+                return (self.is_zeroed(a, exists) and self.is_finite(b)) or (self.is_zeroed(b, exists) and self.is_finite(a))
             case Apply(op="add" | "sub", args=(a, b)):
-                return self.is_zeroed(a) and self.is_zeroed(b)
+                return self.is_zeroed(a, exists) and self.is_zeroed(b, exists)
             case Apply(op="where", args=(_, a, b)):
-                return (self.is_zeroed(a) or build.is_const(a, 0)) and (self.is_zeroed(b) or build.is_const(b, 0))
+                return all(self.is_zeroed(arg, exists) or build.is_const(arg, 0) for arg in (a, b))
             case _:
                 return False
 
@@ -285,85 +292,6 @@ class Lowering:
         before, self.writer.partial = self.writer.partial, True
         self.writer.put(line, Stage.TILE)
         self.writer.partial = before
-
-    # ---- gauges
-
-    def suffix(self, gauge: Gauge) -> str:
-        return gauge.name.removeprefix("m_i")
-
-    def carry(self, gauge: Gauge) -> None:
-        """The running maximum starts at minus infinity, or at the row values it must dominate."""
-        writer = self.writer
-        name = writer.name(tensor_name(gauge.name))
-        resident = self.kernel.resident
-        start = f'tl.full((BLOCK_{resident.upper()},), float("-inf"), ACC)'
-        for floor in gauge.floor:
-            start = f"tl.maximum({start}, {writer.printer.code(floor, (resident,))})"
-        writer.sections.init.append(Code(f"{name} = {start}"))
-        writer.steps[gauge.name] = Value(name, (resident,), Stage.EPILOGUE)
-
-    def weight(self, step: Einsum, gauge: Gauge) -> None:
-        """`w = exp(x - m_i)` with the maximum moved first; sums follow by `alpha`."""
-        writer = self.writer
-        x = writer.steps[gauge.exponent].code
-        name, tail = writer.steps[gauge.name].code, self.suffix(gauge)
-        resident, streamed = self.kernel.resident, self.kernel.streamed or ""
-        valid = self.mask(self.exists.get(step.name))
-        seen = x
-        if self.read_elsewhere(gauge):
-            seen = writer.name(f"{x}_seen")
-            writer.put(f"{seen} = {x}", Stage.TILE)
-        self.under_masks(f'{seen} = tl.where({valid}, {seen}, float("-inf"))')
-        alpha = writer.name(f"alpha{tail}")
-        writer.put(f"{name}_new = tl.maximum({name}, tl.max({seen}, 1))", Stage.TILE)
-        writer.put(f'{name}_safe = tl.where({name}_new == float("-inf"), 0.0, {name}_new)', Stage.TILE)
-        writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
-        if gauge.offset is not None:
-            writer.put(f'delta{tail} = tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', Stage.TILE)
-        weight = writer.name(tensor_name(step.name))
-        writer.use("exp_above")
-        # What an offset gives is not relative to the maximum any more: there the weights must not share a rounding error either.
-        precision = "DTYPE" if gauge.offset is None else "ACC"
-        writer.put(f"{weight} = exp_above({seen}, {name}_safe[:, None], {precision})", Stage.TILE)
-        writer.steps[step.name] = Value(weight, (resident, streamed), Stage.TILE)
-        self.zeroed.add(step.name)
-        self.moved.append(name)
-        if gauge.offset is not None:
-            self.offset(gauge, x, f"{name}_safe")
-
-    def read_elsewhere(self, gauge: Gauge) -> bool:
-        """Whether the exponent is read by anything but its own weight."""
-        readers = [step.name for step in self.kernel.steps if gauge.exponent in names_read(step.body)]
-        return any(name != gauge.weight for name in readers)
-
-    def offset(self, gauge: Gauge, x: Code, safe: str) -> None:
-        name = self.writer.name(tensor_name(gauge.offset or ""))
-        self.writer.put(f"{name} = {x} - {safe}[:, None]", Stage.TILE)
-        self.writer.steps[gauge.offset or ""] = Value(name, (self.kernel.resident, self.kernel.streamed or ""), Stage.TILE)
-
-    def follow(self, step: Einsum, name: str, layout: Layout) -> str:
-        """The accumulator after its gauges moved: times alpha for each weight, plus delta times lower sums for each offset."""
-        item = self.accumulators.get(step.name)
-        if item is None or not item.weight_power:
-            return ""
-        lift = "[:, None]" if len(layout) == 2 else ""
-        value = self.transported(item, name, lift)
-        for gauge, power in item.weight_power:
-            value += f" * alpha{gauge.removeprefix('m_i')}{lift}" * power
-        return value
-
-    def transported(self, item: Accumulator, name: str, lift: str) -> str:
-        if not item.offset_power:
-            return name
-        gauge, power = item.offset_power[0]
-        delta = f"delta{gauge.removeprefix('m_i')}{lift}"
-        terms, lower, binomial = [name], item.lower, 1
-        for i in range(1, power + 1):
-            binomial = binomial * (power - i + 1) // i
-            count = "" if binomial == 1 else f"{float(binomial)} * "
-            terms.append(f"{count}{' * '.join([delta] * i)} * {tensor_name(lower or '')}_old")
-            lower = self.accumulators[lower].lower if lower is not None else None
-        return f"({' + '.join(terms)})"
 
 
 def factors(expr: Expr) -> tuple[Expr, ...]:

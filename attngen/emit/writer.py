@@ -1,61 +1,19 @@
-"""One kernel being written: its sections, the values known so far, and how tensors are addressed.
+"""One kernel being written: its sections and the values known so far.
 
 Statements land in the earliest section in which everything they read is known: before the stream (prologue), at the head of a turn
-over a summed grid axis (loop), per streamed tile (tile), or after the last one (epilogue). Offsets that can pass 2**31 are formed from
-64-bit scalars; only offsets inside one tile are 32 bits wide.
+over a summed grid axis (loop), per streamed tile (tile), or after the last one (epilogue).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
-
 from attngen.emit.expression import Layout, Printer, refuse_shape
 from attngen.emit.layout import WIDTH
-from attngen.emit.names import Code, identifier, tensor_name
-from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
+from attngen.emit.loads import Loads, is_head_index
+from attngen.emit.names import Code, identifier
+from attngen.emit.sections import Sections, Shapes, Stage, Value
+from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.partition import Kernel
-
-
-class Stage(IntEnum):
-    """When a value is known."""
-
-    PROLOGUE = 0
-    LOOP = 1
-    TILE = 2
-    EPILOGUE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Shapes:
-    """What the text depends on besides the kernel: feature axes whose tile is padded to a power of two, and tensors that this
-    module allocates itself (contiguous in their axes, row statistics in the accumulator type)."""
-
-    padded: frozenset[str]
-    owned: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A named value: its text, its layout and when it is known. `raw` ones are in the storage type."""
-
-    code: Code
-    layout: Layout
-    stage: Stage
-    raw: bool = False
-
-
-@dataclass
-class Sections:
-    """Statements collected so far; tile statements carry a flag for "only under masks"."""
-
-    prologue: list[Code] = field(default_factory=list[Code])
-    init: list[Code] = field(default_factory=list[Code])
-    loop: list[Code] = field(default_factory=list[Code])
-    tile: list[tuple[Code, bool]] = field(default_factory=list[tuple[Code, bool]])
-    epilogue: list[Code] = field(default_factory=list[Code])
-    stores: list[Code] = field(default_factory=list[Code])
 
 
 class Writer:
@@ -79,6 +37,7 @@ class Writer:
         self.inputs = {item.name: item for item in kernel.inputs}
         streamed = () if kernel.streamed is None else (kernel.streamed,)
         self.order = (kernel.resident, *streamed, *kernel.features)
+        self.loads = Loads(self)
 
     # ---- text
 
@@ -161,7 +120,7 @@ class Writer:
                 value = self.steps[tensor]
                 return value.code, value.layout
             case Read():
-                value = self.load(node)
+                value = self.loads.load(node)
                 return (Code(f"{value.code}.to(ACC)") if value.raw else value.code), value.layout
             case _:
                 raise TypeError(node)
@@ -219,157 +178,6 @@ class Writer:
         self.parameters[name] = None
         return Code(name)
 
-    # ---- addresses
-
-    def load(self, read: Read) -> Value:
-        """The value of an input read, loaded on first use."""
-        item = self.inputs.get(read.tensor)
-        if item is None or item.by_value:
-            return Value(self.parameter(tensor_name(read.tensor)) if item is not None else Code(read.tensor), (), Stage.PROLOGUE)
-        stage = self.stage_of(read)
-        partial = self.partial and stage == Stage.TILE
-        for key in ((read, False), (read, partial)):
-            if key in self.known:
-                return self.known[key]
-        before, self.stage, self.partial = (self.stage, self.partial), stage, partial
-        value = self.emit_load(read, stage)
-        self.stage, self.partial = before
-        self.known[(read, partial)] = value
-        return value
-
-    def emit_load(self, read: Read, stage: Stage) -> Value:
-        layout = self.layout(read)
-        if len(layout) > 2:
-            raise refuse_shape(read, layout)
-        base = tensor_name(read.tensor)
-        item = self.inputs[read.tensor]
-        name = self.name(base if item.axes is not None else f"{base}_at")
-        pointers, masks, tail = self.address(read, layout, name)
-        raw = kind_of(read) == "float" and any(axis in self.kernel.features for axis in layout)
-        owned_row = read.tensor in self.shapes.owned and not raw
-        cast = ".to(ACC)" if kind_of(read) == "float" and not raw and not owned_row else ""
-        mask = " & ".join([*masks, *([tail] if tail is not None else [])])
-        if tail is not None and self.full is not None and not self.partial and not masks:
-            self.use("load")
-            line = f"{name} = load({pointers}, {tail}, segment == {self.full}){cast}"
-        else:
-            line = f"{name} = tl.load({pointers}{f', mask={mask}, other=0' if mask else ''}){cast}"
-        if not self.fits(line):
-            self.put(f"{name}_ok = {mask}")
-            line = f"{name} = tl.load({pointers}, mask={name}_ok, other=0){cast}"
-        shape = f"  # [{', '.join(self.block(axis) for axis in layout)}]" if layout else ""
-        self.put(line + shape if self.fits(line + shape) else line)
-        return Value(name, layout, stage, raw)
-
-    def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:
-        """Pointers of a load, the masks it always needs, and the mask it needs only in the last streamed tile.
-
-        `pointer` replaces the tensor's own, for a gradient that is stored where its value came from; it has strides of its own.
-        """
-        base: list[str] = []
-        here: list[str] = []
-        vectors: list[str] = []
-        masks: list[str] = []
-        tail: str | None = None
-        strides = self.strides(read) if pointer is None else self.all_strides(pointer.removesuffix("_out"), len(read.at))
-        for position, (at, stride) in enumerate(zip(read.at, strides, strict=True)):
-            own = self.layout(at)
-            if not (isinstance(at, Index) and at.axis in self.order):
-                self.computed(read, position, layout, stride, (here if self.stage_of(at) == Stage.TILE else base, vectors, masks))
-                continue
-            axis = at.axis
-            ok = self.printer.broadcast(f"ok_{axis}", own, layout)
-            if axis in self.kernel.features:
-                self.length(axis)
-                vectors.append(scaled(self.printer.broadcast(f"offs_{axis}", own, layout), stride))
-                masks += [ok] if axis in self.shapes.padded else []
-                continue
-            vectors.append(scaled(self.printer.broadcast(f"range_{axis}", own, layout), stride))
-            if axis == self.kernel.streamed:
-                here.append(scaled(f"tl.cast(start_{axis}, tl.int64)", stride))
-                tail = ok
-            else:
-                base.append(scaled(f"start_{axis}", stride))
-                masks.append(ok)
-        if read.tensor in self.shapes.owned:
-            base, here = [self.horner(self.inputs[read.tensor].axes or ())], []
-        first = pointer or self.parameter(f"{tensor_name(read.tensor)}_ptr")
-        terms = self.start(read, name, first, (base, here))
-        if not vectors:
-            return " + ".join(terms), masks, tail
-        if len(terms) > 1:
-            start = self.name(f"{name}_start")
-            self.add_up(start, terms, self.stage)
-            terms = [start]
-        pointers = self.name(f"{name}_ptrs")
-        self.add_up(pointers, [*terms, *vectors], self.stage)
-        return pointers, masks, tail
-
-    def start(self, read: Read, name: str, pointer: str, terms: tuple[list[str], list[str]]) -> list[str]:
-        """The address of a tile's first element, as terms. What does not stream is added up before the stream."""
-        base, here = terms
-        if here and base:
-            still = [at for at in read.at if self.stage_of(at) < Stage.TILE]
-            outer = self.name(f"{name}_base")
-            self.add_up(outer, [pointer, *base], max((self.stage_of(at) for at in still), default=Stage.PROLOGUE))
-            return [outer, *here]
-        return [pointer, *base, *here]
-
-    def computed(self, read: Read, position: int, layout: Layout, stride: str, into: tuple[list[str], list[str], list[str]]) -> None:
-        """One dimension indexed by an expression: guarded unless its range is checked on the host."""
-        scalars, vectors, masks = into
-        at = read.at[position]
-        own = self.layout(at)
-        text = self.printer.code(at, own) if isinstance(at, Index | Const) else str(self.temporary(at, own))
-        if not is_head_index(at):
-            size = self.parameter(f"{tensor_name(read.tensor)}_size_{position}")
-            wrapped = self.name(f"{tensor_name(read.tensor)}_i")
-            self.put(f"{wrapped} = tl.where({text} < 0, {text} + {size}, {text})", self.stage_of(at))
-            text = wrapped
-            masks.append(self.printer.broadcast(f"({text} >= 0)", own, layout))
-            masks.append(self.printer.broadcast(f"({text} < {size})", own, layout))
-        wide = text if is_head_index(at) else f"tl.cast({text}, tl.int64)"
-        (vectors if own else scalars).append(scaled(self.printer.broadcast(wide, own, layout), stride))
-
-    def strides(self, read: Read) -> list[str]:
-        """Stride of each dimension: a parameter, or for an owned tensor the part that a tile spans."""
-        item = self.inputs[read.tensor]
-        name = tensor_name(read.tensor)
-        if read.tensor in self.shapes.owned and item.axes is not None:
-            return self.contiguous(item.axes)
-        if item.axes is None:
-            return self.all_strides(name, item.rank)
-        last = len(item.axes) - 1
-        inner = [axis if i == last and axis in self.kernel.features else None for i, axis in enumerate(item.axes)]
-        return ["1" if axis == feature else self.parameter(f"{name}_stride_{axis}") for axis, feature in zip(item.axes, inner, strict=True)]
-
-    def all_strides(self, name: str, rank: int) -> list[str]:
-        return [self.parameter(f"{name}_stride_{position}") for position in range(rank)]
-
-    def contiguous(self, axes: tuple[str, ...]) -> list[str]:
-        """Strides of the tile axes of an owned tensor; its grid part is one offset (`owned_offset`)."""
-        strides: list[str] = []
-        for i, _ in enumerate(axes):
-            strides.append(" * ".join(self.length(axis) for axis in axes[i + 1 :]) or "1")
-        return strides
-
-    def horner(self, axes: tuple[str, ...]) -> str:
-        text, simple = "", True
-        for axis in axes:
-            if axis in self.kernel.features:
-                if text:
-                    text = f"{text if simple else f'({text})'} * {self.length(axis)}"
-                continue
-            if axis == self.kernel.streamed:
-                here = f"tl.cast(start_{axis}, tl.int64)"
-            else:
-                here = f"start_{axis}" if axis == self.kernel.resident else str(identifier(axis))
-            if text:
-                text, simple = f"{text if simple else f'({text})'} * {self.length(axis)} + {here}", False
-            else:
-                text = here
-        return text
-
 
 def hint(expr: Expr) -> str:
     """A name for a part of an expression, after what it is."""
@@ -391,19 +199,3 @@ _HINTS = {
     **dict.fromkeys(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"), "holds"),
     **dict.fromkeys(("to_float", "to_int", "to_bool", "neg"), "value"),
 }
-
-
-def scaled(text: str, stride: str) -> str:
-    """An offset times its stride."""
-    return text if stride == "1" else f"{text} * {stride}"
-
-
-def is_head_index(expr: Expr) -> bool:
-    """A plain grid index, or the composite of two: its range is the extent that the host checks."""
-    match expr:
-        case Index():
-            return True
-        case Apply(op="add", args=(Apply(op="mul", args=(Index(), Extent(axis=inner))), Index(axis=axis))):
-            return inner == axis
-        case _:
-            return False

@@ -1,0 +1,188 @@
+"""How a kernel reads its inputs: addresses, masks and loads, each on first use and as early as it can be.
+
+Offsets that can pass 2**31 are formed from 64-bit scalars; only offsets inside one tile are 32 bits wide. A position computed from data
+is wrapped like an index of PyTorch and guarded; plain ones are checked on the host.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attngen.emit.expression import Layout, refuse_shape
+from attngen.emit.names import Code, identifier, tensor_name
+from attngen.emit.sections import Stage, Value
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
+
+if TYPE_CHECKING:
+    from attngen.emit.writer import Writer
+
+
+class Loads:
+    """Loads of one kernel."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def load(self, read: Read) -> Value:
+        """The value of an input read, loaded on first use."""
+        item = self.writer.inputs.get(read.tensor)
+        if item is None or item.by_value:
+            return Value(self.writer.parameter(tensor_name(read.tensor)) if item is not None else Code(read.tensor), (), Stage.PROLOGUE)
+        stage = self.writer.stage_of(read)
+        partial = self.writer.partial and stage == Stage.TILE
+        for key in ((read, False), (read, partial)):
+            if key in self.writer.known:
+                return self.writer.known[key]
+        before, self.writer.stage, self.writer.partial = (self.writer.stage, self.writer.partial), stage, partial
+        value = self.emit_load(read, stage)
+        self.writer.stage, self.writer.partial = before
+        self.writer.known[(read, partial)] = value
+        return value
+
+    def emit_load(self, read: Read, stage: Stage) -> Value:
+        layout = self.writer.layout(read)
+        if len(layout) > 2:
+            raise refuse_shape(read, layout)
+        base = tensor_name(read.tensor)
+        item = self.writer.inputs[read.tensor]
+        name = self.writer.name(base if item.axes is not None else f"{base}_at")
+        pointers, masks, tail = self.address(read, layout, name)
+        raw = kind_of(read) == "float" and any(axis in self.writer.kernel.features for axis in layout)
+        owned_row = read.tensor in self.writer.shapes.owned and not raw
+        cast = ".to(ACC)" if kind_of(read) == "float" and not raw and not owned_row else ""
+        mask = " & ".join([*masks, *([tail] if tail is not None else [])])
+        if tail is not None and self.writer.full is not None and not self.writer.partial and not masks:
+            self.writer.use("load")
+            line = f"{name} = load({pointers}, {tail}, segment == {self.writer.full}){cast}"
+        else:
+            line = f"{name} = tl.load({pointers}{f', mask={mask}, other=0' if mask else ''}){cast}"
+        if not self.writer.fits(line):
+            self.writer.put(f"{name}_ok = {mask}")
+            line = f"{name} = tl.load({pointers}, mask={name}_ok, other=0){cast}"
+        shape = f"  # [{', '.join(self.writer.block(axis) for axis in layout)}]" if layout else ""
+        self.writer.put(line + shape if self.writer.fits(line + shape) else line)
+        return Value(name, layout, stage, raw)
+
+    def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:
+        """Pointers of a load, the masks it always needs, and the mask it needs only in the last streamed tile.
+
+        `pointer` replaces the tensor's own, for a gradient that is stored where its value came from; it has strides of its own.
+        """
+        base: list[str] = []
+        here: list[str] = []
+        vectors: list[str] = []
+        masks: list[str] = []
+        tail: str | None = None
+        strides = self.strides(read) if pointer is None else self.all_strides(pointer.removesuffix("_out"), len(read.at))
+        for position, (at, stride) in enumerate(zip(read.at, strides, strict=True)):
+            own = self.writer.layout(at)
+            if not (isinstance(at, Index) and at.axis in self.writer.order):
+                self.computed(read, position, layout, stride, (here if self.writer.stage_of(at) == Stage.TILE else base, vectors, masks))
+                continue
+            axis = at.axis
+            ok = self.writer.printer.broadcast(f"ok_{axis}", own, layout)
+            if axis in self.writer.kernel.features:
+                self.writer.length(axis)
+                vectors.append(scaled(self.writer.printer.broadcast(f"offs_{axis}", own, layout), stride))
+                masks += [ok] if axis in self.writer.shapes.padded else []
+                continue
+            vectors.append(scaled(self.writer.printer.broadcast(f"range_{axis}", own, layout), stride))
+            if axis == self.writer.kernel.streamed:
+                here.append(scaled(f"tl.cast(start_{axis}, tl.int64)", stride))
+                tail = ok
+            else:
+                base.append(scaled(f"start_{axis}", stride))
+                masks.append(ok)
+        if read.tensor in self.writer.shapes.owned:
+            base, here = [self.horner(self.writer.inputs[read.tensor].axes or ())], []
+        first = pointer or self.writer.parameter(f"{tensor_name(read.tensor)}_ptr")
+        terms = self.start(read, name, first, (base, here))
+        if not vectors:
+            return " + ".join(terms), masks, tail
+        if len(terms) > 1:
+            start = self.writer.name(f"{name}_start")
+            self.writer.add_up(start, terms, self.writer.stage)
+            terms = [start]
+        pointers = self.writer.name(f"{name}_ptrs")
+        self.writer.add_up(pointers, [*terms, *vectors], self.writer.stage)
+        return pointers, masks, tail
+
+    def start(self, read: Read, name: str, pointer: str, terms: tuple[list[str], list[str]]) -> list[str]:
+        """The address of a tile's first element, as terms. What does not stream is added up before the stream."""
+        base, here = terms
+        if here and base:
+            still = [at for at in read.at if self.writer.stage_of(at) < Stage.TILE]
+            outer = self.writer.name(f"{name}_base")
+            self.writer.add_up(outer, [pointer, *base], max((self.writer.stage_of(at) for at in still), default=Stage.PROLOGUE))
+            return [outer, *here]
+        return [pointer, *base, *here]
+
+    def computed(self, read: Read, position: int, layout: Layout, stride: str, into: tuple[list[str], list[str], list[str]]) -> None:
+        """One dimension indexed by an expression: guarded unless its range is checked on the host."""
+        scalars, vectors, masks = into
+        at = read.at[position]
+        own = self.writer.layout(at)
+        text = self.writer.printer.code(at, own) if isinstance(at, Index | Const) else str(self.writer.temporary(at, own))
+        if not is_head_index(at):
+            size = self.writer.parameter(f"{tensor_name(read.tensor)}_size_{position}")
+            wrapped = self.writer.name(f"{tensor_name(read.tensor)}_i")
+            self.writer.put(f"{wrapped} = tl.where({text} < 0, {text} + {size}, {text})", self.writer.stage_of(at))
+            text = wrapped
+            masks.append(self.writer.printer.broadcast(f"({text} >= 0)", own, layout))
+            masks.append(self.writer.printer.broadcast(f"({text} < {size})", own, layout))
+        wide = text if is_head_index(at) else f"tl.cast({text}, tl.int64)"
+        (vectors if own else scalars).append(scaled(self.writer.printer.broadcast(wide, own, layout), stride))
+
+    def strides(self, read: Read) -> list[str]:
+        """Stride of each dimension: a parameter, or for an owned tensor the part that a tile spans."""
+        item = self.writer.inputs[read.tensor]
+        name = tensor_name(read.tensor)
+        if read.tensor in self.writer.shapes.owned and item.axes is not None:
+            return self.contiguous(item.axes)
+        if item.axes is None:
+            return self.all_strides(name, item.rank)
+        last = item.axes[-1] if item.axes and item.axes[-1] in self.writer.kernel.features else None
+        return ["1" if axis == last else self.writer.parameter(f"{name}_stride_{axis}") for axis in item.axes]
+
+    def all_strides(self, name: str, rank: int) -> list[str]:
+        return [self.writer.parameter(f"{name}_stride_{position}") for position in range(rank)]
+
+    def contiguous(self, axes: tuple[str, ...]) -> list[str]:
+        """Strides of the tile axes of an owned tensor; its grid part is one offset (`owned_offset`)."""
+        strides: list[str] = []
+        for i, _ in enumerate(axes):
+            strides.append(" * ".join(self.writer.length(axis) for axis in axes[i + 1 :]) or "1")
+        return strides
+
+    def horner(self, axes: tuple[str, ...]) -> str:
+        text, simple = "", True
+        for axis in axes:
+            if axis in self.writer.kernel.features:
+                if text:
+                    text = f"{text if simple else f'({text})'} * {self.writer.length(axis)}"
+                continue
+            if axis == self.writer.kernel.streamed:
+                here = f"tl.cast(start_{axis}, tl.int64)"
+            else:
+                here = f"start_{axis}" if axis == self.writer.kernel.resident else str(identifier(axis))
+            if text:
+                text, simple = f"{text if simple else f'({text})'} * {self.writer.length(axis)} + {here}", False
+            else:
+                text = here
+        return text
+
+
+def scaled(text: str, stride: str) -> str:
+    """An offset times its stride."""
+    return text if stride == "1" else f"{text} * {stride}"
+
+
+def is_head_index(expr: Expr) -> bool:
+    """A plain grid index, or the composite of two: its range is the extent that the host checks."""
+    match expr:
+        case Index():
+            return True
+        case Apply(op="add", args=(Apply(op="mul", args=(Index(), Extent(axis=inner))), Index(axis=axis))):
+            return inner == axis
+        case _:
+            return False

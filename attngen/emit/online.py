@@ -1,0 +1,107 @@
+"""Gauges in a kernel: the running maximum, the weights measured from it, and how sums follow when it moves.
+
+    m_i_new = max(m_i, max(x))        alpha = exp(m_i - m_i_new)        w = exp(x - m_i_new)
+    l_i = l_i * alpha + sum(w)        acc = acc * alpha + w @ v
+
+A sum of `w * y` with the offset `y = x - m_i` also gains `delta` times the sum of w, `delta` being how far the maximum moved; higher
+powers of y follow the binomial theorem.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attngen.emit.expression import Layout
+from attngen.emit.names import Code, tensor_name
+from attngen.emit.sections import Stage, Value
+from attngen.ir.cascade import Einsum
+from attngen.ir.traverse import names_read
+from attngen.transform.streaming import Accumulator, Gauge
+
+if TYPE_CHECKING:
+    from attngen.emit.lower import Lowering
+
+
+class Online:
+    """The gauges of one kernel."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
+        self.moved: list[str] = []
+
+    def suffix(self, gauge: Gauge) -> str:
+        return gauge.name.removeprefix("m_i")
+
+    def carry(self, gauge: Gauge) -> None:
+        """The running maximum starts at minus infinity, or at the row values it must dominate."""
+        writer = self.lowering.writer
+        name = writer.name(tensor_name(gauge.name))
+        resident = self.lowering.kernel.resident
+        start = f'tl.full((BLOCK_{resident.upper()},), float("-inf"), ACC)'
+        for floor in gauge.floor:
+            start = f"tl.maximum({start}, {writer.printer.code(floor, (resident,))})"
+        writer.sections.init.append(Code(f"{name} = {start}"))
+        writer.steps[gauge.name] = Value(name, (resident,), Stage.EPILOGUE)
+
+    def weight(self, step: Einsum, gauge: Gauge) -> None:
+        """`w = exp(x - m_i)` with the maximum moved first; sums follow by `alpha`."""
+        writer = self.lowering.writer
+        x = writer.steps[gauge.exponent].code
+        name, tail = writer.steps[gauge.name].code, self.suffix(gauge)
+        resident, streamed = self.lowering.kernel.resident, self.lowering.kernel.streamed or ""
+        valid = self.lowering.mask(self.lowering.exists.get(step.name))
+        seen = x
+        if self.read_elsewhere(gauge):
+            seen = writer.name(f"{x}_seen")
+            writer.put(f"{seen} = {x}", Stage.TILE)
+        self.lowering.under_masks(f'{seen} = tl.where({valid}, {seen}, float("-inf"))')
+        alpha = writer.name(f"alpha{tail}")
+        writer.put(f"{name}_new = tl.maximum({name}, tl.max({seen}, 1))", Stage.TILE)
+        writer.put(f'{name}_safe = tl.where({name}_new == float("-inf"), 0.0, {name}_new)', Stage.TILE)
+        writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
+        if gauge.offset is not None:
+            writer.put(f'delta{tail} = tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', Stage.TILE)
+        weight = writer.name(tensor_name(step.name))
+        writer.use("exp_above")
+        # What an offset gives is not relative to the maximum any more: there the weights must not share a rounding error either.
+        precision = "DTYPE" if gauge.offset is None else "ACC"
+        writer.put(f"{weight} = exp_above({seen}, {name}_safe[:, None], {precision})", Stage.TILE)
+        writer.steps[step.name] = Value(weight, (resident, streamed), Stage.TILE)
+        self.lowering.zeroed[step.name] = self.lowering.exists.get(step.name)
+        self.moved.append(name)
+        if gauge.offset is not None:
+            self.offset(gauge, x, f"{name}_safe")
+
+    def read_elsewhere(self, gauge: Gauge) -> bool:
+        """Whether the exponent is read by anything but its own weight."""
+        readers = [step.name for step in self.lowering.kernel.steps if gauge.exponent in names_read(step.body)]
+        return any(name != gauge.weight for name in readers)
+
+    def offset(self, gauge: Gauge, x: Code, safe: str) -> None:
+        name = self.lowering.writer.name(tensor_name(gauge.offset or ""))
+        self.lowering.writer.put(f"{name} = {x} - {safe}[:, None]", Stage.TILE)
+        self.lowering.writer.steps[gauge.offset or ""] = Value(name, self.lowering.pair, Stage.TILE)
+
+    def follow(self, step: Einsum, name: str, layout: Layout) -> str:
+        """The accumulator after its gauges moved: times alpha for each weight, plus delta times lower sums for each offset."""
+        item = self.lowering.accumulators.get(step.name)
+        if item is None or not item.weight_power:
+            return ""
+        lift = "[:, None]" if len(layout) == 2 else ""
+        value = self.transported(item, name, lift)
+        for gauge, power in item.weight_power:
+            value += f" * alpha{gauge.removeprefix('m_i')}{lift}" * power
+        return value
+
+    def transported(self, item: Accumulator, name: str, lift: str) -> str:
+        if not item.offset_power:
+            return name
+        gauge, power = item.offset_power[0]
+        delta = f"delta{gauge.removeprefix('m_i')}{lift}"
+        terms, lower, binomial = [name], item.lower, 1
+        for i in range(1, power + 1):
+            binomial = binomial * (power - i + 1) // i
+            count = "" if binomial == 1 else f"{float(binomial)} * "
+            terms.append(f"{count}{' * '.join([delta] * i)} * {tensor_name(lower or '')}_old")
+            lower = self.lowering.accumulators[lower].lower if lower is not None else None
+        return f"({' + '.join(terms)})"

@@ -1,0 +1,49 @@
+"""The sections of a kernel, the values in them, and when each is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from attngen.emit.expression import Layout
+from attngen.emit.names import Code
+
+
+class Stage(IntEnum):
+    """When a value is known."""
+
+    PROLOGUE = 0
+    LOOP = 1
+    TILE = 2
+    EPILOGUE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What the text depends on besides the kernel: feature axes whose tile is padded to a power of two, and tensors that this
+    module allocates itself (contiguous in their axes, row statistics in the accumulator type)."""
+
+    padded: frozenset[str]
+    owned: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A named value: its text, its layout and when it is known. `raw` ones are in the storage type."""
+
+    code: Code
+    layout: Layout
+    stage: Stage
+    raw: bool = False
+
+
+@dataclass
+class Sections:
+    """Statements collected so far; tile statements carry a flag for "only under masks"."""
+
+    prologue: list[Code] = field(default_factory=list[Code])
+    init: list[Code] = field(default_factory=list[Code])
+    loop: list[Code] = field(default_factory=list[Code])
+    tile: list[tuple[Code, bool]] = field(default_factory=list[tuple[Code, bool]])
+    epilogue: list[Code] = field(default_factory=list[Code])
+    stores: list[Code] = field(default_factory=list[Code])
