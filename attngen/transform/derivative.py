@@ -110,11 +110,12 @@ def _accumulate(node: Expr, value: Expr, adjoint: Expr, found: dict[Read, Expr])
         case Read():
             _add(found, node, adjoint)
         case Apply(op="where", args=(condition, first, second)):
-            # The whole gradient is selected, not its adjoint: 0 times the slope of the other branch may be NaN.
-            chosen = gradients(first, first, adjoint)
-            other = gradients(second, second, adjoint)
+            # The slope is selected, not the adjoint: 0 times the slope of the other branch may be NaN.
+            chosen = gradients(first, first, build.ONE)
+            other = gradients(second, second, build.ONE)
             for read in dict.fromkeys((*chosen, *other)):
-                _add(found, read, apply("where", condition, chosen.get(read, build.ZERO), other.get(read, build.ZERO)))
+                slope = apply("where", condition, chosen.get(read, build.ZERO), other.get(read, build.ZERO))
+                _add(found, read, mul(adjoint, slope))
         case Apply(op=op, args=args) if op in RULES:
             for arg, part in zip(args, RULES[op](args, value, adjoint), strict=True):
                 if part is not None:

@@ -238,8 +238,12 @@ class _Tape:
         """The partial gradient of one gathered read, over the axes that its position names (at least a whole row or column)."""
         position = {axis for at in read.at for axis in free_axes(at)}
         resident, streamed = self.streamed.resident, self.streamed.streamed
-        columns = resident not in position and (streamed in position or resident not in part.space)
-        wanted = position | (self.key_axes() if columns else {*self.grid(), resident})
+        if resident not in part.space:
+            wanted = position | self.grid() | {streamed}
+        elif resident not in position and streamed in position:
+            wanted = position | self.key_axes()
+        else:
+            wanted = position | self.grid() | {resident}
         kept = tuple(axis for axis in part.space if axis in wanted)
         (total,) = self.combine(f"d{item.name}", kept, [part.onto(kept)])
         return Gradient(item.name, total.tensor, read.at)

@@ -9,6 +9,8 @@ Whatever is rewritten is equal where at least one element exists; rows without a
 
 from __future__ import annotations
 
+import math
+
 from attngen.ir import build
 from attngen.ir.algebra import linear, linear_sum
 from attngen.ir.cascade import Einsum
@@ -40,8 +42,12 @@ class Rewriter:
         match expr:
             case Apply(op="log", args=(Apply(op="exp", args=(inner,)),)):
                 return self.rewrite(inner)
+            case Apply(op="log2", args=(Apply(op="exp", args=(inner,)),)):
+                return build.mul(self.rewrite(inner), build.const(1.0 / math.log(2.0)))
             case Apply(op="exp", args=(inner,)):
                 return self.exponential(inner)
+            case Apply(op="exp2", args=(inner,)) if self.sums.is_streamed(inner):
+                return self.exponential(build.mul(inner, build.const(math.log(2.0))))
             case Apply(op="add" | "sub"):
                 return self.difference(expr)
             case Apply(op=op, args=args):

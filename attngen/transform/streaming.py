@@ -45,12 +45,26 @@ def streaming(cascade: Cascade, resident: str, streamed: str) -> Streamed:
         NotStreamable: a reduction does not separate, or needs another pass; names the factor and the user's line.
         MaxNotAShift: the outputs depend on a maximum over the streamed axis.
     """
+    cascade = _without_grid_steps(cascade, {resident, streamed})
     builder = _Builder(cascade, resident, streamed)
     for step in cascade.steps:
         builder.take(step)
     found = builder.finish()
     check_streaming(cascade, found)
     return found
+
+
+def _without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
+    """Pointwise values along grid axes only move into what reads them, so that their gradients become one partial a row."""
+    bodies: dict[str, Expr] = {}
+    steps: list[Einsum] = []
+    for step in cascade.steps:
+        step = replace(step, body=inline(step.body, bodies), where=None if step.where is None else inline(step.where, bodies))
+        if step.reduce is None and step.where is None and not sequence & set(step.axes) and step.name not in cascade.outputs:
+            bodies[step.name] = step.body
+        else:
+            steps.append(step)
+    return replace(cascade, steps=tuple(steps))
 
 
 class _Builder:
@@ -136,11 +150,11 @@ class _Builder:
 
     def finished(self, term: Term, step: Einsum) -> Expr:
         """`H * S` for one term, with divisions by a norm outermost."""
-        needed = {*free_axes(term.streamed), *free_axes(step.where)}
+        needed = {*free_axes(term.streamed), *free_axes(step.where), *self.rows()}
         axes = tuple(axis for axis in step.axes if axis in needed or axis not in free_axes(term.running))
         weights = {gauge.weight for gauge in self.sums.gauges.values()}
         is_norm = isinstance(term.streamed, Read) and term.streamed.tensor in weights
-        base = "l_i" if is_norm else "acc" if self.features(axes) else "t_i"
+        base = "l_i" if is_norm else "acc" if set(axes) - self.rows() else "t_i"
         name = self.sums.sum(base, term.streamed, replace(step, axes=axes))
         numerator, divisors = _divisors(term.running)
         result = build.mul(self.sums.read(name), numerator)
@@ -164,9 +178,10 @@ class _Builder:
     def widens(self, step: Einsum, other: Expr) -> bool:
         return step.where is None and not self.sums.runs(other) and not self.sums.is_streamed(other)
 
-    def features(self, axes: tuple[str, ...]) -> bool:
-        rows = {axis for gauge in self.sums.gauges.values() for axis in gauge.axes}
-        return any(axis not in rows for axis in axes)
+    def rows(self) -> set[str]:
+        """The resident axis, and all others but features: those of the tiles between rows and keys."""
+        tiles = [step.axes for step in self.cascade.steps if {self.resident, self.axis} <= set(step.axes)]
+        return {self.resident, *(axis for axes in tiles for axis in axes)}
 
     def finish(self) -> Streamed:
         gauges = self.sums.closed()
