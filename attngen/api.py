@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ _PROGRAMS: dict[str, Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
 
 
-def compile(  # noqa: A001
+def compile(
     spec: Spec,
     arch: str | None = None,
     *,
@@ -52,7 +52,9 @@ def compile(  # noqa: A001
         UnknownArch, ScheduleError, NotStreamable, UnsupportedError, ...: the variant or an option is refused, with the reason.
     """
     if not isinstance(spec, Spec):
-        raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...).")
+        raise ArgumentError(
+            f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...)."
+        )
     if arch is not None:
         targets.get(arch)
     attend = Attention(spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic))
@@ -164,6 +166,8 @@ class Attention:
                 remedy="Return the statistics you want from the cascade's function.",
             )
         step = steps[0]
+        if step.name in self.spec.cascade.outputs:
+            raise ArgumentError(f"{self.spec.name} returns its logsumexp {step.name} anyway", remedy="Leave return_lse out.")
         cascade = replace(self.spec.cascade, outputs=(*self.spec.cascade.outputs, step.name))
         output = Argument(step.name, tuple((axis,) for axis in step.axes))
         keys = (*self.spec.keys, "lse") if self.spec.keys is not None else None
@@ -174,7 +178,11 @@ class Attention:
     # ---- looking inside
 
     def build(
-        self, dtype: str | torch.dtype = "bfloat16", *, head_dim: int | tuple[int, int] | None = None, extents: Mapping[str, int] | None = None
+        self,
+        dtype: str | torch.dtype = "bfloat16",
+        *,
+        head_dim: int | tuple[int, int] | None = None,
+        extents: Mapping[str, int] | None = None,
     ) -> Source:
         """Build for these feature lengths without running: emit, and settle the tiles by real compiles where no measurement exists.
 
@@ -214,7 +222,8 @@ def _refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
         if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotDifferentiable(
-                "forward-mode derivatives are not available", remedy="Use reverse mode (backward), or attend.reference(...) for small checks."
+                "forward-mode derivatives are not available",
+                remedy="Use reverse mode (backward), or attend.reference(...) for small checks.",
             )
 
 
@@ -228,7 +237,9 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
         (o, lse) of the same shapes; differentiable.
     """
     if o1.shape != o2.shape or lse1.shape != lse2.shape or o1.shape[:-1] != lse1.shape:
-        raise ShapeMismatch(f"merge takes two pairs of equal shapes, got {tuple(o1.shape)}, {tuple(lse1.shape)}, {tuple(o2.shape)}, {tuple(lse2.shape)}")
+        raise ShapeMismatch(
+            f"merge takes two pairs of equal shapes, got {tuple(o1.shape)}, {tuple(lse1.shape)}, {tuple(o2.shape)}, {tuple(lse2.shape)}"
+        )
     lse = torch.logaddexp(lse1, lse2)
     none = lse == float("-inf")
     safe = torch.where(none, torch.zeros_like(lse), lse)

@@ -191,7 +191,8 @@ def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds
     types = ["DTYPE", "ACC"]
     constexprs = (*dims, *pads, *blocks, *types)
     by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
-    unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value]
+    outer = _outer_strides(kernel)
+    unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value or name in outer]
     sections = writer.sections
     early = [Code(line) for stage, line in bounds if stage == Stage.PROLOGUE]
     late = [Code(line) for stage, line in bounds if stage != Stage.PROLOGUE]
@@ -224,6 +225,12 @@ def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds
         stores=tuple(sections.stores),
     )
     return Lowered(context, params, constexprs, frozenset(writer.helpers))
+
+
+def _outer_strides(kernel: Kernel) -> frozenset[str]:
+    """Strides of values without features, but for the last: they are products of lengths, and no alignment rests on them."""
+    rows = [item for item in kernel.inputs if item.axes is not None and not set(item.axes) & set(kernel.features)]
+    return frozenset(f"{tensor_name(item.name)}_stride_{axis}" for item in rows for axis in (item.axes or ())[:-1])
 
 
 def _parameters(kernel: Kernel, writer: Writer) -> tuple[str, ...]:

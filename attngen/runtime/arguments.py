@@ -55,7 +55,9 @@ def split(spec: Spec, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str
     """
     for argument, tensor in zip(spec.arguments, tensors, strict=True):
         if tensor.dim() != len(argument.pattern):
-            raise ShapeMismatch(f"{argument.name} must have {len(argument.pattern)} dimensions {show(argument.pattern)}, got {tuple(tensor.shape)}")
+            raise ShapeMismatch(
+                f"{argument.name} must have {len(argument.pattern)} dimensions {show(argument.pattern)}, got {tuple(tensor.shape)}"
+            )
     extents = _extents(spec, tensors)
     views: list[Tensor] = []
     for argument, tensor in zip(spec.arguments, tensors, strict=True):
@@ -109,7 +111,9 @@ def _may_broadcast(spec: Spec, dim: tuple[str, ...]) -> bool:
     """Batches and heads broadcast; sequences and features do not."""
     largest = max(spec.arguments, key=lambda argument: len(argument.pattern))
     inner = {axis for d in largest.pattern[-2:] for axis in d}
-    return not inner & set(dim) and all(dim[0] not in d for argument in spec.arguments for d in argument.pattern[-2:] if len(argument.pattern) > 2)
+    return not inner & set(dim) and all(
+        dim[0] not in d for argument in spec.arguments for d in argument.pattern[-2:] if len(argument.pattern) > 2
+    )
 
 
 def join(tensor: Tensor, pattern: Pattern) -> Tensor:
@@ -142,13 +146,16 @@ def check_types(names: Sequence[str], tensors: Sequence[Tensor], captures: Mappi
         if tensor.dtype not in DTYPES:
             raise DtypeMismatch(f"{name} has dtype {tensor.dtype}", remedy=f"Legal: {', '.join(str(legal) for legal in DTYPES)}.")
         if tensor.dtype != dtype:
-            raise DtypeMismatch(f"all arguments must have one dtype: {first} is {dtype}, {name} is {tensor.dtype}", remedy="Convert one of them.")
+            raise DtypeMismatch(
+                f"all arguments must have one dtype: {first} is {dtype}, {name} is {tensor.dtype}", remedy="Convert one of them."
+            )
         if tensor.device != device:
             raise DeviceMismatch(f"all arguments must be on one device: {first} is on {device}, {name} on {tensor.device}")
     for name, value in captures.items():
         if isinstance(value, Tensor) and value.device != device and value.dim() > 0:
             raise DeviceMismatch(
-                f"the captured tensor {name} is on {value.device}, the arguments are on {device}", remedy=f"Move {name} to {device} once, where it is made."
+                f"the captured tensor {name} is on {value.device}, the arguments are on {device}",
+                remedy=f"Move {name} to {device} once, where it is made.",
             )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen.errors import Nondeterministic
+from attngen.errors import Nondeterministic, NotDifferentiable
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
@@ -167,9 +167,7 @@ class _Registration:
     def differentiate(self, ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)
         inputs = [saved.pop(0) if value is None else value for value in ctx.plain]
-        needed = [
-            bool(ctx.needs_input_grad[i]) and item.kind == "float" for i, item in enumerate(self.inputs) if item.kind == "float"
-        ]
+        needed = [bool(ctx.needs_input_grad[i]) and item.kind == "float" for i, item in enumerate(self.inputs) if item.kind == "float"]
         extents, model = self.extents(inputs), self.model(inputs)
         given = [
             self.empty(name, extents, model).zero_() if grad is None else grad
@@ -180,13 +178,23 @@ class _Registration:
         wanted = {item.name for item, need in zip(self.differentiable, needed, strict=True) if need}
         return tuple(found[item.name] if item.name in wanted else None for item in self.inputs)
 
+    def refuse_second_order(self, ctx: Any, *cotangents: Any) -> Any:
+        raise NotDifferentiable(
+            f"gradients of the gradients of {self.kernels.name} are not available",
+            remedy="Use attend.reference(...), which is differentiable twice, for small checks.",
+        )
+
     # ---- registration
 
     def register(self) -> Operators:
-        values = [f"{'Tensor' if not item.by_value else 'bool' if item.kind == 'bool' else 'int'} p{i}" for i, item in enumerate(self.inputs)]
+        values = [
+            f"{'Tensor' if not item.by_value else 'bool' if item.kind == 'bool' else 'int'} p{i}" for i, item in enumerate(self.inputs)
+        ]
         count = len(self.outputs) + len(self.extras)
         result = "Tensor" if count == 1 else f"({', '.join(['Tensor'] * count)})"
-        forward = torch.library.custom_op(f"attngen::{self.name}_forward", self.forward, mutates_args=(), schema=f"({', '.join(values)}) -> {result}")
+        forward = torch.library.custom_op(
+            f"attngen::{self.name}_forward", self.forward, mutates_args=(), schema=f"({', '.join(values)}) -> {result}"
+        )
         forward.register_fake(self.forward_fake)
         rest = [f"Tensor s{i}" for i in range(len(self.saved))] + [f"Tensor c{i}" for i in range(len(self.cotangents))]
         schema = f"({', '.join([*values, *rest, 'bool[] needed'])}) -> Tensor[]"
@@ -194,4 +202,5 @@ class _Registration:
         backward.register_fake(self.backward_fake)
         if self.cotangents:
             forward.register_autograd(self.differentiate, setup_context=self.setup)
+        backward.register_autograd(self.refuse_second_order)
         return Operators(forward, backward)

@@ -62,7 +62,15 @@ MASKS: dict[str, tuple[Mod, int, int]] = {
 }
 
 
-def check(rows: int, keys: int, *, score_mod: Mod | None = None, mask_mod: Mod | None = None, groups: int = GROUPS, learned: tuple[Tensor, ...] = ()) -> None:
+def check(
+    rows: int,
+    keys: int,
+    *,
+    score_mod: Mod | None = None,
+    mask_mod: Mod | None = None,
+    groups: int = GROUPS,
+    learned: tuple[Tensor, ...] = (),
+) -> None:
     """Compile, run, differentiate, and compare with dense PyTorch in float64."""
     q, k, v = normal(1, HEADS, rows, DEPTH), normal(1, groups, keys, DEPTH, seed=1), normal(1, groups, keys, DEPTH, seed=2)
     leaves = (q, k, v, *learned)

@@ -245,7 +245,10 @@ def test_finite_differences(name: str) -> None:
     case = CASES[name]()
     attend = attngen.compile(case.spec, schedule=FEW)
     short = {M: 7, N: 9, B: 1}
-    shapes = {argument: tuple([1, *shape[1:2], *(short.get(size, size) for size in shape[2:])]) if len(shape) > 1 else shape for argument, shape in case.shapes.items()}
+    shapes = {
+        argument: tuple([1, *shape[1:2], *(short.get(size, size) for size in shape[2:])]) if len(shape) > 1 else shape
+        for argument, shape in case.shapes.items()
+    }
     tensors = [normal(*shape, seed=seed) for seed, shape in enumerate(shapes.values())]
 
     def run(*values: Tensor) -> tuple[Tensor, ...]:

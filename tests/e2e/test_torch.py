@@ -1,0 +1,297 @@
+"""A compiled variant inside PyTorch: operators, compilers, autograd and its modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import attngen
+from attngen.errors import Nondeterministic, NotDifferentiable
+from tests.e2e import dense
+from tests.e2e.dense import FEW, normal
+
+SLOPES = torch.exp2(-torch.arange(1, 5, dtype=torch.float64))
+
+
+def causal(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    return q_idx >= kv_idx
+
+
+def alibi(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    return score + SLOPES[h] * (kv_idx - q_idx)
+
+
+@attngen.cascade(q="b h m d", k="b h n d", v="b h n e", gate="b h m")
+def gated(q: Any, k: Any, v: Any, gate: Any) -> Any:
+    s = attngen.einsum("b h m d, b h n d -> b h m n", q, k) * attngen.extent("d") ** -0.5
+    o = attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(s, over="n"), v)
+    return o * attngen.sigmoid(gate), attngen.logsumexp(s, over="n")
+
+
+def inputs(rows: int = 20, keys: int = 30, *, batch: int = 1, groups: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """q of four heads, k and v of `groups`."""
+    shapes = (batch, 4, rows, 16), (batch, groups, keys, 16), (batch, groups, keys, 32)
+    return [normal(*shape, seed=seed, dtype=dtype) for seed, shape in enumerate(shapes)]
+
+
+def attention(*args: Any, **options: Any) -> attngen.Attention:
+    return attngen.compile(attngen.attention(*args, **options), schedule=FEW)
+
+
+# ---- operators
+
+
+class Recorder(TorchDispatchMode):
+    """Collects calls of attngen's operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func.namespace == "attngen":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+def swapped(tensor: Tensor) -> Tensor:
+    """The same values in [B, N, H, D] memory."""
+    return tensor.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+
+
+LAYOUTS: dict[str, Callable[[], list[Tensor]]] = {
+    "contiguous": inputs,
+    "transposed": lambda: [swapped(tensor) for tensor in inputs()],
+    "one position": lambda: inputs(1, 1),
+    "no query": lambda: inputs(0, 5),
+    "no key": lambda: inputs(5, 0),
+    "no batch": lambda: inputs(5, 5, batch=0),
+}
+TRACED = ("transposed", "no query")
+"""Layouts that also go through tracing with symbolic sizes, the slow part of `opcheck`."""
+VARIANTS: dict[str, tuple[attngen.Spec, int]] = {
+    "causal alibi": (attngen.attention(alibi, causal), 2),
+    "relu": (attngen.attention(mask_mod=causal, normalizer="relu"), 1),
+    "gated": (gated, 4),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "name, layout", [*(("causal alibi", layout) for layout in LAYOUTS), ("relu", "contiguous"), ("gated", "transposed")]
+)
+def test_operators_keep_what_they_promise(name: str, layout: str) -> None:
+    spec, groups = VARIANTS[name]
+    q, k, v = LAYOUTS[layout]()
+    if groups != 2:
+        k, v = (tensor[:, :1].expand(-1, groups, -1, -1) for tensor in (k, v))
+    tensors = [q, k, v, normal(*q.shape[:3], seed=5)] if name == "gated" else [q, k, v]
+    attend = attngen.compile(spec, schedule=FEW)
+    with Recorder() as recorder:
+        found = attend(*tensors)
+        sum(value.sum() for value in (found if isinstance(found, tuple) else (found,))).backward()
+    (forward, values), (backward, others) = recorder.calls
+    assert forward is not backward
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", *(("test_aot_dispatch_dynamic",) if layout in TRACED else ()))
+    torch.library.opcheck(forward, tuple(_leaf(value) for value in values), test_utils=checks)
+    torch.library.opcheck(backward, tuple(value.detach() if isinstance(value, Tensor) else value for value in others), test_utils=checks)
+
+
+def _leaf(value: Any) -> Any:
+    return value.detach().requires_grad_(value.is_floating_point()) if isinstance(value, Tensor) else value
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_model_holds_it_as_one_node() -> None:
+    attend, (q, k, v) = attention(alibi, causal), inputs()
+
+    def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.relu(attend(q * 2, k, v) + 1)
+
+    found = torch.compile(model, fullgraph=True, backend="aot_eager")(q, k, v)
+    expected = model(q, k, v)
+    dense.assert_equal((found, *dense.gradients(found, (q, k, v))), (expected, *dense.gradients(expected, (q, k, v))), 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_model_takes_other_lengths() -> None:
+    attend = attention(alibi, causal)
+    compiled = torch.compile(lambda q, k, v: attend(q, k, v), fullgraph=True, backend="aot_eager", dynamic=True)
+    for rows, keys in ((20, 30), (70, 9), (33, 33)):
+        tensors = inputs(rows, keys)
+        dense.assert_equal((compiled(*tensors),), (attend(*tensors),), 0.0)
+
+
+def test_checkpointing() -> None:
+    attend, tensors = attention(alibi, causal), inputs()
+    plain = attend(*tensors)
+    again = checkpoint(attend, *tensors, use_reentrant=False)
+    dense.assert_equal((again, *dense.gradients(again, tensors)), (plain, *dense.gradients(plain, tensors)), 0.0)
+
+
+def test_autocast() -> None:
+    attend, tensors = attention(mask_mod=causal), inputs(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(*tensors)
+    expected = attend(*(tensor.to(torch.bfloat16) for tensor in tensors))
+    assert found.dtype == torch.bfloat16
+    dense.assert_equal((found,), (expected,), 0.0)
+    gradients = dense.gradients(found, tensors)
+    assert [gradient.dtype for gradient in gradients] == [torch.float32] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_storage_types(dtype: torch.dtype) -> None:
+    """The contract on numbers has tests of its own; here outputs and gradients have the right type and roughly the right value."""
+    tensors = inputs(dtype=dtype)
+    attend = attention(alibi, causal)
+    found, lse = attend(*tensors, return_lse=True)
+    expected = attend.reference(*tensors)
+    assert (found.dtype, lse.dtype) == (dtype, torch.float32)
+    tolerance = 8 * torch.finfo(dtype).eps
+    dense.assert_equal((found.double(), *dense.gradients(found, tensors)), (expected, *dense.gradients(expected, tensors)), tolerance)
+
+
+# ---- what is refused instead of being wrong
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_forward_mode_is_refused() -> None:
+    attend, (q, k, v) = attention(), [tensor.detach() for tensor in inputs()]
+    with pytest.raises(NotDifferentiable), forward_ad.dual_level():
+        attend(forward_ad.make_dual(q, torch.ones_like(q)), k, v)
+    with pytest.raises(NotDifferentiable):
+        torch.func.jvp(lambda value: attend(q, value, v), (k,), (torch.ones_like(k),))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_forward_mode_through_a_capture_is_refused() -> None:
+    offset = torch.zeros(4, dtype=torch.float64)
+    q, k, v = (tensor.detach() for tensor in inputs())
+
+    def run(value: Tensor) -> Tensor:
+        return attention(lambda score, b, h, q_idx, kv_idx: score + value[h])(q, k, v)
+
+    with pytest.raises(NotDifferentiable), forward_ad.dual_level():
+        run(forward_ad.make_dual(offset, torch.ones_like(offset)))
+
+
+def test_second_derivatives_are_refused() -> None:
+    attend, (q, k, v) = attention(), inputs()
+    (gradient,) = torch.autograd.grad(attend(q, k, v).pow(2).sum(), q, create_graph=True)
+    with pytest.raises(NotDifferentiable):
+        torch.autograd.grad(gradient.sum(), k)
+
+
+def test_function_transforms() -> None:
+    """torch.func.grad cannot go through custom operators; it says so."""
+    attend, (q, k, v) = attention(), [tensor.detach() for tensor in inputs()]
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(lambda value: attend(value, k, v).sum())(q)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_vmap() -> None:
+    attend, (q, k, v) = attention(mask_mod=causal), [tensor.detach() for tensor in inputs()]
+    stacked = torch.vmap(attend)(*(torch.stack([tensor, -0.5 * tensor]) for tensor in (q, k, v)))
+    dense.assert_equal((stacked[0], stacked[1]), (attend(q, k, v), attend(-0.5 * q, -0.5 * k, -0.5 * v)), 0.0)
+
+
+def table_attention() -> tuple[attngen.Spec, Tensor]:
+    """Pairs share elements of the table, so that its gradient takes atomic additions."""
+    table = normal(60)
+    return attngen.attention(lambda score, b, h, q_idx, kv_idx: score + table[q_idx - kv_idx + 30]), table
+
+
+def test_deterministic_results_are_promised_or_refused() -> None:
+    spec, table = table_attention()
+    tensors = inputs()
+    strict = attngen.compile(spec, deterministic=True, schedule=FEW)
+    with pytest.raises(Nondeterministic):
+        strict(*tensors).sum().backward()
+    table.requires_grad_(False)
+    strict(*tensors).sum().backward()
+
+
+def test_deterministic_results_follow_pytorch() -> None:
+    spec, table = table_attention()
+    attend, tensors = attngen.compile(spec, schedule=FEW), inputs()
+    found = attend(*tensors)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(Nondeterministic):
+            found.sum().backward(retain_graph=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.autograd.grad(found.sum(), table)[0].shape == table.shape
+
+
+def test_elements_of_their_own_are_deterministic() -> None:
+    bias = normal(1, 4, 20, 30)
+    spec = attngen.attention(lambda score, b, h, q_idx, kv_idx: score + bias[b, h, q_idx, kv_idx])
+    strict, tensors = attngen.compile(spec, deterministic=True, schedule=FEW), inputs()
+    found, expected = strict(*tensors), strict.reference(*tensors)
+    dense.assert_equal(dense.gradients(found, (bias,)), dense.gradients(expected, (bias,)))
+
+
+# ---- captured tensors
+
+
+def test_a_captured_parameter_trains() -> None:
+    """The tensor is read at each call, so that an optimiser's step is seen."""
+    slopes = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    attend, tensors = attention(lambda score, b, h, q_idx, kv_idx: score + slopes[h] * (kv_idx - q_idx)), inputs()
+    optimiser = torch.optim.SGD([slopes], lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        found = attend(*tensors)
+        expected = attend.reference(*tensors)
+        dense.assert_equal((found,), (expected,))
+        (golden,) = torch.autograd.grad(expected.pow(2).sum(), slopes)
+        found.pow(2).sum().backward()
+        dense.assert_equal((slopes.grad,), (golden,))
+        optimiser.step()
+    assert slopes.detach().abs().min() > 0
+
+
+def test_a_captured_value_on_the_way_from_a_leaf() -> None:
+    raw = normal(4)
+    slopes = torch.exp(raw)
+    attend, tensors = attention(lambda score, b, h, q_idx, kv_idx: score * slopes[h]), inputs()
+    found = torch.autograd.grad(attend(*tensors).pow(2).sum(), raw, retain_graph=True)
+    dense.assert_equal(found, torch.autograd.grad(attend.reference(*tensors).pow(2).sum(), raw))
+
+
+def test_a_capture_of_another_type_keeps_it() -> None:
+    bias = normal(4, 20, 30, dtype=torch.float32)
+    attend, tensors = attention(lambda score, b, h, q_idx, kv_idx: score + bias[h, q_idx, kv_idx]), inputs()
+    found, expected = attend(*tensors), attend.reference(*tensors)
+    mine, right = dense.gradients(found, (bias,)), dense.gradients(expected, (bias,))
+    assert mine[0].dtype == torch.float32
+    dense.assert_equal((found, *mine), (expected, *right), 1e-6)
+
+
+@pytest.mark.parametrize("stretch", [(4, 1, 30), (1, 20, 30), (4, 20, 1), (1, 1, 1)])
+def test_an_expanded_capture(stretch: tuple[int, ...]) -> None:
+    """A broadcast bias gets the sum of the gradients of its copies."""
+    small = normal(*stretch)
+    bias = small.expand(4, 20, 30)
+    attend, tensors = attention(lambda score, b, h, q_idx, kv_idx: score + bias[h, q_idx, kv_idx]), inputs()
+    found, expected = attend(*tensors), attend.reference(*tensors)
+    dense.assert_equal((found, *dense.gradients(found, (small,))), (expected, *dense.gradients(expected, (small,))))
+
+
+def test_only_what_is_asked_for_is_computed() -> None:
+    """One gradient alone, for each input in turn."""
+    attend, tensors = attention(alibi, causal), inputs()
+    whole = dense.gradients(attend(*tensors), tensors)
+    for position, tensor in enumerate(tensors):
+        others = [other if place == position else other.detach() for place, other in enumerate(tensors)]
+        dense.assert_equal(dense.gradients(attend(*others), (tensor,)), (whole[position],), 0.0)
