@@ -101,7 +101,7 @@ class Rewriter:
         if len(streamed) == 1 and power in range(1, _LARGEST_POWER + 1):
             for term in running:
                 gauge = self.gauge_of_shift(term)
-                if gauge is not None and self.sums.read(gauge.exponent) == x:
+                if gauge is not None and gauge.spelled == x:
                     return gauge, int(power)
         return self.sums.gauge(linear_sum(streamed), self.step), 1
 
@@ -146,7 +146,7 @@ class Rewriter:
         paired = False
         for term, c in list(terms.items()):
             gauge = self.gauge_of_shift(term)
-            x = None if gauge is None else sums.read(gauge.exponent)
+            x = None if gauge is None else gauge.spelled
             if gauge is None or x is None or not isinstance(term, Read) or terms.get(x) != -c:
                 continue
             del terms[x], terms[term]

@@ -64,9 +64,10 @@ class Streamed:
 
 @dataclass
 class OpenGauge:
-    """A gauge that is still being built. `where` says for which elements its weight exists."""
+    """A gauge that is still being built. `spelled` is the exponent as bodies read it, `where` says for which elements its weight exists."""
 
     name: str
+    spelled: Expr
     exponent: str
     weight: str
     axes: tuple[str, ...]
@@ -97,7 +98,7 @@ class Sums:
         self.steps: list[Einsum] = []
         self.by_name: dict[str, Einsum] = {}
         self.running: set[str] = set()
-        self.gauges: dict[tuple[str, frozenset[Expr]], OpenGauge] = {}
+        self.gauges: dict[tuple[Expr, frozenset[Expr]], OpenGauge] = {}
         self.shifts: dict[str, tuple[OpenGauge, Expr]] = {}
         self.rows: dict[str, Expr] = {}
         self.sums: dict[tuple[Expr, tuple[str, ...], Expr | None], str] = {}
@@ -130,21 +131,26 @@ class Sums:
 
     def gauge(self, exponent: Expr, step: Einsum) -> OpenGauge:
         """The gauge of an exponent under the mask of a step; the exponent becomes a step of its own if it is not one yet."""
-        needed = {self.axis, *free_axes(step.where)}
-        source = self.by_name.get(exponent.tensor) if isinstance(exponent, Read) else None
-        if source is None or exponent != self.read(source.name) or not needed <= set(source.axes):
-            wanted = needed | set(free_axes(exponent))
-            axes = tuple(axis for axis in (*step.axes, self.axis) if axis in wanted)
-            source = Einsum(self.names.fresh("x"), axes, exponent, where=step.where, loc=step.loc)
-            self.add(source)
-        key = (source.name, frozenset(build.conjuncts(step.where)))
+        key = (exponent, frozenset(build.conjuncts(step.where)))
         if key not in self.gauges:
-            self.gauges[key] = self.open(source, step.where)
+            self.gauges[key] = self.open(exponent, self.exponent(exponent, step), step.where)
         return self.gauges[key]
 
-    def open(self, source: Einsum, where: Expr | None) -> OpenGauge:
+    def exponent(self, expr: Expr, step: Einsum) -> Einsum:
+        """The step of an exponent, with all axes of its mask and the streamed one."""
+        needed = {self.axis, *free_axes(step.where)}
+        source = self.by_name.get(expr.tensor) if isinstance(expr, Read) else None
+        if source is not None and expr == self.read(source.name) and needed <= set(source.axes):
+            return source
+        wanted = needed | set(free_axes(expr))
+        axes = tuple(axis for axis in (*step.axes, self.axis) if axis in wanted)
+        named = Einsum(self.names.fresh("x"), axes, expr, where=step.where, loc=step.loc)
+        self.add(named)
+        return named
+
+    def open(self, spelled: Expr, source: Einsum, where: Expr | None) -> OpenGauge:
         rows = tuple(axis for axis in source.axes if axis != self.axis)
-        gauge = OpenGauge(self.names.fresh("m_i"), source.name, self.names.fresh("w"), rows, where)
+        gauge = OpenGauge(self.names.fresh("m_i"), spelled, source.name, self.names.fresh("w"), rows, where)
         self.running |= {gauge.name, gauge.weight}
         body = build.exp(build.sub(self.read(source.name), build.read(gauge.name, rows)))
         self.add(Einsum(gauge.weight, source.axes, body, where=where, loc=source.loc))
