@@ -7,6 +7,7 @@ first and broadcast where it meets the tile.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -119,23 +120,18 @@ class Printer:
         if expr.op in _INFIX:
             symbol, precedence = _INFIX[expr.op]
             strict = precedence == _INFIX["lt"][1]
-            left = self.operand(self.as_number(expr.args[0], expr.op), layout, precedence + strict)
-            right = self.operand(self.as_number(expr.args[1], expr.op), layout, precedence + 1)
-            return f"{left} {symbol} {right}", precedence
+            left, right = _numbers(expr)
+            text = f"{self.operand(left, layout, precedence + strict)} {symbol} {self.operand(right, layout, precedence + 1)}"
+            return text, precedence
         if expr.op in HELPERS:
             self.values.use(expr.op)
-            return self.call(expr.op, expr.args, layout), _ATOM
+            return self.call(expr.op, _numbers(expr), layout), _ATOM
         if expr.op in _CALLS:
-            return self.call(_CALLS[expr.op], expr.args, layout), _ATOM
+            return self.call(_CALLS[expr.op], _numbers(expr), layout), _ATOM
         raise InternalError(f"no Triton text for {expr.op}")
 
     def call(self, function: str, args: tuple[Expr, ...], layout: Layout) -> str:
         return f"{function}({', '.join(self.code(arg, layout) for arg in args)})"
-
-    def as_number(self, expr: Expr, op: str) -> Expr:
-        """Truth values in arithmetic count as 0 and 1."""
-        arithmetic = op in ("add", "sub", "mul", "div")
-        return Apply("to_float", (expr,)) if arithmetic and kind_of(expr) == "bool" and not isinstance(expr, Const) else expr
 
     # ---- operations with a spelling of their own
 
@@ -193,9 +189,12 @@ class Printer:
         return self.call("floor_mod", (a, b), layout), _ATOM
 
     def to_float(self, expr: Apply, layout: Layout) -> tuple[str, int]:
-        if isinstance(expr.args[0], Const | Extent):
-            return self.print(expr.args[0], layout)
-        return f"{self.operand(expr.args[0], layout, _ATOM)}.to(ACC)", _ATOM
+        arg = expr.args[0]
+        text = self.operand(arg, layout, _ATOM)
+        if isinstance(arg, Const):
+            return f"tl.full((), {text}, ACC)", _ATOM
+        # The length of a feature axis is a constant of the kernel.
+        return (text if text.startswith("DIM_") else f"{text}.to(ACC)"), _ATOM
 
     def to_int(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         return f"{self.operand(expr.args[0], layout, _ATOM)}.to(tl.int32)", _ATOM
@@ -220,6 +219,36 @@ _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "to_bool": Printer.to_bool,
     "relu": Printer.rectify,
 }
+
+
+def _numbers(expr: Apply) -> tuple[Expr, ...]:
+    """Arguments of an operation, in the type it computes in.
+
+    By itself Triton takes whole numbers, and constants that are not an operand of + - * /, as fp32. A truth value is a number only after
+    a conversion.
+    """
+    if kind_of(expr) != "float":
+        arithmetic = expr.op in ("add", "sub", "mul")
+        return tuple(Apply("to_int", (arg,)) if arithmetic and kind_of(arg) == "bool" else arg for arg in expr.args)
+    values = expr.args[1:] if expr.op == "where" else expr.args
+    constant = all(isinstance(arg, Const) for arg in values)
+    settled = any(kind_of(arg) == "float" and not isinstance(arg, Const) for arg in values)
+
+    def converted(arg: Expr) -> Expr:
+        if isinstance(arg, Const):
+            wide = expr.op not in _INFIX and (constant or not _fits_fp32(arg.value))
+        else:
+            wide = kind_of(arg) == "bool" or (kind_of(arg) == "int" and not settled)
+        return Apply("to_float", (arg,)) if wide else arg
+
+    return (*expr.args[: len(expr.args) - len(values)], *map(converted, values))
+
+
+def _fits_fp32(value: float) -> bool:
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0] == value
+    except OverflowError:
+        return False
 
 
 def _as_float(expr: Expr) -> Expr:

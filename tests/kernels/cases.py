@@ -35,10 +35,12 @@ MASKS = {
     "lengths": masked("n < lengths[b] and m < lengths[b] + 20", "lengths: int[:]"),
     "documents": masked("document[b,m] == document[b,n] and m >= n", "document: int[:, :]"),
     "dilated": masked("(m - n) % 3 != 1 and n // 16 <= m // 8"),
-    "blocks": masked("(m - n) // 16 <= 1 and (n - m) // 7 < 3"),
+    "blocks": masked("(m - n) // 16 <= 1 and (n - m) // 7 != 0"),
     "first_and_last": masked("m >= n and (n < 4 or m - n < 12)"),
     "outside": masked("not (m < n and n - m > 20)"),
     "half_rate": masked("n <= 2 * m + 3 and 3 * n >= m - 20"),
+    "up_to_a_third": masked("3 * n <= m + 65"),
+    "from_a_third": masked("3 * n >= m + 61"),
     "strict": masked("m > n"),
     "nothing": masked("n < 0 * extent(n)"),
 }
@@ -49,6 +51,9 @@ MORE = {
     "relu_window": variants.RELU.replace("relu(s[b,g,r,m,n])", "relu(s[b,g,r,m,n])  if abs(m - n) <= 9", 1),
     "entropy_causal": variants.ENTROPY.replace("* 0.25", "* 0.25  if m >= n", 1),
     "sink_prefix": variants.SINK.replace("* 0.25", "* 0.25  if n < 5 or m >= n", 1),
+    "reciprocal": masked("m > n")
+    .replace("  o[", "  c[m,n] = 1.0 / (m - n)  if m > n\n  o[")
+    .replace("p[b,g,r,m,n] * v", "p[b,g,r,m,n] * c[m,n] * v"),
     "relative": variants.SOFTMAX.replace("* 0.25", "* 0.25 + near[m - n]  if m >= n", 1).replace("e])", "e]; near: float[:])", 1),
     "table_twice": variants.SOFTMAX.replace("* 0.25", "* 0.25 + table[m - n + extent(n)] * 0.5 + table[n // 8]", 1).replace(
         "e])", "e]; table: float[:])", 1

@@ -104,10 +104,11 @@ def virtual_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devi
 
 
 def far(value: Tensor, dim: int) -> Tensor:
-    """A copy whose last position along `dim` lies beyond 2**31 elements from the first; the other dimensions are packed."""
-    if value.shape[dim] < 2:
+    """A copy whose last position along `dim`, or the tile of 64 it is in, begins beyond 2**31 elements; other dimensions are packed."""
+    last = value.shape[dim] - 1
+    if last < 1:
         return value
-    stride = -(-(2**31 + 7) // (value.shape[dim] - 1))
+    stride = -(-(2**31 + 7) // (last // 64 * 64 or last))
     packed = value.movedim(dim, 0).contiguous()
     rest = packed[0].numel()
     storage = virtual_empty((stride * (value.shape[dim] - 1) + rest,), value.dtype)

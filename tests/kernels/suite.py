@@ -6,7 +6,8 @@ but where a test of rounding needs less.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 
@@ -16,10 +17,11 @@ from tests.kernels import cases, harness, memory
 WIDE = cases.Sizes(b=2, g=1, r=2, m=40, n=70, d=24, e=16)
 TALL = cases.Sizes(b=1, g=2, r=1, m=65, n=33, d=16, e=40)
 LONG = cases.Sizes(b=1, g=1, r=1, m=130, n=140)
-IN_WIDE = ("causal_alibi", "entropy", "learned_bias", "differential", "window", "first_and_last")
+DEEP = cases.Sizes(b=3, g=1, r=1, m=20, n=20)
+IN_WIDE = ("causal_alibi", "entropy", "learned_bias", "differential", "window", "first_and_last", "up_to_a_third", "from_a_third")
 IN_TALL = (
     *("causal_bottom_right", "relu_window", "sigmoid_causal", "sink_prefix", "gate", "strict", "outside", "half_rate", "blocks", "lengths"),
-    *("documents", "table_twice", "dilated", "softcap", "relative", "two_sided_window", "learned_bias", "entropy_causal"),
+    *("documents", "table_twice", "dilated", "softcap", "relative", "two_sided_window", "entropy_causal", "reciprocal"),
 )
 
 
@@ -40,17 +42,17 @@ def emit() -> None:
     harness.prepare(case.cascade, case.values, memory.fenced_empty)
 
 
-def kill() -> None:
-    """Everything that a mutant should die of, the sharpest first."""
-    for variant in IN_WIDE:
-        check(variant, WIDE)
-    for variant in IN_TALL:
-        check(variant, TALL)
-    _infinite_padding()
-    _rounding()
-    _far()
-    _needed()
-    check("softmax", cases.Sizes(b=2, g=1, r=1, m=10, n=0))
+def kill(first: str = "") -> None:
+    """Everything that a mutant should die of.
+
+    Args:
+        first: the check that begins, to find out sooner.
+    """
+    checks: dict[str, Callable[[], None]] = {variant: partial(check, variant, WIDE) for variant in IN_WIDE}
+    checks |= {variant: partial(check, variant, TALL) for variant in IN_TALL}
+    checks |= {"narrow": _narrow, "infinite": _infinite_padding, "rounding": _rounding, "far": _far, "needed": _needed, "empty": _empty}
+    for name in dict.fromkeys((first or next(iter(checks)), *checks)):
+        checks[name]()
 
 
 def check(variant: str, sizes: cases.Sizes) -> None:
@@ -72,6 +74,15 @@ def _infinite_padding() -> None:
         _exact(case, 1e-10)
 
 
+def _narrow() -> None:
+    """A window that begins right at the end of a tile."""
+    _exact(cases.case("window", TALL, overrides={"width": 2}))
+
+
+def _empty() -> None:
+    check("softmax", cases.Sizes(b=2, g=1, r=1, m=10, n=0))
+
+
 def _rounding() -> None:
     for dtype, scale in ((torch.float16, 1.0), (torch.float16, 1000.0), (torch.float32, 1.0)):
         case = cases.case("causal", TALL, scale=scale).to(dtype)
@@ -84,7 +95,7 @@ def _rounding() -> None:
 
 def _far() -> None:
     for axis in ("b", "m", "n"):
-        case = cases.case("gate", LONG if axis in "mn" else cases.Sizes(b=2, g=1, r=1, m=20, n=20))
+        case = cases.case("gate", LONG if axis in "mn" else DEEP)
         _in_place(case, stretched(case, axis))
     case = cases.case("learned_bias", LONG)
     values = {name: memory.far(x, x.dim() - 1) if name in ("table", "bias") else x for name, x in case.values.items()}

@@ -8,9 +8,9 @@ import torch
 from tests.kernels import cases, harness, memory, suite
 
 DEEP = {
-    "b": cases.Sizes(b=2, g=1, r=1, m=20, n=20),
-    "g": cases.Sizes(b=1, g=2, r=1, m=20, n=20),
-    "r": cases.Sizes(b=1, g=1, r=2, m=20, n=20),
+    "b": cases.Sizes(b=3, g=1, r=1, m=20, n=20),
+    "g": cases.Sizes(b=1, g=3, r=1, m=20, n=20),
+    "r": cases.Sizes(b=1, g=1, r=3, m=20, n=20),
 }
 
 
@@ -30,7 +30,7 @@ def test_far_arguments(variant, axis):
     ("name", "dim"), [("bias", 0), ("bias", 1), ("bias", 2), ("table", 0), ("col", 0), ("col", 1), ("row", 0), ("row", 1)]
 )
 def test_far_captures(name, dim):
-    case = cases.case("learned_bias", cases.Sizes(b=2, g=2, r=1, m=20, n=20) if name != "table" and dim == 0 else suite.LONG)
+    case = cases.case("learned_bias", cases.Sizes(b=3, g=3, r=1, m=20, n=20) if name != "table" and dim == 0 else suite.LONG)
     values = {**case.values, name: memory.far(case.values[name], dim)}
     check(case, cases.Case(case.cascade, values, case.cotangents))
 

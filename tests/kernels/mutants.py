@@ -1,0 +1,282 @@
+"""Faults for the numerics suite to find: one replacement of text each, in a template, the emitter, the mask analysis or a transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` occurs once in the files that `where` matches and becomes `new`. An equivalent one says why nothing can tell it apart.
+
+    `first` names the check of the suite that should find it, and runs before the others.
+    """
+
+    name: str
+    where: str
+    old: str
+    new: str
+    first: str = ""
+    equivalent: str = ""
+
+
+LIB = "templates/lib/*.py"
+TEMPLATES = "templates/*.j2"
+EMIT = "attngen/emit/*.py"
+MASK = "attngen/analysis/*.py"
+TRANSFORM = "attngen/transform/*.py"
+
+MUTANTS = (
+    # Helper functions of emitted modules.
+    Mutant("tail loaded without a mask", LIB, "tl.load(pointers, mask=ok, other=0)", "tl.load(pointers)"),
+    Mutant("masks on the wrong loads", LIB, "if FULL:", "if not FULL:"),
+    Mutant("exp2 without a change of base", LIB, "power = (x - floor) * LOG2E", "power = x - floor"),
+    Mutant("exp2 without a change of base at half precision", LIB, "-(floor * LOG2E)", "-floor", first="rounding"),
+    Mutant(
+        "division by an empty sum", LIB, "tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))", "a / b", first="causal_bottom_right"
+    ),
+    Mutant("tanh of negative numbers", LIB, "t = tl.exp(-2.0 * tl.abs(x))", "t = tl.exp(-2.0 * x)", first="softcap"),
+    Mutant("sigmoid mirrored", LIB, "tl.exp(-x)", "tl.exp(x)", first="sigmoid_causal"),
+    Mutant(
+        "division rounds towards zero",
+        LIB,
+        "return quotient - (((a % b) != 0) & ((a < 0) != (b < 0))).to(tl.int32)",
+        "return quotient",
+        first="blocks",
+    ),
+    Mutant(
+        "remainder has the sign of the dividend",
+        LIB,
+        "tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)",
+        "rest + 0 * b",
+        first="dilated",
+    ),
+    # Templates.
+    Mutant("last segment forgotten", TEMPLATES, "tl.static_range({{ kernel.segments }})", "tl.static_range({{ kernel.segments }} - 1)"),
+    Mutant(
+        "every segment runs to the end",
+        TEMPLATES,
+        "range(bounds[segment], bounds[segment + 1], {{ kernel.stream_block }})",
+        "range(bounds[segment], bounds[{{ kernel.segments }}], {{ kernel.stream_block }})",
+    ),
+    Mutant(
+        "summed heads lose their last tile",
+        TEMPLATES,
+        "tl.cdiv(bounds[segment + 1] - bounds[segment], {{ kernel.stream_block }})",
+        "((bounds[segment + 1] - bounds[segment]) // {{ kernel.stream_block }})",
+    ),
+    Mutant("a single program is not launched", TEMPLATES, "if programs > 0:", "if programs > 1:", first="empty"),
+    Mutant("gradients that nobody needs", TEMPLATES, 'if "{{ finish.target }}" in needed:', "if True:", first="needed"),
+    # Where tiles begin and end.
+    Mutant("begin not rounded down", EMIT, 'f"begin = {lo} // {block} * {block}"', 'f"begin = {lo}"', first="window"),
+    Mutant("begin rounded up", EMIT, 'f"begin = {lo} // {block} * {block}"', 'f"begin = tl.cdiv({lo}, {block}) * {block}"', first="window"),
+    Mutant("end one short", EMIT, 'f"end = {hi}"', 'f"end = {hi} - 1"', first="causal_bottom_right"),
+    Mutant(
+        "full tiles end too late",
+        EMIT,
+        'f"full_end = {full_hi} // {block} * {block}"',
+        'f"full_end = tl.cdiv({full_hi}, {block}) * {block}"',
+    ),
+    Mutant("full tiles end inside of a tile", EMIT, 'f"full_end = {full_hi} // {block} * {block}"', 'f"full_end = {full_hi}"'),
+    Mutant(
+        "full tiles begin too early",
+        EMIT,
+        "tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, begin)",
+        "tl.maximum({full_lo} // {block} * {block}, begin)",
+    ),
+    Mutant(
+        "no full tile, and no other one",
+        EMIT,
+        "full_end = tl.where(any_full, full_end, begin)",
+        "full_end = tl.where(any_full, full_end, end)",
+    ),
+    Mutant(
+        "the last row is the first",
+        EMIT,
+        "tl.minimum(first_{axis} + {block}, len_{axis}) - 1",
+        "tl.minimum(first_{axis} + 1, len_{axis}) - 1",
+    ),
+    Mutant(
+        "the last row beyond the tensor",
+        EMIT,
+        "tl.minimum(first_{axis} + {block}, len_{axis}) - 1",
+        "first_{axis} + {block} - 1",
+        equivalent="bounds are clipped to the streamed axis, so that it only makes more tiles partial or visited",
+    ),
+    Mutant("tiles of the wrong head", EMIT, "first_{axis} = pid % tiles_{axis} * {block}", "first_{axis} = pid // tiles_{axis} * {block}"),
+    Mutant("one position too many", EMIT, "ok_{axis} = offs_{axis} < len_{axis}", "ok_{axis} = offs_{axis} <= len_{axis}"),
+    Mutant(
+        "one streamed position too many",
+        EMIT,
+        "ok_{streamed} = offs_{streamed} < len_{streamed}",
+        "ok_{streamed} = offs_{streamed} <= len_{streamed}",
+    ),
+    Mutant("one feature too many", EMIT, "ok_{feature} = offs_{feature} < DIM_", "ok_{feature} = offs_{feature} <= DIM_"),
+    Mutant("masks in full tiles only", EMIT, 'f"if segment != {segments.full}:"', 'f"if segment == {segments.full}:"'),
+    # Addresses.
+    Mutant("stores without masks", EMIT, "element_ty), mask={' & '.join(masks)})\"", 'element_ty))"'),
+    Mutant("gradients of padding scattered", EMIT, "*([tail] if tail else []), *inside]", "*([tail] if tail else [])]", first="infinite"),
+    Mutant("colliding stores in place of sums", EMIT, "return sorted(used) == sorted(axes)", "return True", first="learned_bias"),
+    Mutant("padded features loaded", EMIT, "masks += [ok] if axis in self.shapes.padded else []", "masks += []"),
+    Mutant(
+        "32-bit offsets along the stream",
+        EMIT,
+        'scaled(f"tl.cast(start_{axis}, tl.int64)", stride)',
+        'scaled(f"start_{axis}", stride)',
+        first="far",
+    ),
+    Mutant(
+        "32-bit offsets of resident tiles",
+        EMIT,
+        'f"start_{axis} = tl.cast(first_{axis}, tl.int64)"',
+        'f"start_{axis} = first_{axis}"',
+        first="far",
+    ),
+    Mutant("32-bit offsets of gathers", EMIT, 'else f"tl.cast({text}, tl.int64)"', "else text", first="far"),
+    Mutant(
+        "32-bit offsets of heads",
+        EMIT,
+        "tl.cast(rest{'' if outermost else f' % len_{name}'}, tl.int64)",
+        "(rest{'' if outermost else f' % len_{name}'})",
+        first="far",
+    ),
+    Mutant(
+        "gathers beyond the end",
+        EMIT,
+        'masks.append(self.printer.broadcast(f"({text} < {size})", own, layout))',
+        "pass",
+        first="learned_bias",
+    ),
+    # Masks, sums and running maxima.
+    Mutant("sums that do not follow their maximum", EMIT, "value += f\" * alpha{gauge.removeprefix('m_i')}{lift}\" * power", "pass"),
+    Mutant(
+        "maximum of nothing",
+        EMIT,
+        '{name}_safe = tl.where({name}_new == float("-inf"), 0.0, {name}_new)',
+        "{name}_safe = {name}_new",
+        first="causal_bottom_right",
+    ),
+    Mutant("maximum over missing scores", EMIT, 'tl.where({valid}, {seen}, float("-inf"))', "tl.where({valid}, {seen}, {seen})"),
+    Mutant("weights of missing scores", EMIT, "{name} = tl.where({self.mask(self.exists.get(step.name))}, {name}, 0.0)", "{name} = {name}"),
+    Mutant("summands that do not exist", EMIT, "if not zeroed:", "if False:", first="relu_window"),
+    Mutant("a sink below the maximum", EMIT, "for floor in gauge.floor:", "for floor in ():", first="infinite"),
+    Mutant(
+        "offsets that do not follow their maximum",
+        EMIT,
+        "terms.append(f\"{count}{' * '.join([delta] * i)} * ",
+        "(lambda text: None)(f\"{count}{' * '.join([delta] * i)} * ",
+        first="entropy",
+    ),
+    Mutant(
+        "offset from nothing", EMIT, 'tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', "{name} - {name}_safe", first="entropy"
+    ),
+    Mutant("lower sums moved too early", EMIT, "{tensor_name(lower or '')}_old\"", "{tensor_name(lower or '')}\"", first="entropy"),
+    Mutant(
+        "zero times infinity",
+        EMIT,
+        "case Read(tensor=name) if name in self.by_name and name not in self.zeroed:",
+        "case Read(tensor=name) if False:",
+        first="reciprocal",
+    ),
+    # The host.
+    Mutant("sums in fp32 for fp64", EMIT, "torch.float64 if {first}.dtype == torch.float64 else torch.float32", "torch.float32"),
+    Mutant(
+        "the last tile is not launched",
+        EMIT,
+        'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])',
+        '(len_{axis} // tile["BLOCK_{axis.upper()}"])',
+    ),
+    Mutant(
+        "scattered into fresh memory",
+        EMIT,
+        "= torch.zeros({target}.shape, dtype={dtype}",
+        "= torch.empty({target}.shape, dtype={dtype}",
+        first="learned_bias",
+    ),
+    Mutant("only the last of two gradients", EMIT, 'sign = "=" if number_ == 0 else "+="', 'sign = "="', first="table_twice"),
+    Mutant("gathered twice, counted once", EMIT, "accumulate=True", "accumulate=False", first="table_twice"),
+    Mutant("row values that nobody prepared", EMIT, "steps |= set(other.outputs)", "pass", first="needed"),
+    # Ranges of masks.
+    Mutant(
+        "upper bound one short",
+        MASK,
+        "return _Span(_ZERO, rest.plus(constant(1)).expr())",
+        "return _Span(_ZERO, rest.expr())",
+        first="causal_bottom_right",
+    ),
+    Mutant(
+        "lower bound one short",
+        MASK,
+        "_Span(constant(0).plus(rest, -1).expr(), ",
+        "_Span(constant(1).plus(rest, -1).expr(), ",
+        first="narrow",
+    ),
+    Mutant(
+        "lower bound of a multiple",
+        MASK,
+        "return _Span(build.neg(steps), Extent(axes.stream))",
+        "return _Span(build.sub(build.const(1), steps), Extent(axes.stream))",
+        first="from_a_third",
+    ),
+    Mutant(
+        "upper bound of a multiple",
+        MASK,
+        "return _Span(_ZERO, build.add(steps, build.const(1)))",
+        "return _Span(_ZERO, steps)",
+        first="up_to_a_third",
+    ),
+    Mutant(
+        "some and all exchanged",
+        MASK,
+        "most, least = (last, first) if b >= 0 else (first, last)",
+        "most, least = (first, last) if b >= 0 else (last, first)",
+    ),
+    Mutant(
+        "strict comparisons are not",
+        MASK,
+        "return _at_least_zero(difference.plus(constant(-1)), axes)",
+        "return _at_least_zero(difference, axes)",
+        first="strict",
+    ),
+    Mutant(
+        "holes count as full",
+        MASK,
+        "_Spans(_hull(a.some, b.some, axes), _join(a.all, b.all, axes))",
+        "_Spans(_hull(a.some, b.some, axes), _hull(a.all, b.all, axes))",
+        first="first_and_last",
+    ),
+    Mutant("full where one of two masks is", MASK, "_meet(a.all, b.all, axes)", "_hull(a.all, b.all, axes)", first="window"),
+    Mutant(
+        "visited where both of two masks hold",
+        MASK,
+        "_Spans(_hull(a.some, b.some, axes), ",
+        "_Spans(_meet(a.some, b.some, axes), ",
+        first="first_and_last",
+    ),
+    Mutant(
+        "not of a conjunction",
+        MASK,
+        'return build.apply("or", build.apply("not", a), build.apply("not", b))',
+        'return build.apply("and", build.apply("not", a), build.apply("not", b))',
+        first="outside",
+    ),
+    Mutant(
+        "a condition on rows gates their tile by its first",
+        MASK,
+        "return _gate(some, compare_least(least.expr(), _ZERO, axes.resident), axes)",
+        "return _gate(some, some, axes)",
+        first="lengths",
+    ),
+    # Derivations.
+    Mutant(
+        "slope of tanh",
+        TRANSFORM,
+        '"tanh": lambda x, y, d: (mul(d, sub(build.ONE, mul(y, y))),)',
+        '"tanh": lambda x, y, d: (mul(d, sub(build.ONE, y)),)',
+        first="softcap",
+    ),
+    Mutant("slope of relu", TRANSFORM, 'apply("gt", x[0], build.ZERO)', 'apply("lt", x[0], build.ZERO)', first="relu_window"),
+    Mutant("slope of a difference", TRANSFORM, '"sub": lambda x, y, d: (d, neg(d))', '"sub": lambda x, y, d: (d, d)'),
+    Mutant("factors lost in hoisting", TRANSFORM, "_Term(left.coefficient * right.coefficient, ", "_Term(left.coefficient, "),
+    Mutant("masks of operands forgotten", TRANSFORM, "mask = build.both(*inherited, step.where)", "mask = step.where", first="relu_window"),
+)

@@ -1,0 +1,100 @@
+"""A process that tries mutants: reads one name a line, answers with one line of JSON.
+
+torch and triton are imported once. Each mutant is a fork that imports attngen from a copy with one text replaced and runs the suite,
+so that a crash ends the fork only. `""` stands for the copy as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from tests.kernels.mutants import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 120
+SURVIVED, WRONG, STILLBORN, REFUSED = 0, 3, 4, 5
+_OUTCOMES = {SURVIVED: "survived", WRONG: "wrong", STILLBORN: "stillborn", REFUSED: "raised"}
+
+
+def copy_with(name: str, folder: Path) -> None:
+    """Copy the package and its templates to `folder`, with the text of one mutant replaced.
+
+    Raises:
+        ValueError: the text does not occur, or more than once.
+    """
+    for part in ("attngen", "templates"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    if not name:
+        return
+    mutant = _named(name)
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob(mutant.where))}
+    found = [path for path, text in texts.items() for _ in range(text.count(mutant.old))]
+    if len(found) != 1:
+        raise ValueError(f"mutant {name!r}: its text occurs {len(found)} times in {mutant.where}")
+    found[0].write_text(texts[found[0]].replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def _named(name: str) -> Mutant:
+    return next(mutant for mutant in MUTANTS if mutant.name == name)
+
+
+def attempt(folder: Path, first: str) -> int:
+    """Run the suite on the copy in `folder`; in a fork."""
+    sys.path.insert(0, str(folder))
+    try:
+        from tests.kernels import suite
+
+        suite.emit()
+    except BaseException:
+        traceback.print_exc()
+        return STILLBORN
+    try:
+        suite.kill(first)
+    except AssertionError:
+        traceback.print_exc(limit=-1)
+        return WRONG
+    except BaseException:
+        traceback.print_exc(limit=-2)
+        return REFUSED
+    return SURVIVED
+
+
+def verdict(name: str) -> dict[str, str]:
+    """What became of one mutant, and the last lines it wrote."""
+    with tempfile.TemporaryDirectory(prefix="attngen-mutant-") as folder, tempfile.TemporaryFile() as log:
+        try:
+            copy_with(name, Path(folder))
+        except ValueError as error:
+            return {"outcome": "unknown", "why": str(error)}
+        child = os.fork()
+        if child == 0:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            signal.alarm(LIMIT_S)
+            os._exit(attempt(Path(folder), _named(name).first if name else ""))
+        _, status = os.waitpid(child, 0)
+        log.seek(0)
+        why = log.read().decode("utf-8", "replace")[-600:]
+    if os.WIFSIGNALED(status):
+        return {"outcome": "crashed", "why": f"{signal.Signals(os.WTERMSIG(status)).name}\n{why}"}
+    return {"outcome": _OUTCOMES.get(os.WEXITSTATUS(status), "crashed"), "why": why}
+
+
+def main() -> None:
+    for name in ("jinja2", "networkx", "sympy", "torch", "triton", "triton.language", "triton.runtime.interpreter"):
+        importlib.import_module(name)
+    for line in sys.stdin:
+        print(json.dumps(verdict(line.rstrip("\n"))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
