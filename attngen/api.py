@@ -91,7 +91,7 @@ class Attention:
         self.spec = spec
         self.options = options
         self._captures = tuple(capture.value for capture in spec.captures)
-        self._moved: dict[tuple[int, torch.device], Tensor] = {}
+        self._moved: dict[tuple[int, torch.device], tuple[int, Tensor]] = {}
         self._kernels = _kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
         self._lse: Attention | None = None
@@ -120,7 +120,7 @@ class Attention:
         views, extents = binding.split(self.spec, tensors)
         captures = {capture.name: capture.value for capture in self.spec.captures}
         if not torch.compiler.is_compiling():
-            binding.check_types([argument.name for argument in self.spec.arguments], tensors, captures)
+            binding.check_types(self.spec.cascade.inputs[: len(tensors)], tensors, captures)
             binding.check_captures(self.program.cascade, captures, extents)
             _refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
         values = [self._on_device(value, tensors[0].device) for value in self._captures]
@@ -147,13 +147,15 @@ class Attention:
         return [tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor for tensor in tensors]
 
     def _on_device(self, value: Tensor | bool | int, device: torch.device) -> Any:
-        """A captured number that became a 0-d tensor follows the arguments to their device, once."""
+        """A captured number, which is a 0-d tensor, follows the arguments to their device: once for each value it has."""
         if not isinstance(value, Tensor) or value.device == device:
             return value
-        key = (id(value), device)
-        if key not in self._moved:
-            self._moved[key] = value.to(device)
-        return self._moved[key]
+        if value.requires_grad or value.is_inference():
+            return value.to(device)
+        key, version = (id(value), device), value._version  # pyright: ignore[reportPrivateUsage]
+        if key not in self._moved or self._moved[key][0] != version:
+            self._moved[key] = version, value.to(device)
+        return self._moved[key][1]
 
     def _with_lse(self) -> Attention:
         """The same variant with its one logsumexp as an extra output."""

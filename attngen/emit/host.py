@@ -92,7 +92,7 @@ def _lengths(plan: Plan) -> list[Code]:
 
 def _model(plan: Plan) -> str:
     """The argument that dtype and device are taken from."""
-    return next(item.name for item in plan.inputs if item.axes is not None)
+    return next(item.name for item in plan.inputs if item.axes is not None and item.kind == "float")
 
 
 def _empty(plan: Plan, name: str, axes: tuple[str, ...]) -> Code:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, ShapeMismatch
 from attngen.frontend.spec import Argument, Pattern, Spec
-from attngen.ir.cascade import Cascade
+from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
 from attngen.ir.traverse import walk
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -135,22 +136,31 @@ def show(pattern: Pattern) -> str:
     return f"[{', '.join(parts)}]"
 
 
-def check_types(names: Sequence[str], tensors: Sequence[Tensor], captures: Mapping[str, object]) -> None:
-    """One floating dtype for all arguments, one device for everything.
+def check_types(inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Mapping[str, object]) -> None:
+    """One floating dtype for all floating arguments, the right kind for the others, one device for everything.
 
     Raises:
         DtypeMismatch, DeviceMismatch
     """
-    first, dtype, device = names[0], tensors[0].dtype, tensors[0].device
-    for name, tensor in zip(names, tensors, strict=True):
-        if tensor.dtype not in DTYPES:
-            raise DtypeMismatch(f"{name} has dtype {tensor.dtype}", remedy=f"Legal: {', '.join(str(legal) for legal in DTYPES)}.")
-        if tensor.dtype != dtype:
+    first, device = inputs[0].name, tensors[0].device
+    floats = [(item.name, tensor.dtype) for item, tensor in zip(inputs, tensors, strict=True) if item.kind == "float"]
+    for item, tensor in zip(inputs, tensors, strict=True):
+        legal = DTYPES if item.kind == "float" else INTEGERS if item.kind == "int" else (torch.bool,)
+        if tensor.dtype not in legal:
             raise DtypeMismatch(
-                f"all arguments must have one dtype: {first} is {dtype}, {name} is {tensor.dtype}", remedy="Convert one of them."
+                f"{item.name} has dtype {tensor.dtype}", remedy=f"Legal: {', '.join(str(dtype).removeprefix('torch.') for dtype in legal)}."
             )
         if tensor.device != device:
-            raise DeviceMismatch(f"all arguments must be on one device: {first} is on {device}, {name} on {tensor.device}")
+            raise DeviceMismatch(
+                f"all arguments must be on one device: {first} is on {device}, {item.name} on {tensor.device}",
+                remedy=f"Move {item.name} to {device}.",
+            )
+    for name, dtype in floats[1:]:
+        if dtype != floats[0][1]:
+            raise DtypeMismatch(
+                f"all floating arguments must have one dtype: {floats[0][0]} is {floats[0][1]}, {name} is {dtype}",
+                remedy="Convert one of them, or call under torch.autocast.",
+            )
     for name, value in captures.items():
         if isinstance(value, Tensor) and value.device != device and value.dim() > 0:
             raise DeviceMismatch(

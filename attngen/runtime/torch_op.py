@@ -88,7 +88,7 @@ class _Registration:
         return model.new_empty([extents[axis] for axis in axes], dtype=model.dtype if wide else accumulator)
 
     def model(self, tensors: Sequence[Any]) -> Tensor:
-        return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None)
+        return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None and item.kind == "float")
 
     def load(self, tensors: Sequence[Any]) -> Any:
         extents = self.extents(tensors)
@@ -107,13 +107,13 @@ class _Registration:
     def forward(self, *tensors: Any) -> Any:
         loaded = self.load(tensors)
         ready = self.ready(tensors)
-        result = loaded.module.forward(*ready, loaded.tiles)
-        return result if isinstance(result, tuple) and len(result) > 1 else (result[0] if isinstance(result, tuple) else result)
+        result: Any = loaded.module.forward(*ready, loaded.tiles)
+        return result[0] if isinstance(result, tuple) and len(result) == 1 else result
 
     def forward_fake(self, *tensors: Any) -> Any:
         extents, model = self.extents(tensors), self.model(tensors)
-        result = tuple(self.empty(name, extents, model) for name in (*self.outputs, *self.extras))
-        return result if len(result) > 1 else result[0]
+        result = [self.empty(name, extents, model) for name in (*self.outputs, *self.extras)]
+        return tuple(result) if len(result) > 1 else result[0]
 
     def backward(self, *values: Any) -> list[Tensor]:
         needed = values[-1]
