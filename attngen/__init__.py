@@ -3,6 +3,8 @@
     spec = attngen.attention(score_mod=alibi, mask_mod=causal)
     attend = attngen.compile(spec, arch="sm90")
     out = attend(q, k, v)
+
+Everything public is a name of this package, imported when it is first used.
 """
 
 from __future__ import annotations
@@ -10,21 +12,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attngen.version import VERSION as __version__
+
 if TYPE_CHECKING:
-    from attngen.api import Attention, compile, merge
+    from attngen.api import Attention, compile, generate, merge
     from attngen.frontend.attention import attention
     from attngen.frontend.cascade import cascade
     from attngen.frontend.spec import Spec
 
-__version__ = "0.1.0"
-
-_FUNCTIONS = (
-    "einsum sum max logsumexp softmax index extent causal sliding_window exp exp2 log log2 sqrt rsqrt sin cos erf tanh sigmoid softplus "
-    "relu gelu silu abs floor minimum maximum clamp where logaddexp divide_or_zero"
-).split()
+_FUNCTIONS = tuple(
+    """
+    einsum sum max logsumexp softmax index extent causal sliding_window exp exp2 log log2 sqrt rsqrt sin cos erf tanh sigmoid
+    softplus relu gelu silu abs floor minimum maximum clamp where logaddexp divide_or_zero
+    """.split()  # noqa: SIM905  as a list it would fill a screen
+)
 _HOMES = {
     "Attention": "attngen.api",
     "compile": "attngen.api",
+    "generate": "attngen.api",
     "merge": "attngen.api",
     "attention": "attngen.frontend.attention",
     "cascade": "attngen.frontend.cascade",
@@ -44,4 +49,4 @@ def __dir__() -> list[str]:
     return sorted([*_HOMES, "__version__", "errors"])
 
 
-__all__ = ["Attention", "Spec", "attention", "cascade", "compile", "merge", *_FUNCTIONS]
+__all__ = ["Attention", "Spec", "__version__", "attention", "cascade", "compile", "generate", "merge", *_FUNCTIONS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from attngen import target as targets
 from attngen.errors import ArgumentError, NotDifferentiable, ShapeMismatch
+from attngen.explain import explain
 from attngen.frontend.spec import Argument, Spec
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
 from attngen.runtime import arguments as binding
+from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
 from attngen.runtime.kernels import Kernels, Options, freeze
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.torch_op import operators
@@ -179,6 +182,30 @@ class Attention:
 
     # ---- looking inside
 
+    @property
+    def kernels(self) -> tuple[KernelHandle, ...]:
+        """The kernels in launch order, without tiles yet."""
+        return tuple(KernelHandle(self._kernels, kernel.role) for kernel in self.program.kernels)
+
+    def explain(
+        self,
+        *,
+        arch: str | None = None,
+        dtype: str | torch.dtype = "bfloat16",
+        head_dim: int | tuple[int, int] | None = None,
+        full: bool = False,
+    ) -> str:
+        """What was derived and why kernels and tiles are what they are, on one screen or in full.
+
+        Args:
+            arch: the target whose tiles are shown; the one compiled for, or sm90.
+            dtype, head_dim: of the arguments.
+            full: every cascade, every step of every kernel, and the tiles that lost.
+        """
+        target = targets.get(arch or self.options.arch or "sm90")
+        choice = self._kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
+        return explain(self.spec.cascade, self.program, choice, self._kernels.atomic).text(full)
+
     def build(
         self,
         dtype: str | torch.dtype = "bfloat16",
@@ -203,10 +230,7 @@ class Attention:
             if missing:
                 raise ShapeMismatch(f"extents lacks {', '.join(missing)}", remedy=f"The feature axes are {', '.join(features)}.")
             return {axis: int(extents[axis]) for axis in features}
-        sizes = head_dim if isinstance(head_dim, tuple) else (head_dim or 128,) * len(features)
-        if len(sizes) < len(features):
-            sizes = (*sizes, *[sizes[-1]] * (len(features) - len(sizes)))
-        return dict(zip(features, sizes, strict=False))
+        return feature_lengths(features, head_dim)
 
     def reference(self, *args: Any, return_lse: bool = False, **kwargs: Any) -> Any:
         """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to."""
@@ -217,6 +241,40 @@ class Attention:
         values = {**dict(zip(names, views, strict=True)), **{capture.name: capture.value for capture in self.spec.captures}}
         found = evaluate(self.spec.cascade, values)
         return self._returned([found[output.name] for output in self.spec.outputs], return_lse)
+
+
+def generate(
+    spec: Spec,
+    name: str | None = None,
+    *,
+    arch: str | Sequence[str] = ("sm80", "sm90"),
+    dtype: str | Sequence[str] = "bfloat16",
+    head_dim: int | tuple[int, int] | list[int] | list[tuple[int, int]] | None = None,
+    out: str | Path = "generated",
+) -> Path:
+    """Write a variant as a folder that needs torch and triton only.
+
+    Args:
+        spec: the variant; its captures become arguments.
+        name: of the folder; that of the spec by default.
+        arch, dtype: one or several.
+        head_dim: a length, a pair (Dqk, Dv), or a list of either; [64, 128] by default.
+        out: the folder above.
+
+    Returns:
+        The folder: its `attention(q, k, v, ...)` is differentiable, and `manifest.json` tells what the kernels take.
+
+    Raises:
+        UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed, ArgumentError
+    """
+    from attngen.deploy import Order
+    from attngen.deploy import generate as write
+
+    archs = (arch,) if isinstance(arch, str) else tuple(arch)
+    dtypes = (dtype,) if isinstance(dtype, str | torch.dtype) else tuple(dtype)
+    sizes = [64, 128] if head_dim is None else head_dim if isinstance(head_dim, list) else [head_dim]
+    order = Order(archs, tuple(map(dtype_name, dtypes)), tuple((size,) if isinstance(size, int) else tuple(size) for size in sizes))
+    return write(spec, name or spec.name, order, Path(out))
 
 
 def _refuse_forward_mode(tensors: Sequence[Tensor]) -> None:

@@ -20,8 +20,8 @@ from attngen.transform.differentiate import Backward, differentiate
 from attngen.transform.hoist import hoist
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
 from attngen.transform.streaming import Streamed, streaming
+from attngen.version import VERSION
 
-VERSION = "0.1.0"
 _T = TypeVar("_T")
 Observe = Callable[[str, _T], _T]
 

@@ -120,11 +120,12 @@ def measure(tasks: Sequence[Task], workers: int = 2) -> tuple[Measured | Compile
     """
     compiled = compile_many([compile_job(task) for task in tasks], workers)
     return tuple(
-        result if isinstance(result, CompileFailed) else _measured(task, result) for task, result in zip(tasks, compiled, strict=True)
+        result if isinstance(result, CompileFailed) else row_of(task, result) for task, result in zip(tasks, compiled, strict=True)
     )
 
 
-def _measured(task: Task, compiled: Compiled) -> Measured:
+def row_of(task: Task, compiled: Compiled) -> Measured:
+    """What a compiled kernel takes, as a row of the table."""
     request, tile = task.request, task.tile
     held = structure(next(kernel for kernel in task.emitted.source.program.kernels if kernel.role == task.role))
     return Measured(

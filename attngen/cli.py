@@ -1,0 +1,340 @@
+"""The command line: `attngen generate | check | explain | inspect | list | cache`.
+
+Parses arguments, calls what stands below, prints. Heavy modules are imported by the command that needs them, so that help comes at once.
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 for what was refused or differs, 2 for a wrong command line, 3 for a
+bug of attngen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attngen.errors import AttngenError, InternalError, SpecError
+from attngen.version import VERSION
+
+if TYPE_CHECKING:
+    from attngen.frontend.spec import Spec
+    from attngen.runtime.kernels import Kernels
+
+_SPEC = "a name of the catalogue, package.module:object, or path/file.py:object"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit code. A wrong command line and --help leave by SystemExit, as argparse does.
+    """
+    arguments = parser().parse_args(argv)
+    try:
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except AttngenError as error:
+        return _failed(error, arguments, 3 if isinstance(error, InternalError) else 1)
+    except BrokenPipeError:
+        # Somebody closed the pipe after the first lines, as `head` does; Python would complain once more when it flushes.
+        sys.stdout = None
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        wrapped = InternalError(
+            f"{type(error).__name__}: {error}", remedy="This is a bug of attngen. Please report the command with what --debug prints."
+        )
+        return _failed(wrapped, arguments, 3)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = argparse.ArgumentParser(prog="attngen", description="A compiler for attention variants: Python in, fused Triton kernels out.")
+    top.add_argument("--version", action="version", version=f"attngen {VERSION}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    generate = _command(commands, "generate", _generate, "write self-contained folders of kernels, or check that they are up to date")
+    generate.add_argument("specs", nargs="*", metavar="SPEC", help=f"{_SPEC}; all of the catalogue by default")
+    _many(generate)
+    generate.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="the folder above (default: generated)")
+    generate.add_argument("--name", help="name of the folder, for one SPEC; that of the spec by default")
+    generate.add_argument("--cubin", action="store_true", help="write the binaries as well")
+    generate.add_argument("--check", action="store_true", help="compare the folders with what the code emits, and write nothing")
+
+    check = _command(commands, "check", _check, "emit a variant, compile it for a target, and measure its errors in the interpreter")
+    _one(check)
+    explain = _command(commands, "explain", _explain, "show what was derived, and why kernels and tiles are what they are")
+    _one(explain)
+    explain.add_argument("--after", metavar="STEP", help="print the result of one step of the pipeline only")
+    explain.add_argument("--full", action="store_true", help="everything, not one screen")
+
+    inspect = _command(commands, "inspect", _inspect, "compile for a target, without a GPU, and print registers, spills, shared bytes")
+    _one(inspect)
+    inspect.add_argument("--cubin", type=Path, metavar="DIR", help="write DIR/<name>.<role>.cubin")
+
+    _command(commands, "list", _list, "the catalogue")
+    cache = commands.add_parser("cache", help="what was compiled before")
+    actions = cache.add_subparsers(metavar="ACTION", required=True)
+    _command(actions, "ls", _cache_ls, "list the entries")
+    _command(actions, "clear", _cache_clear, "remove all entries")
+    return top
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    command.set_defaults(run=run)
+    return command
+
+
+def _one(command: argparse.ArgumentParser) -> None:
+    command.add_argument("spec", metavar="SPEC", help=_SPEC)
+    command.add_argument("--arch", default="sm90", help="the target (default: sm90)")
+    command.add_argument("--dtype", default="bfloat16", help="of the arguments (default: bfloat16)")
+    command.add_argument("--head-dim", default="128", metavar="N[,N]", help="of queries and keys, and of values (default: 128)")
+
+
+def _many(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--arch", nargs="+", help="targets (default: sm80 sm90)")
+    command.add_argument("--dtype", nargs="+", help="dtypes (default: bfloat16)")
+    command.add_argument("--head-dim", nargs="+", metavar="N[,N]", help="lengths of the feature axes (default: 64 128)")
+
+
+# ---- commands
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from attngen import catalog
+    from attngen.deploy import Order, generate, parse_head_dims
+
+    if arguments.check:
+        return _generate_check(arguments)
+    given = arguments.specs or list(catalog.names())
+    if arguments.name is not None and len(given) != 1:
+        parser().error("--name goes with one SPEC")
+    default = Order()
+    order = Order(
+        tuple(arguments.arch or default.archs),
+        tuple(arguments.dtype or default.dtypes),
+        parse_head_dims(arguments.head_dim) if arguments.head_dim else default.head_dims,
+        arguments.cubin,
+    )
+    progress = Progress()
+    written: list[dict[str, Any]] = []
+    try:
+        for text in given:
+            spec = _load(text)
+            folder = generate(spec, arguments.name or spec.name, order, arguments.out, named=text, progress=progress.line)
+            files = sorted(path.name for path in folder.iterdir() if path.is_file())
+            written.append({"name": folder.name, "folder": str(folder), "files": files})
+    finally:
+        progress.done()
+    _print(arguments, written, [f"{row['folder']}: {', '.join(row['files'])}" for row in written])
+    return 0
+
+
+def _generate_check(arguments: argparse.Namespace) -> int:
+    from attngen.deploy import check, folders
+
+    there = folders(arguments.out)
+    wanted = [folder for folder in there if not arguments.specs or folder.name in arguments.specs]
+    missing = sorted(set(arguments.specs) - {folder.name for folder in there})
+    if missing or not wanted:
+        raise SpecError(f"{arguments.out} has no folder of kernels" + (f" called {', '.join(missing)}" if missing else ""))
+    found = {folder.name: check(folder, _load) for folder in wanted}
+    problems = [str(item) for items in found.values() for item in items]
+    data = {name: [{"file": item.file, "problem": item.problem, "diff": item.lines} for item in items] for name, items in found.items()}
+    said = problems or [f"{len(wanted)} folders in {arguments.out} are what the code emits"]
+    _print(arguments, {"clean": not problems, "folders": data}, [*said, *(["Run: attngen generate"] if problems else [])])
+    return 1 if problems else 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from attngen.runtime.trial import trial
+
+    # That the interpreter is slow is no news to who asked for a check.
+    logging.getLogger("attngen").setLevel(logging.ERROR)
+    spec, kernels, lengths, dtype = _prepared(arguments)
+    rows = _inspected(arguments, kernels, lengths, dtype)
+    found = trial(kernels, {capture.name: capture.value for capture in spec.captures}, lengths, dtype)
+    good = all(item.holds for item in found)
+    errors = [{"name": item.name, "error": item.error, "allowed": item.allowed, "holds": item.holds} for item in found]
+    table = _table([{**row, "error": f"{row['error']:.2e}", "allowed": f"{row['allowed']:.2e}"} for row in errors])
+    text = [
+        f"{spec.name} compiles for {arguments.arch}, {dtype}, {_lengths(lengths)}: {len(rows)} kernels",
+        f"largest errors against float64, in the interpreter, {dtype}:",
+        *table,
+        "within the contract" if good else "NOT within the contract",
+    ]
+    _print(arguments, {"name": spec.name, "compiles": True, "kernels": rows, "errors": errors, "holds": good}, text)
+    return 0 if good else 1
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from attngen import explain
+    from attngen import target as targets
+
+    spec = _load(arguments.spec)
+    if arguments.after is not None:
+        text = explain.after(spec.cascade, arguments.after)
+        _print(arguments, {"step": arguments.after, "text": text.splitlines()}, [text])
+        return 0
+    _, kernels, lengths, dtype = _prepared(arguments, spec)
+    choice = kernels.choice(lengths, dtype, targets.get(arguments.arch))
+    explained = explain.explain(spec.cascade, kernels.program, choice, kernels.atomic)
+    _print(arguments, explained.as_dict(), [explained.text(arguments.full)])
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    _, kernels, lengths, dtype = _prepared(arguments)
+    rows = _inspected(arguments, kernels, lengths, dtype)
+    _print(arguments, rows, _table(rows))
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from attngen import catalog
+
+    rows = [{"name": variant.name, "captures": variant.captures, "title": variant.title} for variant in catalog.VARIANTS]
+    _print(arguments, rows, _table([{**row, "captures": ", ".join(row["captures"]) or "-"} for row in rows]))
+    return 0
+
+
+def _cache_ls(arguments: argparse.Namespace) -> int:
+    kept = [entry for store in _stores() for entry in store.entries()]
+    rows = [
+        {"key": e.key, "kind": e.metadata.get("kind"), "bytes": e.size_bytes, "files": e.files, "folder": str(e.path.parent)} for e in kept
+    ]
+    shown = [{"key": row["key"][:12], "kind": row["kind"], "bytes": row["bytes"], "files": ", ".join(row["files"])} for row in rows]
+    _print(arguments, rows, _table(shown) if rows else ["the cache is empty"])
+    return 0
+
+
+def _cache_clear(arguments: argparse.Namespace) -> int:
+    removed = sum(store.clear() for store in _stores())
+    _print(arguments, {"removed": removed}, [f"{removed} entries removed"])
+    return 0
+
+
+# ---- what commands share
+
+
+def _load(text: str) -> Spec:
+    """The spec of a name; an error in the user's module is the user's, and shown with its line."""
+    from attngen import catalog
+
+    try:
+        return catalog.load(text)
+    except (AttngenError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        from attngen.source import SourceLoc
+
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+        loc = SourceLoc(frames[-1].filename, frames[-1].lineno or 0, frames[-1].name) if frames else None
+        raise SpecError(f"{text} cannot be imported: {type(error).__name__}: {error}", loc=loc) from error
+
+
+def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[Spec, Kernels, dict[str, int], str]:
+    """The spec, its kernels for the target asked for, feature lengths and dtype."""
+    from attngen import target as targets
+    from attngen.deploy import parse_head_dims
+    from attngen.knobs import Knobs
+    from attngen.pipeline import analyse
+    from attngen.runtime.handle import dtype_name, feature_lengths
+    from attngen.runtime.kernels import Kernels, Options
+
+    targets.get(arguments.arch)
+    dtype = dtype_name(arguments.dtype)
+    spec = _load(arguments.spec) if spec is None else spec
+    program = analyse(spec.cascade)
+    lengths = feature_lengths(program.features, parse_head_dims([arguments.head_dim])[0])
+    return spec, Kernels(program, spec.name, Options(arguments.arch), Knobs.from_env()), lengths, dtype
+
+
+def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping[str, int], dtype: str) -> list[dict[str, Any]]:
+    """The compiled kernels as rows; their binaries go to --cubin, where the command has it."""
+    from attngen import target as targets
+    from attngen.runtime.resources import inspect_kernels
+
+    found = inspect_kernels(kernels, lengths, dtype, targets.get(arguments.arch))
+    folder: Path | None = getattr(arguments, "cubin", None)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for item in found:
+            suffix = "cubin" if targets.get(arguments.arch).backend == "cuda" else "hsaco"
+            (folder / f"{item.resources.name}.{item.resources.role}.{suffix}").write_bytes(item.compiled.binary)
+    return [item.row() for item in found]
+
+
+def _stores() -> list[Any]:
+    """The cache of every version that left one."""
+    from attngen.cache.directory import cache_base, prepare_directory
+    from attngen.cache.store import Store
+    from attngen.knobs import Knobs
+
+    base = cache_base(Knobs.from_env().cache_dir)
+    parts = sorted(path.relative_to(base).parts for path in base.glob("*/*") if path.is_dir())
+    return [Store(prepare_directory(base, *names)) for names in parts]
+
+
+class Progress:
+    """One line a step on stderr; on a terminal each takes the place of the one before."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.width = 0
+
+    def line(self, text: str) -> None:
+        """Say what was done."""
+        if self.terminal:
+            print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
+            self.width = len(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        """Leave the line."""
+        if self.terminal and self.width:
+            print(file=sys.stderr)
+
+
+def _lengths(lengths: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis} = {length}" for axis, length in lengths.items())
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows of equal keys as columns; numbers to the right."""
+    if not rows:
+        return []
+    cells = [[key for key in rows[0]], *([("-" if value is None else str(value)) for value in row.values()] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    right = [isinstance(value, int | float) or value is None for value in rows[0].values()]
+    columns = list(zip(widths, right, strict=True))
+    lines = [[f"{text:>{width}}" if end else f"{text:<{width}}" for text, (width, end) in zip(row, columns, strict=True)] for row in cells]
+    return ["  ".join(line).rstrip() for line in lines]
+
+
+def _print(arguments: argparse.Namespace, data: Any, lines: Sequence[str]) -> None:
+    print(json.dumps(data, indent=1) if arguments.json else "\n".join(lines))
+
+
+def _failed(error: AttngenError, arguments: argparse.Namespace, code: int) -> int:
+    if arguments.debug:
+        traceback.print_exception(error)
+    if arguments.json:
+        print(json.dumps({"error": {"class": type(error).__name__, "rule": error.rule, "remedy": error.remedy}}, indent=1))
+    print(error, file=sys.stderr)
+    return code

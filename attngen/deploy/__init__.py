@@ -1,0 +1,18 @@
+"""Variants as folders that need torch and triton only.
+
+    generated/<name>/
+      __init__.py     attention(q, k, v, ...), differentiable, with its tiles
+      kernels.py      the emitted module
+      manifest.json   hashes, cascade, schedules, resources, versions
+      <arch>.<dtype>.<lengths>.<role>.cubin   on request
+
+`order` says what a folder is for, `write` compiles and writes it, `check` holds it against what the code emits now.
+"""
+
+from __future__ import annotations
+
+from attngen.deploy.check import Difference, check, folders
+from attngen.deploy.order import Order, parse_head_dims
+from attngen.deploy.write import generate
+
+__all__ = ["Difference", "Order", "check", "folders", "generate", "parse_head_dims"]

@@ -1,0 +1,124 @@
+"""What a folder of kernels is for, and the texts that follow from it: the same for writing and for checking."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from attngen import catalog
+from attngen import target as targets
+from attngen.emit.deploy import Row, Surface
+from attngen.errors import ArgumentError
+from attngen.frontend.spec import Spec
+from attngen.pipeline import Program, Source, build
+from attngen.runtime.handle import dtype_name, feature_lengths
+from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.structure import padded
+from attngen.version import VERSION
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+DEFAULT_ARCHS = ("sm80", "sm90")
+DEFAULT_DTYPES = ("bfloat16",)
+DEFAULT_HEAD_DIMS: tuple[tuple[int, ...], ...] = ((64,), (128,))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a folder is generated for.
+
+    Attributes:
+        archs, dtypes: names of targets and of dtypes.
+        head_dims: lengths of the feature axes, one for all or one for each.
+        cubins: whether binaries are written as well.
+    """
+
+    archs: tuple[str, ...] = DEFAULT_ARCHS
+    dtypes: tuple[str, ...] = DEFAULT_DTYPES
+    head_dims: tuple[tuple[int, ...], ...] = DEFAULT_HEAD_DIMS
+    cubins: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One combination of an order: a row of the table of tiles."""
+
+    arch: str
+    dtype: str
+    lengths: tuple[tuple[str, int], ...]
+
+    @property
+    def label(self) -> str:
+        """Such as "sm90 bfloat16 d=64 e=64"."""
+        return " ".join((self.arch, self.dtype, *(f"{axis}={length}" for axis, length in self.lengths)))
+
+
+def cases(program: Program, order: Order) -> tuple[Case, ...]:
+    """All combinations of an order, each once, in its order.
+
+    Raises:
+        UnknownArch, DtypeMismatch, ArgumentError: one of its entries is not legal.
+    """
+    found = [
+        Case(targets.get(arch).name, dtype_name(dtype), tuple(feature_lengths(program.features, head_dim).items()))
+        for arch in order.archs
+        for dtype in order.dtypes
+        for head_dim in order.head_dims
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def surface(program: Program, spec: Spec, name: str) -> Surface:
+    """How a variant looks to its user."""
+    backward = program.backward
+    variant = next((variant for variant in catalog.VARIANTS if variant.name == name), None)
+    title = f"{variant.title[0].upper()}{variant.title[1:]}." if variant is not None else f"Attention variant {spec.name}."
+    return Surface(
+        name=name,
+        title=title,
+        version=VERSION,
+        cascade=program.cascade,
+        features=program.features,
+        saved=tuple(item.name for item in backward.saved) if backward is not None else (),
+        cotangents=backward.cotangents if backward is not None else (),
+        arguments=tuple((argument.name, argument.pattern) for argument in spec.arguments),
+        outputs=tuple((output.name, output.pattern) for output in spec.outputs),
+        on_request=spec.on_request,
+        keys=spec.keys,
+    )
+
+
+def rows(program: Program, schedules: Mapping[Case, ModuleSchedule]) -> tuple[Row, ...]:
+    """The table of tiles."""
+    return tuple(
+        Row(case.arch, case.dtype, tuple(length for _, length in case.lengths), schedule.as_tiles(program.kernels))
+        for case, schedule in schedules.items()
+    )
+
+
+def source(program: Program, name: str, order: Order) -> Source:
+    """One module for all lengths of an order: an axis is padded if it is for one of them."""
+    lengths = [dict(case.lengths) for case in cases(program, order)]
+    wide = frozenset(axis for sizes in lengths for axis, size in sizes.items() if padded(size) != size)
+    return build(program, name, wide)
+
+
+def entry(content: bytes) -> dict[str, object]:
+    """What a manifest says about a file."""
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def parse_head_dims(texts: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+    """ "64" and "192,128" as lengths.
+
+    Raises:
+        ArgumentError: something that is no length.
+    """
+    found: list[tuple[int, ...]] = []
+    for text in texts:
+        parts = text.split(",")
+        if not all(part.strip().isdigit() for part in parts):
+            raise ArgumentError(f"{text!r} is no head dim", remedy="Write 128, or 192,128 where queries and values differ.")
+        found.append(tuple(int(part) for part in parts))
+    return tuple(found)

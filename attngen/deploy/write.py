@@ -1,0 +1,165 @@
+"""Compile a variant for everything an order names and write its folder.
+
+A folder is written under another name and appears by a rename. Its bytes depend on the variant, the order and the versions of the tools,
+not on time or place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from attngen import target as targets
+from attngen.cache.load import load_module
+from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, cases, entry, rows, source, surface
+from attngen.emit.deploy import render_package
+from attngen.errors import ArgumentError, CacheError
+from attngen.frontend.spec import Spec
+from attngen.knobs import Knobs
+from attngen.pipeline import Program, Source, analyse
+from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.resources import compile_module
+from attngen.schedule.choose import Request
+from attngen.schedule.plan import ModuleSchedule
+from attngen.version import VERSION
+
+Progress = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+# ---- writing
+
+
+def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | None = None, progress: Progress = _silent) -> Path:
+    """Write one folder, in place of an older one.
+
+    Args:
+        spec: the variant.
+        name: of the folder, an identifier.
+        order: what it is for.
+        out: the folder above it; made if missing.
+        named: how the command line named the spec, for `check` to find it again.
+        progress: called with one line for each step.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ArgumentError: `name` is no identifier, or something else has that name. UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed.
+    """
+    if not (name.isidentifier() and name.isascii()):
+        raise ArgumentError(f"{name!r} cannot name a folder of kernels", remedy="Use letters, digits and underscores.")
+    target = out / name
+    if target.exists() and not (target / MANIFEST).is_file():
+        raise ArgumentError(f"{target} is there and is no folder of kernels", remedy="Choose another name, or remove it.")
+    program = analyse(spec.cascade)
+    emitted = source(program, name, order)
+    out.mkdir(parents=True, exist_ok=True)
+    staging = out / f".tmp-{name}-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        _write(staging / "kernels.py", emitted.text.encode())
+        built = _Built(program, spec, name, order, staging, emitted, progress)
+        files = built.write()
+        manifest = {**built.manifest(named), "files": {file: entry((staging / file).read_bytes()) for file in files}}
+        _write(staging / MANIFEST, _json(manifest))
+        _replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+class _Built:
+    """One folder while it is compiled."""
+
+    def __init__(self, program: Program, spec: Spec, name: str, order: Order, staging: Path, source: Source, progress: Progress) -> None:
+        self.program, self.spec, self.name, self.order = program, spec, name, order
+        self.staging, self.source, self.progress = staging, source, progress
+        self.schedules: dict[Case, ModuleSchedule] = {}
+        self.resources: list[dict[str, object]] = []
+        self.binaries: list[str] = []
+
+    def write(self) -> tuple[str, ...]:
+        """Compile all cases and write everything but the manifest; returns the names of the files."""
+        module = load_module(self.staging / "kernels.py", f"deployed_{self.name}")
+        for case in cases(self.program, self.order):
+            self.compile(case, module)
+        text = render_package(surface(self.program, self.spec, self.name), rows(self.program, self.schedules))
+        _write(self.staging / "__init__.py", text.encode())
+        return ("__init__.py", "kernels.py", *self.binaries)
+
+    def compile(self, case: Case, module: ModuleType) -> None:
+        target = targets.get(case.arch)
+        kernels = Kernels(self.program, self.name, Options(case.arch), Knobs.from_env())
+        schedule = kernels.settled(dict(case.lengths), case.dtype, target)
+        self.schedules[case] = schedule
+        for found in compile_module(self.name, self.source, module, schedule, Request(case.lengths, case.dtype, target)):
+            row = found.resources
+            self.resources.append({**found.row(), "lengths": dict(case.lengths), "tile": str(schedule[row.role])})
+            figures = f"{row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared"
+            self.progress(f"{self.name} {case.label} {row.role}: {figures}")
+            if self.order.cubins:
+                name = f"{case.label.replace(' ', '.').replace('=', '')}.{row.role}.{'cubin' if target.backend == 'cuda' else 'hsaco'}"
+                _write(self.staging / name, found.compiled.binary)
+                self.binaries.append(name)
+
+    def manifest(self, named: str | None) -> dict[str, object]:
+        order = self.order
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "spec": named,
+            "order": {"arch": order.archs, "dtype": order.dtypes, "head_dim": order.head_dims, "cubins": order.cubins},
+            "cascade": str(self.program.cascade).splitlines(),
+            "schedules": [
+                {"arch": case.arch, "dtype": case.dtype, "lengths": dict(case.lengths), "tiles": str(schedule)}
+                for case, schedule in self.schedules.items()
+            ],
+            "resources": self.resources,
+            "versions": {"attngen": VERSION, "torch": _version("torch"), "triton": _version("triton")},
+        }
+
+
+def _json(manifest: Mapping[str, object]) -> bytes:
+    """A manifest as text: a line for each value, and for each item of a list."""
+    lines: list[str] = []
+    for key, value in sorted(manifest.items()):
+        text = json.dumps(value, sort_keys=True, allow_nan=False)
+        if isinstance(value, list | tuple) and value:
+            text = "[\n" + ",\n".join(f"  {json.dumps(item, sort_keys=True, allow_nan=False)}" for item in value) + "\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _replace(staging: Path, target: Path) -> None:
+    """Put a finished folder where an older one may be. Byte code from loading it stays behind."""
+    shutil.rmtree(staging / "__pycache__", ignore_errors=True)
+    aside = target.with_name(f".old-{target.name}-{os.getpid()}")
+    try:
+        if target.exists():
+            target.rename(aside)
+        staging.rename(target)
+    except OSError as error:
+        raise CacheError(f"{target} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return ""

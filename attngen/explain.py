@@ -1,0 +1,195 @@
+"""Why a variant became the kernels it is: the derivation, the kernels, the tiles.
+
+Takes a traced cascade, its analysed program and a choice of tiles, gives an `Explanation`: facts as plain values, as text on one screen,
+or in full. Nothing is computed anew but the ranges of masks and the number of passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+
+from attngen.analysis.mask import Ranges, describe, stream_ranges
+from attngen.analysis.passes import pass_count
+from attngen.errors import ArgumentError
+from attngen.ir.cascade import Cascade
+from attngen.ir.printer import print_step
+from attngen.pipeline import Program, analyse
+from attngen.schedule.choose import Choice
+from attngen.transform.partition import Kernel
+
+_ATOMIC = "several queries or keys may read the same element, so that their contributions meet there"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """One kernel: the axis that stays, the one that passes, what programs are spread over and sum over, its steps, where it looks."""
+
+    role: str
+    stays: str
+    passes: str | None
+    programs_over: tuple[str, ...]
+    sums_over: tuple[str, ...]
+    stores: tuple[str, ...]
+    steps: tuple[str, ...]
+    visits: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All facts about one variant on one target.
+
+    Attributes:
+        traced, canonical, one_pass, gradient: cascades, line by line.
+        streamed: the axis that passes. passes: how often the cascade as written would sweep over it; the kernels do once.
+        ranks: for each reduction the number of sums it separates into.
+        gauges: shifts that exponentials share.
+        saved: what the backward reads of the forward; of it, `rows` are numbers a row and `extra` tensors with features, both no output.
+        kernels: in launch order.
+        tiles: the choice, first line of each kernel. candidates: the same with what lost.
+        atomics: gradients that need atomic additions, with the reason.
+    """
+
+    traced: tuple[str, ...]
+    canonical: tuple[str, ...]
+    streamed: str
+    passes: int
+    ranks: tuple[tuple[str, int], ...]
+    gauges: tuple[str, ...]
+    one_pass: tuple[str, ...]
+    saved: tuple[str, ...]
+    rows: tuple[str, ...]
+    extra: tuple[str, ...]
+    gradient: tuple[str, ...]
+    kernels: tuple[KernelFacts, ...]
+    tiles: tuple[str, ...]
+    candidates: tuple[str, ...]
+    atomics: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+    def text(self, full: bool = False) -> str:
+        """One screen, or everything."""
+        times = "pass" if self.passes == 1 else "passes"
+        blocks = [
+            _block("cascade, as traced", self.traced),
+            *([_block("cascade, canonical", self.canonical)] if full else []),
+            _block(f"{self.passes} {times} over {self.streamed} as written, 1 in the kernels", [*self._sums(), *self.gauges]),
+            *([_block("one-pass form", self.one_pass)] if full else []),
+            _block("saved for the backward", self._kept()),
+            *([_block("gradients", self.gradient)] if full else []),
+            _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
+            _block("tiles", self.candidates if full else self.tiles),
+            _block("atomic additions", self.atomics or ("none",)),
+        ]
+        return "\n".join(blocks)
+
+    def _sums(self) -> list[str]:
+        return [f"{name} separates into {count} sum{'s' * (count > 1)}" for name, count in self.ranks]
+
+    def _kept(self) -> list[str]:
+        notes = {**dict.fromkeys(self.rows, "  (one number a row)"), **dict.fromkeys(self.extra, "  (extra, as large as an output)")}
+        return [f"{item}{notes.get(item, '  (an output)')}" for item in self.saved] or ["nothing"]
+
+
+def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collection[str]) -> Explanation:
+    """Collect the facts.
+
+    Args:
+        traced: the cascade before any pass.
+        program: made of it.
+        choice: tiles for its kernels.
+        atomic: names of inputs whose gradients need atomic additions.
+    """
+    streamed, backward = program.streamed, program.backward
+    saved = backward.saved if backward is not None else ()
+    features = set(program.features)
+    kept = [item.name for item in saved if not item.is_output]
+    shown = {item.name: _with_axes(streamed.cascade, item.name) for item in saved}
+    return Explanation(
+        traced=_lines(traced),
+        canonical=_lines(program.cascade),
+        streamed=streamed.streamed,
+        passes=pass_count(program.cascade, streamed.streamed),
+        ranks=streamed.ranks,
+        gauges=tuple(f"{item.name} is the running maximum of {item.exponent}; the backward reads {item.value}" for item in streamed.gauges),
+        one_pass=_lines(streamed.cascade),
+        saved=tuple(shown.values()),
+        rows=tuple(shown[name] for name in kept if not features & set(streamed.cascade.axes(name))),
+        extra=tuple(shown[name] for name in kept if features & set(streamed.cascade.axes(name))),
+        gradient=_lines(program.gradient) if program.gradient is not None else (),
+        kernels=tuple(_facts(kernel) for kernel in program.kernels),
+        tiles=tuple(reason.lines()[0] for reason in choice.reasons),
+        candidates=choice.lines(),
+        atomics=tuple(f"{name}: {_ATOMIC}" for name in sorted(atomic)),
+    )
+
+
+def after(cascade: Cascade, step: str) -> str:
+    """The result of one step of the pipeline, as text.
+
+    Args:
+        cascade: as traced.
+        step: its name, or "trace" for the cascade itself.
+
+    Raises:
+        ArgumentError: listing the steps.
+    """
+    results: dict[str, str] = {"trace": str(cascade)}
+
+    def observe(name: str, value: object) -> object:
+        results[name] = "\n".join(_kernel_text(item) for item in value) if isinstance(value, tuple) else str(value)
+        return value
+
+    analyse(cascade, observe)
+    if step not in results:
+        raise ArgumentError(f"the pipeline has no step {step!r}", remedy=f"Its steps are {', '.join(results)}.")
+    return results[step]
+
+
+def visits(kernel: Kernel) -> str:
+    """Which part of the passing axis a kernel looks at, for a tile of positions `first` to `last`."""
+    if kernel.streamed is None:
+        return "nothing passes"
+    some = stream_ranges(kernel.some, kernel.streamed, kernel.resident)
+    every = stream_ranges(kernel.every, kernel.streamed, kernel.resident)
+    return describe(Ranges(kernel.streamed, some.some_lo, some.some_hi, every.all_lo, every.all_hi))
+
+
+def _facts(kernel: Kernel) -> KernelFacts:
+    return KernelFacts(
+        role=kernel.role,
+        stays=kernel.resident,
+        passes=kernel.streamed,
+        programs_over=kernel.grid,
+        sums_over=kernel.loops,
+        stores=kernel.outputs,
+        steps=tuple(print_step(step) for step in kernel.steps),
+        visits=visits(kernel),
+    )
+
+
+def _kernel_lines(kernel: KernelFacts, full: bool) -> list[str]:
+    moves = f"{kernel.stays} stays" if kernel.passes is None else f"{kernel.stays} stays, {kernel.passes} passes"
+    loops = f", summing over {', '.join(kernel.sums_over)}" if kernel.sums_over else ""
+    lines = [f"{kernel.role}: {', '.join(kernel.stores)}; {moves}; programs over {', '.join(kernel.programs_over)}{loops}"]
+    lines += [f"  {kernel.visits}"] if kernel.passes is not None else []
+    return [*lines, *(f"  {step}" for step in kernel.steps)] if full else lines
+
+
+def _kernel_text(kernel: object) -> str:
+    return "\n".join(_kernel_lines(_facts(kernel), full=True)) if isinstance(kernel, Kernel) else str(kernel)
+
+
+def _with_axes(cascade: Cascade, name: str) -> str:
+    return f"{name}[{','.join(cascade.axes(name))}]"
+
+
+def _lines(cascade: Cascade) -> tuple[str, ...]:
+    return tuple(str(cascade).splitlines())
+
+
+def _block(title: str, lines: Sequence[str]) -> str:
+    return "\n".join((f"{title}:", *(f"  {line}" for line in lines)))

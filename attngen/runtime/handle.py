@@ -1,0 +1,86 @@
+"""One kernel of a compiled variant, to look at: its source, and what a real compile makes of it.
+
+Also how users name dtypes and feature lengths. Triton is imported when something is compiled, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attngen import target as targets
+from attngen.errors import ArgumentError, DtypeMismatch
+from attngen.runtime.kernels import Kernels
+from attngen.schedule.plan import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from attngen.runtime.inspect import Compiled
+
+
+@dataclass(frozen=True, slots=True)
+class KernelHandle:
+    """One kernel: `role` is "forward", "backward_rows", "backward_columns" and the like."""
+
+    kernels: Kernels
+    role: str
+
+    @property
+    def name(self) -> str:
+        """Of the function in the emitted module."""
+        return f"{self.role}_kernel"
+
+    @property
+    def source(self) -> str:
+        """The text of the emitted function, for feature lengths that are powers of two."""
+        text = self.kernels.source(feature_lengths(self.kernels.program.features, None)).text
+        start = text.rindex("@triton.jit", 0, text.index(f"def {self.name}("))
+        return text[start : text.index("\n\n\n", start)] + "\n"
+
+    def resources(self, dtype: object = "bfloat16", head_dim: int | Sequence[int] | None = None, arch: str | None = None) -> Compiled:
+        """Compile the kernel as a call would, without a GPU: registers, spills, shared memory, binary, assembly.
+
+        Args:
+            dtype: of the arguments, a torch dtype or its name.
+            head_dim: one length for all feature axes, or one for each; 128 by default.
+            arch: the target; by default the one compiled for, or sm90.
+
+        Raises:
+            CompileFailed: Triton or the assembler refused it. DoesNotFit: no tile fits the target.
+        """
+        from attngen.runtime.resources import inspect_kernels
+
+        target = targets.get(arch or self.kernels.arch or "sm90")
+        lengths = feature_lengths(self.kernels.program.features, head_dim)
+        return inspect_kernels(self.kernels, lengths, dtype_name(dtype), target, (self.role,))[0].compiled
+
+
+def dtype_name(dtype: object) -> str:
+    """A legal dtype by its short name.
+
+    Raises:
+        DtypeMismatch: listing the legal ones.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPE_BYTES:
+        raise DtypeMismatch(f"{name!r} is no dtype of a kernel", remedy=f"Legal: {', '.join(DTYPE_BYTES)}.")
+    return name
+
+
+def feature_lengths(features: Sequence[str], head_dim: int | Sequence[int] | None) -> dict[str, int]:
+    """Feature axis -> length.
+
+    Args:
+        features: axes in order of appearance, that of queries and keys first.
+        head_dim: one length for all of them, or one for each; the last one stands for the rest. None is 128.
+
+    Raises:
+        ArgumentError: more lengths than axes, or an illegal one.
+    """
+    sizes = (128,) if head_dim is None else (head_dim,) if isinstance(head_dim, int) else tuple(head_dim)
+    if not sizes or len(sizes) > max(len(features), 1) or not all(size >= 1 for size in sizes):
+        raise ArgumentError(
+            f"head_dim={head_dim!r} does not fit the feature axes {', '.join(features)}", remedy="Give one length, or one for each axis."
+        )
+    sizes = (*sizes, *[sizes[-1]] * (len(features) - len(sizes)))
+    return dict(zip(features, sizes, strict=True))

@@ -1,0 +1,116 @@
+"""What the kernels of a variant take on a target: real compiles, no GPU needed.
+
+Takes the `Kernels` of a variant with feature lengths, dtype and target, gives one frozen `Resources` a kernel, with its binary. Schedules
+are those a call would run with. Nothing is launched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from types import ModuleType
+
+from attngen.errors import CompileFailed
+from attngen.pipeline import Source
+from attngen.runtime.inspect import Compiled, compile_many
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.measure import Emitted, Task, compile_job, row_of
+from attngen.schedule.choose import Request
+from attngen.schedule.plan import ModuleSchedule
+from attngen.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """One compiled kernel: `name` is that of the variant.
+
+    `block_m` and `block_n` are the tile along queries and along keys, None where a kernel has no such tile. Registers and spills are per
+    thread; `spill_bytes` counts loads and stores in the whole text, `loop_spill_bytes` those of one turn of the main loop.
+    """
+
+    name: str
+    role: str
+    arch: str
+    dtype: str
+    num_warps: int
+    num_stages: int
+    block_m: int | None
+    block_n: int | None
+    registers: int
+    spill_bytes: int
+    loop_spill_bytes: int
+    serialized_wgmma: bool
+    shared_bytes: int
+    shared_bytes_predicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A kernel's figures and what the compiler made."""
+
+    resources: Resources
+    compiled: Compiled
+
+    def row(self) -> dict[str, object]:
+        """The figures, as JSON takes them."""
+        return asdict(self.resources)
+
+
+def inspect_kernels(
+    kernels: Kernels, lengths: Mapping[str, int], dtype: str, target: Target, roles: Collection[str] | None = None
+) -> tuple[Inspected, ...]:
+    """Compile kernels of a variant as a call would.
+
+    Args:
+        kernels: of the variant.
+        lengths: of the feature axes.
+        dtype: of the arguments, by its short name.
+        target: where it would run.
+        roles: which kernels; all by default.
+
+    Raises:
+        CompileFailed: Triton or the assembler refused a kernel. DoesNotFit: no tile fits the target.
+    """
+    schedule = kernels.settled(lengths, dtype, target)
+    if roles is not None:
+        schedule = ModuleSchedule(tuple((role, tile) for role, tile in schedule.tiles if role in roles))
+    source = kernels.source(lengths)
+    module = kernels.module(source, False, target, lengths, dtype)
+    return compile_module(kernels.name, source, module, schedule, Request(tuple(lengths.items()), dtype, target))
+
+
+def compile_module(name: str, source: Source, module: ModuleType, schedule: ModuleSchedule, request: Request) -> tuple[Inspected, ...]:
+    """The same for a module of a variant called `name` that is loaded already, with a given schedule."""
+    emitted = Emitted(source, module)
+    tasks = [Task(emitted, role, request, tile) for role, tile in schedule.tiles]
+    results = compile_many([compile_job(task) for task in tasks], workers=max(1, min(len(tasks), os.cpu_count() or 1)))
+    for result in results:
+        if isinstance(result, CompileFailed):
+            raise result
+    pairs = zip(tasks, results, strict=True)
+    return tuple(_inspected(name, task, result) for task, result in pairs if not isinstance(result, CompileFailed))
+
+
+def _inspected(name: str, task: Task, compiled: Compiled) -> Inspected:
+    row = row_of(task, compiled)
+    program = task.emitted.source.program
+    kernel = next(kernel for kernel in program.kernels if kernel.role == task.role)
+    blocks = {kernel.resident: task.tile.resident, kernel.streamed: task.tile.streamed}
+    resources = Resources(
+        name=name,
+        role=task.role,
+        arch=row.arch,
+        dtype=row.dtype,
+        num_warps=compiled.num_warps,
+        num_stages=compiled.num_stages,
+        block_m=blocks.get(program.streamed.resident),
+        block_n=blocks.get(program.streamed.streamed),
+        registers=row.registers,
+        spill_bytes=row.spill_bytes,
+        loop_spill_bytes=row.loop_spill_bytes,
+        serialized_wgmma=row.serialized,
+        shared_bytes=row.shared_bytes,
+        shared_bytes_predicted=row.shared_bytes_predicted,
+    )
+    return Inspected(resources, compiled)
