@@ -29,7 +29,13 @@ class Variant:
     name: str
     title: str
     captures: tuple[str, ...]
-    make: Callable[[], Spec]
+
+    def make(self) -> Spec:
+        """The spec, traced."""
+        from attngen import variants
+
+        make: Callable[[], Spec] = getattr(variants, self.name)
+        return make()
 
 
 def names() -> tuple[str, ...]:
@@ -105,106 +111,13 @@ def _spec(text: str, found: Any, names: list[str]) -> Spec:
     return made
 
 
-# ---- the catalogue
-
-
-def _full() -> Spec:
-    from attngen.frontend.attention import attention
-
-    return attention(name="full")
-
-
-def _causal() -> Spec:
-    from attngen.frontend.attention import attention
-
-    def causal(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return q_idx >= kv_idx
-
-    return attention(mask_mod=causal, name="causal")
-
-
-def _sliding_window() -> Spec:
-    from attngen.frontend.attention import attention
-
-    window = 1024
-
-    def sliding_window(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return (q_idx >= kv_idx) & (q_idx - kv_idx < window)
-
-    return attention(mask_mod=sliding_window, name="sliding_window")
-
-
-def _alibi_causal() -> Spec:
-    import torch
-
-    from attngen.frontend.attention import attention
-
-    slopes = torch.exp2(-torch.arange(1, 9, dtype=torch.float32))
-
-    def alibi(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return score + slopes[h] * (kv_idx - q_idx)
-
-    def causal(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return q_idx >= kv_idx
-
-    return attention(score_mod=alibi, mask_mod=causal, name="alibi_causal")
-
-
-def _softcap() -> Spec:
-    import torch
-
-    from attngen.frontend.attention import attention
-
-    return attention(softcap=torch.tensor(50.0), name="softcap")
-
-
-def _prefix_lm() -> Spec:
-    import torch
-
-    from attngen.frontend.attention import attention
-
-    prefix = torch.zeros(1, dtype=torch.int32)
-
-    def prefix_lm(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return (q_idx >= kv_idx) | (kv_idx < prefix[b])
-
-    return attention(mask_mod=prefix_lm, name="prefix_lm")
-
-
-def _sigmoid() -> Spec:
-    import torch
-
-    from attngen.frontend.attention import attention
-
-    bias = torch.tensor(-7.0)
-
-    def shifted(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return score + bias
-
-    return attention(score_mod=shifted, normalizer="sigmoid", name="sigmoid")
-
-
-def _differential() -> Spec:
-    from attngen.frontend import functions as fn
-    from attngen.frontend.cascade import cascade
-
-    @cascade(q1="b (g r) m d", q2="b (g r) m d", k1="b g n d", k2="b g n d", v="b g n e", lam="(g r)")
-    def differential(q1: Any, q2: Any, k1: Any, k2: Any, v: Any, lam: Any) -> Any:
-        scale = fn.extent("d") ** -0.5
-        p1 = fn.softmax(fn.einsum("b g r m d, b g n d -> b g r m n", q1, k1) * scale, "n")
-        p2 = fn.softmax(fn.einsum("b g r m d, b g n d -> b g r m n", q2, k2) * scale, "n")
-        return fn.einsum("b g r m n, b g n e -> b g r m e", p1 - lam * p2, v)
-
-    return differential
-
-
 VARIANTS: tuple[Variant, ...] = (
-    Variant("full", "softmax over all keys", (), _full),
-    Variant("causal", "softmax over the keys up to the query's own position", (), _causal),
-    Variant("sliding_window", "causal, and at most `window` keys back", ("window",), _sliding_window),
-    Variant("alibi_causal", "causal, with a slope a head times the distance", ("slopes",), _alibi_causal),
-    Variant("softcap", "scores bounded by softcap * tanh(score / softcap)", ("softcap",), _softcap),
-    Variant("prefix_lm", "causal, and every query sees the first prefix[b] keys", ("prefix",), _prefix_lm),
-    Variant("sigmoid", "sigmoid(score + bias) in place of a softmax", ("bias",), _sigmoid),
-    Variant("differential", "the difference of two softmaxes over shared values", (), _differential),
+    Variant("full", "softmax attention over all keys", ()),
+    Variant("causal", "softmax attention over the keys up to the query's own position", ()),
+    Variant("sliding_window", "causal softmax attention over the last `window` keys", ("window",)),
+    Variant("alibi_causal", "causal softmax attention with a penalty per distance, slopes[head]", ("slopes",)),
+    Variant("softcap", "softmax attention over softcap * tanh(score / softcap)", ("softcap",)),
+    Variant("prefix_lm", "causal softmax attention in which all queries see the first prefix[batch] keys", ("prefix",)),
+    Variant("sigmoid", "sigmoid(score + bias) in place of a softmax", ("bias",)),
+    Variant("differential", "the difference of two softmaxes over shared values", ()),
 )

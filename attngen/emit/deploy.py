@@ -117,7 +117,7 @@ class _Deploy:
             computed=Code(", ".join(computed)),
             kept=tuple(dict.fromkeys(kept)),
             remembered=tuple(self.remembered()),
-            recalled=(Code(f"{', '.join(self.plain)}{',' * (len(self.plain) == 1)} = ctx.plain"),) if self.plain else (),
+            recalled=self.recalled(),
             cotangents=(*(self.cotangent(name) for name in self.outputs), *(Code(f"_{i}") for i, _ in enumerate(self.extras))),
             restored=Code(", ".join(dict.fromkeys(kept)) + ("," if len(kept) == 1 else "")),
             names=tuple(Code(f'"{name}"') for name in names),
@@ -127,7 +127,7 @@ class _Deploy:
 
     def is_wide(self, item: Input) -> bool:
         """Whether the last dimension holds features, which kernels expect to be contiguous."""
-        return bool(item.axes) and (item.axes or ())[-1] in self.surface.features
+        return item.axes is not None and item.axes[-1:] != () and item.axes[-1] in self.surface.features
 
     def cotangent(self, output: str) -> Code:
         return tensor_name(self.cotangents.get(output, f"d{output}"))
@@ -172,16 +172,13 @@ class _Deploy:
 
     def checks(self) -> list[Code]:
         lines: list[Code] = []
+        model = tensor_name(self.surface.arguments[0][0])
         for name, pattern in self.surface.arguments:
             shape = ", ".join(" * ".join(f"len_{axis}" for axis in dim) for dim in pattern)
             lines.append(Code(f'check_shape("{tensor_name(name)}", {tensor_name(name)}, ({shape}{"," if len(pattern) == 1 else ""}))'))
-        for item in self.captures:
-            if item.rank == 0 and not item.by_value:
-                lines.append(Code(f"{tensor_name(item.name)} = torch.as_tensor({tensor_name(item.name)}, device={self.model()}.device)"))
+        scalars = [tensor_name(item.name) for item in self.captures if item.rank == 0 and not item.by_value]
+        lines += [Code(f"{name} = torch.as_tensor({name}, device={model}.device)") for name in scalars]
         return [*lines, *self.reaches()]
-
-    def model(self) -> Code:
-        return tensor_name(self.surface.arguments[0][0])
 
     def reaches(self) -> list[Code]:
         """How far captured tensors must reach where plain positions index them."""
@@ -242,6 +239,11 @@ class _Deploy:
         if self.extras:
             lines.append(Code(f"ctx.mark_non_differentiable({', '.join(tensor_name(name) for name in self.extras)})"))
         return lines
+
+    def recalled(self) -> tuple[Code, ...]:
+        if not self.plain:
+            return ()
+        return (Code(f"({self.plain[0]},) = ctx.plain" if len(self.plain) == 1 else f"{', '.join(self.plain)} = ctx.plain"),)
 
     def backward(self) -> list[Code]:
         inputs = [tensor_name(item.name) for item in self.inputs]
