@@ -18,7 +18,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Read
 from attngen.ir.printer import print_expr
-from attngen.ir.traverse import live_steps, reads, rewrite, walk
+from attngen.ir.traverse import live_steps, names_read, reads, rewrite, walk
 from attngen.transform.existence import Existence, existence, known, mask_of
 
 _LIFTED_THROUGH = frozenset(("mul", "div"))
@@ -122,12 +122,13 @@ def _check_sums(cascade: Cascade) -> None:
     two weights is missing their sum is the other, which no predicate can say.
     """
     exists = existence(cascade)
+    scores = {name for step in cascade.steps if step.reduce in ("max", "logsumexp") for name in names_read(step.body)}
     weights: set[str] = set()
     for step in cascade.steps:
         for node in _pointwise(step.body):
             if node.op in ("add", "sub"):
                 _check_sum(node, step, exists, weights)
-        own = step.where is not None and _root(step.body) in _ENDS_AT_ZERO
+        own = step.where is not None and step.name not in scores and _root(step.body) in _ENDS_AT_ZERO
         if exists[step.name] is not None and (own or _is_weight(step.body, exists, weights)):
             weights.add(step.name)
 

@@ -86,6 +86,8 @@ def _shortened(step: Einsum, products: dict[str, Expr], names: Names, may_leave:
     if step.reduce != "sum" or kind_of(step.body) != "float":
         return [step]
     terms = _merged(_terms(step.body, step, products))
+    if not terms:
+        return [replace(step, body=build.ZERO, reduce=None, over=(), where=None)]
     if len(terms) > 1 and not _common(terms) and _is_one_side(terms):
         return [step]
 
@@ -138,7 +140,7 @@ def _merged(terms: list[_Term]) -> list[_Term]:
     for term in terms:
         key = frozenset(Counter(term.factors).items())
         found[key] = replace(term, coefficient=term.coefficient + (found[key].coefficient if key in found else 0.0))
-    return [term for term in found.values() if term.coefficient != 0.0] or terms[:1]
+    return [term for term in found.values() if term.coefficient != 0.0]
 
 
 def _common(terms: list[_Term]) -> tuple[Expr, ...]:

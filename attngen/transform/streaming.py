@@ -24,11 +24,17 @@ from attngen.analysis.separation import Symbols, Term, separate
 from attngen.errors import NotStreamable
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
-from attngen.ir.expr import Apply, Expr, Read
+from attngen.ir.expr import Apply, Const, Expr, Extent, Read
 from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
 from attngen.transform.check import check_streaming
+from attngen.transform.existence import mask_of
 from attngen.transform.exponentials import Rewriter
 from attngen.transform.gauges import Accumulator, Gauge, Streamed, Sums
+
+_FINITE = frozenset(
+    ("add", "sub", "mul", "neg", "min", "max", "abs", "tanh", "sigmoid", "softplus", "relu", "gelu", "gelu_tanh", "erf", "sin", "cos")
+)
+"""Operations that give numbers for numbers."""
 
 __all__ = ["Accumulator", "Gauge", "Streamed", "streaming"]
 
@@ -145,6 +151,8 @@ class _Builder:
         terms = separate(rewritten, symbols, step.loc)
         self.ranks.append((step.name, len(terms)))
         result = build.total([self.finished(term, step) for term in terms])
+        if not all(self.is_finite(term.running, step) for term in terms):
+            result = build.apply("where", build.apply("eq", self.count(step), build.ZERO), build.ZERO, result)
         self.sums.add(replace(step, body=result, reduce=None, over=(), where=None))
         self.sums.rows[step.name] = result
 
@@ -159,8 +167,44 @@ class _Builder:
         numerator, divisors = _divisors(term.running)
         result = build.mul(self.sums.read(name), numerator)
         for op, divisor in divisors:
-            result = build.apply(op, result, divisor)
+            result = build.apply("safe_div" if self.is_norm(divisor, step) else op, result, divisor)
         return result
+
+    # ---- rows without any element: the sum is 0 there, whatever it is multiplied with
+
+    def is_norm(self, divisor: Expr, step: Einsum) -> bool:
+        """Whether a divisor is the sum of the weights that this sum runs over: 0 for no weights, and only then."""
+        while isinstance(divisor, Read) and divisor.tensor in self.sums.rows:
+            divisor = self.sums.rows[divisor.tensor]
+        totals = {gauge.weight for gauge in self.sums.gauges.values() if mask_of(gauge.where) == mask_of(step.where)}
+        source = self.sums.by_name.get(divisor.tensor) if isinstance(divisor, Read) else None
+        return source is not None and source.reduce == "sum" and isinstance(source.body, Read) and source.body.tensor in totals
+
+    def is_finite(self, expr: Expr, step: Einsum) -> bool:
+        """Whether a factor of a sum is a number even if nothing was summed."""
+        if not self.sums.runs(expr):
+            return True
+        match expr:
+            case Read(tensor=name):
+                return name in self.sums.accumulators
+            case Apply(op="div", args=(a, b)):
+                return self.is_finite(a, step) and self.is_norm(b, step)
+            case Apply(op="safe_div", args=(a, _)):
+                return self.is_finite(a, step)
+            case Apply(op="where", args=(Apply(op="eq"), Const(value=0.0), _)):
+                # What `exponentials` puts around the values that are infinite in such rows.
+                return True
+            case Apply(op=op, args=args) if op in _FINITE:
+                return all(self.is_finite(arg, step) for arg in args)
+            case _:
+                return False
+
+    def count(self, step: Einsum) -> Expr:
+        """How many elements a sum has."""
+        if step.where is None:
+            return build.apply("to_float", Extent(self.axis))
+        axes = tuple(axis for axis in step.axes if axis in self.rows() | set(free_axes(step.where)))
+        return self.sums.read(self.sums.sum("count", build.ONE, replace(step, axes=axes)))
 
     def row(self, step: Einsum) -> None:
         """A row value after the pass: keep it, and find out how it moves with a gauge."""

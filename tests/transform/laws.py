@@ -119,7 +119,9 @@ def gauges_at(streamed: Streamed, point: Point, seed: int = 1) -> dict[str, Tens
 def exponents_at(streamed: Streamed, values: Mapping[str, Any], point: Point) -> dict[str, Tensor]:
     """The largest exponent of each row, as a kernel would have it; 0 for a row without any."""
     cascade = streamed.cascade
-    steps = [step for step in cascade.steps if step.name in {gauge.exponent for gauge in streamed.gauges} or step.name not in _running(streamed)]
+    steps = [
+        step for step in cascade.steps if step.name in {gauge.exponent for gauge in streamed.gauges} or step.name not in _running(streamed)
+    ]
     maxima = []
     for gauge in streamed.gauges:
         exponent, weight = cascade.step(gauge.exponent), cascade.step(gauge.weight)

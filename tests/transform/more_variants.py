@@ -97,7 +97,9 @@ MASKED = {
         Point(),
     ),
     "on_the_sum": (
-        attention(SCORES + "  o[b,g,r,m,e] = sum[n] s[b,g,r,m,n] * v[b,g,n,e]  if m >= n\n  t[b,g,r,m] = sum[n] s[b,g,r,m,n]  if n > 2\n", "o, t"),
+        attention(
+            SCORES + "  o[b,g,r,m,e] = sum[n] s[b,g,r,m,n] * v[b,g,n,e]  if m >= n\n  t[b,g,r,m] = sum[n] s[b,g,r,m,n]  if n > 2\n", "o, t"
+        ),
         Point(),
     ),
     "on_a_row": (
@@ -109,7 +111,10 @@ MASKED = {
 SCORE_SHAPES = {
     "softcap": (scored("20.0 * tanh(s[b,g,r,m,n] * 0.5 / 20.0)  if m >= n"), Point()),
     "gate_per_key": (scored("s[b,g,r,m,n] * sigmoid(gate[b,g,n]) + gate[b,g,n]", arguments=", gate[b,g,n]"), Point()),
-    "gate_on_weights": (after_softmax("  z[b,g,r,m] = sum[n] p[b,g,r,m,n] * tanh(gate[b,g,n])\n", "o, z", ", gate[b,g,n]", mask="m >= n"), Point()),
+    "gate_on_weights": (
+        after_softmax("  z[b,g,r,m] = sum[n] p[b,g,r,m,n] * tanh(gate[b,g,n])\n", "o, z", ", gate[b,g,n]", mask="m >= n"),
+        Point(),
+    ),
     "contraction_of_captures": (
         attention(
             SCORES
@@ -121,7 +126,9 @@ SCORE_SHAPES = {
         Point(captures={"rows": (2, 5, 3), "cols": (2, 7, 3)}),
     ),
     "integer_table": (
-        scored("s[b,g,r,m,n] * 0.5 + bias[bucket[m - n + extent(n)]] + rel[b] * 0.1", captures="bucket: int[:], bias: float[:], rel: int[:]"),
+        scored(
+            "s[b,g,r,m,n] * 0.5 + bias[bucket[m - n + extent(n)]] + rel[b] * 0.1", captures="bucket: int[:], bias: float[:], rel: int[:]"
+        ),
         Point(captures={"bucket": (12,), "bias": (3,), "rel": (2,)}),
     ),
     "leaky": (scored("where(s[b,g,r,m,n] > 0.0, s[b,g,r,m,n], 0.1 * s[b,g,r,m,n])"), Point()),
@@ -236,7 +243,12 @@ NORMALISERS = {
     ),
     "temperature_two": (after_softmax("  z[b,g,r,m,e] = sum[n] exp(2.0 * (x[b,g,r,m,n] - lse[b,g,r,m])) * v[b,g,n,e]\n", "o, z"), Point()),
     "temperature_half": (
-        after_softmax("  z[b,g,r,m,e] = sum[n] exp((x[b,g,r,m,n] - lse[b,g,r,m]) / 2) * v[b,g,n,e]\n", "o, z", mask="n < lengths[b]", captures="lengths: int[:]"),
+        after_softmax(
+            "  z[b,g,r,m,e] = sum[n] exp((x[b,g,r,m,n] - lse[b,g,r,m]) / 2) * v[b,g,n,e]\n",
+            "o, z",
+            mask="n < lengths[b]",
+            captures="lengths: int[:]",
+        ),
         LENGTHS,
     ),
     "learned_temperature": (
@@ -260,7 +272,8 @@ NORMALISERS = {
     ),
     "shift_by_the_mean": (
         after_softmax(
-            "  mean[b,g,r,m] = sum[n] x[b,g,r,m,n] / extent(n)\n  z[b,g,r,m,e] = sum[n] exp(x[b,g,r,m,n] - mean[b,g,r,m]) * v[b,g,n,e]\n", "o, z"
+            "  mean[b,g,r,m] = sum[n] x[b,g,r,m,n] / extent(n)\n  z[b,g,r,m,e] = sum[n] exp(x[b,g,r,m,n] - mean[b,g,r,m]) * v[b,g,n,e]\n",
+            "o, z",
         ),
         Point(),
     ),
@@ -360,6 +373,34 @@ NORMALISERS = {
         ),
         Point(),
     ),
+    "division_inside_of_the_sum": (
+        attention(
+            SCORES
+            + """  x[b,g,r,m,n] = s[b,g,r,m,n] * 0.5  if n < lengths[b]
+  mx[b,g,r,m] = max[n] x[b,g,r,m,n]
+  l[b,g,r,m] = sum[n] exp(x[b,g,r,m,n] - mx[b,g,r,m])
+  p[b,g,r,m,n] = exp(x[b,g,r,m,n] - mx[b,g,r,m]) / l[b,g,r,m]
+  o[b,g,r,m,e] = sum[n] p[b,g,r,m,n] * v[b,g,n,e]
+""",
+            "o",
+            captures="lengths: int[:]",
+        ),
+        LENGTHS,
+    ),
+    "unbounded_factors_of_empty_rows": (
+        after_softmax(
+            """  t[b,g,r,m] = sum[n] p[b,g,r,m,n] * gate[b,g,n] * gate[b,g,n]
+  y[b,g,r,m] = sum[n] p[b,g,r,m,n] * lse[b,g,r,m] * temp[b,g,m]
+  z[b,g,r,m,e] = sum[n] p[b,g,r,m,n] * v[b,g,n,e] * rsqrt(t[b,g,r,m]) * temp[b,g,m]
+""",
+            "y, z",
+            ", gate[b,g,n], temp[b,g,m]",
+            "lengths: int[:]",
+            mask="n < lengths[b]",
+        ),
+        LENGTHS,
+    ),
+    "scores_that_are_relus_under_a_mask": (scored("relu(s[b,g,r,m,n])  if m >= n"), Point()),
     "running_norm_of_output": (
         after_softmax(
             "  ms[b,g,r,m] = sum[e] o[b,g,r,m,e] * o[b,g,r,m,e]\n  z[b,g,r,m,e] = o[b,g,r,m,e] * rsqrt(ms[b,g,r,m] + 0.1) * weight[e]\n",
@@ -374,13 +415,19 @@ NORMALISERS = {
 HIGHER_RANKS = {
     "entropy_masked": (
         after_softmax(
-            "  h[b,g,r,m] = sum[n] -(p[b,g,r,m,n] * log(p[b,g,r,m,n]))\n", "o, h", mask="m >= n and n < lengths[b]", captures="lengths: int[:]"
+            "  h[b,g,r,m] = sum[n] -(p[b,g,r,m,n] * log(p[b,g,r,m,n]))\n",
+            "o, h",
+            mask="m >= n and n < lengths[b]",
+            captures="lengths: int[:]",
         ),
         LENGTHS,
     ),
     "entropy_with_a_prior": (
         after_softmax(
-            "  h[b,g,r,m] = sum[n] p[b,g,r,m,n] * (x[b,g,r,m,n] - lse[b,g,r,m] + col[b,n])\n", "o, h", captures="col: float[:, :]", mask="m >= n"
+            "  h[b,g,r,m] = sum[n] p[b,g,r,m,n] * (x[b,g,r,m,n] - lse[b,g,r,m] + col[b,n])\n",
+            "o, h",
+            captures="col: float[:, :]",
+            mask="m >= n",
         ),
         Point(),
     ),
