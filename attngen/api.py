@@ -219,7 +219,7 @@ class Attention:
             The source of the module with its structure.
         """
         dims = self.dims(head_dim, extents)
-        self._kernels.settled(dims, str(dtype).removeprefix("torch."), targets.get(self.options.arch or "sm90"))
+        self._kernels.settled(dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
         return self._kernels.source(dims)
 
     def dims(self, head_dim: int | tuple[int, int] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:

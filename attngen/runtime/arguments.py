@@ -27,23 +27,24 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
         ArgumentError: one is missing, unknown, given twice or no tensor.
     """
     names = [argument.name for argument in spec.arguments]
+    remedy = f"It takes {', '.join(names)}."
     if len(args) > len(names):
-        raise ArgumentError(f"{spec.name} takes {len(names)} tensors ({', '.join(names)}), got {len(args)}")
+        raise ArgumentError(f"{spec.name} takes {len(names)} tensors, got {len(args)}", remedy=remedy)
     given: dict[str, object] = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
         if name not in names:
-            raise ArgumentError(f"{spec.name} has no argument {name!r}", remedy=f"It takes {', '.join(names)}.")
+            raise ArgumentError(f"{spec.name} has no argument {name!r}", remedy=remedy)
         if name in given:
-            raise ArgumentError(f"the argument {name} is given twice")
+            raise ArgumentError(f"the argument {name} is given twice", remedy=remedy)
         given[name] = value
     missing = [name for name in names if name not in given]
     if missing:
-        raise ArgumentError(f"missing argument{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+        raise ArgumentError(f"missing argument{'s' if len(missing) > 1 else ''}: {', '.join(missing)}", remedy=remedy)
     tensors: list[Tensor] = []
     for name in names:
         value = given[name]
         if not isinstance(value, Tensor):
-            raise ArgumentError(f"{name} must be a tensor, got {type(value).__name__}")
+            raise ArgumentError(f"{name} is no tensor, but {type(value).__name__}", remedy="Numbers belong into the spec.")
         tensors.append(value)
     return tensors
 
@@ -57,12 +58,13 @@ def split(spec: Spec, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str
     for argument, tensor in zip(spec.arguments, tensors, strict=True):
         if tensor.dim() != len(argument.pattern):
             raise ShapeMismatch(
-                f"{argument.name} must have {len(argument.pattern)} dimensions {show(argument.pattern)}, got {tuple(tensor.shape)}"
+                f"{argument.name} must have {len(argument.pattern)} dimensions {show(argument.pattern)}, got {tuple(tensor.shape)}",
+                remedy=_shapes(spec, tensors),
             )
     extents = _extents(spec, tensors)
     views: list[Tensor] = []
     for argument, tensor in zip(spec.arguments, tensors, strict=True):
-        views.append(_view(argument, tensor, extents, spec))
+        views.append(_view(argument, tensor, extents, (spec, tensors)))
     return views, extents
 
 
@@ -89,7 +91,15 @@ def _extents(spec: Spec, tensors: Sequence[Tensor]) -> dict[str, int]:
     return found
 
 
-def _view(argument: Argument, tensor: Tensor, extents: Mapping[str, int], spec: Spec) -> Tensor:
+def _shapes(spec: Spec, tensors: Sequence[Tensor]) -> str:
+    given = [
+        f"{argument.name} {show(argument.pattern)} is {tuple(tensor.shape)}"
+        for argument, tensor in zip(spec.arguments, tensors, strict=True)
+    ]
+    return f"Axes of one name have one length: {'; '.join(given)}."
+
+
+def _view(argument: Argument, tensor: Tensor, extents: Mapping[str, int], call: tuple[Spec, Sequence[Tensor]]) -> Tensor:
     shape: list[int] = []
     target: list[int] = []
     for dim, size in zip(argument.pattern, tensor.shape, strict=True):
@@ -99,11 +109,13 @@ def _view(argument: Argument, tensor: Tensor, extents: Mapping[str, int], spec: 
             total *= extent
         if size == total:
             shape += wanted
-        elif size == 1 and _may_broadcast(spec, dim):
+        elif size == 1 and _may_broadcast(call[0], dim):
             shape += [1] * len(dim)
         else:
             expected = ", ".join(str(extents[axis]) if len(d) == 1 else "*" for d in argument.pattern for axis in d[:1])
-            raise ShapeMismatch(f"{argument.name} must have shape {show(argument.pattern)} = ({expected}), got {tuple(tensor.shape)}")
+            raise ShapeMismatch(
+                f"{argument.name} must have shape {show(argument.pattern)} = ({expected}), got {tuple(tensor.shape)}", remedy=_shapes(*call)
+            )
         target += wanted
     return tensor.reshape(shape).expand(target) if shape != list(tensor.shape) or target != shape else tensor
 

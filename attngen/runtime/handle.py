@@ -78,7 +78,8 @@ def feature_lengths(features: Sequence[str], head_dim: int | Sequence[int] | Non
         ArgumentError: more lengths than axes, or an illegal one.
     """
     sizes = (128,) if head_dim is None else (head_dim,) if isinstance(head_dim, int) else tuple(head_dim)
-    if not sizes or len(sizes) > max(len(features), 1) or not all(size >= 1 for size in sizes):
+    legal = all(type(size) is int and size >= 1 for size in sizes)
+    if not sizes or len(sizes) > max(len(features), 1) or not legal:
         raise ArgumentError(
             f"head_dim={head_dim!r} does not fit the feature axes {', '.join(features)}", remedy="Give one length, or one for each axis."
         )

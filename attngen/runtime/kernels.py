@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -121,7 +122,9 @@ class Kernels:
                 self.choices[request] = choice
             return self.choices[request]
 
-    def settled(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None) -> ModuleSchedule:
+    def settled(
+        self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None
+    ) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
         Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache.
@@ -180,13 +183,15 @@ class Kernels:
         return self.modules[key]
 
     def load(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
-        key = kernel_key(str(source.program.cascade), ",".join(sorted(dims)), target.name, toolchain(self.knobs))
+        # Imported here, so that tracing works without Triton; its absence is noticed before a module of kernels asks for it.
+        from attngen.runtime.interpreter import interpreted
+
+        text_hash = hashlib.sha256(source.text.encode()).hexdigest()
+        key = kernel_key(str(source.program.cascade), f"text={text_hash}", target.name, toolchain(self.knobs))
         path = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
         module = load_module(path, f"attngen_{self.name}_{key[:12]}")
         if not interpret:
             return module
-        from attngen.runtime.interpreter import interpreted
-
         _notice()
         return interpreted(module)
 
@@ -204,13 +209,13 @@ def padded_axes(dims: Mapping[str, int]) -> frozenset[str]:
 
 
 def stored(cache_: Store, key: str, text: str, knobs: Knobs, missing: Callable[[], MissingKernel]) -> Path:
-    """The file of a module in the cache.
+    """The file of a module in the cache, whose key holds the hash of its text.
 
     Raises:
         MissingKernel: strict mode, and it is not there.
     """
-    entry = cache_.try_load(f"{key}")
-    if entry is None or entry.file("kernels.py").read_text(encoding="utf-8") != text:
+    entry = cache_.try_load(key)
+    if entry is None:
         if knobs.strict:
             raise missing()
         entry = cache_.build(key, lambda: Artefacts({"kernels.py": text.encode()}, {"kind": "module"}))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen.errors import Nondeterministic, NotDifferentiable
+from attngen.errors import Nondeterministic, NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
@@ -94,6 +94,9 @@ class _Registration:
         extents = self.extents(tensors)
         program = self.kernels.program
         dims = {axis: extents[axis] for axis in self.features}
+        for axis, size in dims.items():
+            if size == 0:
+                raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
         return self.kernels.get(dims, self.model(tensors), lengths)
 
