@@ -86,6 +86,13 @@ def test_arguments_by_name() -> None:
     dense.assert_equal((attend(v=v, q=q, k=k),), (attend(q, k, v),), 0.0)
 
 
+def test_features() -> None:
+    """One callable for several feature lengths, with and without padding to a power of two."""
+    attend = attention(mask_mod=causal)
+    for depth, width in ((16, 16), (40, 24), (8, 64), (16, 16), (72, 16), (1, 3)):
+        check(attend, [normal(1, 1, 10, size, seed=seed) for seed, size in enumerate((depth, depth, width))])
+
+
 def sliced(tensor: Tensor) -> Tensor:
     """The same values inside of a larger tensor, behind an odd offset."""
     whole = torch.full((*tensor.shape[:-2], tensor.shape[-2] + 3, tensor.shape[-1] + 5), float("nan"), dtype=tensor.dtype)
