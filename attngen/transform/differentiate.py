@@ -177,7 +177,11 @@ class _Tape:
                     sums.setdefault(self.alike(part), []).append(part)
             for same in sums.values():
                 body = build.total([part.expr for part in same])
-                terms.append(self.add(Einsum(self.names.fresh(f"{name}_part"), axes, body, "sum", same[0].over, same[0].where, loc)))
+                total = self.add(Einsum(self.names.fresh(f"{name}_part"), axes, body, "sum", same[0].over, same[0].where, loc))
+                # The sum is 0 outside of its mask; said once more, so that nobody has to compute those zeros.
+                exact = build.both(same[0].where, known(body, self.exists))
+                narrower = without(exact, mask_of(where)) if set(free_axes(exact)) <= set(axes) else None
+                terms.append(total if narrower is None else build.apply("where", narrower, total, build.ZERO))
             found.append(self.add(Einsum(name, axes, build.total(terms), where=where, loc=loc)))
         return found
 
