@@ -300,9 +300,12 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
         raise ShapeMismatch(
             f"merge takes two pairs of equal shapes, got {tuple(o1.shape)}, {tuple(lse1.shape)}, {tuple(o2.shape)}, {tuple(lse2.shape)}"
         )
-    lse = torch.logaddexp(lse1, lse2)
-    none = lse == float("-inf")
-    safe = torch.where(none, torch.zeros_like(lse), lse)
-    w1 = torch.exp(torch.where(none, torch.full_like(lse1, float("-inf")), lse1) - safe).unsqueeze(-1)
-    w2 = torch.exp(torch.where(none, torch.full_like(lse2, float("-inf")), lse2) - safe).unsqueeze(-1)
-    return (w1 * o1 + w2 * o2).to(o1.dtype), lse
+    # Not torch.logaddexp, whose gradient is NaN where both sides are -inf.
+    peak = torch.maximum(lse1, lse2).detach()
+    none = peak == float("-inf")
+    peak = torch.where(none, 0.0, peak)
+    w1, w2 = torch.exp(lse1 - peak), torch.exp(lse2 - peak)
+    total = torch.where(none, 1.0, w1 + w2)
+    lse = torch.where(none, float("-inf"), torch.log(total) + peak)
+    o = (w1 / total).unsqueeze(-1) * o1 + (w2 / total).unsqueeze(-1) * o2
+    return o.to(o1.dtype), lse

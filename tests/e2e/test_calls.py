@@ -236,6 +236,22 @@ def test_merging_with_rows_that_saw_nothing() -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+def test_gradients_of_merged_rows_that_saw_nothing() -> None:
+    """Also where the caller asks for the gradient of a logsumexp of nothing."""
+    lse1 = torch.tensor([[0.0, float("-inf"), float("-inf")]], requires_grad=True)
+    lse2 = torch.tensor([[1.0, 2.0, float("-inf")]], requires_grad=True)
+    o, lse = attngen.merge(torch.ones(1, 3, 4), lse1, torch.zeros(1, 3, 4), lse2)
+    (o.sum() + lse.sum()).backward()
+    for leaf in (lse1, lse2):
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
+    q, k, v = inputs(9, 12)
+    nothing = attention(mask_mod=lambda b, h, q_idx, kv_idx: kv_idx < q_idx - 20)
+    o, lse = attngen.merge(*nothing(q, k, v, return_lse=True), *nothing(q, k, v, return_lse=True))
+    gradients = torch.autograd.grad(o.sum() + lse.sum(), (q, k, v))
+    assert not any(gradient.any() for gradient in gradients)
+
+
 def test_merging_keeps_low_precision() -> None:
     q, k, v = (tensor.detach().to(torch.bfloat16) for tensor in inputs(20, 40))
     attend = attention()
