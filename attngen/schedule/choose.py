@@ -45,7 +45,7 @@ class Reason:
     Attributes:
         role: of the kernel.
         tile: what was chosen.
-        evidence: "measured" if exactly this structure was compiled, "similar" if its arithmetic differs, "model" if nothing was.
+        evidence: "measured" if exactly this structure was compiled for the target, "similar" if the row is a sister's, "model" if none is.
         row: the measurement, if there is one.
         alternative: a tile that does not spill, where the chosen one does.
         fallback: the next candidate that needs clearly fewer registers, should a compile find the chosen one wanting.
@@ -129,10 +129,14 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
     others: list[Candidate] = []
     for tile in candidates(kernel, request.dtype, request.target, request.length):
         cost = price(kernel, request.extents, request.dtype, tile, request.target, request.length)
-        lost = _misfit(cost, request.target)
+        # Kernels in float64 run in the interpreter, which knows no limits.
+        lost = "" if request.dtype == "float64" else _misfit(cost, request.target)
         (others if lost else fits).append(Candidate(tile, cost, lost))
     if not fits:
         raise does_not_fit(kernel, request)
+    # Without a second stage every copy is waited for, and the model of shared memory is coarse.
+    staged = [item for item in fits if item.tile.num_stages > 1]
+    fits = staged or fits
     # Sorting is stable: at equal price the first in the order of the candidates wins.
     fits.sort(key=lambda item: (item.cost.total_us, item.tile.num_stages))
     best = fits[0].cost.total_us or 1.0
@@ -143,13 +147,13 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
 
 def _reason(kernel: Structure, request: Request, measured: Table) -> Reason:
     ranked = rank(kernel, request)
-    row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), (kernel.special, kernel.simple))
+    row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), kernel.arithmetic)
     others = distinct(ranked)
     if row is None:
         tile = ranked[0].tile
         return Reason(kernel.role, tile, "model", None, None, _fallback(ranked, ranked[0]), others[:_KEPT_CANDIDATES])
     tile = row.schedule
-    same = (row.special, row.simple) == (kernel.special, kernel.simple)
+    same = (row.special, row.simple) == kernel.arithmetic and (row.arch, row.dtype) == (request.target.name, request.dtype)
     chosen = Candidate(tile, price(kernel, request.extents, request.dtype, tile, request.target, request.length), "")
     passed: list[Candidate] = []
     for item in others:

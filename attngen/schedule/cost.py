@@ -21,6 +21,10 @@ REFERENCE = {"decode": (64, 16, 8192), "short": (64, 512, 512), "long": (64, 409
 # What a program needs besides its tiles, and what the driver keeps of every block of shared memory.
 _BARRIER_BYTES = 1056
 _BLOCK_RESERVE_BYTES = 1024
+# Operands of asynchronous products start at such addresses, so that small buffers between them are rounded up.
+_OPERAND_ALIGNMENT_BYTES = 1024
+# Sums of rows that several warps share, at most.
+_CROSS_WARP_BYTES = 1024
 _SHARED_BYTES_PER_CLOCK = 128
 _L2_BYTES_PER_CLOCK = 24
 _LANES_PER_CLOCK = 128
@@ -28,7 +32,10 @@ _SCALAR_FLOPS_PER_CLOCK = 256
 # Waiting for barriers and for the first operand of a product, once a streamed tile.
 _TURN_CYCLES = 400
 _LOAD_CYCLES = 800
+# Handing values from warp to warp through shared memory, barrier included, for each product or sum that needs it in a turn.
+_EXCHANGE_CYCLES = 150
 _PROGRAM_CYCLES = 3000
+_ADDRESS_REGISTERS = 64
 # So many registers too many double the time.
 _SPILL_REGISTERS = 64
 
@@ -85,20 +92,29 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
         structure.vectors * tile.streamed * max(item, 4) + structure.pairs * tile.resident * tile.streamed * item
     )
     scores = tile.resident * tile.streamed * item
-    shared_rows = 512 if tile.resident < 16 * tile.num_warps else 0
     if target.backend == "hip":
         ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else max(passing)
         moved = scores if tile.resident < 32 * tile.num_warps else 0
         return max(ring + moved + vectors, *kept, 0)
     if uses_wide_units(tile, dtype, target):
         ring = tile.num_stages * sum(passing) if tile.num_stages > 1 else sum(passing)
+        aligned = ceil(vectors / _OPERAND_ALIGNMENT_BYTES) * _OPERAND_ALIGNMENT_BYTES
         if target.matrix_unit == "tcgen05":
-            return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + vectors + _BARRIER_BYTES + shared_rows
-        return sum(kept) + ring + vectors + shared_rows
+            shared_rows = _CROSS_WARP_BYTES if tile.resident < 16 * tile.num_warps else 0
+            return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + aligned + _BARRIER_BYTES + shared_rows
+        return sum(kept) + ring + aligned
     ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else sum(passing)
+    if item > 2:
+        # Every operand made of scores is copied, and sums of rows as well.
+        return sum(kept) + ring + len(structure.carried) * scores + vectors + _sum_bytes(structure, tile)
     accumulator = max(_columns(structure.carried, dims), default=0)
     moved = scores if tile.resident < accumulator else 0
-    return sum(kept) + ring + moved + vectors + shared_rows
+    again = max((tile.streamed * columns * item for columns in _columns(structure.held, dims)), default=0) if tile.num_stages == 1 else 0
+    return sum(kept) + ring + moved + again + vectors
+
+
+def _sum_bytes(structure: Structure, tile: TileSchedule) -> int:
+    return 8 * tile.resident if structure.sums else 0
 
 
 def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:
@@ -140,7 +156,9 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
     scores = tile.resident * tile.streamed * words / threads
     copied = tile.streamed * sum(_columns(structure.passing, dims)) * item / 16 / threads
     further = max(0, len(structure.dots) - 1)
-    return round(start + per_carried * carried + (per_score + per_further * further) * scores + per_copy * copied)
+    # Under pressure the compiler forms addresses anew in every turn.
+    addresses = min(per_copy * copied, _ADDRESS_REGISTERS)
+    return round(start + per_carried * carried + (per_score + per_further * further) * scores + addresses)
 
 
 def _unit(tile: TileSchedule, dtype: str, target: Target) -> str:
@@ -179,7 +197,8 @@ def price(
     busy = max(*parts) + exposed
     # A copy has the turns that its stages span to arrive.
     late = max(0.0, _LOAD_CYCLES - (tile.num_stages - 1) * busy)
-    turn = busy + (_TURN_CYCLES + late) / resident_programs
+    waiting = _TURN_CYCLES + _EXCHANGE_CYCLES * _exchanges(structure, dims, dtype, tile, target)
+    turn = busy + (waiting + late) / resident_programs
     turn *= 1 + max(0, registers - target.registers_per_thread) / _SPILL_REGISTERS
     cycles = rounds * resident_programs * (ceil(stream / tile.streamed) * turn) + rounds * _PROGRAM_CYCLES
     return Cost(shared, registers, resident_programs, tensor, special, issue, moved, traffic, turn, waves, cycles / target.clock_mhz)
@@ -210,6 +229,15 @@ def _turn(
     kept = resident * sum(_columns(structure.kept, dims)) * item if wide else 0
     moved = (passing * (1 + readers * products / max(len(structure.passing), 1)) + kept) / _SHARED_BYTES_PER_CLOCK
     return tensor, special, issue, moved, passing + structure.vectors * streamed * 4 + structure.pairs * pairs * item
+
+
+def _exchanges(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> int:
+    """How often a turn hands scores or sums of rows from warp to warp: when warps share rows, or hold accumulators in another layout."""
+    shared_rows = tile.resident < 16 * tile.num_warps
+    if uses_wide_units(tile, dtype, target):
+        return structure.sums if shared_rows else 0
+    moved = shared_rows or tile.resident < max(_columns(structure.carried, dims), default=0)
+    return (len(structure.carried) if moved else 0) + (structure.sums if shared_rows else 0)
 
 
 def _programs_per_sm(shared: int, registers: int, tile: TileSchedule, target: Target) -> int:

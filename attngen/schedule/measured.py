@@ -15,6 +15,9 @@ from pathlib import Path
 from attngen.errors import InternalError
 from attngen.schedule.plan import TileSchedule, parse_tile
 
+# Whose rows stand in where there are none: the same instructions with the same limits or lower ones.
+_ARCHS = {"sm89": "sm86", "gfx950": "gfx942"}
+_DTYPES = {"float16": "bfloat16"}
 _PATH = Path(__file__).with_name("table.json")
 
 
@@ -22,7 +25,7 @@ _PATH = Path(__file__).with_name("table.json")
 class Measured:
     """One compiled kernel.
 
-    `structure` is `Structure.key` of the kernel and `special`, `simple` its arithmetic; `dims` are the extents that were compiled.
+    `structure` is `Structure.key` of the kernel and `special`, `simple` its `Structure.arithmetic`; `dims` are the extents compiled.
     Registers and spilled bytes are per thread, spills add loads and stores; `loop_spill_bytes` are those of one turn of the main loop.
     `rank` is "chosen", or "no spill" for the first clean tile where the chosen one spills.
     """
@@ -65,12 +68,15 @@ class Table:
         """The chosen row of a structure, None where nothing was measured.
 
         Args:
-            arch, dtype, length, structure: as in `Measured`.
+            arch, dtype, length, structure: as in `Measured`; rows of a sister stand in where there are none.
             arithmetic: its special and simple operations; where no row has them, that with the nearest stands in.
         """
         special, simple = arithmetic
-        rows = _index(self).get((arch, dtype, length, structure), ())
-        return min(rows, key=lambda row: (4 * abs(row.special - special) + abs(row.simple - simple), row.simple), default=None)
+        for where in dict.fromkeys((a, d) for a in (arch, _ARCHS.get(arch, arch)) for d in (dtype, _DTYPES.get(dtype, dtype))):
+            rows = _index(self).get((*where, length, structure), ())
+            if rows:
+                return min(rows, key=lambda row: (4 * abs(row.special - special) + abs(row.simple - simple), row.simple))
+        return None
 
     def alternative(self, row: Measured) -> Measured | None:
         """The clean tile recorded beside a chosen one that spills."""

@@ -79,4 +79,4 @@ def _idle(resident: int, streamed: int, warps: int, scalar: bool) -> bool:
         return False
     if resident >= WIDE_ROWS:
         return False
-    return warps == 8 or streamed < 32
+    return streamed < 32 or (warps == 8 and resident < 32)

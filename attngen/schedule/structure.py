@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Read
+from attngen.ir.expr import Apply, Expr, Read
 from attngen.ir.traverse import free_axes, reads, walk
 from attngen.transform.partition import Kernel
 
@@ -40,7 +40,7 @@ class Structure:
         carried: features of accumulators [R, f].
         sums: row accumulators [R], running maxima included.
         special, simple: operations on one pair of positions, by the special function unit and by the arithmetic units.
-        masked: whether some tiles need masks besides the end of the stream.
+        masks: operations of the predicates, which only tiles at the edge of a mask carry out; 0 without masks.
     """
 
     role: str
@@ -55,7 +55,7 @@ class Structure:
     sums: int
     special: int
     simple: int
-    masked: bool
+    masks: int
 
     def key(self, dims: Mapping[str, int]) -> str:
         """The structure without its arithmetic, feature axes by their tile: "forward:64>64.64;64+64;2;masked"."""
@@ -63,7 +63,12 @@ class Structure:
         tensors = ">".join(".".join(name[axis] for axis in axes) for axes in (self.kept or self.once, self.passing))
         products = "+".join(".".join(name[axis] for axis in axes) for axes in (self.dots, self.carried))
         extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
-        return f"{self.role}:{tensors};{products};{self.sums}{extra};{'masked' if self.masked else 'full'}"
+        return f"{self.role}:{tensors};{products};{self.sums}{extra};{'masked' if self.masks else 'full'}"
+
+    @property
+    def arithmetic(self) -> tuple[int, int]:
+        """Special and simple operations, predicates included: what tells kernels of one `key` apart."""
+        return (self.special, self.simple + self.masks)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -87,8 +92,9 @@ def structure(kernel: Kernel) -> Structure:
     carried = [step for step in inside if kernel.streamed in step.over]
     in_dots, in_sums = dict(_tensors(kernel, dots)), dict(_tensors(kernel, carried))
     held = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
-    pointwise = [expr for step in inside if pair <= {*step.axes, *step.over} for expr in (step.body, step.where) if expr is not None]
-    ops = [node.op for expr in pointwise for node in walk(expr) if isinstance(node, Apply) and free_axes(node)]
+    on_pairs = [step for step in inside if pair <= {*step.axes, *step.over}]
+    ops = [op for step in on_pairs for op in _ops(step.body)]
+    predicates = dict.fromkeys(expr for expr in (kernel.some, kernel.every, *(step.where for step in on_pairs)) if expr is not None)
     return Structure(
         role=kernel.role,
         kept=_features(kernel, tiles, kernel.resident),
@@ -102,8 +108,13 @@ def structure(kernel: Kernel) -> Structure:
         sums=sum(not set(step.axes) & features for step in carried) + len(kernel.gauges),
         special=sum(_SPECIAL.get(op, 0) for op in ops),
         simple=sum(_LONG.get(op, 1) for op in ops),
-        masked=kernel.some is not None or kernel.every is not None,
+        masks=sum(_LONG.get(op, 1) for expr in predicates for op in _ops(expr)),
     )
+
+
+def _ops(expr: Expr) -> list[str]:
+    """Operations carried out for every pair of positions."""
+    return [node.op for node in walk(expr) if isinstance(node, Apply) and free_axes(node)]
 
 
 def _tensors(kernel: Kernel, steps: list[Einsum]) -> list[tuple[str, set[str]]]:

@@ -15,9 +15,10 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from attngen import catalog, target
 from attngen.cache.load import load_module
@@ -26,14 +27,15 @@ from attngen.pipeline import analyse, build
 from attngen.runtime.measure import Emitted, Task, fault, measure
 from attngen.schedule import measured
 from attngen.schedule.choose import Candidate, Request, distinct, rank
+from attngen.schedule.cost import shared_bytes
 from attngen.schedule.measured import Measured
+from attngen.schedule.space import LengthClass
 from attngen.schedule.structure import padded, structure
 
 TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
 # One extent of every kind of tile: exact, padded, and two different ones. 80 shares its tile with 96 and follows it.
 DIMS = ("256", "192", "192,128", "128", "96", "80", "64", "40", "32", "24", "16", "8")
-ATTEMPTS = {"bfloat16": 8, "float16": 8, "float32": 4}
 # A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer.
 TOLERATED_SPILL_BYTES = 32
 CLEAN_IS_TOO_SLOW = 1.25
@@ -48,6 +50,7 @@ class Case:
     request: Request
     ranked: list[Candidate]
     tried: list[tuple[Candidate, Measured]]
+    attempts: int
 
     def clean(self) -> bool:
         """Whether the last tile tried is as good as it gets."""
@@ -56,7 +59,7 @@ class Case:
 
     def over(self) -> bool:
         """Whether nothing is left to try."""
-        return self.clean() or not self.ranked
+        return self.clean() or not self.ranked or len(self.tried) >= self.attempts
 
     def rows(self) -> Iterator[Measured]:
         """The chosen row, and the clean one if that is another."""
@@ -81,18 +84,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=[item.name for item in target.TARGETS])
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--attempts", type=int, default=8, help="tiles to try before the best so far is taken")
     parser.add_argument("--dims", nargs="+", default=list(DIMS), help='head dims, or "Dqk,Dv"')
     parser.add_argument("--length", nargs="+", default=["long"], choices=("decode", "short", "long"))
     parser.add_argument("--variant", nargs="+", default=["full", "causal"], help="names of the catalogue")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="measure what the table has already")
+    parser.add_argument("--predict", action="store_true", help="compile nothing, write the predictions of today's model into the table")
     options = parser.parse_args()
+    if options.predict:
+        predict(options.variant)
+        return
     for arch in options.arch:
         for dtype in options.dtype:
             for length in options.length:
                 began = time.monotonic()
                 requests = [Request(_dims(text), dtype, target.get(arch), length) for text in options.dims]
-                compiles = run(list(cases(options.variant, requests, options.again)), options.workers)
+                compiles = run(list(cases(requests, options)), options.workers)
                 print(f"{arch} {dtype} {length}: {compiles} compiles in {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -101,10 +109,10 @@ def _dims(text: str) -> tuple[tuple[str, int], ...]:
     return (("d", int(first)), ("e", int(second or first)))
 
 
-def cases(variants: Iterable[str], requests: Iterable[Request], again: bool) -> Iterator[Case]:
+def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[Case]:
     """Kernels without a row, each structure once."""
-    known = {row.case for row in _read()} if not again else set()
-    for name in variants:
+    known = {row.case for row in _read()} if not options.again else set()
+    for name in options.variant:
         for request in requests:
             emitted = _emit(name, request)
             for kernel in emitted.source.program.kernels:
@@ -120,7 +128,7 @@ def cases(variants: Iterable[str], requests: Iterable[Request], again: bool) -> 
                     print(f"{name} {kernel.role}: {error.rule}", file=sys.stderr)
                     continue
                 fitting = [item for item in ranked if item.cost.shared_bytes <= request.target.shared_bytes]
-                yield Case(emitted, kernel.role, request, fitting[: ATTEMPTS[request.dtype]], [])
+                yield Case(emitted, kernel.role, request, fitting, [], options.attempts)
 
 
 _EMITTED: dict[tuple[str, frozenset[str]], Emitted] = {}
@@ -154,6 +162,22 @@ def run(todo: list[Case], workers: int) -> int:
     kept = [row for row in _read() if row.case not in replaced]
     TABLE.write_text(measured.write([*kept, *found]), encoding="utf-8")
     return compiles
+
+
+def predict(variants: Iterable[str]) -> None:
+    """Predict shared memory anew for every row of these variants."""
+    rows = []
+    for row in _read():
+        first, *second = row.dims.split(",")
+        request = Request(_dims(",".join((first, *second))), row.dtype, target.get(row.arch), cast("LengthClass", row.length))
+        for name in variants:
+            for kernel in _emit(name, request).source.program.kernels:
+                held = structure(kernel)
+                if (held.key(request.extents), *held.arithmetic) == (row.structure, row.special, row.simple):
+                    shared = shared_bytes(held, request.extents, row.dtype, row.schedule, request.target)
+                    row = replace(row, shared_bytes_predicted=shared)
+        rows.append(row)
+    TABLE.write_text(measured.write(rows), encoding="utf-8")
 
 
 def _read() -> tuple[Measured, ...]:
