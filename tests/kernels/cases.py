@@ -46,11 +46,28 @@ MASKS = {
 }
 """Softmax attention under masks: with closed ranges, with ranges read from memory, and opaque ones."""
 
+_DIFFERENCE = """  p[b,h,m,n] = p1[b,h,m,n] - lam[h] * p2[b,h,m,n]
+  o[b,h,m,e] = sum[n] p[b,h,m,n] * v[b,h,n,e]
+"""
 MORE = {
     "sigmoid_causal": variants.SIGMOID.replace("* 0.25)", "* 0.25)  if m >= n", 1),
     "relu_window": variants.RELU.replace("relu(s[b,g,r,m,n])", "relu(s[b,g,r,m,n])  if abs(m - n) <= 9", 1),
     "entropy_causal": variants.ENTROPY.replace("* 0.25", "* 0.25  if m >= n", 1),
     "sink_prefix": variants.SINK.replace("* 0.25", "* 0.25  if n < 5 or m >= n", 1),
+    "two_masks": variants.DIFFERENTIAL.replace("-0.5\n  lse1", "-0.5  if m >= n\n  lse1")
+    .replace("-0.5\n  lse2", "-0.5  if abs(m - n) <= 9\n  lse2")
+    .replace(
+        _DIFFERENCE,
+        """  o1[b,h,m,e] = sum[n] p1[b,h,m,n] * v[b,h,n,e]
+  o2[b,h,m,e] = sum[n] p2[b,h,m,n] * v[b,h,n,e]
+  o[b,h,m,e] = o1[b,h,m,e] - lam[h] * o2[b,h,m,e]
+""",
+    ),
+    "every_other_value": variants.SOFTMAX.replace("* 0.25", "* 0.25  if m >= n", 1).replace("v[b,g,n,e]\n", "v[b,g,n,e]  if n % 2 == 0\n"),
+    "scores_of_some": variants.SOFTMAX.replace("k[b,g,n,d]\n", "k[b,g,n,d]  if m >= n\n", 1),
+    "two_masks_of_sums": variants.RELU.replace("sum[n] a[b,g,r,m,n]\n", "sum[n] a[b,g,r,m,n]  if abs(m - n) <= 9\n").replace(
+        "* v[b,g,n,e]\n", "* v[b,g,n,e]  if m >= n\n"
+    ),
     "reciprocal": masked("m > n")
     .replace("  o[", "  c[m,n] = 1.0 / (m - n)  if m > n\n  o[")
     .replace("p[b,g,r,m,n] * v", "p[b,g,r,m,n] * c[m,n] * v"),

@@ -65,7 +65,7 @@ MUTANTS = (
         "tl.cdiv(bounds[segment + 1] - bounds[segment], {{ kernel.stream_block }})",
         "((bounds[segment + 1] - bounds[segment]) // {{ kernel.stream_block }})",
     ),
-    Mutant("a single program is not launched", TEMPLATES, "if programs > 0:", "if programs > 1:", first="empty"),
+    Mutant("a single program is not launched", TEMPLATES, "if programs > 0:", "if programs > 1:", first="needed"),
     Mutant("gradients that nobody needs", TEMPLATES, 'if "{{ finish.target }}" in needed:', "if True:", first="needed"),
     # Where tiles begin and end.
     Mutant("begin not rounded down", EMIT, 'f"begin = {lo} // {block} * {block}"', 'f"begin = {lo}"', first="window"),
@@ -117,7 +117,7 @@ MUTANTS = (
     Mutant("stores without masks", EMIT, "element_ty), mask={' & '.join(masks)})\"", 'element_ty))"'),
     Mutant("gradients of padding scattered", EMIT, "*([tail] if tail else []), *inside]", "*([tail] if tail else [])]", first="infinite"),
     Mutant("colliding stores in place of sums", EMIT, "return sorted(used) == sorted(axes)", "return True", first="learned_bias"),
-    Mutant("padded features loaded", EMIT, "masks += [ok] if axis in self.shapes.padded else []", "masks += []"),
+    Mutant("padded features loaded", EMIT, "masks += [ok] if axis in self.writer.shapes.padded else []", "masks += []"),
     Mutant(
         "32-bit offsets along the stream",
         EMIT,
@@ -143,7 +143,7 @@ MUTANTS = (
     Mutant(
         "gathers beyond the end",
         EMIT,
-        'masks.append(self.printer.broadcast(f"({text} < {size})", own, layout))',
+        'masks.append(self.writer.printer.broadcast(f"({text} < {size})", own, layout))',
         "pass",
         first="learned_bias",
     ),
@@ -157,7 +157,7 @@ MUTANTS = (
         first="causal_bottom_right",
     ),
     Mutant("maximum over missing scores", EMIT, 'tl.where({valid}, {seen}, float("-inf"))', "tl.where({valid}, {seen}, {seen})"),
-    Mutant("weights of missing scores", EMIT, "{name} = tl.where({self.mask(self.exists.get(step.name))}, {name}, 0.0)", "{name} = {name}"),
+    Mutant("weights of missing scores", EMIT, "{name} = tl.where({self.mask(exists)}, {name}, 0.0)", "{name} = {name}"),
     Mutant("summands that do not exist", EMIT, "if not zeroed:", "if False:", first="relu_window"),
     Mutant("a sink below the maximum", EMIT, "for floor in gauge.floor:", "for floor in ():", first="infinite"),
     Mutant(
@@ -177,6 +177,20 @@ MUTANTS = (
         "case Read(tensor=name) if name in self.by_name and name not in self.zeroed:",
         "case Read(tensor=name) if False:",
         first="reciprocal",
+    ),
+    Mutant(
+        "zero where another mask fails",
+        EMIT,
+        "return name in self.zeroed and self.zeroed[name] == exists",
+        "return name in self.zeroed",
+        first="every_other_value",
+    ),
+    Mutant(
+        "zeroed for one sum, read by another",
+        EMIT,
+        "own and (zeroed or self.exists.get(expr.tensor) == exists)",
+        "own",
+        first="two_masks_of_sums",
     ),
     # The host.
     Mutant("sums in fp32 for fp64", EMIT, "torch.float64 if {first}.dtype == torch.float64 else torch.float32", "torch.float32"),
@@ -278,5 +292,12 @@ MUTANTS = (
     Mutant("slope of relu", TRANSFORM, 'apply("gt", x[0], build.ZERO)', 'apply("lt", x[0], build.ZERO)', first="relu_window"),
     Mutant("slope of a difference", TRANSFORM, '"sub": lambda x, y, d: (d, neg(d))', '"sub": lambda x, y, d: (d, d)'),
     Mutant("factors lost in hoisting", TRANSFORM, "_Term(left.coefficient * right.coefficient, ", "_Term(left.coefficient, "),
+    Mutant(
+        "tiles of the first sum only",
+        TRANSFORM,
+        'some = None if some is None or mask is None else build.apply("or", some, mask)',
+        "some = None if some is None or mask is None else some",
+        first="two_masks",
+    ),
     Mutant("masks of operands forgotten", TRANSFORM, "mask = build.both(*inherited, step.where)", "mask = step.where", first="relu_window"),
 )

@@ -21,7 +21,19 @@ DEEP = cases.Sizes(b=3, g=1, r=1, m=20, n=20)
 IN_WIDE = ("causal_alibi", "entropy", "learned_bias", "differential", "window", "first_and_last", "up_to_a_third", "from_a_third")
 IN_TALL = (
     *("causal_bottom_right", "relu_window", "sigmoid_causal", "sink_prefix", "gate", "strict", "outside", "half_rate", "blocks", "lengths"),
-    *("documents", "table_twice", "dilated", "softcap", "relative", "two_sided_window", "entropy_causal", "reciprocal"),
+    *(
+        "documents",
+        "table_twice",
+        "dilated",
+        "softcap",
+        "relative",
+        "two_sided_window",
+        "entropy_causal",
+        "reciprocal",
+        "two_masks",
+        "two_masks_of_sums",
+        "every_other_value",
+    ),
 )
 
 

@@ -13,7 +13,15 @@ ADDED = [
     *("abs(m - n) * 0.1", "sign(m - n) * 0.3", "floor(n / 3)", "ceil(m / 7.0)", "(n % 3) * 0.3", "(n + 1) ** -0.5", "(n + 1) ** 0.3"),
     *("where(n > m, 0.1, 0.2)", "where(n > 3, 1, 0.3)", "where(n > 3, m, 0.3)", "min(n, 0.3)", "max(m - n, 0.7)", "min(m, n) * 0.7"),
     *("(n < m) * 0.3", "0.3 * ((n < m) + (n > 5))", "to_float(n > m) * 0.1", "to_float(n) / 7", "to_int(n * 0.3) * 0.7", "0.1 * (n ^ m)"),
-    *("temp * n", "(n // 3) * temp", "0.7 * temp", "where(m > n, temp, 0.3)", "min(temp, 0.3)", "logaddexp(temp, 0.3)", "safe_div(0.3, m - n)"),
+    *(
+        "temp * n",
+        "(n // 3) * temp",
+        "0.7 * temp",
+        "where(m > n, temp, 0.3)",
+        "min(temp, 0.3)",
+        "logaddexp(temp, 0.3)",
+        "safe_div(0.3, m - n)",
+    ),
     *("n % 3.5", "m // 0.3 * 0.01", "logaddexp(n * 0.1, m)", "relu(m - n) * 0.1", "relu(0.3 - n)"),
 ]
 
