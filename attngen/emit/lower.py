@@ -22,7 +22,8 @@ from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
 from attngen.ir.printer import print_expr
-from attngen.transform.partition import Kernel, existence
+from attngen.transform.existence import contributions, existence
+from attngen.transform.partition import Kernel, patchy
 
 # Finite for finite operands.
 _FINITE = frozenset(("add", "sub", "mul", "neg", "tanh", "sigmoid", "where", "min", "max", "to_float", "abs", "sign"))
@@ -34,7 +35,9 @@ class Lowering:
     def __init__(self, kernel: Kernel, shapes: Shapes, full: int | None) -> None:
         self.kernel = kernel
         self.writer = Writer(kernel, shapes, full)
-        self.exists = existence(kernel)
+        exists = existence(kernel.cascade)
+        self.exists = {step.name: contributions(step, exists) for step in kernel.steps}
+        self.patchy = patchy(kernel)
         self.by_name = {step.name: step for step in kernel.steps}
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
@@ -111,6 +114,8 @@ class Lowering:
             factor = "" if rest == build.ONE else f" * {writer.printer.operand(rest, layout, 11)}"
             writer.put(f'{name} = tl.dot({a}, tl.trans({b}), input_precision="ieee", out_dtype=ACC){factor}')
             writer.stage = previous
+            if step.name in self.patchy:
+                self.under_masks(f"{name} = tl.where({self.mask(self.patchy[step.name])}, {name}, 0.0)")
         self.writer.steps[step.name] = Value(name, layout, stage)
 
     def feature_sum(self, step: Einsum, name: Code, stage: Stage) -> None:

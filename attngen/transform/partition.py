@@ -18,6 +18,7 @@ from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr
 from attngen.ir.traverse import names_read, step_reads
 from attngen.transform.differentiate import Backward
+from attngen.transform.existence import contributions, existence, mask_of
 from attngen.transform.streaming import Accumulator, Gauge, Streamed
 
 
@@ -52,9 +53,14 @@ class Kernel:
     some: Expr | None = None
     every: Expr | None = None
 
+    @property
+    def cascade(self) -> Cascade:
+        """The kernel as a cascade of its own."""
+        return Cascade(self.inputs, self.steps, self.outputs)
+
     def axes(self, name: str) -> tuple[str, ...]:
         """Axes of a step or an input."""
-        return Cascade(self.inputs, self.steps, self.outputs).axes(name)
+        return self.cascade.axes(name)
 
 
 def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[str, ...]) -> Kernel:
@@ -168,29 +174,33 @@ def _live(kernel: Kernel) -> Kernel:
 
 
 def _visited(kernel: Kernel) -> Kernel:
-    """Where tiles hold anything, and where they hold everything: the union and the intersection of what is accumulated."""
-    tiles = [step for step in kernel.steps if kernel.streamed in step.over or {kernel.resident, kernel.streamed} <= set(step.axes)]
-    results = [step for step in tiles if kernel.streamed in step.over or step.name in kernel.outputs]
-    exists = existence(kernel)
-    masks = list(dict.fromkeys(build.both(exists[step.name]) for step in results))
-    some: Expr | None = None if None in masks or not masks else masks[0]
-    for mask in masks[1:]:
+    """Where tiles hold anything, and where they hold everything: the union and the intersection of what is accumulated or stored."""
+    exists = existence(kernel.cascade)
+    masks: dict[Expr | None, None] = {}
+    for step in kernel.steps:
+        if kernel.streamed in step.over or (step.name in kernel.outputs and kernel.streamed in step.axes):
+            masks[contributions(step, exists)] = None
+    some: Expr | None = None if None in masks or not masks else next(iter(masks))
+    for mask in list(masks)[1:]:
         some = None if some is None or mask is None else build.apply("or", some, mask)
     return replace(kernel, some=some, every=build.both(*masks))
 
 
-def existence(kernel: Kernel) -> dict[str, Expr | None]:
-    """Under which predicate each tile value exists: its own and that of everything it reads."""
-    exists: dict[str, Expr | None] = {}
+def patchy(kernel: Kernel) -> dict[str, Expr]:
+    """Tile sums over features under a mask that some reader does not share: there they must be 0 where the mask fails.
+
+    Elsewhere nobody reads them, so nothing has to be done.
+    """
+    exists = existence(kernel.cascade)
+    masks = {step.name: contributions(step, exists) for step in kernel.steps}
     pair = {kernel.resident, kernel.streamed}
+    found: dict[str, Expr] = {}
     for step in kernel.steps:
-        inherited = [exists.get(name) for name in names_read(step.body)]
-        mask = build.both(*inherited, step.where)
-        exists[step.name] = mask
-        if step.reduce is not None and kernel.streamed in step.over:
-            exists[step.name] = mask
-        if not pair <= {*step.axes, *step.over}:
-            exists[step.name] = None
-    return exists
-
-
+        mask = masks[step.name]
+        if mask is None or step.reduce is None or not pair <= set(step.axes):
+            continue
+        readers = [other for other in kernel.steps if step.name in step_reads(other)]
+        shared = all(mask_of(mask) <= mask_of(masks[other.name]) for other in readers)
+        if not shared or step.name in kernel.outputs:
+            found[step.name] = mask
+    return found
