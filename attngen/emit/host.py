@@ -124,9 +124,9 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     axis = kernel.resident
     grid = " * ".join([f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])', *(f"len_{name}" for name in kernel.grid)])
     model = tensor_name(_model(plan))
-    constants = [f"DIM_{a.upper()}=len_{a}" for a in kernel.features if f"DIM_{a.upper()}" in lowered.constexprs]
-    constants += [f"PAD_{a.upper()}=pad_{a}" for a in kernel.features if f"PAD_{a.upper()}" in lowered.constexprs]
-    constants += [f"DTYPE=TYPES[{model}.dtype]", "ACC=TYPES[accumulator]"]
+    constants = [f'"DIM_{a.upper()}": len_{a}' for a in kernel.features if f"DIM_{a.upper()}" in lowered.constexprs]
+    constants += [f'"PAD_{a.upper()}": pad_{a}' for a in kernel.features if f"PAD_{a.upper()}" in lowered.constexprs]
+    constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
     needed = ", ".join(f'"{name}"' for name in sorted(targets))
     return Launch(
         kernel=lowered.context.name,
@@ -134,7 +134,7 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
         allocate=tuple(_allocate(plan, kernel)),
         programs=Code(grid),
         arguments=tuple(_argument(plan, kernel, name) for name in lowered.params),
-        constants=Code(f"dict({', '.join(constants)})"),
+        constants=Code(f"{{{', '.join(constants)}}}"),
         condition=Code(f"needed & {{{needed}}}" if targets else "True"),
     )
 

@@ -33,7 +33,8 @@ def broken(text: str, indent: int) -> list[str]:
     start = _opening(code)
     head, inner, close = code[: start + 1], code[start + 1 : -1], code[-1]
     items = split_items(inner)
-    if len(items) == 1 and inner.endswith(","):
+    is_subscript = code[start] == "[" and code[start - 1 : start].isidentifier()
+    if is_subscript or (len(items) == 1 and inner.endswith(",")):
         return [pad + text]
     one = f"{pad}    {', '.join(items)}"
     is_call = head.endswith("(") and head[-2:-1].isidentifier()

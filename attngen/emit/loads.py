@@ -50,15 +50,17 @@ class Loads:
         raw = kind_of(read) == "float" and any(axis in self.writer.kernel.features for axis in layout)
         owned_row = read.tensor in self.writer.shapes.owned and not raw
         cast = ".to(ACC)" if kind_of(read) == "float" and not raw and not owned_row else ""
-        mask = " & ".join([*masks, *([tail] if tail is not None else [])])
+        terms = [*masks, *([tail] if tail is not None else [])]
+        mask = " & ".join(terms)
         if tail is not None and self.writer.full is not None and not self.writer.partial and not masks:
             self.writer.use("load")
             line = f"{name} = load({pointers}, {tail}, segment == {self.writer.full}){cast}"
         else:
             line = f"{name} = tl.load({pointers}{f', mask={mask}, other=0' if mask else ''}){cast}"
         if not self.writer.fits(line):
-            self.writer.put(f"{name}_ok = {mask}")
-            line = f"{name} = tl.load({pointers}, mask={name}_ok, other=0){cast}"
+            ok = self.writer.name(f"{name}_ok")
+            self.writer.add_up(ok, terms, self.writer.stage, "&")
+            line = f"{name} = tl.load({pointers}, mask={ok}, other=0){cast}"
         shape = f"  # [{', '.join(self.writer.block(axis) for axis in layout)}]" if layout else ""
         self.writer.put(line + shape if self.writer.fits(line + shape) else line)
         return Value(name, layout, stage, raw)

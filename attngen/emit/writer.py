@@ -88,16 +88,16 @@ class Writer:
         self.known[(placeholder, self.partial)] = self.known[key]
         return placeholder
 
-    def add_up(self, name: str, terms: list[str], stage: Stage) -> None:
+    def add_up(self, name: str, terms: list[str], stage: Stage, sign: str = "+") -> None:
         """`name = a + b + c`, in several statements where one would be too long."""
         previous, self.stage = self.stage, stage
         line = f"{name} = {terms[0]}"
         for term in terms[1:]:
-            if self.fits(f"{line} + {term}"):
-                line += f" + {term}"
+            if self.fits(f"{line} {sign} {term}"):
+                line += f" {sign} {term}"
             else:
                 self.put(line)
-                line = f"{name} += {term}"
+                line = f"{name} {sign}= {term}"
         self.put(line)
         self.stage = previous
 
