@@ -207,8 +207,11 @@ def _complete(plan: Plan, item: Input, gradient: Gradient) -> list[str]:
         view = ", ".join("-1" if j == i else "1" for j in range(len(kept)))
         lines.append(f"at_{axis} = torch.arange(len_{axis}, device={model}.device).view({view})")
     for i, at in enumerate(gradient.at):
-        constant = "" if free_axes(at) else f" + 0 * at_{kept[0]}"
-        lines.append(f"index_{i} = {_host(at)}{constant}")
+        if kept:
+            constant = "" if free_axes(at) else f" + 0 * at_{kept[0]}"
+            lines.append(f"index_{i} = {_host(at)}{constant}")
+        else:
+            lines.append(f"index_{i} = torch.as_tensor({_host(at)}, device={model}.device)")
         lines.append(f"index_{i} = index_{i}.clamp(-{name}.shape[{i}], {name}.shape[{i}] - 1)")
     lines.append(f"index = torch.broadcast_tensors({', '.join(f'index_{i}' for i, _ in enumerate(gradient.at))})")
     lines.append(f"scattered = torch.zeros({name}.shape, dtype={step}.dtype, device={step}.device)")
@@ -232,7 +235,7 @@ def _host(expr: Expr) -> str:
         case Extent(axis=axis):
             return f"len_{axis}"
         case Read(tensor=name, at=at):
-            return f"{tensor_name(name)}[{', '.join(_host(arg) for arg in at)}]" if at else str(tensor_name(name))
+            return f"{tensor_name(name)}[{', '.join(_inside(arg, name, i) for i, arg in enumerate(at))}]" if at else str(tensor_name(name))
         case Apply(op="add" | "sub" | "mul" | "floordiv" | "mod" as op, args=(a, b)):
             left, right = (f"({_host(side)})" if isinstance(side, Apply) else _host(side) for side in (a, b))
             return f"{left} {OPS[op].symbol} {right}"
@@ -241,6 +244,13 @@ def _host(expr: Expr) -> str:
                 f"the gradient at position {print_expr(expr)} cannot be completed on the host",
                 remedy="Compute the position with + - * // % from indices, lengths and captured integers.",
             )
+
+
+def _inside(at: Expr, name: str, position: int) -> str:
+    """A computed position that may lie outside of the tensor at elements that do not exist."""
+    text = _host(at)
+    size = f"{tensor_name(name)}.shape[{position}]"
+    return f"({text}).clamp(-{size}, {size} - 1)" if isinstance(at, Apply) and free_axes(at) else text
 
 
 def gradient_axes(cascade: Cascade) -> dict[str, tuple[str, ...]]:

@@ -278,6 +278,32 @@ def test_a_capture_of_another_type_keeps_it() -> None:
     dense.assert_equal((found, *mine), (expected, *right), 1e-6)
 
 
+PLACES = torch.tensor([3, 0, 2, 2, 1])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda table, b, h, q_idx, kv_idx: table[2],
+        lambda table, b, h, q_idx, kv_idx: table[-1] * table[0],
+        lambda table, b, h, q_idx, kv_idx: table[PLACES[1]],
+        lambda table, b, h, q_idx, kv_idx: table[PLACES[h]],
+        lambda table, b, h, q_idx, kv_idx: table[kv_idx // 8],
+        lambda table, b, h, q_idx, kv_idx: torch.where(q_idx < 4, table[PLACES[q_idx + 1]], 0.0),
+        lambda table, b, h, q_idx, kv_idx: table[(q_idx + kv_idx) % 5],
+        lambda table, b, h, q_idx, kv_idx: table[h] * table[kv_idx % 4],
+    ],
+    ids=["constant", "negative", "captured", "by head", "by key", "masked", "by pair", "twice"],
+)
+def test_reads_of_a_learned_table(read: Any) -> None:
+    """Gradients arrive at the element that was read, however its position is computed."""
+    table = normal(5)
+    attend, tensors = attention(lambda score, b, h, q_idx, kv_idx: score + kv_idx * read(table, b, h, q_idx, kv_idx)), inputs()
+    found, expected = attend(*tensors), attend.reference(*tensors)
+    leaves = (*tensors, table)
+    dense.assert_equal((found, *dense.gradients(found, leaves)), (expected, *dense.gradients(expected, leaves)))
+
+
 @pytest.mark.parametrize("stretch", [(4, 1, 30), (1, 20, 30), (4, 20, 1), (1, 1, 1)])
 def test_an_expanded_capture(stretch: tuple[int, ...]) -> None:
     """A broadcast bias gets the sum of the gradients of its copies."""
