@@ -174,7 +174,7 @@ def _live(kernel: Kernel) -> Kernel:
 
 
 def _visited(kernel: Kernel) -> Kernel:
-    """Where tiles hold anything, and where they hold everything: the union and the intersection of what is accumulated or stored."""
+    """Where tiles hold anything, and where they need no masks: the union and the intersection of what is accumulated or stored."""
     exists = existence(kernel.cascade)
     masks: dict[Expr | None, None] = {}
     for step in kernel.steps:
@@ -183,7 +183,7 @@ def _visited(kernel: Kernel) -> Kernel:
     some: Expr | None = None if None in masks or not masks else next(iter(masks))
     for mask in list(masks)[1:]:
         some = None if some is None or mask is None else build.apply("or", some, mask)
-    return replace(kernel, some=some, every=build.both(*masks))
+    return replace(kernel, some=some, every=build.both(*masks, *patchy(kernel).values()))
 
 
 def patchy(kernel: Kernel) -> dict[str, Expr]:
