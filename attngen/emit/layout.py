@@ -40,7 +40,9 @@ def broken(text: str, indent: int) -> list[str]:
     is_call = head.endswith("(") and head[-2:-1].isidentifier()
     if is_call and len(one) <= WIDTH and not inner.endswith(","):
         return [pad + head, one, f"{pad}{close}{tail}"]
-    lines = [line for item in items for line in broken(f"{item},", indent + 4)]
+    is_group = head.endswith("(") and not is_call and len(items) == 1
+    comma = "" if is_group else ","
+    lines = [line for item in items for line in broken(f"{item}{comma}", indent + 4)]
     return [pad + head, *lines, f"{pad}{close}{tail}"]
 
 

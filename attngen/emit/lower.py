@@ -76,13 +76,19 @@ class Lowering:
     def pointwise(self, step: Einsum) -> None:
         writer = self.writer
         layout = tuple(axis for axis in writer.order if axis in step.axes)
-        stage = writer.stage_of(step.body)
+        body = step.body if layout == self.pair else self.present(step)
+        stage = writer.stage_of(body)
         name = writer.name(tensor_name(step.name))
-        if writer.layout(step.body) != layout and kind_of(step.body) == "float":
-            writer.put(f"{name} = {self.spread(step.body, layout)}", stage)
+        if writer.layout(body) != layout and kind_of(body) == "float":
+            writer.put(f"{name} = {self.spread(body, layout)}", stage)
         else:
-            writer.assign(name, step.body, layout, stage)
+            writer.assign(name, body, layout, stage)
         self.define(step, name, layout, stage)
+
+    def present(self, step: Einsum) -> Expr:
+        """The body of a row or key value, 0 where it does not exist."""
+        mask = self.exists.get(step.name)
+        return step.body if mask is None else build.apply("where", mask, step.body, build.ZERO)
 
     def define(self, step: Einsum, name: Code, layout: Layout, stage: Stage) -> None:
         """Register a pointwise value. A weight is set to 0 at once where it does not exist: there it may be infinite."""
@@ -121,11 +127,12 @@ class Lowering:
     def feature_sum(self, step: Einsum, name: Code, stage: Stage) -> None:
         """A sum over the features of one side: a row sum. Padded features count for nothing."""
         writer = self.writer
-        inner = writer.layout(step.body)
+        body = self.present(step)
+        inner = writer.layout(body)
         if len(inner) != 2 or len(step.over) != 1:
             raise self.not_a_contraction(step, step.body)
         previous, writer.stage = writer.stage, stage
-        text = self.unpadded(writer.printer.code(step.body, inner), inner)
+        text = self.unpadded(writer.printer.code(body, inner), inner)
         writer.put(f"{name} = tl.sum({text}, 1)")
         writer.stage = previous
 
@@ -165,7 +172,7 @@ class Lowering:
 
     def spread(self, expr: Expr, layout: Layout) -> str:
         """A value broadcast to a whole tile."""
-        shape = ", ".join(self.writer.block(axis) for axis in layout)
+        shape = ", ".join(self.writer.block(axis) for axis in layout) + ("," if len(layout) == 1 else "")
         return f"tl.zeros(({shape}), ACC) + {self.writer.printer.operand(expr, layout, 10)}"
 
     def not_a_contraction(self, step: Einsum, factor: Expr) -> NotAContraction:

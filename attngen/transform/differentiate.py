@@ -224,10 +224,15 @@ class _Tape:
         return gathered if item.axes is None or not parts else [*self.argument(item, item.axes, parts), *gathered]
 
     def argument(self, item: Input, axes: tuple[str, ...], parts: list[_Part]) -> list[Gradient]:
-        """One gradient for an argument along a sequence axis; for others one partial a row, as far as the parts vary."""
+        """The gradient of an argument: a tile of rows or keys with features, stored elements of a bias, else one partial a row."""
+        resident, streamed = self.streamed.resident, self.streamed.streamed
+        if {resident, streamed} <= set(axes):
+            return [self.gather(item, build.read(item.name, axes), part) for part in parts]
+        grid = self.grid()
+        wide = streamed in axes or (resident in axes and any(axis not in grid and axis != resident for axis in axes))
         groups: dict[tuple[str, ...], list[_Part]] = {}
         for part in parts:
-            kept = axes if {self.streamed.resident, self.streamed.streamed} & set(axes) else self.rows_and(axes, part)
+            kept = axes if wide else self.rows_and(axes, part)
             groups.setdefault(kept, []).append(part.onto(kept))
         sums = [total for kept, group in groups.items() for total in self.combine(f"d{item.name}", kept, group)]
         return [Gradient(item.name, total.tensor) for total in sums]

@@ -151,6 +151,13 @@ class _Split:
         kernel = _live(kernel)
         over = dict.fromkeys(axis for step in kernel.steps for axis in step.over)
         loops = tuple(axis for axis in over if axis not in self.sequence and axis not in self.features)
+        for step in kernel.steps:
+            if set(step.over) & set(loops) and streamed not in step.over:
+                raise UnsupportedError(
+                    f"the gradient {step.name} sums a value of its own over {', '.join(axis for axis in step.over if axis in loops)}",
+                    loc=step.loc,
+                    remedy="Give what it belongs to that axis: expand the argument over it before the call.",
+                )
         return replace(kernel, loops=loops)
 
 
