@@ -173,7 +173,8 @@ def _scatter(lowering: Lowering, scatter: Scatter) -> None:
     pointers, masks, tail = writer.loads.address(read, lowering.pair, name, mine)
     # Padding has no position of its own, but a computed one may point into the tensor; a weight there can be infinite.
     inside = [writer.printer.broadcast(f"ok_{axis}", (axis,), lowering.pair) for axis in lowering.pair]
-    terms = list(dict.fromkeys([*masks, *([tail] if tail else []), *inside]))
+    every: list[str] = [*masks, *([tail] if tail else []), *inside]
+    terms = list(dict.fromkeys(every))
     mask = " & ".join(terms)
     if len(terms) > 2:
         mask = writer.name(f"{name}_ok")

@@ -96,7 +96,9 @@ class Loads:
                 base.append(scaled(f"start_{axis}", stride))
                 masks.append(ok)
         if read.tensor in self.writer.shapes.owned:
-            base, here = [self.horner(self.writer.inputs[read.tensor].axes or ())], []
+            # A sum at the top stands as two terms, which fit a line where one would not.
+            text = self.horner(self.writer.inputs[read.tensor].axes or ())
+            base, here = text.rsplit(" + ", 1) if text.endswith("tl.int64)") else [text], []
         first = pointer or self.writer.parameter(f"{tensor_name(read.tensor)}_ptr")
         terms = self.start(read, name, first, (base, here))
         if not vectors:

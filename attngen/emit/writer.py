@@ -9,7 +9,7 @@ from __future__ import annotations
 from attngen.emit.expression import Layout, Printer, refuse_shape
 from attngen.emit.layout import WIDTH
 from attngen.emit.loads import Loads, is_head_index
-from attngen.emit.names import Code, identifier
+from attngen.emit.names import Code, identifier, tensor_name
 from attngen.emit.sections import Sections, Shapes, Stage, Value
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import free_axes, walk
@@ -33,7 +33,7 @@ class Writer:
         self.dims: dict[str, None] = {}
         self.steps: dict[str, Value] = {}
         self.known: dict[tuple[Expr, bool], Value] = {}
-        self.taken: set[str] = set(kernel.grid) | set(kernel.loops)
+        self.taken: set[str] = {*kernel.grid, *kernel.loops, *(tensor_name(item.name) for item in kernel.inputs if item.by_value)}
         self.inputs = {item.name: item for item in kernel.inputs}
         streamed = () if kernel.streamed is None else (kernel.streamed,)
         self.order = (kernel.resident, *streamed, *kernel.features)
@@ -183,9 +183,15 @@ def hint(expr: Expr) -> str:
     """A name for a part of an expression, after what it is."""
     if is_head_index(expr):
         return "head"
-    return _HINTS.get(expr.op, f"{expr.op}_value") if isinstance(expr, Apply) else "value"
+    if not isinstance(expr, Apply):
+        return "value"
+    names = {node.tensor for node in walk(expr) if isinstance(node, Read)}
+    if len(names) == 1 and expr.op in ("where", "neg", "tanh", "exp", "log"):
+        return f"{names.pop()}_{_SUFFIXES.get(expr.op, expr.op)}"
+    return _HINTS.get(expr.op, f"{expr.op}_value")
 
 
+_SUFFIXES = {"where": "safe", "neg": "negated"}
 _HINTS = {
     "add": "total",
     "sub": "difference",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attngen import catalog
 from attngen.emit.layout import WIDTH, break_lines, broken, split_items
+from attngen.frontend.attention import attention
 from attngen.frontend.spec import Spec
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse, build
@@ -65,3 +66,15 @@ def test_items_are_split_outside_of_brackets() -> None:
 def test_what_fits_stays_on_its_line() -> None:
     assert broken("f(a, b)", 4) == ["    f(a, b)"]
     assert all(len(line) <= WIDTH for line in broken(f"f({', '.join(['argument'] * 30)})", 8))
+
+
+def test_names_of_parts_keep_clear_of_captured_numbers() -> None:
+    total = 3
+
+    def shifted(score, b, h, q_idx, kv_idx):
+        return score + 0.5 * ((q_idx + total) * 2 - kv_idx)
+
+    program = analyse(attention(score_mod=shifted).cascade)
+    text = build(program, "numbers").text
+    assert "total" in {item.name for item in program.cascade.inputs}
+    assert "    total = " not in text
