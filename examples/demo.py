@@ -23,7 +23,7 @@ def main() -> None:
     for name in VARIANTS:
         show("explain", name, "--arch", "sm90", "--head-dim", "64")
         show("inspect", name, "--arch", "sm90", "--head-dim", "64")
-        show("check", name, "--arch", "sm90", "--head-dim", "64", "--dtype", "float32")
+        show("check", name, "--arch", "sm90", "--head-dim", "64")
     print("\n$ python examples/minilm.py", flush=True)
     sys.path.insert(0, str(Path(__file__).parent))
     import minilm  # pyright: ignore[reportMissingImports]
