@@ -27,9 +27,11 @@ def main() -> None:
             print(f"\n## {arch}\n")
             header = ("dtype", "head dims", "kernel", "tile", "registers", "spilled B", "loop B", "shared B", "predicted B", "")
             _print(header, _lines(mine))
-    spilling = [row for row in rows if row.rank == "chosen" and row.loop_spill_bytes]
-    print(f"\n## Chosen tiles that spill in their main loop: {len(spilling)}\n")
-    _print(("target", "dtype", "head dims", "kernel", "tile", "registers", "spilled B", "loop B"), (_spill(row) for row in spilling))
+    poor = [row for row in rows if row.rank == "chosen" and (row.loop_spill_bytes or row.serialized)]
+    print(f"\n## Chosen tiles that spill in their main loop or run wgmma one after the other: {len(poor)}\n")
+    _print(
+        ("target", "dtype", "head dims", "kernel", "tile", "registers", "spilled B", "loop B", "serialised"), (_poor(row) for row in poor)
+    )
 
 
 def _errors(rows: Sequence[Measured]) -> Iterable[tuple[object, ...]]:
@@ -48,8 +50,9 @@ def _lines(rows: Iterable[Measured]) -> Iterable[tuple[object, ...]]:
         yield row.dtype, row.dims, _kernel(row), row.tile, *numbers, "" if row.rank == "chosen" else row.rank
 
 
-def _spill(row: Measured) -> tuple[object, ...]:
-    return row.arch, row.dtype, row.dims, _kernel(row), row.tile, row.registers, row.spill_bytes, row.loop_spill_bytes
+def _poor(row: Measured) -> tuple[object, ...]:
+    numbers = (row.registers, row.spill_bytes, row.loop_spill_bytes)
+    return row.arch, row.dtype, row.dims, _kernel(row), row.tile, *numbers, "yes" if row.serialized else ""
 
 
 def _kernel(row: Measured) -> str:
