@@ -16,6 +16,7 @@ from attngen.pipeline import Source
 from attngen.runtime.inspect import Compiled, compile_many
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.measure import Emitted, Task, compile_job, row_of
+from attngen.runtime.triton_api import knobs
 from attngen.schedule.choose import Request
 from attngen.schedule.plan import ModuleSchedule
 from attngen.target import Target
@@ -84,7 +85,10 @@ def compile_module(name: str, source: Source, module: ModuleType, schedule: Modu
     """The same for a module of a variant called `name` that is loaded already, with a given schedule."""
     emitted = Emitted(source, module)
     tasks = [Task(emitted, role, request, tile) for role, tile in schedule.tiles]
-    results = compile_many([compile_job(task) for task in tasks], workers=max(1, min(len(tasks), os.cpu_count() or 1)))
+    with knobs.compilation.scope():
+        # Binaries name neither files nor lines, so that they are the same wherever the module lies.
+        knobs.compilation.disable_line_info = True
+        results = compile_many([compile_job(task) for task in tasks], workers=max(1, min(len(tasks), os.cpu_count() or 1)))
     for result in results:
         if isinstance(result, CompileFailed):
             raise result

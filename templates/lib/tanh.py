@@ -1,6 +1,6 @@
 @triton.jit
 def tanh(x):
-    """Near 0 a series, which keeps all digits; elsewhere the exponent is never positive, so nothing overflows."""
+    """A series near 0 keeps all digits; elsewhere no exponent is positive: nothing overflows."""
     small = 0.125 if x.dtype.primitive_bitwidth < 64 else 0.001
     t = tl.exp(-2.0 * tl.abs(x))
     far = tl.where(x < 0.0, t - 1.0, 1.0 - t) / (1.0 + t)
