@@ -1,0 +1,680 @@
+"""Attention variant `sliding_window`: fused forward and backward.
+
+Emitted by attngen 0.1.0; needs torch and triton only.
+
+cascade(q[b,g,r,m,d], k[b,g,n,d], v[b,g,n,e]; window: int)
+  s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
+  x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5  if m >= n and m - n < window
+  lse[b,g,r,m] = logsumexp[n] x[b,g,r,m,n]  if m >= n and m - n < window
+  p[b,g,r,m,n] = exp(x[b,g,r,m,n] - lse[b,g,r,m])  if m >= n and m - n < window
+  o[b,g,r,m,e] = sum[n] p[b,g,r,m,n] * v[b,g,n,e]  if m >= n and m - n < window
+  -> o, lse
+
+Names: an axis `a` has `len_a` positions. A program owns a tile of BLOCK_A of them, at `offs_a`, of
+which `ok_a` exist; `first_a` and `last_a` are the outermost. `DIM_A` is the length of a feature
+axis, `PAD_A` that of its tile. `DTYPE` is the type in memory, `ACC` that of sums and statistics.
+`x_ptr` is an argument, `x_out` a result, `x_start` the first element of a tile and `x_ptrs` all of
+them. `m_i` is a running maximum, `alpha` what sums are multiplied by when it moves.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+TYPES = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+
+@triton.jit
+def exp_above(x, floor, DTYPE: tl.constexpr):
+    """exp(x - floor): one fused multiply-add at half precision, above it an exact difference."""
+    if DTYPE.primitive_bitwidth == 16:
+        power = tl.fma(x, tl.full((), LOG2E, x.dtype), -(floor * LOG2E))
+    else:
+        power = (x - floor) * LOG2E
+    return tl.exp2(power)
+
+
+@triton.jit
+def load(pointers, ok, FULL: tl.constexpr):
+    """A tile; positions that are not `ok` read as 0. FULL promises that all are."""
+    if FULL:
+        value = tl.load(pointers)
+    else:
+        value = tl.load(pointers, mask=ok, other=0)
+    return value
+
+
+@triton.jit
+def safe_div(a, b):
+    """a / b, and 0 where b is 0."""
+    return tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))
+
+
+@triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_m", "len_n"])
+def forward_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    o_out,
+    lse_out,
+    window,
+    q_stride_b,
+    q_stride_g,
+    q_stride_r,
+    q_stride_m,
+    k_stride_b,
+    k_stride_g,
+    k_stride_n,
+    v_stride_b,
+    v_stride_g,
+    v_stride_n,
+    len_b,
+    len_g,
+    len_r,
+    len_m,
+    len_n,
+    DIM_D: tl.constexpr,
+    DIM_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Rows stay, the streamed axis passes: outputs and row statistics.
+
+    s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
+    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5  if m >= n and m - n < window
+    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - m_i[b,g,r,m])  if m >= n and m - n < window
+    l_i[b,g,r,m] = sum[n] w[b,g,r,m,n]  if m >= n and m - n < window
+    lse[b,g,r,m] = m_i[b,g,r,m] + log(l_i[b,g,r,m])
+    acc[b,g,r,m,e] = sum[n] w[b,g,r,m,n] * v[b,g,n,e]  if m >= n and m - n < window
+    o[b,g,r,m,e] = safe_div(acc[b,g,r,m,e], l_i[b,g,r,m])
+    """
+    # The tile of this program.
+    pid = tl.program_id(0)
+    tiles_m = tl.cdiv(len_m, BLOCK_M)
+    first_m = pid % tiles_m * BLOCK_M
+    last_m = tl.minimum(first_m + BLOCK_M, len_m) - 1
+    start_m = tl.cast(first_m, tl.int64)
+    rest = pid // tiles_m
+    r = tl.cast(rest % len_r, tl.int64)
+    rest = rest // len_r
+    g = tl.cast(rest % len_g, tl.int64)
+    rest = rest // len_g
+    b = tl.cast(rest, tl.int64)
+    range_m = tl.arange(0, BLOCK_M)
+    offs_m = first_m + range_m
+    ok_m = offs_m < len_m
+    range_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, DIM_D)
+    offs_e = tl.arange(0, DIM_E)
+    # What it keeps.
+    q_start = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r + start_m * q_stride_m
+    q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
+    q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
+    k_base = k_ptr + b * k_stride_b + g * k_stride_g
+    v_base = v_ptr + b * v_stride_b + g * v_stride_g
+    begin = tl.maximum(0, first_m - window + 1) // BLOCK_N * BLOCK_N
+    end = tl.minimum(last_m + 1, len_n)
+    full_begin = tl.maximum(tl.cdiv(tl.maximum(0, last_m - window + 1), BLOCK_N) * BLOCK_N, begin)
+    full_end = tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N
+    any_full = full_begin < full_end
+    full_begin = tl.where(any_full, full_begin, begin)
+    full_end = tl.where(any_full, full_end, begin)
+    bounds = (begin, full_begin, full_end, end)
+    # What it carries along.
+    m_i = tl.full((BLOCK_M,), float("-inf"), ACC)
+    l_i = tl.zeros((BLOCK_M,), ACC)
+    acc = tl.zeros((BLOCK_M, DIM_E), ACC)
+    for segment in tl.static_range(3):  # under masks, full, under masks
+        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+            offs_n = start_n + range_n
+            ok_n = offs_n < len_n
+            k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
+            k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
+            k = load(k_ptrs, ok_n[:, None], segment == 1)  # [BLOCK_N, DIM_D]
+            s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
+            x = s * DIM_D**-0.5
+            if segment != 1:
+                holds = offs_m[:, None] >= offs_n[None, :]
+                holds_2 = offs_m[:, None] - offs_n[None, :] < window
+                valid = holds & holds_2
+                valid = valid & ok_n[None, :]
+                x = tl.where(valid, x, float("-inf"))
+            m_i_new = tl.maximum(m_i, tl.max(x, 1))
+            m_i_safe = tl.where(m_i_new == float("-inf"), 0.0, m_i_new)
+            alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
+            w = exp_above(x, m_i_safe[:, None], DTYPE)
+            l_i = l_i * alpha + tl.sum(w, 1)
+            v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
+            v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
+            v = load(v_ptrs, ok_n[:, None], segment == 1)  # [BLOCK_N, DIM_E]
+            acc = acc * alpha[:, None]
+            acc = tl.dot(w.to(DTYPE), v, acc, input_precision="ieee", out_dtype=ACC)
+            m_i = m_i_new
+    # What is left to do after the last tile.
+    lse = m_i + tl.log(l_i)
+    o = safe_div(acc, l_i[:, None])
+    o_start = o_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
+    tl.store(o_ptrs, o.to(o_out.dtype.element_ty), mask=ok_m[:, None])
+    lse_start = lse_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_ptrs = lse_start + range_m
+    tl.store(lse_ptrs, lse.to(lse_out.dtype.element_ty), mask=ok_m)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "dlse_stride_b",
+        "dlse_stride_g",
+        "dlse_stride_r",
+        "len_b",
+        "len_g",
+        "len_r",
+        "len_m",
+    ],
+)
+def backward_prepare_kernel(
+    do_ptr,
+    o_ptr,
+    dlse_ptr,
+    dl_i_out,
+    do_stride_b,
+    do_stride_g,
+    do_stride_r,
+    do_stride_m,
+    dlse_stride_b,
+    dlse_stride_g,
+    dlse_stride_r,
+    dlse_stride_m,
+    len_b,
+    len_g,
+    len_r,
+    len_m,
+    DIM_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Row values of the backward that need a whole row of features.
+
+    dl_i_part_sum[b,g,r,m] = sum[e] do[b,g,r,m,e] * o[b,g,r,m,e]
+    dl_i_part[b,g,r,m] = -dl_i_part_sum[b,g,r,m]
+    dl_i[b,g,r,m] = dlse[b,g,r,m] + dl_i_part[b,g,r,m]
+    """
+    # The tile of this program.
+    pid = tl.program_id(0)
+    tiles_m = tl.cdiv(len_m, BLOCK_M)
+    first_m = pid % tiles_m * BLOCK_M
+    start_m = tl.cast(first_m, tl.int64)
+    rest = pid // tiles_m
+    r = tl.cast(rest % len_r, tl.int64)
+    rest = rest // len_r
+    g = tl.cast(rest % len_g, tl.int64)
+    rest = rest // len_g
+    b = tl.cast(rest, tl.int64)
+    range_m = tl.arange(0, BLOCK_M)
+    offs_m = first_m + range_m
+    ok_m = offs_m < len_m
+    offs_e = tl.arange(0, DIM_E)
+    # What it keeps.
+    do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
+    do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
+    do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
+    o_start = o_ptr + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
+    o = tl.load(o_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
+    dl_i_part_sum = tl.sum(do.to(ACC) * o.to(ACC), 1)
+    dl_i_part = -dl_i_part_sum
+    dlse_start = dlse_ptr + b * dlse_stride_b + g * dlse_stride_g + r * dlse_stride_r
+    dlse_start += start_m * dlse_stride_m
+    dlse_ptrs = dlse_start + range_m * dlse_stride_m
+    dlse = tl.load(dlse_ptrs, mask=ok_m, other=0).to(ACC)  # [BLOCK_M]
+    dl_i = dlse + dl_i_part
+    # What is left to do after the last tile.
+    dl_i_start = dl_i_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_ptrs = dl_i_start + range_m
+    tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
+
+
+@triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_m", "len_n"])
+def backward_rows_kernel(
+    q_ptr,
+    k_ptr,
+    lse_ptr,
+    do_ptr,
+    v_ptr,
+    dl_i_ptr,
+    dq_out,
+    window,
+    q_stride_b,
+    q_stride_g,
+    q_stride_r,
+    q_stride_m,
+    k_stride_b,
+    k_stride_g,
+    k_stride_n,
+    do_stride_b,
+    do_stride_g,
+    do_stride_r,
+    do_stride_m,
+    v_stride_b,
+    v_stride_g,
+    v_stride_n,
+    len_b,
+    len_g,
+    len_r,
+    len_m,
+    len_n,
+    DIM_D: tl.constexpr,
+    DIM_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Rows stay, the streamed axis passes: gradients of what belongs to rows.
+
+    s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
+    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5  if m >= n and m - n < window
+    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))  if m >= n and
+        m - n < window
+    dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n and m - n < window
+    dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n and m - n < window
+    dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n and m - n < window
+    ds[b,g,r,m,n] = dx[b,g,r,m,n] * extent(d) ** -0.5  if m >= n and m - n < window
+    dq[b,g,r,m,d] = sum[n] ds[b,g,r,m,n] * k[b,g,n,d]
+    """
+    # The tile of this program.
+    pid = tl.program_id(0)
+    tiles_m = tl.cdiv(len_m, BLOCK_M)
+    first_m = pid % tiles_m * BLOCK_M
+    last_m = tl.minimum(first_m + BLOCK_M, len_m) - 1
+    start_m = tl.cast(first_m, tl.int64)
+    rest = pid // tiles_m
+    r = tl.cast(rest % len_r, tl.int64)
+    rest = rest // len_r
+    g = tl.cast(rest % len_g, tl.int64)
+    rest = rest // len_g
+    b = tl.cast(rest, tl.int64)
+    range_m = tl.arange(0, BLOCK_M)
+    offs_m = first_m + range_m
+    ok_m = offs_m < len_m
+    range_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, DIM_D)
+    offs_e = tl.arange(0, DIM_E)
+    # What it keeps.
+    q_start = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r + start_m * q_stride_m
+    q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
+    q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
+    k_base = k_ptr + b * k_stride_b + g * k_stride_g
+    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_ptrs = lse_start + range_m
+    lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+    lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
+    do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
+    do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
+    do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
+    v_base = v_ptr + b * v_stride_b + g * v_stride_g
+    dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_ptrs = dl_i_start + range_m
+    dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+    begin = tl.maximum(0, first_m - window + 1) // BLOCK_N * BLOCK_N
+    end = tl.minimum(last_m + 1, len_n)
+    full_begin = tl.maximum(tl.cdiv(tl.maximum(0, last_m - window + 1), BLOCK_N) * BLOCK_N, begin)
+    full_end = tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N
+    any_full = full_begin < full_end
+    full_begin = tl.where(any_full, full_begin, begin)
+    full_end = tl.where(any_full, full_end, begin)
+    bounds = (begin, full_begin, full_end, end)
+    # What it carries along.
+    dq = tl.zeros((BLOCK_M, DIM_D), ACC)
+    for segment in tl.static_range(3):  # under masks, full, under masks
+        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+            offs_n = start_n + range_n
+            ok_n = offs_n < len_n
+            k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
+            k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
+            k = load(k_ptrs, ok_n[:, None], segment == 1)  # [BLOCK_N, DIM_D]
+            s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
+            x = s * DIM_D**-0.5
+            w = exp_above(x, lse_safe[:, None], DTYPE)
+            if segment != 1:
+                holds = offs_m[:, None] >= offs_n[None, :]
+                holds_2 = offs_m[:, None] - offs_n[None, :] < window
+                valid = holds & holds_2
+                valid = valid & ok_n[None, :]
+                w = tl.where(valid, w, 0.0)
+            v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
+            v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
+            v = load(v_ptrs, ok_n[:, None], segment == 1)  # [BLOCK_N, DIM_E]
+            dw_part = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
+            dw = dl_i[:, None] + dw_part
+            dx = dw * w
+            ds = dx * DIM_D**-0.5
+            if segment != 1:
+                ds = tl.where(valid, ds, 0.0)
+            dq = tl.dot(ds.to(DTYPE), k, dq, input_precision="ieee", out_dtype=ACC)
+    # What is left to do after the last tile.
+    dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
+    dq_ptrs = dq_start + range_m[:, None] * DIM_D + offs_d[None, :]
+    tl.store(dq_ptrs, dq.to(dq_out.dtype.element_ty), mask=ok_m[:, None])
+
+
+@triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_n", "len_m"])
+def backward_columns_kernel(
+    k_ptr,
+    q_ptr,
+    lse_ptr,
+    v_ptr,
+    do_ptr,
+    dl_i_ptr,
+    dk_out,
+    dv_out,
+    window,
+    k_stride_b,
+    k_stride_g,
+    k_stride_n,
+    q_stride_b,
+    q_stride_g,
+    q_stride_r,
+    q_stride_m,
+    v_stride_b,
+    v_stride_g,
+    v_stride_n,
+    do_stride_b,
+    do_stride_g,
+    do_stride_r,
+    do_stride_m,
+    len_b,
+    len_g,
+    len_r,
+    len_n,
+    len_m,
+    DIM_D: tl.constexpr,
+    DIM_E: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """The streamed axis stays, rows pass: gradients of what belongs to it.
+
+    s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
+    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5  if m >= n and m - n < window
+    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))  if m >= n and
+        m - n < window
+    dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n and m - n < window
+    dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n and m - n < window
+    dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n and m - n < window
+    ds[b,g,r,m,n] = dx[b,g,r,m,n] * extent(d) ** -0.5  if m >= n and m - n < window
+    dk[b,g,n,d] = sum[r,m] ds[b,g,r,m,n] * q[b,g,r,m,d]
+    dv[b,g,n,e] = sum[r,m] do[b,g,r,m,e] * w[b,g,r,m,n]  if m >= n and m - n < window
+    """
+    # The tile of this program.
+    pid = tl.program_id(0)
+    tiles_n = tl.cdiv(len_n, BLOCK_N)
+    first_n = pid % tiles_n * BLOCK_N
+    last_n = tl.minimum(first_n + BLOCK_N, len_n) - 1
+    start_n = tl.cast(first_n, tl.int64)
+    rest = pid // tiles_n
+    g = tl.cast(rest % len_g, tl.int64)
+    rest = rest // len_g
+    b = tl.cast(rest, tl.int64)
+    range_n = tl.arange(0, BLOCK_N)
+    offs_n = first_n + range_n
+    ok_n = offs_n < len_n
+    range_m = tl.arange(0, BLOCK_M)
+    offs_d = tl.arange(0, DIM_D)
+    offs_e = tl.arange(0, DIM_E)
+    # What it keeps.
+    k_start = k_ptr + b * k_stride_b + g * k_stride_g + start_n * k_stride_n
+    k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
+    k = tl.load(k_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_D]
+    v_start = v_ptr + b * v_stride_b + g * v_stride_g + start_n * v_stride_n
+    v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
+    v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
+    begin = first_n // BLOCK_M * BLOCK_M
+    end = tl.minimum(len_m, last_n + window)
+    full_begin = tl.maximum(tl.cdiv(last_n, BLOCK_M) * BLOCK_M, begin)
+    full_end = tl.minimum(len_m, first_n + window) // BLOCK_M * BLOCK_M
+    any_full = full_begin < full_end
+    full_begin = tl.where(any_full, full_begin, begin)
+    full_end = tl.where(any_full, full_end, begin)
+    bounds = (begin, full_begin, full_end, end)
+    # What it carries along.
+    dk = tl.zeros((BLOCK_N, DIM_D), ACC)
+    dv = tl.zeros((BLOCK_N, DIM_E), ACC)
+    for segment in tl.static_range(3):  # under masks, full, under masks
+        steps = tl.cdiv(bounds[segment + 1] - bounds[segment], BLOCK_M)
+        for item in range(len_r * steps):
+            r = tl.cast(item // steps, tl.int64)
+            start_m = bounds[segment] + item % steps * BLOCK_M
+            q_base = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r
+            do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
+            offs_m = start_m + range_m
+            ok_m = offs_m < len_m
+            q_start = q_base + tl.cast(start_m, tl.int64) * q_stride_m
+            q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
+            q = load(q_ptrs, ok_m[:, None], segment == 1)  # [BLOCK_M, DIM_D]
+            s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
+            x = s * DIM_D**-0.5
+            lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
+            lse_start += tl.cast(start_m, tl.int64)
+            lse_ptrs = lse_start + range_m
+            lse = load(lse_ptrs, ok_m, segment == 1)  # [BLOCK_M]
+            lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
+            w = exp_above(x, lse_safe[None, :], DTYPE)
+            if segment != 1:
+                holds = offs_m[None, :] >= offs_n[:, None]
+                holds_2 = offs_m[None, :] - offs_n[:, None] < window
+                valid = holds & holds_2
+                valid = valid & ok_m[None, :]
+                w = tl.where(valid, w, 0.0)
+            do_start = do_base + tl.cast(start_m, tl.int64) * do_stride_m
+            do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
+            do = load(do_ptrs, ok_m[:, None], segment == 1)  # [BLOCK_M, DIM_E]
+            dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
+            dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m
+            dl_i_start += tl.cast(start_m, tl.int64)
+            dl_i_ptrs = dl_i_start + range_m
+            dl_i = load(dl_i_ptrs, ok_m, segment == 1)  # [BLOCK_M]
+            dw = dl_i[None, :] + dw_part
+            dx = dw * w
+            ds = dx * DIM_D**-0.5
+            if segment != 1:
+                ds = tl.where(valid, ds, 0.0)
+            dk = tl.dot(ds.to(DTYPE), q, dk, input_precision="ieee", out_dtype=ACC)
+            dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
+    # What is left to do after the last tile.
+    dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D
+    dk_ptrs = dk_start + range_n[:, None] * DIM_D + offs_d[None, :]
+    tl.store(dk_ptrs, dk.to(dk_out.dtype.element_ty), mask=ok_n[:, None])
+    dv_start = dv_out + ((b * len_g + g) * len_n + start_n) * DIM_E
+    dv_ptrs = dv_start + range_n[:, None] * DIM_E + offs_e[None, :]
+    tl.store(dv_ptrs, dv.to(dv_out.dtype.element_ty), mask=ok_n[:, None])
+
+
+def launch(kernel, programs, args, constants, tile):
+    """Run one kernel on the device and stream of its tensors; nothing to do for an empty grid."""
+    if programs > 0:
+        with torch.cuda.device_of(args[0]):
+            kernel[(programs,)](*args, **constants, **tile)
+
+
+def forward(q, k, v, window, tiles):
+    """Returns o, lse.
+
+    Tensors have the axes of the cascade as dimensions, so heads are split; features are contiguous.
+    `tiles` has the blocks, warps and stages of each kernel by its role.
+    """
+    len_b = q.shape[0]
+    len_g = q.shape[1]
+    len_r = q.shape[2]
+    len_m = q.shape[3]
+    len_d = q.shape[4]
+    len_n = k.shape[2]
+    len_e = v.shape[3]
+    accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
+    o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q.dtype, device=q.device)
+    lse = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
+    tile = tiles["forward"]
+    args = (
+        q,
+        k,
+        v,
+        o,
+        lse,
+        window,
+        q.stride(0),
+        q.stride(1),
+        q.stride(2),
+        q.stride(3),
+        k.stride(0),
+        k.stride(1),
+        k.stride(2),
+        v.stride(0),
+        v.stride(1),
+        v.stride(2),
+        len_b,
+        len_g,
+        len_r,
+        len_m,
+        len_n,
+    )
+    constants = {"DIM_D": len_d, "DIM_E": len_e, "DTYPE": TYPES[q.dtype], "ACC": TYPES[accumulator]}
+    programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
+    launch(forward_kernel, programs, args, constants, tile)
+    return o, lse
+
+
+def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
+    """Gradients of the inputs named in `needed`, by name."""
+    len_b = q.shape[0]
+    len_g = q.shape[1]
+    len_r = q.shape[2]
+    len_m = q.shape[3]
+    len_d = q.shape[4]
+    len_n = k.shape[2]
+    len_e = v.shape[3]
+    accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
+    if needed & {"k", "q", "v"}:
+        dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
+        tile = tiles["backward_prepare"]
+        args = (
+            do,
+            o,
+            dlse,
+            dl_i,
+            do.stride(0),
+            do.stride(1),
+            do.stride(2),
+            do.stride(3),
+            dlse.stride(0),
+            dlse.stride(1),
+            dlse.stride(2),
+            dlse.stride(3),
+            len_b,
+            len_g,
+            len_r,
+            len_m,
+        )
+        constants = {"DIM_E": len_e, "DTYPE": TYPES[q.dtype], "ACC": TYPES[accumulator]}
+        programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
+        launch(backward_prepare_kernel, programs, args, constants, tile)
+    if needed & {"q"}:
+        dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
+        tile = tiles["backward_rows"]
+        args = (
+            q,
+            k,
+            lse,
+            do,
+            v,
+            dl_i,
+            dq,
+            window,
+            q.stride(0),
+            q.stride(1),
+            q.stride(2),
+            q.stride(3),
+            k.stride(0),
+            k.stride(1),
+            k.stride(2),
+            do.stride(0),
+            do.stride(1),
+            do.stride(2),
+            do.stride(3),
+            v.stride(0),
+            v.stride(1),
+            v.stride(2),
+            len_b,
+            len_g,
+            len_r,
+            len_m,
+            len_n,
+        )
+        constants = {
+            "DIM_D": len_d,
+            "DIM_E": len_e,
+            "DTYPE": TYPES[q.dtype],
+            "ACC": TYPES[accumulator],
+        }
+        programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
+        launch(backward_rows_kernel, programs, args, constants, tile)
+    if needed & {"k", "v"}:
+        dk = torch.empty((len_b, len_g, len_n, len_d), dtype=q.dtype, device=q.device)
+        dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q.dtype, device=q.device)
+        tile = tiles["backward_columns"]
+        args = (
+            k,
+            q,
+            lse,
+            v,
+            do,
+            dl_i,
+            dk,
+            dv,
+            window,
+            k.stride(0),
+            k.stride(1),
+            k.stride(2),
+            q.stride(0),
+            q.stride(1),
+            q.stride(2),
+            q.stride(3),
+            v.stride(0),
+            v.stride(1),
+            v.stride(2),
+            do.stride(0),
+            do.stride(1),
+            do.stride(2),
+            do.stride(3),
+            len_b,
+            len_g,
+            len_r,
+            len_n,
+            len_m,
+        )
+        constants = {
+            "DIM_D": len_d,
+            "DIM_E": len_e,
+            "DTYPE": TYPES[q.dtype],
+            "ACC": TYPES[accumulator],
+        }
+        programs = triton.cdiv(len_n, tile["BLOCK_N"]) * len_b * len_g
+        launch(backward_columns_kernel, programs, args, constants, tile)
+    gradients = {}
+    if "q" in needed:
+        gradients["q"] = dq.to(q.dtype)
+    if "k" in needed:
+        gradients["k"] = dk.to(k.dtype)
+    if "v" in needed:
+        gradients["v"] = dv.to(v.dtype)
+    return gradients
