@@ -27,7 +27,7 @@ def test_float64_is_exact(variant):
 @pytest.mark.parametrize("dtype", LOW, ids=names)
 @pytest.mark.parametrize("variant", cases.ALL)
 def test_contract(variant, dtype):
-    check_contract(cases.case(variant, cases.Sizes(b=1, g=2, r=2, m=70, n=100), seed=1), dtype)
+    check_contract(cases.case(variant, cases.Sizes(b=1, g=1, r=2, m=70, n=100), seed=1), dtype)
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=names)
@@ -38,18 +38,17 @@ def test_scores_of_a_thousand(variant, dtype):
     check_contract(case, dtype, cancelling(case))
 
 
-@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("dtype", LOW, ids=names)
 @pytest.mark.parametrize("variant", cases.ALL)
-def test_row_offsets_of_ten_thousand(variant, dtype, sign):
-    """Feature 0 of each query and key multiplies to an offset of the scores; every other query has the full one."""
+def test_row_offsets_of_ten_thousand(variant, dtype):
+    """Feature 0 of each query and key multiplies to an offset of the scores: up, down and none, by turns."""
     case = cases.case(variant, SMALL, seed=3)
     for name, value in case.values.items():
         if name[0] in "qk":
             value[..., 0] = 200.0
         if name[0] == "q":
-            value[..., ::2, 0] = sign * 200.0
-            value[..., 1::2, 0] = sign * 2.0
+            value[..., ::3, 0] = -200.0
+            value[..., 1::3, 0] = 2.0
     check_contract(case, dtype)
 
 

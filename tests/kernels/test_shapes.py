@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from tests.kernels import cases, harness
 
-LENGTHS = (1, 63, 100, 0)
+LENGTHS = [(1, 1), (1, 100), (100, 1), (63, 100), (100, 63), (0, 63), (63, 0), (0, 0)]
 DIMS = [(8, 8), (24, 40), (40, 24), (64, 96), (72, 80), (80, 72), (96, 64), (16, 3), (1, 16)]
 GROUPS = [(1, 4), (2, 3), (1, 6), (3, 1)]
-BLOCKS = [(16, 16), (16, 64), (64, 16), (32, 32), (32, 128), (128, 32)]
+BLOCKS = [(16, 32), (32, 16), (32, 128), (128, 32)]
 OF_FEATURES = ["softmax", "causal_alibi", "relu", "gate", "differential", "entropy", "sink", "learned_bias"]
 OF_HEADS = ["causal_alibi", "sink", "gate", "differential", "learned_bias", "sigmoid_causal", "documents"]
 
@@ -22,10 +20,10 @@ def check(variant: str, sizes: cases.Sizes, tile: harness.Tiles | None = None) -
     harness.exact_to(found, harness.expected(case.cascade, case.values, case.cotangents))
 
 
-@pytest.mark.parametrize(("rows", "keys"), [*itertools.product(LENGTHS, LENGTHS)])
+@pytest.mark.parametrize(("rows", "keys"), LENGTHS)
 @pytest.mark.parametrize("variant", cases.ALL)
 def test_lengths(variant, rows, keys):
-    check(variant, cases.Sizes(b=1, g=1, r=2, m=rows, n=keys))
+    check(variant, cases.Sizes(b=1, g=1, r=1, m=rows, n=keys))
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids="{0[0]}x{0[1]}".format)
