@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Mutant:
     """`old` occurs once in the files that `where` matches and becomes `new`. An equivalent one says why nothing can tell it apart.
 
-    `first` names the check of the suite that should find it, and runs before the others.
+    `first` names the check of the suite that should find it, and runs before the others; `OF_SCHEDULES` is a suite of its own.
     """
 
     name: str
@@ -25,6 +25,8 @@ TEMPLATES = "templates/*.j2"
 EMIT = "attngen/emit/*.py"
 MASK = "attngen/analysis/*.py"
 TRANSFORM = "attngen/transform/*.py"
+SCHEDULE = "attngen/schedule/*.py"
+OF_SCHEDULES = "tests/schedule"
 
 MUTANTS = (
     # Helper functions of emitted modules.
@@ -299,5 +301,61 @@ MUTANTS = (
         "some = None if some is None or mask is None else some",
         first="two_masks",
     ),
-    Mutant("masks of operands forgotten", TRANSFORM, "mask = build.both(*inherited, step.where)", "mask = step.where", first="relu_window"),
+    Mutant(
+        "masks of operands forgotten",
+        TRANSFORM,
+        "return build.both(known(step.body, exists), known(step.where, exists), step.where)",
+        "return step.where",
+        first="relu_window",
+    ),
+    Mutant("sums of nothing that are something", EMIT, "if step.name in self.patchy:", "if False:", first="scores_of_some"),
+    Mutant(
+        "full tiles with zeros in them",
+        TRANSFORM,
+        "every=build.both(*masks, *patchy(kernel).values())",
+        "every=build.both(*masks)",
+        first="scores_of_some",
+    ),
+    # Schedules, which no result depends on: the tests of that folder are the suite.
+    Mutant(
+        "a stage less than there are",
+        SCHEDULE,
+        "ring = tile.num_stages * sum(passing)",
+        "ring = (tile.num_stages - 1) * sum(passing)",
+        first=OF_SCHEDULES,
+    ),
+    Mutant("64 rows are too few", SCHEDULE, "tile.resident >= WIDE_ROWS and", "tile.resident > WIDE_ROWS and", first=OF_SCHEDULES),
+    Mutant(
+        "twice the shared memory",
+        SCHEDULE,
+        "if cost.shared_bytes > target.shared_bytes:",
+        "if cost.shared_bytes > 2 * target.shared_bytes:",
+        first=OF_SCHEDULES,
+    ),
+    Mutant(
+        "blocks exchanged",
+        SCHEDULE,
+        'values[f"BLOCK_{kernel.streamed.upper()}"] = tile.streamed',
+        'values[f"BLOCK_{kernel.streamed.upper()}"] = tile.resident',
+        first=OF_SCHEDULES,
+    ),
+    Mutant(
+        "the slowest first",
+        SCHEDULE,
+        "fits.sort(key=lambda item: (item.cost.total_us,",
+        "fits.sort(key=lambda item: (-item.cost.total_us,",
+        first=OF_SCHEDULES,
+    ),
+    Mutant(
+        "powers of two padded", SCHEDULE, "1 << (max(length, 16) - 1).bit_length()", "1 << max(length, 16).bit_length()", first=OF_SCHEDULES
+    ),
+    Mutant("decoding ends a token early", SCHEDULE, "if q_len <= DECODE_TOKENS:", "if q_len < DECODE_TOKENS:", first=OF_SCHEDULES),
+    Mutant(
+        "limits for the interpreter",
+        SCHEDULE,
+        'lost = "" if request.dtype == "float64" else _misfit(cost, request.target)',
+        "lost = _misfit(cost, request.target)",
+        first=OF_SCHEDULES,
+    ),
+    Mutant("a tile for another kernel", SCHEDULE, "if name == role:", "if name != role:", first=OF_SCHEDULES),
 )

@@ -16,7 +16,9 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from tests.kernels.mutants import MUTANTS, Mutant
+import pytest
+
+from tests.kernels.mutants import MUTANTS, OF_SCHEDULES, Mutant
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 120
@@ -50,6 +52,8 @@ def _named(name: str) -> Mutant:
 def attempt(folder: Path, first: str) -> int:
     """Run the suite on the copy in `folder`; in a fork."""
     sys.path.insert(0, str(folder))
+    if first == OF_SCHEDULES:
+        return _schedules()
     try:
         from tests.kernels import suite
 
@@ -66,6 +70,18 @@ def attempt(folder: Path, first: str) -> int:
         traceback.print_exc(limit=-2)
         return REFUSED
     return SURVIVED
+
+
+def _schedules() -> int:
+    """The unit tests of schedules, but for those that compile."""
+    try:
+        importlib.import_module("attngen.schedule.choose")
+    except Exception:
+        traceback.print_exc()
+        return STILLBORN
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "-c", str(ROOT / "pyproject.toml")]
+    files = [str(path) for path in sorted((ROOT / OF_SCHEDULES).glob("test_*.py")) if path.name != "test_catalogue.py"]
+    return WRONG if pytest.main([*options, *files]) == pytest.ExitCode.TESTS_FAILED else SURVIVED
 
 
 def verdict(name: str) -> dict[str, str]:

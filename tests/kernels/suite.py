@@ -33,6 +33,7 @@ IN_TALL = (
         "two_masks",
         "two_masks_of_sums",
         "every_other_value",
+        "scores_of_some",
     ),
 )
 
