@@ -156,6 +156,9 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
     scores = tile.resident * tile.streamed * words / threads
     copied = tile.streamed * sum(_columns(structure.passing, dims)) * item / 16 / threads
     further = max(0, len(structure.dots) - 1)
+    if _unit(tile, dtype, target) == "scalar":
+        # Products of single numbers want a row of operands for every score.
+        per_score *= max(1, max(_columns(structure.dots, dims), default=0) / 32)
     # Under pressure the compiler forms addresses anew in every turn.
     addresses = min(per_copy * copied, _ADDRESS_REGISTERS)
     return round(start + per_carried * carried + (per_score + per_further * further) * scores + addresses)
