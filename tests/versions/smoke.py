@@ -13,7 +13,8 @@ import attngen
 from attngen import target as targets
 from attngen.cache.load import load_module
 from attngen.runtime.inspect import compile_many
-from attngen.runtime.measure import compile_job
+from attngen.runtime.measure import Emitted, Task, compile_job
+from attngen.schedule.choose import Request
 from attngen.schedule.plan import TileSchedule
 
 
@@ -52,7 +53,8 @@ def compiled(folder: Path) -> dict[str, int]:
     for arch in ("sm80", "sm90"):
         for kernel, _ in source.lowered:
             tile = TileSchedule(64, None if kernel.streamed is None else 32, 4, 2)
-            jobs.append(compile_job(source, module, kernel.role, ({"d": 64, "e": 64}, "bfloat16", targets.get(arch)), tile))
+            request = Request((("d", 64), ("e", 64)), "bfloat16", targets.get(arch))
+            jobs.append(compile_job(Task(Emitted(source, module), kernel.role, request, tile)))
             names.append(f"{arch} {kernel.role}")
     results = compile_many(jobs, 2)
     return {name: result.shared_bytes for name, result in zip(names, results, strict=True)}  # pyright: ignore
