@@ -89,8 +89,24 @@ def compile_many(jobs: Sequence[CompileJob], workers: int) -> tuple[Compiled | C
     No kernel is interpreted meanwhile.
     """
     sources = [_source(job) for job in jobs]
-    with LOCK, _assembler_log() as log, ThreadPoolExecutor(max_workers=workers) as pool:
+    with LOCK, _one_parser(), _assembler_log() as log, ThreadPoolExecutor(max_workers=workers) as pool:
         return tuple(pool.map(_compile, jobs, sources, [log] * len(jobs)))
+
+
+@contextmanager
+def _one_parser() -> Iterator[None]:
+    """One thread at a time parses Python: in CPython 3.11 `ast.parse` keeps its depth in a place that all threads share."""
+    parse, lock = JITFunction.parse, threading.Lock()
+
+    def locked(self: Any) -> Any:
+        with lock:
+            return parse(self)
+
+    JITFunction.parse = locked
+    try:
+        yield
+    finally:
+        JITFunction.parse = parse
 
 
 class _ThreadOutput(io.TextIOBase):
