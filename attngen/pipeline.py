@@ -16,6 +16,7 @@ from attngen.emit.render import helper_sources, render
 from attngen.emit.sections import Shapes
 from attngen.ir.cascade import Cascade
 from attngen.transform.canonicalize import canonicalize
+from attngen.transform.common import name_common_parts
 from attngen.transform.differentiate import Backward, differentiate
 from attngen.transform.hoist import hoist
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
@@ -65,14 +66,14 @@ def analyse(cascade: Cascade, observe: Observe[object] = ignore) -> Program:
     axes = roles(canonical)
     streamed = streaming(canonical, axes.resident, axes.streamed)
     observe("streaming", streamed.cascade)
-    wrt = tuple(item.name for item in canonical.inputs if item.kind == "float")
+    wrt = tuple(item.name for item in canonical.inputs if item.differentiable)
     backward = differentiate(streamed, wrt)
     observe("differentiate", backward.cascade)
     gradient = hoist(backward.cascade)
     observe("hoist", gradient)
     saved = tuple(item.name for item in backward.saved)
     forward = forward_kernel(backward.forward, saved, axes.features)
-    kernels = (forward, *backward_kernels(backward, gradient, axes.features))
+    kernels = tuple(map(name_common_parts, (forward, *backward_kernels(backward, gradient, axes.features))))
     observe("partition", kernels)
     return Program(canonical, backward.forward, backward, gradient, axes.features, kernels)
 

@@ -146,7 +146,7 @@ class _Deploy:
     def returns(self) -> list[Code]:
         wanted = [(name, pattern) for name, pattern in self.surface.outputs if name not in self.surface.on_request]
         text = "; ".join(f"{name}: {_show(pattern)}" for name, pattern in wanted)
-        floats = [str(tensor_name(item.name)) for item in self.inputs if item.kind == "float"]
+        floats = [str(tensor_name(item.name)) for item in self.inputs if item.differentiable]
         return list(folded(f"{text}. Gradients reach {', '.join(floats)}.", WIDTH - 8))
 
     # ---- lengths and checks

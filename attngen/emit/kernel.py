@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from attngen.analysis.mask import Ranges, stream_ranges
 from attngen.emit.context import KernelContext
 from attngen.emit.layout import WIDTH
 from attngen.emit.loads import scaled
 from attngen.emit.lower import Lowering
 from attngen.emit.names import Code, folded, identifier, tensor_name
-from attngen.emit.sections import Shapes, Stage, Value
+from attngen.emit.sections import Shapes, Stage
+from attngen.emit.segments import Segments, bounds, guarded, offsets, segments_of, turn
 from attngen.emit.writer import Writer
 from attngen.ir import build
 from attngen.ir.cascade import Input
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.printer import print_step
-from attngen.ir.traverse import free_axes, rewrite
+from attngen.ir.traverse import free_axes
 from attngen.transform.partition import Kernel
 
 
@@ -52,83 +52,19 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] =
     Raises:
         NotAContraction, UnsupportedError: a step has no form in a tile.
     """
-    segments = _segments(kernel)
+    segments = segments_of(kernel)
     lowering = Lowering(kernel, shapes, segments.full if segments is not None else None)
     writer = lowering.run()
     for scatter in scatters:
         _scatter(lowering, scatter)
-    bounds = _bounds(writer, segments) if segments is not None else []
+    stage, lines = bounds(writer, segments) if segments is not None else (Stage.PROLOGUE, [])
     for name in kernel.outputs:
         if name not in {scatter.step for scatter in scatters}:
             _store(writer, name)
-    return _assemble(kernel, writer, segments, bounds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Segments:
-    ranges: Ranges
-    count: int
-    full: int | None
-
-
-def _segments(kernel: Kernel) -> _Segments | None:
-    """How the stream divides into tiles with and without masks."""
-    if kernel.streamed is None:
-        return None
-    some = stream_ranges(kernel.some, kernel.streamed, kernel.resident)
-    every = some if kernel.every == kernel.some else stream_ranges(kernel.every, kernel.streamed, kernel.resident)
-    ranges = Ranges(kernel.streamed, some.some_lo, some.some_hi, every.all_lo, every.all_hi)
-    if build.is_const(ranges.all_hi, 0):
-        return _Segments(ranges, 1, None)
-    if build.is_const(ranges.all_lo, 0) and build.is_const(ranges.some_lo, 0):
-        return _Segments(ranges, 2, 0)
-    return _Segments(ranges, 3, 1)
-
-
-def _bounds(writer: Writer, segments: _Segments) -> list[tuple[Stage, str]]:
-    """Where each segment begins and ends, in whole tiles but for the end of the last."""
-    ranges, resident = segments.ranges, writer.kernel.resident
-    streamed = ranges.stream
-    block = f"BLOCK_{streamed.upper()}"
-    length = writer.length(streamed)
-    for name in ("first", "last"):
-        writer.known[(Read(name, (), "int"), False)] = Value(Code(f"{name}_{resident}"), (), Stage.PROLOGUE)
-    exprs = [ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi]
-    stage = max(writer.stage_of(expr) for expr in exprs)
-    before, writer.stage = writer.stage, stage
-    lo, full_hi = (_bound(writer, _renamed(expr, resident), 10) for expr in (ranges.some_lo, ranges.all_hi))
-    hi, full_lo = (_bound(writer, _renamed(expr, resident), 0) for expr in (ranges.some_hi, ranges.all_lo))
-    writer.stage = before
-    lines = [f"begin = {lo} // {block} * {block}" if lo != "0" else "begin = 0", f"end = {hi}"]
-    if segments.count > 1:
-        if segments.count == 3:
-            lines.append(f"full_begin = tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, begin)")
-        lines.append(f"full_end = {full_hi} // {block} * {block}")
-        if segments.count == 3:
-            lines.append("any_full = full_begin < full_end")
-            lines.append("full_begin = tl.where(any_full, full_begin, begin)")
-            lines.append("full_end = tl.where(any_full, full_end, begin)")
-        else:
-            lines.append("full_end = tl.maximum(full_end, begin)")
-    names = {1: "begin, end", 2: "begin, full_end, end", 3: "begin, full_begin, full_end, end"}[segments.count]
-    lines.append(f"bounds = ({names})")
-    assert length
-    return [(stage, line) for line in lines]
-
-
-def _bound(writer: Writer, expr: Expr, precedence: int) -> str:
-    """The text of a bound; a long one is computed beforehand and named."""
-    text = writer.printer.operand(expr, (), precedence)
-    return text if len(text) <= 36 else writer.assign(writer.name("bound"), expr, (), writer.stage)
-
-
-def _renamed(expr: Expr, resident: str) -> Expr:
-    def rule(node: Expr) -> Expr | None:
-        if isinstance(node, Read) and node.tensor in ("first", "last") and not node.at:
-            return Read(f"{node.tensor}_{resident}", (), "int")
-        return None
-
-    return rewrite(expr, rule)
+    if stage == Stage.PROLOGUE:
+        writer.sections.prologue += lines
+        lines = []
+    return _assemble(kernel, writer, segments, tuple(lines))
 
 
 def _store(writer: Writer, name: str) -> None:
@@ -186,7 +122,8 @@ def _scatter(lowering: Lowering, scatter: Scatter) -> None:
     writer.stage, writer.partial = before
 
 
-def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds: list[tuple[Stage, str]]) -> Lowered:
+def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, late: tuple[Code, ...]) -> Lowered:
+    """`late` are the bounds where they depend on the turn of an outer loop."""
     resident, streamed = kernel.resident, kernel.streamed
     params = _parameters(kernel, writer)
     features = [axis for axis in kernel.features if axis in writer.dims]
@@ -199,10 +136,8 @@ def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds
     outer = _outer_strides(kernel)
     unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value or name in outer]
     sections = writer.sections
-    early = [Code(line) for stage, line in bounds if stage == Stage.PROLOGUE]
-    late = [Code(line) for stage, line in bounds if stage != Stage.PROLOGUE]
-    tile = _tile_lines(_tile_offsets(streamed) + sections.tile if streamed else [], segments)
-    below = (*sections.prologue, *early, *sections.init, *sections.loop, *late, *tile, *sections.epilogue, *sections.stores)
+    tile = guarded(offsets(segments) + sections.tile, segments) if segments else ()
+    below = (*sections.prologue, *sections.init, *sections.loop, *late, *tile, *sections.epilogue, *sections.stores)
     context = KernelContext(
         name=identifier(f"{kernel.role}_kernel"),
         title=Code(_TITLES[kernel.role.rstrip("_0123456789")]),
@@ -211,20 +146,20 @@ def _assemble(kernel: Kernel, writer: Writer, segments: _Segments | None, bounds
         constexprs=tuple(Code(name) for name in constexprs),
         unspecialized=tuple(Code(f'"{name}"') for name in unspecialized),
         place=_used(_place(kernel, writer, features, segments), below),
-        keeps=bool(sections.prologue or early),
-        prologue=(*sections.prologue, *early),
+        keeps=bool(sections.prologue),
+        prologue=tuple(sections.prologue),
         carries=bool(sections.init),
         init=tuple(sections.init),
         flat=bool(kernel.loops) and not late,
         nested=bool(kernel.loops) and bool(late),
         loop_count=Code(" * ".join(f"len_{axis}" for axis in kernel.loops)),
-        loop=(*_decode_loop(kernel, flat=not late), *sections.loop, *late),
+        loop=(*_decode_loop(kernel, turn(segments) if segments and not late else None), *sections.loop, *late),
         indent=Code("    " if late else ""),
         streamed=streamed is not None,
         segments=segments.count if segments else 0,
-        segment_note=Code(_NOTES[segments.count if segments else 0]),
+        segment_note=segments.note if segments else Code(""),
         stream_block=Code(blocks[-1]),
-        start=Code(f"start_{streamed}"),
+        start=turn(segments) if segments else Code(""),
         tile=tile,
         epilogue=tuple(sections.epilogue),
         stores=tuple(sections.stores),
@@ -250,7 +185,7 @@ def _parameters(kernel: Kernel, writer: Writer) -> tuple[str, ...]:
     return (*sorted(writer.parameters, key=rank), *(f"len_{axis}" for axis in lengths))
 
 
-def _place(kernel: Kernel, writer: Writer, features: list[str], segments: _Segments | None) -> list[Code]:
+def _place(kernel: Kernel, writer: Writer, features: list[str], segments: Segments | None) -> list[Code]:
     """Which tile this program owns, and the offsets inside of it."""
     axis = kernel.resident
     block = f"BLOCK_{axis.upper()}"
@@ -286,8 +221,8 @@ def _used(lines: list[Code], below: tuple[Code, ...]) -> tuple[Code, ...]:
     return tuple(reversed(kept))
 
 
-def _decode_loop(kernel: Kernel, flat: bool) -> list[Code]:
-    """Positions along the summed axes from the number of the turn."""
+def _decode_loop(kernel: Kernel, flat: Code | None) -> list[Code]:
+    """Positions along the summed axes from the number of the item; `flat`: also the variable of the stream, which shares the loop."""
     if not kernel.loops:
         return []
     lines: list[Code] = []
@@ -297,32 +232,10 @@ def _decode_loop(kernel: Kernel, flat: bool) -> list[Code]:
         lines.append(Code(f"{identifier(axis)} = tl.cast({rest if outermost else f'{rest} % len_{axis}'}, tl.int64)"))
         rest = f"({rest}) // len_{axis}"
     if flat:
-        lines.append(Code(f"start_{kernel.streamed} = bounds[segment] + item % steps * BLOCK_{(kernel.streamed or '').upper()}"))
+        lines.append(Code(f"{flat} = begins[segment] + item % steps * BLOCK_{(kernel.streamed or '').upper()}"))
     return lines
 
 
-def _tile_offsets(streamed: str) -> list[tuple[Code, bool]]:
-    return [
-        (Code(f"offs_{streamed} = start_{streamed} + range_{streamed}"), False),
-        (Code(f"ok_{streamed} = offs_{streamed} < len_{streamed}"), False),
-    ]
-
-
-def _tile_lines(lines: list[tuple[Code, bool]], segments: _Segments | None) -> tuple[Code, ...]:
-    """Statements of one tile; those that only masks need stand under one condition a run."""
-    if segments is None or segments.full is None:
-        return tuple(code for code, _ in lines)
-    result: list[Code] = []
-    inside = False
-    for code, partial in lines:
-        if partial and not inside:
-            result.append(Code(f"if segment != {segments.full}:"))
-        result.append(Code(f"    {code}") if partial else code)
-        inside = partial
-    return tuple(result)
-
-
-_NOTES = {0: "", 1: "", 2: "  # full, then under masks", 3: "  # under masks, full, under masks"}
 _TITLES = {
     "forward": "Rows stay, the streamed axis passes: outputs and row statistics.",
     "backward_prepare": "Row values of the backward that need a whole row of features.",

@@ -129,7 +129,7 @@ class Trace:
             return None
         name = self.fresh(hint)
         kind: Kind = literal(value).kind
-        self._inputs[name] = Input(name, None, 0, kind, by_value=kind != "float")
+        self._inputs[name] = Input(name, None, 0, kind, number=True)
         self._values[name] = torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
         self._keys[name] = key
         self._numbers[key] = Read(name, (), kind)

@@ -25,13 +25,23 @@ IDENTITY: dict[Reduce, float] = {"sum": 0.0, "max": float("-inf"), "logsumexp": 
 @dataclass(frozen=True, slots=True)
 class Input:
     """A tensor from outside. An argument has `axes`, one name per dimension. A capture has `axes=None` and is indexed freely;
-    `by_value` marks a captured Python integer or truth value, passed as a plain number."""
+    `number` marks a captured Python number: it has no gradient."""
 
     name: str
     axes: tuple[str, ...] | None
     rank: int
     kind: Kind = "float"
-    by_value: bool = False
+    number: bool = False
+
+    @property
+    def by_value(self) -> bool:
+        """Whether kernels take it as a plain number. A float goes through memory, for Triton would round it to 32 bits."""
+        return self.number and self.kind != "float"
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether it can have a gradient."""
+        return self.kind == "float" and not self.number
 
 
 def arguments_first(inputs: Iterable[Input]) -> tuple[Input, ...]:

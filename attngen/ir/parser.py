@@ -69,7 +69,7 @@ def _parse_inputs(text: str) -> tuple[Input, ...]:
         if match is None:
             raise ParseError(f"not a capture: {part!r}")
         shape: str | None = match[3]
-        found.append(Input(match[1], None, (shape or "").count(":"), _kind(match[2]), by_value=shape is None))
+        found.append(Input(match[1], None, (shape or "").count(":"), _kind(match[2]), number=shape is None))
     return tuple(found)
 
 

@@ -60,11 +60,11 @@ def print_step(step: Einsum) -> str:
 
 
 def print_input(item: Input) -> str:
-    """`q[b,h,m,d]`, `slopes: float[:]`, or `window: int` for a number passed by value."""
+    """`q[b,h,m,d]`, `slopes: float[:]`, or `window: int` for a Python number."""
     if item.axes is not None:
         suffix = "" if item.kind == "float" else f": {item.kind}"
         return f"{item.name}[{','.join(item.axes)}]{suffix}"
-    return f"{item.name}: {item.kind}" + ("" if item.by_value else f"[{', '.join(':' * item.rank)}]")
+    return f"{item.name}: {item.kind}" + ("" if item.number else f"[{', '.join(':' * item.rank)}]")
 
 
 def print_cascade(cascade: Cascade) -> str:

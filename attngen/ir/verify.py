@@ -70,12 +70,12 @@ def names_are_unique(cascade: Cascade) -> None:
 
 
 def inputs_are_consistent(cascade: Cascade) -> None:
-    """An argument has as many distinct axes as its rank; a number passed by value is a capture of rank 0, not float."""
+    """An argument has as many distinct axes as its rank; a Python number is a capture of rank 0."""
     for item in cascade.inputs:
         if item.axes is not None and (len(item.axes) != item.rank or len(set(item.axes)) != item.rank):
             raise _broken(f"argument {item.name!r} of rank {item.rank} needs as many distinct axes, it has {list(item.axes)}")
-        if item.by_value and (item.axes is not None or item.rank != 0 or item.kind == "float"):
-            raise _broken(f"{item.name!r} is passed by value, so it must be an int or bool capture of rank 0")
+        if item.number and (item.axes is not None or item.rank != 0):
+            raise _broken(f"{item.name!r} is a number, so it must be a capture of rank 0")
 
 
 def reads_are_earlier(cascade: Cascade) -> None:

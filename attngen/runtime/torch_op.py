@@ -73,7 +73,7 @@ class _Registration:
         self.saved = tuple(item.name for item in saved)
         self.extras = tuple(item.name for item in saved if item.name not in self.outputs)
         self.cotangents = program.backward.cotangents if program.backward is not None else ()
-        self.differentiable = tuple(item for item in self.inputs if item.kind == "float")
+        self.differentiable = tuple(item for item in self.inputs if item.differentiable)
         self.copied: set[str] = set()
 
     # ---- shapes
@@ -170,7 +170,7 @@ class _Registration:
     def differentiate(self, ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)
         inputs = [saved.pop(0) if value is None else value for value in ctx.plain]
-        needed = [bool(ctx.needs_input_grad[i]) and item.kind == "float" for i, item in enumerate(self.inputs) if item.kind == "float"]
+        needed = [bool(ctx.needs_input_grad[i]) for i, item in enumerate(self.inputs) if item.differentiable]
         extents, model = self.extents(inputs), self.model(inputs)
         given = [
             self.empty(name, extents, model).zero_() if grad is None else grad

@@ -111,7 +111,7 @@ def _run(
         output: torch.randn(steps[output].shape, generator=generator, dtype=torch.float64).to(steps[output].dtype)
         for output, _ in backward.cotangents
     }
-    wanted = {str(tensor_name(item.name)): item.name for item in program.cascade.inputs if item.kind == "float"}
+    wanted = {str(tensor_name(item.name)): item.name for item in program.cascade.inputs if item.differentiable}
     given = [cotangents[output] for output, _ in backward.cotangents]
     gradients = loaded.module.backward(*inputs, *(steps[name] for name in saved), *given, loaded.tiles, set(wanted))
     return {**found, **{f"d{wanted[name]}": value for name, value in gradients.items()}}, cotangents
@@ -125,7 +125,7 @@ def _yardstick(dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype | None]:
 def _reference(
     cascade: Cascade, values: Mapping[str, Any], cotangents: Mapping[str, Tensor], dtype: torch.dtype, rounding: torch.dtype | None
 ) -> dict[str, Tensor]:
-    targets = [item.name for item in cascade.inputs if item.kind == "float"]
+    targets = [item.name for item in cascade.inputs if item.differentiable]
     leaves = {name: values[name].detach().to(dtype).clone().requires_grad_() for name in targets}
     steps = reference(cascade, {**values, **leaves}, dtype, rounding)
     live = [(steps[name], given.to(dtype)) for name, given in cotangents.items() if steps[name].requires_grad]

@@ -10,11 +10,21 @@ import math
 from collections.abc import Callable
 
 from attngen.ir import build
+from attngen.ir.algebra import factors, product
 from attngen.ir.build import apply, const, mul, neg, sub
 from attngen.ir.expr import Apply, Const, Expr, Read, kind_of
 
 Rule = Callable[[tuple[Expr, ...], Expr, Expr], tuple[Expr | None, ...]]
 """(arguments, value of the node, adjoint of the node) -> adjoint of each argument."""
+
+
+def _quotient(d: Expr, by: Expr) -> Expr:
+    """d / by; a factor of d that is the divisor goes, so that `c * f(x / c)` has the slope of f."""
+    parts = list(factors(d))
+    if by not in parts:
+        return apply("div", d, by)
+    parts.remove(by)
+    return product(parts)
 
 
 def _safe_div(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
@@ -23,7 +33,7 @@ def _safe_div(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
 
 
 def _div(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
-    share = apply("div", d, x[1])
+    share = _quotient(d, x[1])
     return share, neg(mul(share, y))
 
 

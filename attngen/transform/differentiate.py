@@ -113,8 +113,8 @@ class _Tape:
     def depends_on(self, wrt: tuple[str, ...]) -> set[str]:
         for name in wrt:
             item = self.cascade.input(name)
-            if item is None or item.kind != "float" or item.by_value:
-                raise NotDifferentiable(f"{name} is not a float input")
+            if item is None or not item.differentiable:
+                raise NotDifferentiable(f"{name} is not a float tensor")
         active = set(wrt)
         for step in self.cascade.steps:
             if any(name in active for name in names_read(step.body)):

@@ -6,6 +6,8 @@
     du[m,e] = do[m,e] * lam                         dw_sum[m,n] = sum[e] do[m,e] * v[n,e]
     dw[m,n] = sum[e] du[m,e] * v[n,e]      ->       dw[m,n]     = dw_sum[m,n] * lam
 
+    ds[m,n] = dx[m,n] * y[m,n] * scale     ->       ds_part[m,n] = dx[m,n] * y[m,n], and so on
+
 One multiplication an element becomes one a row, and sums that differ by such a factor become one matrix product.
 """
 
@@ -16,18 +18,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
-from attngen.ir.algebra import product
+from attngen.ir.algebra import factors, product
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Index, Read, kind_of
 from attngen.ir.names import Names
 from attngen.ir.traverse import free_axes, live_steps, rewrite
 from attngen.transform.canonicalize import share
-from attngen.transform.existence import contributions, existence, known, mask_of
+from attngen.transform.existence import Existence, contributions, existence, known, mask_of, without
 
 
 def hoist(cascade: Cascade) -> Cascade:
     """Takes and gives a gradient cascade with the same outputs."""
-    cascade = _through_copies(cascade)
+    cascade = _scales_apart(_through_copies(cascade))
     short = _shorten(cascade, lambda factor: True)
     if not _keeps_existence(cascade, short):
         # A factor that does not exist everywhere would take elements of a sum away that another value is added to.
@@ -56,9 +58,32 @@ def _through_copies(cascade: Cascade) -> Cascade:
 
 
 def _shorten(cascade: Cascade, may_leave: Callable[[Expr], bool]) -> Cascade:
-    products = {step.name: step.body for step in cascade.steps if step.reduce is None and step.where is None and _is_product(step.body)}
+    exists = existence(cascade)
+    pointwise = [step for step in cascade.steps if step.reduce is None and _adds_no_mask(step, exists)]
+    products = {step.name: step.body for step in pointwise if _is_product(step.body)}
     names = Names(cascade)
     return replace(cascade, steps=tuple(short for step in cascade.steps for short in _shortened(step, products, names, may_leave)))
+
+
+def _scales_apart(cascade: Cascade) -> Cascade:
+    """A product of several wide factors and some narrow ones as two steps, so that sums can look through the narrow ones."""
+    names = Names(cascade)
+    steps: list[Einsum] = []
+    for step in cascade.steps:
+        parts = factors(step.body)
+        wide = tuple(part for part in parts if set(free_axes(part)) >= set(step.axes))
+        if step.reduce is None and len(wide) > 1 and len(wide) < len(parts):
+            inner = replace(step, name=names.fresh(f"{step.name}_part"), body=product(wide))
+            narrow = product(part for part in parts if part not in wide)
+            steps += [inner, replace(step, body=build.mul(build.read(inner.name, inner.axes), narrow))]
+        else:
+            steps.append(step)
+    return replace(cascade, steps=tuple(steps))
+
+
+def _adds_no_mask(step: Einsum, exists: Existence) -> bool:
+    """Whether a step exists wherever what it reads does: its own predicate says nothing new."""
+    return without(step.where, mask_of(known(step.body, exists))) is None
 
 
 def _keeps_existence(before: Cascade, after: Cascade) -> bool:

@@ -66,9 +66,9 @@ def test_two_values_of_one_capture_give_equal_cascades() -> None:
     assert first.cascade == second.cascade
     assert captures(first) == {"slope": torch.tensor(0.5, dtype=torch.float64), "window": 128}
     assert first.captures[0].value.dtype == torch.float64
-    assert {item.name: (item.kind, item.by_value) for item in first.cascade.inputs if item.axes is None} == {
-        "slope": ("float", False),
-        "window": ("int", True),
+    assert {item.name: (item.kind, item.number, item.by_value) for item in first.cascade.inputs if item.axes is None} == {
+        "slope": ("float", True, False),
+        "window": ("int", True, True),
     }
 
 

@@ -89,7 +89,7 @@ def emitted(cascade: Cascade, padded: frozenset[str], allocate: Allocate = not_a
         roles=tuple(kernel.role for kernel in source.program.kernels),
         saved=tuple(item.name for item in backward.saved),
         cotangents=backward.cotangents,
-        targets=tuple(item.name for item in cascade.inputs if item.kind == "float"),
+        targets=tuple(item.name for item in cascade.inputs if item.differentiable),
     )
 
 
@@ -192,7 +192,7 @@ def expected(
 ) -> Results:
     """The same by the reference: float64, or the yardstick at another precision."""
     cascade = as_cascade(variant)
-    targets = [item.name for item in cascade.inputs if item.kind == "float"]
+    targets = [item.name for item in cascade.inputs if item.differentiable]
     leaves = {name: values[name].detach().to(dtype).clone().requires_grad_() for name in targets}
     given_values = {**values, **leaves}
     steps = (

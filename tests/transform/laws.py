@@ -161,7 +161,7 @@ def assert_gradients(
 ) -> Backward:
     """The derived backward, before and after `hoist`, computes what autograd of the reference does."""
     cascade, streamed = streamed_form(text)
-    targets = wrt if wrt is not None else tuple(item.name for item in cascade.inputs if item.kind == "float")
+    targets = wrt if wrt is not None else tuple(item.name for item in cascade.inputs if item.differentiable)
     backward = differentiate(streamed, targets)
     values = point.values(cascade)
     leaves = {name: value.clone().requires_grad_() if name in targets else value for name, value in values.items()}

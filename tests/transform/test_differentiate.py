@@ -26,7 +26,7 @@ UNDERFLOWS = {"entropy", "entropy_masked", "divergence"}
 
 def backward(text: str, wrt: tuple[str, ...] | None = None) -> Backward:
     cascade = canonicalize(parse(text))
-    targets = tuple(item.name for item in cascade.inputs if item.kind == "float") if wrt is None else wrt
+    targets = tuple(item.name for item in cascade.inputs if item.differentiable) if wrt is None else wrt
     return differentiate(streaming(cascade, "m", "n"), targets)
 
 
