@@ -81,14 +81,15 @@ def bounds(writer: Writer, segments: Segments) -> tuple[Stage, list[Code]]:
     hi, full_lo = (_bound(writer, _renamed(expr, resident), 0) for expr in (ranges.some_hi, ranges.all_lo))
     writer.stage = before
     lines = [f"begin = {lo} // {block} * {block}" if lo != "0" else "begin = 0", f"end = {hi}"]
+    last_full = f"{full_hi} // {block} * {block}"
     if segments.count == 1:
         lines += ["begins = (begin,)", "ends = (end,)"]
     elif not segments.jumps:
-        lines += [f"full_end = tl.maximum({full_hi} // {block} * {block}, begin)", "begins = (begin, full_end)", "ends = (full_end, end)"]
+        lines += [f"full_end = tl.maximum({last_full}, begin)", "begins = (begin, full_end)", "ends = (full_end, end)"]
     else:
         lines += [
             f"full_begin = tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, begin)",
-            f"full_length = tl.maximum({full_hi} // {block} * {block} - full_begin, 0)",
+            f"full_length = tl.maximum({last_full} - full_begin, 0)",
             "begins = (full_begin, begin)",
             "ends = (full_begin + full_length, end - full_length)",
         ]
@@ -102,13 +103,13 @@ def turn(segments: Segments) -> Code:
 
 def offsets(segments: Segments) -> list[tuple[Code, bool]]:
     """Statements at the head of a turn, with a flag for "only under masks": where its tile starts, and its positions."""
-    axis = segments.ranges.stream
+    streamed = segments.ranges.stream
     lines: list[tuple[Code, bool]] = []
     if segments.jumps:
-        lines.append((Code(f"start_{axis} = turn_{axis}"), False))
-        lines.append((Code(f"start_{axis} += tl.where(turn_{axis} >= full_begin, full_length, 0)"), True))
-    lines.append((Code(f"offs_{axis} = start_{axis} + range_{axis}"), False))
-    lines.append((Code(f"ok_{axis} = offs_{axis} < len_{axis}"), False))
+        lines.append((Code(f"start_{streamed} = turn_{streamed}"), False))
+        lines.append((Code(f"start_{streamed} += tl.where(turn_{streamed} >= full_begin, full_length, 0)"), True))
+    lines.append((Code(f"offs_{streamed} = start_{streamed} + range_{streamed}"), False))
+    lines.append((Code(f"ok_{streamed} = offs_{streamed} < len_{streamed}"), False))
     return lines
 
 

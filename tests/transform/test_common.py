@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests import variants
 
 from attngen.ir.cascade import Cascade
 from attngen.ir.interpret import interpret
@@ -11,6 +10,7 @@ from attngen.ir.printer import print_step
 from attngen.pipeline import analyse
 from attngen.transform.common import name_common_parts
 from attngen.transform.partition import Kernel
+from tests import variants
 
 HEAD = "cascade(a[m,n], b[m,n], c[m]; cap: float)\n"
 
@@ -34,7 +34,10 @@ CASES = {
         "a_scaled[m,n] = a[m,n] * cap",
     ),
     "a whole body": ("  t[m,n] = tanh(a[m,n])\n  y[m] = sum[n] t[m,n] * (1.0 - tanh(a[m,n]) * b[m,n])", "t[m,n] = tanh(a[m,n])"),
-    "in a masked step": ("  x[m,n] = sin(a[m,n])  if m >= n\n  y[m] = sum[n] x[m,n] * (sin(a[m,n]) + 1.0)", "x[m,n] = a_sin[m,n]  if m >= n"),
+    "in a masked step": (
+        "  x[m,n] = sin(a[m,n])  if m >= n\n  y[m] = sum[n] x[m,n] * (sin(a[m,n]) + 1.0)",
+        "x[m,n] = a_sin[m,n]  if m >= n",
+    ),
 }
 
 
