@@ -1,8 +1,9 @@
-"""A variant run once on random values in the interpreter and held to the float64 reference, forward and backward.
+"""A variant run on random values in the interpreter and held to the float64 reference, forward and backward.
 
 Takes the `Kernels` of a variant and the values of its captures, gives one `Deviation` for each output and gradient. Small on purpose:
 lengths are ragged and a few tiles long. The limit is the contract of every kernel: twice the error of the same formula run by PyTorch at
-the same precision, and two roundings; in float64, 1e-12 of the largest value.
+the same precision, and two roundings; in float64, 1e-12 of the largest value. Errors are the largest of several draws: that of a single number
+(the gradient of a scalar) is chance.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from attngen.runtime.kernels import Kernels
 from attngen.runtime.reference import reference
 
 RESIDENT_LENGTH, STREAMED_LENGTH, GRID_LENGTH = 70, 90, 2
+DRAWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Deviation:
 
 
 def trial(kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, int], dtype: str) -> tuple[Deviation, ...]:
-    """Run forward and backward once.
+    """Run forward and backward.
 
     Args:
         kernels: of the variant.
@@ -49,13 +51,29 @@ def trial(kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, 
     """
     cascade = kernels.program.cascade
     lengths = extents(kernels, captures, features)
-    generator = torch.Generator().manual_seed(0)
     kind: torch.dtype = getattr(torch, dtype)
+    generator = torch.Generator().manual_seed(0)
+    draws = [_draw(kernels, captures, lengths, features, kind, generator) for _ in range(DRAWS)]
+    return tuple(
+        _deviation(name, *(torch.stack(values) for values in zip(*(draw[name] for draw in draws), strict=True))) for name in draws[0]
+    )
+
+
+def _draw(
+    kernels: Kernels,
+    captures: Mapping[str, Any],
+    lengths: Mapping[str, int],
+    features: Mapping[str, int],
+    kind: torch.dtype,
+    generator: torch.Generator,
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Each output and gradient for one draw of values: of the kernels, exact, and of PyTorch at the same precision."""
+    cascade = kernels.program.cascade
     values = {item.name: captures[item.name] if item.axes is None else _random(item, lengths, kind, generator) for item in cascade.inputs}
     found, cotangents = _run(kernels, values, lengths, features, generator)
     exact = _reference(cascade, values, cotangents, torch.float64, None)
     plain = _reference(cascade, values, cotangents, *_yardstick(kind))
-    return tuple(_deviation(name, value, exact[name], plain[name]) for name, value in found.items())
+    return {name: (value, exact[name], plain[name]) for name, value in found.items()}
 
 
 def extents(kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, int]) -> dict[str, int]:
