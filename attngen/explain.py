@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
-from attngen.analysis.mask import Ranges, describe, stream_ranges
+from attngen.analysis.mask import describe, walked_ranges
 from attngen.analysis.passes import pass_count
 from attngen.errors import ArgumentError
 from attngen.ir.cascade import Cascade
@@ -153,9 +153,7 @@ def visits(kernel: Kernel) -> str:
     """Which part of the passing axis a kernel looks at, for a tile of positions `first` to `last`."""
     if kernel.streamed is None:
         return "nothing passes"
-    some = stream_ranges(kernel.some, kernel.streamed, kernel.resident)
-    every = stream_ranges(kernel.every, kernel.streamed, kernel.resident)
-    return describe(Ranges(kernel.streamed, some.some_lo, some.some_hi, every.all_lo, every.all_hi))
+    return describe(walked_ranges(kernel.some, kernel.every, kernel.streamed, kernel.resident))
 
 
 def _facts(kernel: Kernel) -> KernelFacts:

@@ -8,10 +8,23 @@ from attngen.emit.names import Code
 
 
 @dataclass(frozen=True, slots=True)
+class BoundsContext:
+    """The function that finds the walks of a tile: parameters, what it says about itself, statements, results."""
+
+    name: Code
+    params: tuple[Code, ...]
+    title: Code
+    note: tuple[Code, ...]
+    body: tuple[Code, ...]
+    results: tuple[Code, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class KernelContext:
     """A kernel, section by section.
 
     Attributes:
+        bounds: what finds its walks, at most one function.
         name: function name.
         title: what it computes, one line; `summary`: the steps.
         params: run-time parameters in launch order. constexprs: compile-time ones.
@@ -23,6 +36,7 @@ class KernelContext:
         tile: one step of the stream. epilogue: after the last. stores: what goes out.
     """
 
+    bounds: tuple[BoundsContext, ...]
     name: Code
     title: Code
     summary: tuple[Code, ...]

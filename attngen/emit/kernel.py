@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attngen.emit.context import KernelContext
 from attngen.emit.layout import WIDTH
@@ -11,7 +11,7 @@ from attngen.emit.loads import scaled
 from attngen.emit.lower import Lowering
 from attngen.emit.names import Code, folded, identifier, tensor_name
 from attngen.emit.sections import Shapes, Stage
-from attngen.emit.segments import Segments, bounds, guarded, offsets, segments_of, turn
+from attngen.emit.segments import Bounds, Segments, bounds, guarded, offsets, segments_of, turn
 from attngen.emit.writer import Writer
 from attngen.ir import build
 from attngen.ir.cascade import Input
@@ -57,14 +57,14 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] =
     writer = lowering.run()
     for scatter in scatters:
         _scatter(lowering, scatter)
-    stage, lines = bounds(writer, segments) if segments is not None else (Stage.PROLOGUE, [])
+    limits = bounds(writer, segments) if segments is not None else Bounds(Stage.PROLOGUE, ())
     for name in kernel.outputs:
         if name not in {scatter.step for scatter in scatters}:
             _store(writer, name)
-    if stage == Stage.PROLOGUE:
-        writer.sections.prologue += lines
-        lines = []
-    return _assemble(kernel, writer, segments, tuple(lines))
+    if limits.stage == Stage.PROLOGUE:
+        writer.sections.prologue += limits.lines
+        limits = replace(limits, lines=())
+    return _assemble(kernel, writer, segments, limits)
 
 
 def _store(writer: Writer, name: str) -> None:
@@ -122,8 +122,9 @@ def _scatter(lowering: Lowering, scatter: Scatter) -> None:
     writer.stage, writer.partial = before
 
 
-def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, late: tuple[Code, ...]) -> Lowered:
-    """`late` are the bounds where they depend on the turn of an outer loop."""
+def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits: Bounds) -> Lowered:
+    """Sections to a context. What is left of the lines of `limits` depends on the turn of an outer loop."""
+    late = limits.lines
     resident, streamed = kernel.resident, kernel.streamed
     params = _parameters(kernel, writer)
     features = [axis for axis in kernel.features if axis in writer.dims]
@@ -139,6 +140,7 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, late: t
     tile = guarded(offsets(segments) + sections.tile, segments) if segments else ()
     below = (*sections.prologue, *sections.init, *sections.loop, *late, *tile, *sections.epilogue, *sections.stores)
     context = KernelContext(
+        bounds=(limits.function,) if limits.function is not None else (),
         name=identifier(f"{kernel.role}_kernel"),
         title=Code(_TITLES[kernel.role.rstrip("_0123456789")]),
         summary=tuple(line for step in kernel.steps for line in folded(print_step(step), WIDTH - 4)),

@@ -14,14 +14,19 @@ So a kernel holds its loop twice, whatever the mask, and no accumulator passes t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from attngen.analysis.mask import Ranges, stream_ranges
-from attngen.emit.names import Code
+from attngen.analysis.bounds import FIRST, LAST
+from attngen.analysis.mask import Ranges, describe, walked_ranges
+from attngen.analysis.spans import TileValue
+from attngen.emit.context import BoundsContext
+from attngen.emit.layout import WIDTH
+from attngen.emit.names import Code, folded, identifier
 from attngen.emit.sections import Stage, Value
 from attngen.emit.writer import Writer
 from attngen.ir import build
-from attngen.ir.expr import Expr, Read
+from attngen.ir.expr import Apply, Const, Expr, Extent, Read
 from attngen.ir.traverse import rewrite
 from attngen.transform.partition import Kernel
 
@@ -61,39 +66,122 @@ def segments_of(kernel: Kernel) -> Segments | None:
     """The walks of a kernel; None where nothing streams."""
     if kernel.streamed is None:
         return None
-    some = stream_ranges(kernel.some, kernel.streamed, kernel.resident)
-    every = some if kernel.every == kernel.some else stream_ranges(kernel.every, kernel.streamed, kernel.resident)
-    ranges = Ranges(kernel.streamed, some.some_lo, some.some_hi, every.all_lo, every.all_hi)
+    ranges = walked_ranges(kernel.some, kernel.every, kernel.streamed, kernel.resident)
     return Segments(ranges, 1 if build.is_const(ranges.all_hi, 0) else 2)
 
 
-def bounds(writer: Writer, segments: Segments) -> tuple[Stage, list[Code]]:
-    """Where each walk begins and ends, in whole tiles but for the end of the last, and when that is known."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where the walks begin and end.
+
+    Attributes:
+        stage: when that is known.
+        lines: statements of the kernel.
+        function: what they call; None without a mask, where they need nothing but the length.
+        values: what each parameter of the function stands for.
+    """
+
+    stage: Stage
+    lines: tuple[Code, ...]
+    function: BoundsContext | None = None
+    values: tuple[tuple[Code, Expr], ...] = ()
+
+
+def bounds(writer: Writer, segments: Segments) -> Bounds:
+    """The statements that find the walks of a tile: in whole tiles, but for the end of the last."""
     ranges, resident = segments.ranges, writer.kernel.resident
-    block = f"BLOCK_{ranges.stream.upper()}"
+    block = Code(f"BLOCK_{ranges.stream.upper()}")
     writer.length(ranges.stream)
-    for name in ("first", "last"):
-        writer.known[(Read(name, (), "int"), False)] = Value(Code(f"{name}_{resident}"), (), Stage.PROLOGUE)
-    exprs = [ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi]
-    stage = max(writer.stage_of(expr) for expr in exprs)
-    before, writer.stage = writer.stage, stage
-    lo, full_hi = (_bound(writer, _renamed(expr, resident), 10) for expr in (ranges.some_lo, ranges.all_hi))
-    hi, full_lo = (_bound(writer, _renamed(expr, resident), 0) for expr in (ranges.some_hi, ranges.all_lo))
-    writer.stage = before
-    lines = [f"begin = {lo} // {block} * {block}" if lo != "0" else "begin = 0", f"end = {hi}"]
+    stage = max((_tile_value(writer, name, value) for name, value in ranges.over), default=Stage.PROLOGUE)
+    exprs = tuple(rewrite(expr, _of_tile(resident)) for expr in (ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi))
+    stage = max(stage, *map(writer.stage_of, exprs))
+    leaves = _leaves(writer, exprs)
+    names, walks = _NAMES[segments.count, segments.jumps]
+    body = _scratch(writer, lambda: _rounded(writer, segments, exprs, block))
+    ends = [Code(line) for line in walks]
+    if ranges.unmasked:
+        return Bounds(stage, (*body, *ends))
+    name = identifier(f"{writer.kernel.role}_bounds")
+    call = Code(f"{', '.join(names)} = {name}({', '.join((*leaves, block))})")
+    title = Code(f"Which tiles along {ranges.stream} a tile along {resident} meets.")
+    note = tuple(folded(f"It {describe(ranges)}.", WIDTH - 4))
+    function = BoundsContext(name, (*leaves, Code(f"{block}: tl.constexpr")), title, note, body, tuple(map(Code, names)))
+    return Bounds(stage, (call, *ends), function, tuple(leaves.items()))
+
+
+_NAMES: dict[tuple[int, bool], tuple[tuple[str, ...], tuple[str, str]]] = {
+    (1, False): (("begin", "end"), ("begins = (begin,)", "ends = (end,)")),
+    (2, False): (("begin", "full_end", "end"), ("begins = (begin, full_end)", "ends = (full_end, end)")),
+    (2, True): (
+        ("begin", "full_begin", "full_length", "end"),
+        ("begins = (full_begin, begin)", "ends = (full_begin + full_length, end - full_length)"),
+    ),
+}
+"""By the number of walks and whether the second jumps: what the bounds are called, and the walks made of them."""
+
+
+def _rounded(writer: Writer, segments: Segments, exprs: tuple[Expr, ...], block: Code) -> None:
+    """Statements that assign the names above."""
+    some_lo, some_hi, all_lo, all_hi = exprs
+    lo, full_hi = (_bound(writer, expr, 10) for expr in (some_lo, all_hi))
+    hi, full_lo = (_bound(writer, expr, 0) for expr in (some_hi, all_lo))
+    writer.put(f"begin = {lo} // {block} * {block}" if lo != "0" else "begin = 0")
+    writer.put(f"end = {hi}")
     last_full = f"{full_hi} // {block} * {block}"
-    if segments.count == 1:
-        lines += ["begins = (begin,)", "ends = (end,)"]
-    elif not segments.jumps:
-        lines += [f"full_end = tl.maximum({last_full}, begin)", "begins = (begin, full_end)", "ends = (full_end, end)"]
-    else:
-        lines += [
-            f"full_begin = tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, begin)",
-            f"full_length = tl.maximum({last_full} - full_begin, 0)",
-            "begins = (full_begin, begin)",
-            "ends = (full_begin + full_length, end - full_length)",
-        ]
-    return stage, [Code(line) for line in lines]
+    if segments.jumps:
+        writer.put(f"full_begin = tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, begin)")
+        writer.put(f"full_length = tl.maximum({last_full} - full_begin, 0)")
+    elif segments.count == 2:
+        writer.put(f"full_end = tl.maximum({last_full}, begin)")
+
+
+def _scratch(writer: Writer, write: Callable[[], None]) -> tuple[Code, ...]:
+    """Statements that stand in a function of their own: nothing after it knows their names."""
+    known, section = dict(writer.known), writer.sections.prologue
+    before, writer.stage, writer.sections.prologue = writer.stage, Stage.PROLOGUE, []
+    write()
+    lines = tuple(writer.sections.prologue)
+    writer.known, writer.stage, writer.sections.prologue = known, before, section
+    return lines
+
+
+def _tile_value(writer: Writer, name: str, value: TileValue) -> Stage:
+    """The least or greatest of a captured tensor over the tile. Positions behind the last row do not count."""
+    vector = writer.loads.load(value.read)
+    reduce, least = ("tl.min", _INT_MAX) if value.which == "least" else ("tl.max", -_INT_MAX)
+    writer.put(f"{name} = {reduce}(tl.where(ok_{writer.kernel.resident}, {vector.code}, {least}), 0)", vector.stage)
+    writer.steps[name] = Value(Code(name), (), vector.stage)
+    return vector.stage
+
+
+def _of_tile(resident: str) -> Callable[[Expr], Expr | None]:
+    """First and last position of a tile by the names they have in the kernel."""
+
+    def rule(node: Expr) -> Expr | None:
+        return Read(f"{node.tensor}_{resident}", (), "int") if isinstance(node, Read) and node in (FIRST, LAST) else None
+
+    return rule
+
+
+_INT_MAX = 2**31 - 1
+
+
+def _leaves(writer: Writer, exprs: tuple[Expr, ...]) -> dict[Code, Expr]:
+    """The numbers that expressions are made of, by the name they have in the kernel."""
+    found: dict[Code, Expr] = {}
+
+    def visit(expr: Expr) -> None:
+        if isinstance(expr, Apply):
+            for arg in expr.args:
+                visit(arg)
+        elif not isinstance(expr, Const):
+            found.setdefault(writer.leaf(expr)[0], expr)
+
+    for expr in exprs:
+        visit(expr)
+    found.setdefault(writer.length(writer.kernel.streamed or ""), Extent(writer.kernel.streamed or ""))
+    order = {"first": 0, "last": 1, "len": 3}
+    return dict(sorted(found.items(), key=lambda item: order.get(item[0].partition("_")[0], 2)))
 
 
 def turn(segments: Segments) -> Code:
@@ -131,12 +219,3 @@ def _bound(writer: Writer, expr: Expr, precedence: int) -> str:
     """The text of a bound; a long one is computed beforehand and named."""
     text = writer.printer.operand(expr, (), precedence)
     return text if len(text) <= 36 else writer.assign(writer.name("bound"), expr, (), writer.stage)
-
-
-def _renamed(expr: Expr, resident: str) -> Expr:
-    def rule(node: Expr) -> Expr | None:
-        if isinstance(node, Read) and node.tensor in ("first", "last") and not node.at:
-            return Read(f"{node.tensor}_{resident}", (), "int")
-        return None
-
-    return rewrite(expr, rule)

@@ -2,8 +2,8 @@
 
 Takes the `Kernels` of a variant and the values of its captures, gives one `Deviation` for each output and gradient. Small on purpose:
 lengths are ragged and a few tiles long. The limit is the contract of every kernel: twice the error of the same formula run by PyTorch at
-the same precision, and two roundings; in float64, 1e-12 of the largest value. Errors are the largest of several draws: that of a single number
-(the gradient of a scalar) is chance.
+the same precision, and two roundings; in float64, 1e-12 of the largest value. Errors are the largest of several draws, for that of a
+single number (the gradient of a scalar) is chance.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ def trial(kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, 
         features: lengths of the feature axes.
         dtype: of the arguments, by its short name.
     """
-    cascade = kernels.program.cascade
     lengths = extents(kernels, captures, features)
     kind: torch.dtype = getattr(torch, dtype)
     generator = torch.Generator().manual_seed(0)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from attngen.analysis.bounds import FIRST, LAST
 from attngen.analysis.mask import Ranges, describe, stream_ranges
+from attngen.analysis.spans import TileValue
 from attngen.analysis.tile import TileClass, classify
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
@@ -17,11 +18,11 @@ from attngen.ir.expr import Apply, Expr, Extent, Index, Read
 from attngen.ir.interpret import interpret
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
-from attngen.ir.traverse import rewrite
+from attngen.ir.traverse import free_axes, rewrite
 
 N, M = Index("n"), Index("m")
-SCALARS = (Input("w", None, 0, "int", True), Input("p", None, 0, "int", True), Input("flag", None, 0, "bool", True))
-DOCS = Input("doc", None, 1, "int")
+SCALARS = (*(Input(name, None, 0, "int", True) for name in "wpc"), Input("flag", None, 0, "bool", True))
+TABLES = (Input("doc", None, 1, "int"), Input("ends", None, 1, "int"))
 
 
 @dataclass(frozen=True)
@@ -37,34 +38,51 @@ class Case:
     def tiles(self) -> list[tuple[int, int]]:
         return [(first, min(first + self.tile, self.rows) - 1) for first in range(0, self.rows, self.tile)]
 
+    def tables(self) -> dict[str, np.ndarray]:
+        length = max(self.rows, self.keys)
+        return {"doc": np.arange(length) // 3, "ends": np.random.default_rng(self.keys).integers(-2, length + 3, length)}
+
     def truth(self) -> np.ndarray:
         """[rows, keys]"""
-        inputs = (Input("a", ("m",), 1), Input("c", ("n",), 1), *SCALARS, DOCS)
+        inputs = (Input("a", ("m",), 1), Input("b", ("n",), 1), *SCALARS, *TABLES)
         cascade = Cascade(inputs, (Einsum("x", ("m", "n"), build.ONE, where=self.predicate),), ("x",))
-        doc = np.arange(max(self.rows, self.keys)) // 3
-        values = {"a": np.zeros(self.rows), "c": np.zeros(self.keys), "doc": doc, **self.scalars}
+        values = {"a": np.zeros(self.rows), "b": np.zeros(self.keys), **self.tables(), **self.scalars}
         return interpret(cascade, values)["x"] > 0
 
     def bounds(self, ranges: Ranges) -> list[tuple[int, int, int, int]]:
         """some_lo, some_hi, all_lo, all_hi of every tile."""
 
+        over = {name: self.over(value) for name, value in ranges.over}
+
         def at_tile(node: Expr) -> Expr | None:
-            return Read(node.tensor, (Index("t"),), "int") if node in (FIRST, LAST) and isinstance(node, Read) else None
+            of_tile = isinstance(node, Read) and (node in (FIRST, LAST) or node.tensor in over)
+            return Read(node.tensor, (Index("t"),), "int") if of_tile and isinstance(node, Read) else None
 
         exprs = (ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi)
         steps = tuple(Einsum(f"r{i}", ("t",), rewrite(expr, at_tile)) for i, expr in enumerate(exprs))
-        tiles = tuple(Input(name, ("t",), 1, "int") for name in ("first", "last"))
-        cascade = Cascade((Input("a", ("m",), 1), Input("c", ("n",), 1), *tiles, *SCALARS), steps, ("r0",))
+        tiles = tuple(Input(name, ("t",), 1, "int") for name in ("first", "last", *over))
+        cascade = Cascade((Input("a", ("m",), 1), Input("b", ("n",), 1), *tiles, *SCALARS), steps, ("r0",))
         first, last = np.array(self.tiles()).T
-        values = {"a": np.zeros(self.rows), "c": np.zeros(self.keys), "first": first, "last": last, **self.scalars}
+        values = {"a": np.zeros(self.rows), "b": np.zeros(self.keys), "first": first, "last": last, **over, **self.scalars}
         found = interpret(cascade, values)
         return [tuple(int(x) for x in row) for row in np.stack([found[step.name] for step in steps], axis=1)]
 
+    def over(self, value: TileValue) -> np.ndarray:
+        """The least or greatest of a captured value in each tile."""
+        axis = "m" if "m" in free_axes(value.read) else "n"
+        rows = Einsum("x", (axis,), Apply("to_float", (value.read,)))
+        inputs = (Input("a", (axis,), 1), *SCALARS, *TABLES)
+        found = interpret(Cascade(inputs, (rows,), ("x",)), {"a": np.zeros(self.rows), **self.tables(), **self.scalars})["x"]
+        pick = np.min if value.which == "least" else np.max
+        return np.array([int(pick(found[first : last + 1])) for first, last in self.tiles()])
+
+
+_CAPTURES = "w: int, p: int, c: int, flag: bool, doc: int[:], ends: int[:]"
+
 
 def text(predicate: str) -> Expr:
-    where = (
-        parse(f"cascade(a[m], c[n]; w: int, p: int, flag: bool, doc: int[:])\n x[m,n] = a[m] * c[n]  if {predicate}\n -> x").steps[0].where
-    )
+    cascade = parse(f"cascade(a[m], b[n]; {_CAPTURES})\n x[m,n] = a[m] * b[n]  if {predicate}\n -> x")
+    where = cascade.steps[0].where
     assert where is not None
     return where
 
@@ -76,7 +94,11 @@ def atoms(draw: st.DrawFn) -> Expr:
     constant = draw(st.one_of(st.integers(-6, 6).map(build.const), st.sampled_from([Read("w", (), "int"), Extent("n"), Extent("m")])))
     linear = build.add(build.add(terms[0], terms[1]), constant)
     other = draw(st.one_of(st.integers(-6, 9).map(build.const), st.sampled_from([Read("p", (), "int"), N, M, build.const(2.5)])))
-    shape = draw(st.sampled_from(["plain", "plain", "abs", "max", "min", "where", "opaque", "flag", "doc", "multiple"]))
+    shape = draw(
+        st.sampled_from(
+            ["plain", "plain", "abs", "max", "min", "where", "opaque", "flag", "doc", "multiple", "quotient", "chunk", "ends", "local"]
+        )
+    )
     op = draw(st.sampled_from(["lt", "le", "gt", "ge", "eq", "ne"]))
     match shape:
         case "abs":
@@ -93,6 +115,15 @@ def atoms(draw: st.DrawFn) -> Expr:
             return Read("flag", (), "bool")
         case "doc":
             return text("doc[m] == doc[n]")
+        case "quotient":
+            c = draw(st.one_of(st.integers(-1, 4).filter(bool).map(build.const), st.just(Read("c", (), "int"))))
+            linear = build.apply("floordiv", linear, c)
+        case "chunk":
+            return text(draw(st.sampled_from(["m // c == n // c", "m // 3 >= n // 2", "n // c <= m // c and m // c - n // c < 2"])))
+        case "ends":
+            return text(draw(st.sampled_from(["n < ends[m]", "n >= ends[m] - w and n < ends[m] // 2", "ends[n] > m", "m == ends[n]"])))
+        case "local":
+            return text("doc[m] == doc[n] and m - ends[doc[m]] >= n - ends[doc[n]]")
         case _:
             pass
     return Apply(op, (linear, other)) if draw(st.booleans()) else Apply(op, (other, linear))
@@ -113,7 +144,9 @@ cases = st.builds(
     keys=st.integers(1, 12),
     rows=st.integers(1, 12),
     tile=st.integers(1, 5),
-    scalars=st.fixed_dictionaries({"w": st.integers(-3, 9), "p": st.integers(-3, 12), "flag": st.booleans()}),
+    scalars=st.fixed_dictionaries(
+        {"w": st.integers(-3, 9), "p": st.integers(-3, 12), "c": st.integers(-3, 5).filter(bool), "flag": st.booleans()}
+    ),
 )
 
 
@@ -160,15 +193,25 @@ COMMON = {
     "fractional": "m - n < 2.5 and m - n >= -1.5",
     "fractional, mirrored": "2.5 >= m - n and -1.5 < m - n",
     "switch": "flag or m >= n",
+    "chunks": "m // c == n // c",
+    "causal chunks": "m // 4 >= n // 4",
+    "neighbouring chunks": "m // c >= n // c and m // c <= n // c + 1",
+    "chunks of a difference": "(m - n) // 3 < 2 and m >= n",
 }
 
 
 @pytest.mark.parametrize("predicate", COMMON.values(), ids=COMMON.keys())
 @pytest.mark.parametrize("transposed", [False, True])
 def test_common_masks_are_tight(predicate: str, transposed: bool) -> None:
-    for keys, rows, tile, w, p in [(16, 16, 4, 6, 5), (7, 12, 5, 2, 11), (13, 6, 3, 1, 0), (9, 9, 1, 20, 20), (1, 5, 2, 0, 1)]:
+    for keys, rows, tile, w, p, c in [
+        (16, 16, 4, 6, 5, 3),
+        (7, 12, 5, 2, 11, 2),
+        (13, 6, 3, 1, 0, 5),
+        (9, 9, 1, 20, 20, 4),
+        (1, 5, 2, 0, 1, 1),
+    ]:
         for flag in (False, True):
-            case = Case(text(predicate), keys, rows, tile, {"w": w, "p": p, "flag": flag})
+            case = Case(text(predicate), keys, rows, tile, {"w": w, "p": p, "c": c, "flag": flag})
             truth = case.truth()
             if transposed:
                 case = Case(_swap(case.predicate), rows, keys, tile, case.scalars)
