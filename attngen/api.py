@@ -21,6 +21,7 @@ from attngen.runtime import arguments as binding
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
 from attngen.runtime.kernels import Kernels, Options, freeze
 from attngen.runtime.reference import reference as evaluate
+from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
 
 _PROGRAMS: dict[str, Program] = {}
@@ -205,6 +206,32 @@ class Attention:
         target = targets.get(arch or self.options.arch or "sm90")
         choice = self._kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
         return explain(self.spec.cascade, self.program, choice, self._kernels.atomic).text(full)
+
+    def mask_tiles(
+        self,
+        *,
+        q_len: int,
+        kv_len: int,
+        batch: int = 1,
+        heads: int = 1,
+        dtype: str | torch.dtype = "bfloat16",
+        head_dim: int | tuple[int, int] | None = None,
+    ) -> tuple[MaskTiles, ...]:
+        """Which tiles the mask makes each kernel visit, counted by running the emitted bounds on the CPU.
+
+        Args:
+            q_len, kv_len: numbers of queries and keys.
+            batch, heads: how many batches and query heads, for masks that tell them apart.
+            dtype, head_dim: of the arguments, which tiles depend on.
+
+        Returns:
+            One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
+        """
+        streamed, forward = self.program.streamed, self.program.kernels[0]
+        grid = dict(zip(forward.grid, (batch, heads, *[1] * len(forward.grid)), strict=False))
+        lengths = {**grid, streamed.resident: q_len, streamed.streamed: kv_len}
+        captures = {capture.name: capture.value for capture in self.spec.captures}
+        return mask_tiles(self._kernels, captures, self.dims(head_dim), dtype_name(dtype), lengths)
 
     def build(
         self,

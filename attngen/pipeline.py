@@ -9,7 +9,7 @@ from typing import TypeVar
 from attngen.analysis.dependence import roles
 from attngen.emit.context import ModuleContext
 from attngen.emit.host import Plan, gradient_axes, host_context
-from attngen.emit.kernel import Lowered, Scatter, is_injective, lower_kernel
+from attngen.emit.kernel import Lowered, Scatter, is_injective, listings, lower_kernel
 from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
@@ -93,8 +93,8 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
     for kernel in program.kernels:
         owned = frozenset({*saved, *(step for other in program.kernels for step in other.outputs)})
         mine = tuple(scatter for step, scatter in stored if step in kernel.outputs)
-        lowered.append((kernel, lower_kernel(kernel, Shapes(padded, owned), mine)))
-    forward = tuple(item for item in lowered if item[0].role == "forward")
+        lowered += [*listings(kernel, Shapes(padded, owned)), (kernel, lower_kernel(kernel, Shapes(padded, owned), mine))]
+    forward = tuple(item for item in lowered if "forward" in (item[0].role, item[0].lists))
     plan = Plan(
         inputs=tuple(item for item in program.cascade.inputs),
         outputs=program.cascade.outputs,
@@ -102,7 +102,7 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
         cotangents=backward.cotangents if backward is not None else (),
         features=program.features,
         forward=forward,
-        backward=tuple(item for item in lowered if item[0].role != "forward"),
+        backward=tuple(item for item in lowered if item not in forward),
         gradients=backward.gradients if backward is not None else (),
         scatters=dict(stored),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},

@@ -32,7 +32,7 @@ class KernelContext:
         place: which tile this program owns. prologue: what it keeps. init: the carried state.
         flat: whether it walks over axes of the grid itself, `loop_count` turns, in one loop with the stream; `loop` heads each step.
         nested: the same as a loop around the stream, because the bounds depend on the turn; `indent` shifts the stream.
-        streamed: whether anything streams, `segments` segments in steps of `stream_block`, `start` being the loop variable.
+        streamed: whether anything streams, `segments` walks over `walk`, `turn` being the loop variable, in `steps` turns.
         tile: one step of the stream. epilogue: after the last. stores: what goes out.
     """
 
@@ -56,8 +56,9 @@ class KernelContext:
     streamed: bool
     segments: int
     segment_note: Code
-    stream_block: Code
-    start: Code
+    walk: Code
+    turn: Code
+    steps: Code
     tile: tuple[Code, ...]
     epilogue: tuple[Code, ...]
     stores: tuple[Code, ...]

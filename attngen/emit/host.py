@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from attngen.emit.context import Finish, HostContext, Launch
 from attngen.emit.kernel import Lowered, Scatter
+from attngen.emit.listing import names_of
 from attngen.emit.names import Code, number, tensor_name
 from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade, Input
@@ -106,6 +107,8 @@ def _empty(plan: Plan, name: str, axes: tuple[str, ...]) -> Code:
 def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:
     lines: list[Code] = []
     model = tensor_name(_model(plan))
+    if kernel.lists:
+        return _allocate_lists(kernel, model)
     for name in kernel.outputs:
         scatter = plan.scatters.get(name)
         if scatter is None:
@@ -115,6 +118,18 @@ def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:
         dtype = "accumulator" if scatter.atomic else f"{target}.dtype"
         lines.append(Code(f"{tensor_name(name)} = torch.zeros({target}.shape, dtype={dtype}, device={model}.device)"))
     return lines
+
+
+def _allocate_lists(kernel: Kernel, model: str) -> list[Code]:
+    """A row for each resident tile of a head, as long as there are tiles to visit."""
+    heads = "".join(f"len_{axis}, " for axis in kernel.grid)
+    resident, streamed = (f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])' for axis in (kernel.resident, kernel.streamed or ""))
+    lists, counts = names_of(kernel.lists)
+    return [
+        Code(f"rows = ({heads}{resident}{'' if heads else ','})"),
+        Code(f"{lists} = torch.empty((*rows, {streamed}), dtype=torch.int32, device={model}.device)"),
+        Code(f"{counts} = torch.empty((*rows, 2), dtype=torch.int32, device={model}.device)"),
+    ]
 
 
 # ---- launches
@@ -130,7 +145,7 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     needed = ", ".join(f'"{name}"' for name in sorted(targets))
     return Launch(
         kernel=lowered.context.name,
-        role=Code(kernel.role),
+        role=Code(kernel.lists or kernel.role),
         allocate=tuple(_allocate(plan, kernel)),
         programs=Code(grid),
         arguments=tuple(_argument(plan, kernel, name) for name in lowered.params),
@@ -156,12 +171,14 @@ def _argument(plan: Plan, kernel: Kernel, param: str) -> Code:
     for output in map(tensor_name, kernel.outputs):
         if param.startswith(f"{output}_stride_"):
             return Code(f"{output}.stride({param.removeprefix(f'{output}_stride_')})")
-    return Code(param.removesuffix("_out"))
+    return Code(param.removesuffix("_out").removesuffix("_ptr"))
 
 
 def _targets(plan: Plan, kernel: Kernel) -> frozenset[str]:
     """Inputs whose gradients need this kernel, directly or through a value it prepares."""
     steps = set(kernel.outputs)
+    if kernel.lists:
+        return next(_targets(plan, other) for other, _ in plan.backward if other.role == kernel.lists)
     for other, _ in plan.backward:
         if other is not kernel and steps & {item.name for item in other.inputs}:
             steps |= set(other.outputs)

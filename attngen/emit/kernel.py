@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 
 from attngen.emit.context import KernelContext
 from attngen.emit.layout import WIDTH
+from attngen.emit.listing import listing_kernel, write_lists
 from attngen.emit.loads import scaled
 from attngen.emit.lower import Lowering
 from attngen.emit.names import Code, folded, identifier, tensor_name
 from attngen.emit.sections import Shapes, Stage
-from attngen.emit.segments import Bounds, Segments, bounds, guarded, offsets, segments_of, turn
+from attngen.emit.segments import Bounds, Segments, bounds, guarded, offsets, segments_of, turn, turns, walk
 from attngen.emit.writer import Writer
 from attngen.ir import build
 from attngen.ir.cascade import Input
 from attngen.ir.expr import Apply, Expr, Index, Read
-from attngen.ir.printer import print_step
+from attngen.ir.printer import print_expr, print_step
 from attngen.ir.traverse import free_axes
 from attngen.transform.partition import Kernel
 
@@ -33,12 +34,13 @@ class Scatter:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A kernel's context and what the host must pass to it, in order."""
+    """A kernel's context and what the host must pass to it, in order; `limits` are the bounds of its walks."""
 
     context: KernelContext
     params: tuple[str, ...]
     constexprs: tuple[str, ...]
     helpers: frozenset[str]
+    limits: Bounds
 
 
 def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] = ()) -> Lowered:
@@ -65,6 +67,20 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] =
         writer.sections.prologue += limits.lines
         limits = replace(limits, lines=())
     return _assemble(kernel, writer, segments, limits)
+
+
+def listings(kernel: Kernel, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
+    """The kernel that lists the tiles of `kernel`, where it walks over a list."""
+    segments = segments_of(kernel)
+    if segments is None or not segments.listed:
+        return []
+    listing = listing_kernel(kernel)
+    writer = Writer(listing, shapes, None)
+    segments = Segments(segments.ranges, 1)
+    limits = bounds(writer, segments)
+    writer.sections.prologue += limits.lines
+    write_lists(writer, listing)
+    return [(listing, _assemble(listing, writer, segments, replace(limits, lines=())))]
 
 
 def _store(writer: Writer, name: str) -> None:
@@ -142,8 +158,8 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
     context = KernelContext(
         bounds=(limits.function,) if limits.function is not None else (),
         name=identifier(f"{kernel.role}_kernel"),
-        title=Code(_TITLES[kernel.role.rstrip("_0123456789")]),
-        summary=tuple(line for step in kernel.steps for line in folded(print_step(step), WIDTH - 4)),
+        title=Code(_TITLES["list" if kernel.lists else kernel.role.rstrip("_0123456789")]),
+        summary=tuple(line for text in _summary(kernel) for line in folded(text, WIDTH - 4)),
         params=tuple(Code(name) for name in params),
         constexprs=tuple(Code(name) for name in constexprs),
         unspecialized=tuple(Code(f'"{name}"') for name in unspecialized),
@@ -155,18 +171,27 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
         flat=bool(kernel.loops) and not late,
         nested=bool(kernel.loops) and bool(late),
         loop_count=Code(" * ".join(f"len_{axis}" for axis in kernel.loops)),
-        loop=(*_decode_loop(kernel, turn(segments) if segments and not late else None), *sections.loop, *late),
+        loop=(*_decode_loop(kernel, segments if not late else None), *sections.loop, *late),
         indent=Code("    " if late else ""),
         streamed=streamed is not None,
         segments=segments.count if segments else 0,
         segment_note=segments.note if segments else Code(""),
-        stream_block=Code(blocks[-1]),
-        start=turn(segments) if segments else Code(""),
+        walk=walk(segments) if segments else Code(""),
+        turn=turn(segments) if segments else Code(""),
+        steps=turns(segments)[0] if segments else Code(""),
         tile=tile,
         epilogue=tuple(sections.epilogue),
         stores=tuple(sections.stores),
     )
-    return Lowered(context, params, constexprs, frozenset(writer.helpers))
+    return Lowered(context, params, constexprs, frozenset(writer.helpers), limits)
+
+
+def _summary(kernel: Kernel) -> list[str]:
+    """What a kernel computes, in the notation of the cascade."""
+    if not kernel.lists:
+        return [print_step(step) for step in kernel.steps]
+    texts = ["every pair" if part is None else print_expr(part) for part in (kernel.some, kernel.every)]
+    return [f"visited for {texts[0]}", *([] if texts[0] == texts[1] else [f"full for {texts[1]}"])]
 
 
 def _outer_strides(kernel: Kernel) -> frozenset[str]:
@@ -223,7 +248,7 @@ def _used(lines: list[Code], below: tuple[Code, ...]) -> tuple[Code, ...]:
     return tuple(reversed(kept))
 
 
-def _decode_loop(kernel: Kernel, flat: Code | None) -> list[Code]:
+def _decode_loop(kernel: Kernel, flat: Segments | None) -> list[Code]:
     """Positions along the summed axes from the number of the item; `flat`: also the variable of the stream, which shares the loop."""
     if not kernel.loops:
         return []
@@ -234,11 +259,12 @@ def _decode_loop(kernel: Kernel, flat: Code | None) -> list[Code]:
         lines.append(Code(f"{identifier(axis)} = tl.cast({rest if outermost else f'{rest} % len_{axis}'}, tl.int64)"))
         rest = f"({rest}) // len_{axis}"
     if flat:
-        lines.append(Code(f"{flat} = begins[segment] + item % steps * BLOCK_{(kernel.streamed or '').upper()}"))
+        lines.append(Code(f"{turn(flat)} = {turns(flat)[1]}"))
     return lines
 
 
 _TITLES = {
+    "list": "Which tiles the mask leaves to visit: one row of the list for each resident tile.",
     "forward": "Rows stay, the streamed axis passes: outputs and row statistics.",
     "backward_prepare": "Row values of the backward that need a whole row of features.",
     "backward_rows": "Rows stay, the streamed axis passes: gradients of what belongs to rows.",

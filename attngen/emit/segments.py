@@ -9,7 +9,10 @@ The full tiles are a hole in the second walk. Where they may have masked tiles o
     if segment == 1:
         start_n += tl.where(turn_n >= full_begin, full_length, 0)
 
-So a kernel holds its loop twice, whatever the mask, and no accumulator passes through three loops.
+So a kernel holds its loop twice, whatever the mask, and no accumulator passes through three loops. Where the mask has no closed form the
+walks go over a list of tiles instead (`listing`):
+
+    start_n = tl.load(list_start + turn_n) * BLOCK_N
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from attngen.analysis.mask import Ranges, describe, walked_ranges
 from attngen.analysis.spans import TileValue
 from attngen.emit.context import BoundsContext
 from attngen.emit.layout import WIDTH
+from attngen.emit.listing import is_listable, listing_kernel, row_lines, stage_of_rows
 from attngen.emit.names import Code, folded, identifier
 from attngen.emit.sections import Stage, Value
 from attngen.emit.writer import Writer
@@ -41,10 +45,12 @@ class Segments:
     Attributes:
         ranges: what the mask allows.
         count: of walks: 2, or 1 where no tile is ever full.
+        listed: whether they go over a list of tiles.
     """
 
     ranges: Ranges
     count: int
+    listed: bool = False
 
     @property
     def full(self) -> int | None:
@@ -54,7 +60,8 @@ class Segments:
     @property
     def jumps(self) -> bool:
         """Whether the walk under masks passes over the full tiles."""
-        return self.count == 2 and not (build.is_const(self.ranges.all_lo, 0) and build.is_const(self.ranges.some_lo, 0))
+        starts_full = build.is_const(self.ranges.all_lo, 0) and build.is_const(self.ranges.some_lo, 0)
+        return self.count == 2 and not self.listed and not starts_full
 
     @property
     def note(self) -> Code:
@@ -67,6 +74,8 @@ def segments_of(kernel: Kernel) -> Segments | None:
     if kernel.streamed is None:
         return None
     ranges = walked_ranges(kernel.some, kernel.every, kernel.streamed, kernel.resident)
+    if not ranges.tight and is_listable(kernel):
+        return Segments(ranges, 2, listed=True)
     return Segments(ranges, 1 if build.is_const(ranges.all_hi, 0) else 2)
 
 
@@ -89,6 +98,8 @@ class Bounds:
 
 def bounds(writer: Writer, segments: Segments) -> Bounds:
     """The statements that find the walks of a tile: in whole tiles, but for the end of the last."""
+    if segments.listed:
+        return _listed(writer)
     ranges, resident = segments.ranges, writer.kernel.resident
     block = Code(f"BLOCK_{ranges.stream.upper()}")
     writer.length(ranges.stream)
@@ -118,6 +129,20 @@ _NAMES: dict[tuple[int, bool], tuple[tuple[str, ...], tuple[str, str]]] = {
     ),
 }
 """By the number of walks and whether the second jumps: what the bounds are called, and the walks made of them."""
+
+
+def _listed(writer: Writer) -> Bounds:
+    """The walks over a list, whose lengths stand beside it."""
+    kernel = writer.kernel
+    listing = listing_kernel(kernel)
+    lines = row_lines(writer, listing, "ptr")
+    walks = (
+        "full = tl.load(count_start)",
+        "masked = tl.load(count_start + 1)",
+        "begins = (0, list_length - masked)",
+        "ends = (full, list_length)",
+    )
+    return Bounds(stage_of_rows(kernel, listing), (*lines, *map(Code, walks)))
 
 
 def _rounded(writer: Writer, segments: Segments, exprs: tuple[Expr, ...], block: Code) -> None:
@@ -186,7 +211,21 @@ def _leaves(writer: Writer, exprs: tuple[Expr, ...]) -> dict[Code, Expr]:
 
 def turn(segments: Segments) -> Code:
     """The variable of the loop."""
-    return Code(f"{'turn' if segments.jumps else 'start'}_{segments.ranges.stream}")
+    return Code(f"{'turn' if segments.jumps or segments.listed else 'start'}_{segments.ranges.stream}")
+
+
+def walk(segments: Segments) -> Code:
+    """What it runs over, as the arguments of a range."""
+    ends = "begins[segment], ends[segment]"
+    return Code(ends if segments.listed else f"{ends}, BLOCK_{segments.ranges.stream.upper()}")
+
+
+def turns(segments: Segments) -> tuple[Code, Code]:
+    """The number of turns of a walk, and the variable in the turn `item % steps`."""
+    block = f"BLOCK_{segments.ranges.stream.upper()}"
+    if segments.listed:
+        return Code("ends[segment] - begins[segment]"), Code("begins[segment] + item % steps")
+    return Code(f"tl.cdiv(ends[segment] - begins[segment], {block})"), Code(f"begins[segment] + item % steps * {block}")
 
 
 def offsets(segments: Segments) -> list[tuple[Code, bool]]:
@@ -196,6 +235,8 @@ def offsets(segments: Segments) -> list[tuple[Code, bool]]:
     if segments.jumps:
         lines.append((Code(f"start_{streamed} = turn_{streamed}"), False))
         lines.append((Code(f"start_{streamed} += tl.where(turn_{streamed} >= full_begin, full_length, 0)"), True))
+    if segments.listed:
+        lines.append((Code(f"start_{streamed} = tl.load(list_start + turn_{streamed}) * BLOCK_{streamed.upper()}"), False))
     lines.append((Code(f"offs_{streamed} = start_{streamed} + range_{streamed}"), False))
     lines.append((Code(f"ok_{streamed} = offs_{streamed} < len_{streamed}"), False))
     return lines

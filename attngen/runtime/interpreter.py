@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
@@ -136,6 +136,28 @@ class InterpretedKernel:
             annotation = self._annotations.get(name) or ("fp64" if any_double and isinstance(value, float) else "")
             converted[name] = _argument(name, value, annotation)
         return converted
+
+
+def call(function: Any, values: Sequence[Any], *constants: int) -> tuple[Any, ...]:
+    """Call an interpreted function of whole numbers outside of a kernel, for many arguments at once.
+
+    Args:
+        function: of a module that `interpreted` gave.
+        values: integers and one-dimensional integer arrays of one length, which are computed with element by element.
+        constants: its compile-time arguments, which follow.
+
+    Returns:
+        What it returns, as arrays or numbers.
+    """
+    with interpreted_language(InterpretedKernel):
+        found = function(*(_whole_numbers(value) for value in values), *constants)
+    return tuple(item.handle.data if isinstance(item, tl.tensor) else item for item in found)
+
+
+def _whole_numbers(value: Any) -> Any:
+    data = np.atleast_1d(np.asarray(value, np.int64))
+    dtype: Any = tl.int64 if np.ndim(value) == 0 else tl.block_type(tl.int64, list(data.shape))
+    return tl.tensor(base.TensorHandle(data, tl.int64), dtype)
 
 
 def _argument(name: str, value: Any, type_name: str) -> Any:

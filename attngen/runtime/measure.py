@@ -91,6 +91,8 @@ def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
     """Triton's name for the type of one run-time parameter."""
     if param.startswith("len_") or "_stride_" in param or "_size_" in param:
         return "i32"
+    if param.startswith(("list_", "count_")):
+        return "*i32"
     mine = {str(tensor_name(item.name)): item for item in source.program.cascade.inputs}
     known = {str(tensor_name(item.name)): item for item in kernel.inputs} | mine
     if param in known:

@@ -37,6 +37,7 @@ class Kernel:
         steps: in order, only what the outputs need.
         outputs: steps to store.
         some: a tile must be visited where this may hold; `every`: a tile needs no masks where this holds. None: always.
+        lists: the role of the kernel whose tiles this one lists; it computes nothing else.
     """
 
     role: str
@@ -52,6 +53,7 @@ class Kernel:
     accumulators: tuple[Accumulator, ...] = ()
     some: Expr | None = None
     every: Expr | None = None
+    lists: str = ""
 
     @property
     def cascade(self) -> Cascade:
