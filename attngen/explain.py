@@ -153,7 +153,7 @@ def visits(kernel: Kernel) -> str:
     """Which part of the passing axis a kernel looks at, for a tile of positions `first` to `last`."""
     if kernel.streamed is None:
         return "nothing passes"
-    return describe(walked_ranges(kernel.some, kernel.every, kernel.streamed, kernel.resident))
+    return describe(walked_ranges(*kernel.bounding, kernel.streamed, kernel.resident))
 
 
 def _facts(kernel: Kernel) -> KernelFacts:

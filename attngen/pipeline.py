@@ -20,6 +20,7 @@ from attngen.transform.common import name_common_parts
 from attngen.transform.differentiate import Backward, differentiate
 from attngen.transform.hoist import hoist
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
+from attngen.transform.runs import with_runs
 from attngen.transform.streaming import Streamed, streaming
 from attngen.version import VERSION
 
@@ -73,7 +74,7 @@ def analyse(cascade: Cascade, observe: Observe[object] = ignore) -> Program:
     observe("hoist", gradient)
     saved = tuple(item.name for item in backward.saved)
     forward = forward_kernel(backward.forward, saved, axes.features)
-    kernels = tuple(map(name_common_parts, (forward, *backward_kernels(backward, gradient, axes.features))))
+    kernels = tuple(with_runs(name_common_parts(kernel)) for kernel in (forward, *backward_kernels(backward, gradient, axes.features)))
     observe("partition", kernels)
     return Program(canonical, backward.forward, backward, gradient, axes.features, kernels)
 

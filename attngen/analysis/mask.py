@@ -111,7 +111,7 @@ def _spans(predicate: Expr, axes: Axes) -> Spans:
         return gate(predicate, predicate, axes)
     match predicate:
         case Apply(op="and"):
-            first, *more = (_spans(part, axes) for part in _related(build.conjuncts(predicate), axes))
+            first, *more = (_spans(part, axes) for part in related(build.conjuncts(predicate), axes))
             return functools.reduce(lambda a, b: both(a, b, axes), more, first)
         case Apply(op="or", args=(a, b)):
             return either(_spans(a, axes), _spans(b, axes), axes)
@@ -145,7 +145,7 @@ def _compared(op: str, difference: Linear, axes: Axes) -> Spans:
     return comparison(op, difference, axes)
 
 
-def _related(parts: tuple[Expr, ...], axes: Axes) -> list[Expr]:
+def related(parts: tuple[Expr, ...], axes: Axes) -> list[Expr]:
     """Parts of a conjunction, with streamed values that one of them equates with resident ones read as those."""
     found = list(parts)
     for i in range(len(found)):

@@ -56,7 +56,9 @@ class Axes:
         for name, value in self.over.items():
             if value == TileValue(which, read):
                 return Read(name, (), "int")
-        name = f"{which}_{read.tensor}" + (f"_{len(self.over)}" if self.over else "")
+        name = f"{which}_{read.tensor}"
+        while name in self.over:
+            name += "_"
         self.over[name] = TileValue(which, read)
         return Read(name, (), "int")
 

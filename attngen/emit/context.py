@@ -87,11 +87,12 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """The launching functions of a module."""
+    """The launching functions of a module. `runs`: whether they need to know where equal captured values lie."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]
     lengths: tuple[Code, ...]
+    runs: bool
     forward: tuple[Launch, ...]
     forward_results: tuple[Code, ...]
     differentiable: bool

@@ -15,7 +15,7 @@ from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Read
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.differentiate import Gradient
-from attngen.transform.partition import Kernel
+from attngen.transform.partition import Kernel, Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def host_context(plan: Plan) -> HostContext:
         forward_title=Code(f"Returns {titles}."),
         forward_params=tuple(inputs),
         lengths=tuple(_lengths(plan)),
+        runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
         forward_results=(*results, *extra),
         differentiable=bool(plan.backward),
@@ -86,9 +87,15 @@ def _lengths(plan: Plan) -> list[Code]:
     for axis in plan.features:
         if f"PAD_{axis.upper()}" in padded:
             lines[f"PAD_{axis}"] = Code(f"pad_{axis} = triton.next_power_of_2(max(len_{axis}, 16))")
+    lines |= {runs.first: _runs(runs) for kernel, _ in (*plan.forward, *plan.backward) for runs in kernel.runs}
     first = tensor_name(_model(plan))
     accumulator = Code(f"accumulator = torch.float64 if {first}.dtype == torch.float64 else torch.float32")
     return [*lines.values(), accumulator]
+
+
+def _runs(runs: Runs) -> Code:
+    names = ", ".join(map(tensor_name, runs.names))
+    return Code(f"{names} = runs({tensor_name(runs.values)}, {tensor_name(runs.keys)})")
 
 
 def _model(plan: Plan) -> str:

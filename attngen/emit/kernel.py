@@ -216,7 +216,10 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: Segmen
     """Which tile this program owns, and the offsets inside of it."""
     axis = kernel.resident
     block = f"BLOCK_{axis.upper()}"
-    lines = ["pid = tl.program_id(0)", f"tiles_{axis} = tl.cdiv(len_{axis}, {block})", f"first_{axis} = pid % tiles_{axis} * {block}"]
+    lines = ["pid = tl.program_id(0)", f"tiles_{axis} = tl.cdiv(len_{axis}, {block})"]
+    # The tiles with the most to do start first, so that none of them is left for the end.
+    heaviest_first = segments is not None and segments.grows
+    lines.append(f"first_{axis} = {f'(tiles_{axis} - 1 - pid % tiles_{axis})' if heaviest_first else f'pid % tiles_{axis}'} * {block}")
     if segments is not None:
         lines.append(f"last_{axis} = tl.minimum(first_{axis} + {block}, len_{axis}) - 1")
     lines += [f"start_{axis} = tl.cast(first_{axis}, tl.int64)", f"rest = pid // tiles_{axis}"]

@@ -20,7 +20,7 @@ from attngen.transform.partition import Kernel
 
 def listing_kernel(kernel: Kernel) -> Kernel:
     """The kernel that lists the tiles of another one: the same tiles, spread over the heads that the mask tells apart."""
-    predicates = tuple(part for part in (kernel.some, kernel.every) if part is not None)
+    predicates = tuple(part for part in (kernel.some, kernel.every, *kernel.bounding) if part is not None)
     apart = {axis for part in predicates for axis in free_axes(part)}
     used = {name for part in predicates for name in names_read(part)}
     return replace(

@@ -31,7 +31,7 @@ from attngen.emit.sections import Stage, Value
 from attngen.emit.writer import Writer
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
-from attngen.ir.traverse import rewrite
+from attngen.ir.traverse import names_read, rewrite
 from attngen.transform.partition import Kernel
 
 FULL = 0
@@ -64,6 +64,12 @@ class Segments:
         return self.count == 2 and not self.listed and not starts_full
 
     @property
+    def grows(self) -> bool:
+        """Whether later tiles meet more of the stream: under a causal mask the last rows have the most to do."""
+        tile = {FIRST.tensor, LAST.tensor}
+        return bool(tile & set(names_read(self.ranges.some_hi))) and not tile & set(names_read(self.ranges.some_lo))
+
+    @property
     def note(self) -> Code:
         """What the walks are, for the reader of the kernel."""
         return Code("  # full, then under masks" if self.count == 2 else "")
@@ -73,7 +79,7 @@ def segments_of(kernel: Kernel) -> Segments | None:
     """The walks of a kernel; None where nothing streams."""
     if kernel.streamed is None:
         return None
-    ranges = walked_ranges(kernel.some, kernel.every, kernel.streamed, kernel.resident)
+    ranges = walked_ranges(*kernel.bounding, kernel.streamed, kernel.resident)
     if not ranges.tight and is_listable(kernel):
         return Segments(ranges, 2, listed=True)
     return Segments(ranges, 1 if build.is_const(ranges.all_hi, 0) else 2)

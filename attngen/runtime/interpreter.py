@@ -149,15 +149,19 @@ def call(function: Any, values: Sequence[Any], *constants: int) -> tuple[Any, ..
     Returns:
         What it returns, as arrays or numbers.
     """
+    length = max((len(value) for value in values if np.ndim(value)), default=1)
     with interpreted_language(InterpretedKernel):
         found = function(*(_whole_numbers(value) for value in values), *constants)
-    return tuple(item.handle.data if isinstance(item, tl.tensor) else item for item in found)
+    return tuple(item.handle.data[:length] if isinstance(item, tl.tensor) else item for item in found)
 
 
 def _whole_numbers(value: Any) -> Any:
+    """A number, or an array repeated to the next power of two, which is what blocks are long."""
     data = np.atleast_1d(np.asarray(value, np.int64))
-    dtype: Any = tl.int64 if np.ndim(value) == 0 else tl.block_type(tl.int64, list(data.shape))
-    return tl.tensor(base.TensorHandle(data, tl.int64), dtype)
+    if np.ndim(value) == 0:
+        return tl.tensor(base.TensorHandle(data, tl.int64), tl.int64)
+    data = np.resize(data, triton.next_power_of_2(len(data)))
+    return tl.tensor(base.TensorHandle(data, tl.int64), tl.block_type(tl.int64, list(data.shape)))
 
 
 def _argument(name: str, value: Any, type_name: str) -> Any:

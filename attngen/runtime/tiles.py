@@ -80,10 +80,14 @@ def mask_tiles(
     model = torch.empty(0, dtype=getattr(torch, dtype))
     sequence = (lengths[program.streamed.resident], lengths[program.streamed.streamed])
     source, loaded = kernels.source(features), kernels.get(dict(features), model, sequence)
+    derived = dict(captures)
+    for kernel in program.kernels:
+        for runs in kernel.runs:
+            derived |= zip(runs.names, loaded.module.runs(derived[runs.values], derived[runs.keys]), strict=True)
     listings = {kernel.lists: (kernel, lowered) for kernel, lowered in source.lowered if kernel.lists}
     walked = [(listings.get(kernel.role, (kernel, lowered)), segments_of(kernel), kernel) for kernel, lowered in source.lowered]
     return tuple(
-        _Walk(kernel, bounding, segments, loaded, {**captures}, {**features, **lengths}, program.streamed.resident).count()
+        _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count()
         for bounding, segments, kernel in walked
         if segments is not None and not kernel.lists
     )

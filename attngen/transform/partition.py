@@ -23,6 +23,24 @@ from attngen.transform.streaming import Accumulator, Gauge, Streamed
 
 
 @dataclass(frozen=True, slots=True)
+class Runs:
+    """Three inputs that the host derives from captured integers: for each of `values`, where it first occurs among `keys`, one past where
+    it last does, and the same if it fills all that lies between, else where it first occurs."""
+
+    values: str
+    keys: str
+    first: str
+    last: str
+    run: str
+    rank: int
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """In the order in which the host computes them."""
+        return self.first, self.last, self.run
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """One kernel before it has tiles.
 
@@ -37,6 +55,8 @@ class Kernel:
         steps: in order, only what the outputs need.
         outputs: steps to store.
         some: a tile must be visited where this may hold; `every`: a tile needs no masks where this holds. None: always.
+        reach: `some` and `every` once more where bounds can be told from `runs`, the one no narrower and the other no wider.
+        runs: inputs among `inputs` that only `reach` reads.
         lists: the role of the kernel whose tiles this one lists; it computes nothing else.
     """
 
@@ -53,7 +73,14 @@ class Kernel:
     accumulators: tuple[Accumulator, ...] = ()
     some: Expr | None = None
     every: Expr | None = None
+    reach: tuple[Expr | None, Expr | None] | None = None
+    runs: tuple[Runs, ...] = ()
     lists: str = ""
+
+    @property
+    def bounding(self) -> tuple[Expr | None, Expr | None]:
+        """The predicates that bounds are found from."""
+        return (self.some, self.every) if self.reach is None else self.reach
 
     @property
     def cascade(self) -> Cascade:

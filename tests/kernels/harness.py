@@ -31,6 +31,7 @@ from attngen.runtime.reference import TorchBackend, reference
 Tiles = Mapping[str, Mapping[str, int]]
 Allocate = Callable[..., Tensor]
 _FOLDER = tempfile.TemporaryDirectory(prefix="attngen-kernels-")
+from tests.kernels.memory import poison
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Torch:
 
 def not_a_number(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
     """What `torch.empty` gives to emitted modules."""
-    return torch.full(shape, float("nan"), dtype=dtype, device=device)
+    return torch.full(shape, poison(dtype), dtype=dtype, device=device)
 
 
 @cache

@@ -40,11 +40,16 @@ def _size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return math.prod(shape) * torch.empty((), dtype=dtype).element_size()
 
 
+def poison(dtype: torch.dtype) -> float:
+    """What no result may hold, and no number of a tile may be."""
+    return float("nan") if dtype.is_floating_point else -(2**30)
+
+
 def fenced_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """`torch.empty` for emitted modules: full of NaN, and nothing is mapped behind it."""
+    """`torch.empty` for emitted modules: full of poison, and nothing is mapped behind it."""
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(mapped(_size(shape, dtype), fence=True), dtype=dtype).view(shape).fill_(float("nan"))
+    return torch.frombuffer(mapped(_size(shape, dtype), fence=True), dtype=dtype).view(shape).fill_(poison(dtype))
 
 
 def fenced(value: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ MUTANTS = (
         "first_{axis} + {block} - 1",
         equivalent="bounds are clipped to the streamed axis, so that it only makes more tiles partial or visited",
     ),
-    Mutant("tiles of the wrong head", EMIT, "first_{axis} = pid % tiles_{axis} * {block}", "first_{axis} = pid // tiles_{axis} * {block}"),
+    Mutant("tiles of the wrong head", EMIT, "else f'pid % tiles_{axis}'", "else f'pid // tiles_{axis}'"),
     Mutant("one position too many", EMIT, "ok_{axis} = offs_{axis} < len_{axis}", "ok_{axis} = offs_{axis} <= len_{axis}"),
     Mutant(
         "one streamed position too many",

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import attngen
+from attngen.errors import ArgumentError
+from attngen.runtime.tiles import MaskTiles
+
+TILES = {role: {"BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}
+ONE_HEAD = ("causal", "window", "prefix", "chunks", "dilated", "document", "ends", "flags")
+
+
+def parts(window: int, doc: torch.Tensor, ends: torch.Tensor, flag: torch.Tensor) -> dict[str, object]:
+    """Masks that people write, to be combined."""
+    return {
+        "causal": lambda b, h, q, k: q >= k,
+        "window": lambda b, h, q, k: (q - k < window) & (k - q < window),
+        "prefix": lambda b, h, q, k: k < window,
+        "chunks": lambda b, h, q, k: q // window == k // window,
+        "dilated": lambda b, h, q, k: (q - k) % 3 == 0,
+        "document": lambda b, h, q, k: doc[q] == doc[k],
+        "ends": lambda b, h, q, k: k < ends[q],
+        "flags": lambda b, h, q, k: flag[k] | flag[q],
+        "heads": lambda b, h, q, k: (h == 0) | (k >= q),
+        "batches": lambda b, h, q, k: k < ends[b] + q,
+    }
+
+
+def dense(mask: object, batch: int, heads: int, rows: int, keys: int) -> np.ndarray:
+    axes = [torch.arange(length).view([-1 if i == j else 1 for j in range(4)]) for i, length in enumerate((batch, heads, rows, keys))]
+    return mask(*axes).expand(batch, heads, rows, keys).numpy()  # type: ignore[operator]
+
+
+def assert_sound(found: MaskTiles, truth: np.ndarray) -> None:
+    """No pair in an EMPTY tile, no gap in a FULL one."""
+    heads = len(found.classes)
+    truth = truth.reshape(-1, *truth.shape[2:])
+    told_apart = truth if len(truth) == heads else truth[:heads]
+    for classes, pairs in zip(found.classes, told_apart, strict=True):
+        for i, j in np.ndindex(classes.shape):
+            tile = pairs[i * found.block_m : (i + 1) * found.block_m, j * found.block_n : (j + 1) * found.block_n]
+            assert classes[i, j] != 0 or not tile.any(), (found.role, i, j)
+            assert classes[i, j] != 2 or tile.all(), (found.role, i, j)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["causal", "window", "prefix", "chunks", "dilated", "document", "ends", "flags"]),
+        min_size=1,
+        max_size=3,
+        unique=True,
+    ),
+    st.sampled_from(["and", "or", "not"]),
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.integers(1, 40),
+    st.integers(0, 2**16),
+)
+def test_tiles_cover_every_pair(names: list[str], how: str, rows: int, keys: int, window: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    length = max(rows, keys)
+    doc = (
+        torch.randint(0, 4, (length,), generator=generator).sort().values
+        if seed % 3
+        else torch.randint(0, 4, (length,), generator=generator)
+    )
+    ends = torch.randint(-3, keys + 3, (length,), generator=generator)
+    known = parts(window, doc, ends, torch.rand(length, generator=generator) < 0.2)
+
+    def mask(b: object, h: object, q: object, k: object) -> object:
+        found = known[names[0]](b, h, q, k)  # type: ignore[operator]
+        for name in names[1:]:
+            other = known[name](b, h, q, k)  # type: ignore[operator]
+            found = found | other if how == "or" else found & other if how == "and" else found & ~other
+        return found
+
+    attend = attngen.compile(attngen.attention(mask_mod=mask, name="composed"), arch="sm90", schedule=TILES)
+    for found in attend.mask_tiles(q_len=rows, kv_len=keys, head_dim=16):
+        assert_sound(found, dense(mask, 1, 1, rows, keys))
+
+
+@pytest.mark.parametrize("name", ["heads", "batches"])
+def test_heads_are_told_apart(name: str) -> None:
+    mask = parts(8, torch.zeros(1), torch.tensor([3, 40]), torch.zeros(1))[name]
+    attend = attngen.compile(attngen.attention(mask_mod=mask, name=name), arch="sm90", schedule=TILES)
+    for found in attend.mask_tiles(q_len=60, kv_len=70, batch=2, heads=2, head_dim=16):
+        assert len(found.classes) == 2
+        truth = dense(mask, 2, 2, 60, 70)
+        assert_sound(found, truth[:1] if name == "heads" else truth[:, :1])
+        assert found.full + found.partial + found.empty == 4 * found.classes[0].size
+
+
+def test_figures_of_a_causal_mask() -> None:
+    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: q >= k, name="causal"), arch="sm90", schedule=TILES)
+    forward = attend.mask_tiles(q_len=64, kv_len=64, head_dim=16)[0]
+    assert forward.as_dict() == {
+        "role": "forward", "block_m": 16, "block_n": 32, "full": 2, "partial": 4, "empty": 2, "segments_max": 2,
+    }  # fmt: skip
+    assert forward.executed_pairs == 6 * 16 * 32
+
+
+def test_a_mask_in_an_argument_is_refused() -> None:
+    @attngen.cascade(q="b h m d", k="b h n d", v="b h n e", keep="b n")
+    def padded(q, k, v, keep):  # type: ignore[no-untyped-def]
+        scores = attngen.einsum("b h m d, b h n d -> b h m n", q, k)
+        p = attngen.softmax(attngen.where(keep > 0, scores, -torch.inf), over="n")
+        return attngen.einsum("b h m n, b h n e -> b h m e", p, v)
+
+    with pytest.raises(ArgumentError, match="keep"):
+        attngen.compile(padded, arch="sm90").mask_tiles(q_len=8, kv_len=8, head_dim=16)
