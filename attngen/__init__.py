@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from attngen.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from attngen.api import Attention, compile, generate, merge
+    from attngen.api import Attention, compile, generate
     from attngen.frontend.attention import attention
     from attngen.frontend.cascade import cascade
     from attngen.frontend.spec import Spec
+    from attngen.merging import merge
 
 _FUNCTIONS = tuple(
     """
@@ -30,7 +31,7 @@ _HOMES = {
     "Attention": "attngen.api",
     "compile": "attngen.api",
     "generate": "attngen.api",
-    "merge": "attngen.api",
+    "merge": "attngen.merging",
     "attention": "attngen.frontend.attention",
     "cascade": "attngen.frontend.cascade",
     "Spec": "attngen.frontend.spec",

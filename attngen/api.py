@@ -1,4 +1,4 @@
-"""What users call: `compile`, the callable it returns, and `merge`."""
+"""What users call: `compile` and the callable it returns."""
 
 from __future__ import annotations
 
@@ -227,11 +227,22 @@ class Attention:
         Returns:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
-        streamed, forward = self.program.streamed, self.program.kernels[0]
-        grid = dict(zip(forward.grid, (batch, heads, *[1] * len(forward.grid)), strict=False))
-        lengths = {**grid, streamed.resident: q_len, streamed.streamed: kv_len}
         captures = {capture.name: capture.value for capture in self.spec.captures}
-        return mask_tiles(self._kernels, captures, self.dims(head_dim), dtype_name(dtype), lengths)
+        return mask_tiles(self._kernels, captures, self.dims(head_dim), dtype_name(dtype), (batch, heads, q_len, kv_len))
+
+    def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:
+        """Draw the tiles that the mask makes each kernel visit: full, partial and empty ones.
+
+        Args:
+            path: a PNG or SVG file to write; None only returns the figure.
+            q_len, kv_len, options: as `mask_tiles` takes them.
+
+        Returns:
+            A matplotlib figure.
+        """
+        from attngen.picture import plot_mask
+
+        return plot_mask(self.mask_tiles(q_len=q_len, kv_len=kv_len, **options), path, title=self.spec.name)
 
     def build(
         self,
@@ -312,27 +323,3 @@ def _refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
                 "forward-mode derivatives are not available",
                 remedy="Use reverse mode (backward), or attend.reference(...) for small checks.",
             )
-
-
-def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two disjoint sets of keys, from the results over each.
-
-    Args:
-        o1, o2: [..., N, D]. lse1, lse2: [..., N], natural; -inf where a row saw no key.
-
-    Returns:
-        (o, lse) of the same shapes; differentiable.
-    """
-    if o1.shape != o2.shape or lse1.shape != lse2.shape or o1.shape[:-1] != lse1.shape:
-        raise ShapeMismatch(
-            f"merge takes two pairs of equal shapes, got {tuple(o1.shape)}, {tuple(lse1.shape)}, {tuple(o2.shape)}, {tuple(lse2.shape)}"
-        )
-    # Not torch.logaddexp, whose gradient is NaN where both sides are -inf.
-    peak = torch.maximum(lse1, lse2).detach()
-    none = peak == float("-inf")
-    peak = torch.where(none, 0.0, peak)
-    w1, w2 = torch.exp(lse1 - peak), torch.exp(lse2 - peak)
-    total = torch.where(none, 1.0, w1 + w2)
-    lse = torch.where(none, float("-inf"), torch.log(total) + peak)
-    o = (w1 / total).unsqueeze(-1) * o1 + (w2 / total).unsqueeze(-1) * o2
-    return o.to(o1.dtype), lse

@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", _explain, "show what was derived, and why kernels and tiles are what they are")
     _one(explain)
     explain.add_argument("--after", metavar="STEP", help="print the result of one step of the pipeline only")
+    explain.add_argument("--mask", type=int, metavar="N", help="count the tiles that the mask leaves, for N queries and N keys")
     explain.add_argument("--full", action="store_true", help="everything, not one screen")
 
     inspect = _command(commands, "inspect", _inspect, "compile for a target, without a GPU, and print registers, spills, shared bytes")
@@ -184,6 +185,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     from attngen import explain
     from attngen import target as targets
+    from attngen.runtime.tiles import mask_tiles
 
     spec = _load(arguments.spec)
     if arguments.after is not None:
@@ -193,7 +195,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     _, kernels, lengths, dtype = _prepared(arguments, spec)
     choice = kernels.choice(lengths, dtype, targets.get(arguments.arch))
     explained = explain.explain(spec.cascade, kernels.program, choice, kernels.atomic)
-    _print(arguments, explained.as_dict(), [explained.text(arguments.full)])
+    found, text = explained.as_dict(), [explained.text(arguments.full)]
+    if arguments.mask is not None:
+        captures, sizes = {capture.name: capture.value for capture in spec.captures}, (1, 1, arguments.mask, arguments.mask)
+        found["mask"] = [item.as_dict() for item in mask_tiles(kernels, captures, lengths, dtype, sizes)]
+        text += ["", f"tiles for {arguments.mask} queries and keys:", *_table(found["mask"])]
+    _print(arguments, found, text)
     return 0
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from attngen.analysis.mask import describe, walked_ranges
 from attngen.analysis.passes import pass_count
+from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError
 from attngen.ir.cascade import Cascade
 from attngen.ir.printer import print_step
@@ -153,7 +154,10 @@ def visits(kernel: Kernel) -> str:
     """Which part of the passing axis a kernel looks at, for a tile of positions `first` to `last`."""
     if kernel.streamed is None:
         return "nothing passes"
-    return describe(walked_ranges(*kernel.bounding, kernel.streamed, kernel.resident))
+    found = describe(walked_ranges(*kernel.bounding, kernel.streamed, kernel.resident))
+    segments = segments_of(kernel)
+    listed = segments is not None and segments.listed
+    return f"{found}; of these the tiles that {kernel.role}_list lists" if listed else found
 
 
 def _facts(kernel: Kernel) -> KernelFacts:

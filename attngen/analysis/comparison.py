@@ -36,7 +36,9 @@ def comparison(op: str, difference: Linear, axes: Axes) -> Spans:
             return both(_at_least_zero(difference, axes), _at_least_zero(less, axes), axes)
         case _:
             above, below = difference.plus(constant(-1)), less.plus(constant(-1))
-            return either(_at_least_zero(above, axes), _at_least_zero(below, axes), axes)
+            beside = either(_at_least_zero(above, axes), _at_least_zero(below, axes), axes)
+            # A single missing position is no gap in any tile.
+            return beside if beside.tight else Spans(axes.everything, beside.all)
 
 
 def _at_least_zero(form: Linear, axes: Axes) -> Spans:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 from attngen.analysis.bounds import compare_least, largest, smallest
 from attngen.ir import build
 from attngen.ir.expr import Apply, Expr, Extent, Read
-from attngen.ir.traverse import free_axes
+from attngen.ir.traverse import free_axes, walk
 
 ZERO = build.const(0)
 
@@ -89,13 +90,22 @@ def gate(some: Expr, every: Expr, axes: Axes) -> Spans:
 
 def both(a: Spans, b: Spans, axes: Axes) -> Spans:
     """Where two predicates hold."""
-    return Spans(_meet(a.some, b.some, axes), _meet(a.all, b.all, axes), a.tight and b.tight)
+    return _short(Spans(_meet(a.some, b.some, axes), _meet(a.all, b.all, axes), a.tight and b.tight), axes)
 
 
 def either(a: Spans, b: Spans, axes: Axes) -> Spans:
     """Where one of two predicates holds."""
     touch = a.some.lo == b.some.lo or a.some.hi == b.some.hi or _simple_union(a.some, b.some, axes) is not None
-    return Spans(_hull(a.some, b.some, axes), _join(a.all, b.all, axes), a.tight and b.tight and touch)
+    return _short(Spans(_hull(a.some, b.some, axes), _join(a.all, b.all, axes), a.tight and b.tight and touch), axes)
+
+
+def _short(spans: Spans, axes: Axes) -> Spans:
+    """The spans, or nothing known where their bounds have grown beyond what a kernel should compute and a person can read."""
+    bounds = (spans.some.lo, spans.some.hi, spans.all.lo, spans.all.hi)
+    return opaque(axes) if any(sum(1 for _ in islice(walk(bound), _LONGEST + 1)) > _LONGEST for bound in bounds) else spans
+
+
+_LONGEST = 80
 
 
 def _gated(condition: Expr, axes: Axes) -> Span:

@@ -149,7 +149,7 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     constants = [f'"DIM_{a.upper()}": len_{a}' for a in kernel.features if f"DIM_{a.upper()}" in lowered.constexprs]
     constants += [f'"PAD_{a.upper()}": pad_{a}' for a in kernel.features if f"PAD_{a.upper()}" in lowered.constexprs]
     constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
-    needed = ", ".join(f'"{name}"' for name in sorted(targets))
+    needed = ", ".join(f'"{tensor_name(name)}"' for name in sorted(targets))
     return Launch(
         kernel=lowered.context.name,
         role=Code(kernel.lists or kernel.role),

@@ -59,10 +59,10 @@ def row_lines(writer: Writer, listing: Kernel, suffix: str) -> list[Code]:
         row = f"({row}) * {writer.length(axis)} + {axis}" if row else axis
     tile = f"tl.cast(first_{resident} // {block}, tl.int64)"
     return [
-        Code(f"row = ({row}) * tiles_{resident} + {tile}" if row else f"row = {tile}"),
+        Code(f"list_row = ({row}) * tiles_{resident} + {tile}" if row else f"list_row = {tile}"),
         Code(f"list_length = tl.cdiv(len_{streamed}, BLOCK_{streamed.upper()})"),
-        Code(f"list_start = {lists} + row * list_length"),
-        Code(f"count_start = {counts} + row * 2"),
+        Code(f"list_start = {lists} + list_row * list_length"),
+        Code(f"count_start = {counts} + list_row * 2"),
     ]
 
 
@@ -70,28 +70,28 @@ def write_lists(writer: Writer, kernel: Kernel) -> None:
     """The statements of a listing kernel: each tile is classed and appended to one end of the row."""
     streamed = kernel.streamed or ""
     writer.sections.prologue += row_lines(writer, kernel, "out")
-    for name in ("full", "masked"):
+    for name in ("list_full", "list_masked"):
         writer.sections.init.append(Code(f"{name} = tl.full((), 0, tl.int32)"))
     writer.stage = Stage.TILE
     pair = (kernel.resident, streamed)
     outside = f"(ok_{kernel.resident}[:, None] & ok_{streamed}[None, :])"
-    writer.assign("some", kernel.some or build.TRUE, pair, Stage.TILE)
-    every = "some"
+    writer.assign("pair_holds", kernel.some or build.TRUE, pair, Stage.TILE)
+    every = "pair_holds"
     if kernel.every != kernel.some:
-        every = writer.assign("every", kernel.every or build.TRUE, pair, Stage.TILE)
+        every = writer.assign("pair_full", kernel.every or build.TRUE, pair, Stage.TILE)
     number = f"start_{streamed} // BLOCK_{streamed.upper()}"
     for line in (
-        f"any_holds = tl.max(tl.max((some & {outside}).to(tl.int32), 1), 0)",
-        f"inside = ({every} | ~ok_{kernel.resident}[:, None]) & ok_{streamed}[None, :]",
-        "all_hold = tl.min(tl.min(inside.to(tl.int32), 1), 0)",
+        f"any_holds = tl.max(tl.max((pair_holds & {outside}).to(tl.int32), 1), 0)",
+        f"pair_inside = ({every} | ~ok_{kernel.resident}[:, None]) & ok_{streamed}[None, :]",
+        "all_hold = tl.min(tl.min(pair_inside.to(tl.int32), 1), 0)",
         "some_fail = any_holds * (1 - all_hold)",
-        f"tl.store(list_start + full, {number}, mask=all_hold != 0)",
-        f"tl.store(list_start + list_length - 1 - masked, {number}, mask=some_fail != 0)",
-        "full += all_hold",
-        "masked += some_fail",
+        f"tl.store(list_start + list_full, {number}, mask=all_hold != 0)",
+        f"tl.store(list_start + list_length - 1 - list_masked, {number}, mask=some_fail != 0)",
+        "list_full += all_hold",
+        "list_masked += some_fail",
     ):
         writer.put(line, Stage.TILE)
-    writer.sections.stores += [Code("tl.store(count_start, full)"), Code("tl.store(count_start + 1, masked)")]
+    writer.sections.stores += [Code("tl.store(count_start, list_full)"), Code("tl.store(count_start + 1, list_masked)")]
 
 
 def stage_of_rows(kernel: Kernel, listing: Kernel) -> Stage:

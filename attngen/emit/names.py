@@ -17,8 +17,8 @@ from attngen.errors import UnsafeValue
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 RESERVED: frozenset[str] = frozenset(
     """
-    tl torch triton pid rest segment begins ends begin end full_begin full_end full_length full masked row some every any_holds
-    inside all_hold some_fail ACC DTYPE LOG2E l I O
+    tl torch triton pid rest segment begins ends begin end full_begin full_end full_length any_holds all_hold
+    some_fail pair_holds pair_full pair_inside ACC DTYPE LOG2E l I O
     load safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above
     forward backward attention alpha delta valid item range float int min max abs sum len
     launch args constants programs tile tiles accumulator needed gradients index scattered steps rows runs

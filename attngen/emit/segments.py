@@ -143,10 +143,10 @@ def _listed(writer: Writer) -> Bounds:
     listing = listing_kernel(kernel)
     lines = row_lines(writer, listing, "ptr")
     walks = (
-        "full = tl.load(count_start)",
-        "masked = tl.load(count_start + 1)",
-        "begins = (0, list_length - masked)",
-        "ends = (full, list_length)",
+        "list_full = tl.load(count_start)",
+        "list_masked = tl.load(count_start + 1)",
+        "begins = (0, list_length - list_masked)",
+        "ends = (list_full, list_length)",
     )
     return Bounds(stage_of_rows(kernel, listing), (*lines, *map(Code, walks)))
 

@@ -65,7 +65,7 @@ class MaskTiles:
 
 
 def mask_tiles(
-    kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, int], dtype: str, lengths: Mapping[str, int]
+    kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, int], dtype: str, sizes: tuple[int, int, int, int]
 ) -> tuple[MaskTiles, ...]:
     """Count the tiles of every kernel that streams.
 
@@ -74,9 +74,13 @@ def mask_tiles(
         captures: values of the captured inputs, on the CPU.
         features: lengths of the feature axes, which tiles depend on.
         dtype: of the arguments, by its short name; tiles depend on it too.
-        lengths: of the sequence and grid axes.
+        sizes: batches, query heads, queries, keys.
     """
     program = kernels.program
+    batch, heads, queries, keys = sizes
+    grid = program.kernels[0].grid
+    lengths = dict(zip(grid, (batch, heads, *[1] * len(grid)), strict=False))
+    lengths |= {program.streamed.resident: queries, program.streamed.streamed: keys}
     model = torch.empty(0, dtype=getattr(torch, dtype))
     sequence = (lengths[program.streamed.resident], lengths[program.streamed.streamed])
     source, loaded = kernels.source(features), kernels.get(dict(features), model, sequence)

@@ -150,9 +150,9 @@ def forward_kernel(
     lam = tl.load(lam_ptr + g * lam_stride_g + r * lam_stride_r).to(ACC)
     begin = 0
     end = len_n
-    full_end = len_n // BLOCK_N * BLOCK_N
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_n // BLOCK_N * BLOCK_N, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
     m_i = tl.full((BLOCK_M,), float("-inf"), ACC)
     m_i2 = tl.full((BLOCK_M,), float("-inf"), ACC)
@@ -161,7 +161,7 @@ def forward_kernel(
     acc = tl.zeros((BLOCK_M, DIM_E), ACC)
     acc2 = tl.zeros((BLOCK_M, DIM_E), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+        for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k1_start = k1_base + tl.cast(start_n, tl.int64) * k1_stride_n
@@ -408,14 +408,14 @@ def backward_rows_kernel(
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     begin = 0
     end = len_n
-    full_end = len_n // BLOCK_N * BLOCK_N
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_n // BLOCK_N * BLOCK_N, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
     dq1_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     dq2_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+        for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k1_start = k1_base + tl.cast(start_n, tl.int64) * k1_stride_n
@@ -555,18 +555,18 @@ def backward_columns_kernel(
     v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
     begin = 0
     end = len_m
-    full_end = len_m // BLOCK_M * BLOCK_M
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_m // BLOCK_M * BLOCK_M, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
     dk1_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dk2_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        steps = tl.cdiv(bounds[segment + 1] - bounds[segment], BLOCK_M)
+        steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
         for item in range(len_r * steps):
             r = tl.cast(item // steps, tl.int64)
-            start_m = bounds[segment] + item % steps * BLOCK_M
+            start_m = begins[segment] + item % steps * BLOCK_M
             q1_base = q1_ptr + b * q1_stride_b + g * q1_stride_g + r * q1_stride_r
             q2_base = q2_ptr + b * q2_stride_b + g * q2_stride_g + r * q2_stride_r
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
@@ -656,11 +656,11 @@ def forward(q1, q2, k1, k2, v, lam, tiles):
     len_n = k1.shape[2]
     len_e = v.shape[3]
     accumulator = torch.float64 if q1.dtype == torch.float64 else torch.float32
+    tile = tiles["forward"]
     o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q1.dtype, device=q1.device)
     acc_end = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q1.dtype, device=q1.device)
     lse = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
     lse2 = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
-    tile = tiles["forward"]
     args = (
         q1,
         k1,
@@ -719,10 +719,10 @@ def backward(q1, q2, k1, k2, v, lam, o, acc_end, lse, lse2, do, tiles, needed):
     len_e = v.shape[3]
     accumulator = torch.float64 if q1.dtype == torch.float64 else torch.float32
     if needed & {"k1", "k2", "lam", "q1", "q2", "v"}:
+        tile = tiles["backward_prepare"]
         dl_i2 = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
         dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
         dlam = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
-        tile = tiles["backward_prepare"]
         args = (
             do,
             acc_end,
@@ -746,9 +746,9 @@ def backward(q1, q2, k1, k2, v, lam, o, acc_end, lse, lse2, do, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_prepare_kernel, programs, args, constants, tile)
     if needed & {"q1", "q2"}:
+        tile = tiles["backward_rows"]
         dq1 = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q1.dtype, device=q1.device)
         dq2 = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q1.dtype, device=q1.device)
-        tile = tiles["backward_rows"]
         args = (
             q1,
             k1,
@@ -801,10 +801,10 @@ def backward(q1, q2, k1, k2, v, lam, o, acc_end, lse, lse2, do, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
     if needed & {"k1", "k2", "v"}:
+        tile = tiles["backward_columns"]
         dk1 = torch.empty((len_b, len_g, len_n, len_d), dtype=q1.dtype, device=q1.device)
         dk2 = torch.empty((len_b, len_g, len_n, len_d), dtype=q1.dtype, device=q1.device)
         dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q1.dtype, device=q1.device)
-        tile = tiles["backward_columns"]
         args = (
             k1,
             q1,

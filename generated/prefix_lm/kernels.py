@@ -56,6 +56,21 @@ def safe_div(a, b):
     return tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))
 
 
+@triton.jit
+def forward_bounds(first_m, last_m, prefix_at, len_n, BLOCK_N: tl.constexpr):
+    """Which tiles along n a tile along m meets.
+
+    It visits n in [0, min(max(last + 1, prefix[b]), extent(n))), unmasked in [0, min(max(first + 1,
+        prefix[b]), extent(n))).
+    """
+    bound = tl.minimum(tl.maximum(first_m + 1, prefix_at), len_n)
+    bound_2 = tl.minimum(tl.maximum(last_m + 1, prefix_at), len_n)
+    begin = 0
+    end = bound_2
+    full_end = tl.maximum(bound // BLOCK_N * BLOCK_N, begin)
+    return begin, full_end, end
+
+
 @triton.jit(do_not_specialize=["len_b", "len_g", "len_r", "len_m", "len_n"])
 def forward_kernel(
     q_ptr,
@@ -100,7 +115,7 @@ def forward_kernel(
     # The tile of this program.
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
-    first_m = pid % tiles_m * BLOCK_M
+    first_m = (tiles_m - 1 - pid % tiles_m) * BLOCK_M
     last_m = tl.minimum(first_m + BLOCK_M, len_m) - 1
     start_m = tl.cast(first_m, tl.int64)
     rest = pid // tiles_m
@@ -122,19 +137,15 @@ def forward_kernel(
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
     prefix_at = tl.load(prefix_ptr + b * prefix_stride_0)
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
-    bound = tl.minimum(tl.maximum(first_m + 1, prefix_at), len_n)
-    bound_2 = tl.minimum(tl.maximum(last_m + 1, prefix_at), len_n)
-    begin = 0
-    end = bound_2
-    full_end = bound // BLOCK_N * BLOCK_N
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    begin, full_end, end = forward_bounds(first_m, last_m, prefix_at, len_n, BLOCK_N)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
     m_i = tl.full((BLOCK_M,), float("-inf"), ACC)
     l_i = tl.zeros((BLOCK_M,), ACC)
     acc = tl.zeros((BLOCK_M, DIM_E), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+        for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
@@ -242,6 +253,21 @@ def backward_prepare_kernel(
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
 
 
+@triton.jit
+def backward_rows_bounds(first_m, last_m, prefix_at, len_n, BLOCK_N: tl.constexpr):
+    """Which tiles along n a tile along m meets.
+
+    It visits n in [0, min(max(last + 1, prefix[b]), extent(n))), unmasked in [0, min(max(first + 1,
+        prefix[b]), extent(n))).
+    """
+    bound = tl.minimum(tl.maximum(first_m + 1, prefix_at), len_n)
+    bound_2 = tl.minimum(tl.maximum(last_m + 1, prefix_at), len_n)
+    begin = 0
+    end = bound_2
+    full_end = tl.maximum(bound // BLOCK_N * BLOCK_N, begin)
+    return begin, full_end, end
+
+
 @triton.jit(do_not_specialize=["len_b", "len_g", "len_r", "len_m", "len_n"])
 def backward_rows_kernel(
     q_ptr,
@@ -288,13 +314,13 @@ def backward_rows_kernel(
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n or n < prefix[b]
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n or n < prefix[b]
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n or n < prefix[b]
-    ds[b,g,r,m,n] = dx[b,g,r,m,n] * extent(d) ** -0.5  if m >= n or n < prefix[b]
-    dq[b,g,r,m,d] = sum[n] ds[b,g,r,m,n] * k[b,g,n,d]
+    dq_sum[b,g,r,m,d] = sum[n] dx[b,g,r,m,n] * k[b,g,n,d]
+    dq[b,g,r,m,d] = dq_sum[b,g,r,m,d] * extent(d) ** -0.5
     """
     # The tile of this program.
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
-    first_m = pid % tiles_m * BLOCK_M
+    first_m = (tiles_m - 1 - pid % tiles_m) * BLOCK_M
     last_m = tl.minimum(first_m + BLOCK_M, len_m) - 1
     start_m = tl.cast(first_m, tl.int64)
     rest = pid // tiles_m
@@ -326,17 +352,13 @@ def backward_rows_kernel(
     dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    bound = tl.minimum(tl.maximum(first_m + 1, prefix_at), len_n)
-    bound_2 = tl.minimum(tl.maximum(last_m + 1, prefix_at), len_n)
-    begin = 0
-    end = bound_2
-    full_end = bound // BLOCK_N * BLOCK_N
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    begin, full_end, end = backward_rows_bounds(first_m, last_m, prefix_at, len_n, BLOCK_N)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
-    dq = tl.zeros((BLOCK_M, DIM_D), ACC)
+    dq_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+        for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
@@ -355,14 +377,28 @@ def backward_rows_kernel(
             dw_part = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             dw = dl_i[:, None] + dw_part
             dx = dw * w
-            ds = dx * DIM_D**-0.5
-            if segment != 0:
-                ds = tl.where(valid, ds, 0.0)
-            dq = tl.dot(ds.to(DTYPE), k, dq, input_precision="ieee", out_dtype=ACC)
+            dq_sum = tl.dot(dx.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
+    dq = dq_sum * DIM_D**-0.5
     dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
     dq_ptrs = dq_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq_ptrs, dq.to(dq_out.dtype.element_ty), mask=ok_m[:, None])
+
+
+@triton.jit
+def backward_columns_bounds(first_n, last_n, prefix_at, len_m, BLOCK_M: tl.constexpr):
+    """Which tiles along m a tile along n meets.
+
+    It visits m in [where(prefix[b] > first, 0, first), extent(m)), unmasked in [where(prefix[b] >
+        last, 0, last), extent(m)).
+    """
+    bound = tl.where(prefix_at > first_n, 0, first_n)
+    bound_2 = tl.where(prefix_at > last_n, 0, last_n)
+    begin = bound // BLOCK_M * BLOCK_M
+    end = len_m
+    full_begin = tl.maximum(tl.cdiv(bound_2, BLOCK_M) * BLOCK_M, begin)
+    full_length = tl.maximum(len_m // BLOCK_M * BLOCK_M - full_begin, 0)
+    return begin, full_begin, full_length, end
 
 
 @triton.jit(do_not_specialize=["len_b", "len_g", "len_r", "len_n", "len_m"])
@@ -412,8 +448,8 @@ def backward_columns_kernel(
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n or n < prefix[b]
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n or n < prefix[b]
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n or n < prefix[b]
-    ds[b,g,r,m,n] = dx[b,g,r,m,n] * extent(d) ** -0.5  if m >= n or n < prefix[b]
-    dk[b,g,n,d] = sum[r,m] ds[b,g,r,m,n] * q[b,g,r,m,d]
+    dk_sum[b,g,n,d] = sum[r,m] dx[b,g,r,m,n] * q[b,g,r,m,d]
+    dk[b,g,n,d] = dk_sum[b,g,n,d] * extent(d) ** -0.5
     dv[b,g,n,e] = sum[r,m] do[b,g,r,m,e] * w[b,g,r,m,n]  if m >= n or n < prefix[b]
     """
     # The tile of this program.
@@ -441,58 +477,54 @@ def backward_columns_kernel(
     v_start = v_ptr + b * v_stride_b + g * v_stride_g + start_n * v_stride_n
     v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
     v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
-    bound = tl.where(prefix_at > first_n, 0, first_n)
-    bound_2 = tl.where(prefix_at > last_n, 0, last_n)
-    begin = bound // BLOCK_M * BLOCK_M
-    end = len_m
-    full_begin = tl.maximum(tl.cdiv(bound_2, BLOCK_M) * BLOCK_M, begin)
-    full_end = len_m // BLOCK_M * BLOCK_M
-    any_full = full_begin < full_end
-    full_begin = tl.where(any_full, full_begin, begin)
-    full_end = tl.where(any_full, full_end, begin)
-    bounds = (begin, full_begin, full_end, end)
+    begin, full_begin, full_length, end = backward_columns_bounds(
+        first_n, last_n, prefix_at, len_m, BLOCK_M
+    )
+    begins = (full_begin, begin)
+    ends = (full_begin + full_length, end - full_length)
     # What it carries along.
-    dk = tl.zeros((BLOCK_N, DIM_D), ACC)
+    dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
-    for segment in tl.static_range(3):  # under masks, full, under masks
-        steps = tl.cdiv(bounds[segment + 1] - bounds[segment], BLOCK_M)
+    for segment in tl.static_range(2):  # full, then under masks
+        steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
         for item in range(len_r * steps):
             r = tl.cast(item // steps, tl.int64)
-            start_m = bounds[segment] + item % steps * BLOCK_M
+            turn_m = begins[segment] + item % steps * BLOCK_M
             q_base = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
+            start_m = turn_m
+            if segment != 0:
+                start_m += tl.where(turn_m >= full_begin, full_length, 0)
             offs_m = start_m + range_m
             ok_m = offs_m < len_m
             q_start = q_base + tl.cast(start_m, tl.int64) * q_stride_m
             q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
-            q = load(q_ptrs, ok_m[:, None], segment == 1)  # [BLOCK_M, DIM_D]
+            q = load(q_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
             s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
             x = s * DIM_D**-0.5
             lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
             lse_start += tl.cast(start_m, tl.int64)
             lse_ptrs = lse_start + range_m
-            lse = load(lse_ptrs, ok_m, segment == 1)  # [BLOCK_M]
+            lse = load(lse_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
             w = exp_above(x, lse_safe[None, :], DTYPE)
-            if segment != 1:
+            if segment != 0:
                 valid = ok_m[None, :] & ((offs_m[None, :] >= offs_n[:, None]) | holds[:, None])
                 w = tl.where(valid, w, 0.0)
             do_start = do_base + tl.cast(start_m, tl.int64) * do_stride_m
             do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
-            do = load(do_ptrs, ok_m[:, None], segment == 1)  # [BLOCK_M, DIM_E]
+            do = load(do_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_E]
             dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
             dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m
             dl_i_start += tl.cast(start_m, tl.int64)
             dl_i_ptrs = dl_i_start + range_m
-            dl_i = load(dl_i_ptrs, ok_m, segment == 1)  # [BLOCK_M]
+            dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             dw = dl_i[None, :] + dw_part
             dx = dw * w
-            ds = dx * DIM_D**-0.5
-            if segment != 1:
-                ds = tl.where(valid, ds, 0.0)
-            dk = tl.dot(ds.to(DTYPE), q, dk, input_precision="ieee", out_dtype=ACC)
+            dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
             dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
+    dk = dk_sum * DIM_D**-0.5
     dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D
     dk_ptrs = dk_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk_ptrs, dk.to(dk_out.dtype.element_ty), mask=ok_n[:, None])
@@ -522,9 +554,9 @@ def forward(q, k, v, prefix, tiles):
     len_n = k.shape[2]
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
+    tile = tiles["forward"]
     o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q.dtype, device=q.device)
     lse = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
-    tile = tiles["forward"]
     args = (
         q,
         k,
@@ -566,8 +598,8 @@ def backward(q, k, v, prefix, o, lse, do, dlse, tiles, needed):
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
     if needed & {"k", "q", "v"}:
-        dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
         tile = tiles["backward_prepare"]
+        dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
         args = (
             do,
             o,
@@ -590,8 +622,8 @@ def backward(q, k, v, prefix, o, lse, do, dlse, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_prepare_kernel, programs, args, constants, tile)
     if needed & {"q"}:
-        dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
         tile = tiles["backward_rows"]
+        dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
         args = (
             q,
             k,
@@ -631,9 +663,9 @@ def backward(q, k, v, prefix, o, lse, do, dlse, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
     if needed & {"k", "v"}:
+        tile = tiles["backward_columns"]
         dk = torch.empty((len_b, len_g, len_n, len_d), dtype=q.dtype, device=q.device)
         dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q.dtype, device=q.device)
-        tile = tiles["backward_columns"]
         args = (
             k,
             q,

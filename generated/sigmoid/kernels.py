@@ -106,13 +106,13 @@ def forward_kernel(
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     begin = 0
     end = len_n
-    full_end = len_n // BLOCK_N * BLOCK_N
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_n // BLOCK_N * BLOCK_N, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
     o = tl.zeros((BLOCK_M, DIM_E), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+        for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
@@ -209,14 +209,14 @@ def backward_rows_kernel(
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     begin = 0
     end = len_n
-    full_end = len_n // BLOCK_N * BLOCK_N
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_n // BLOCK_N * BLOCK_N, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
     dq_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     dbias = tl.zeros((BLOCK_M,), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+        for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
@@ -316,17 +316,17 @@ def backward_columns_kernel(
     v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
     begin = 0
     end = len_m
-    full_end = len_m // BLOCK_M * BLOCK_M
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_m // BLOCK_M * BLOCK_M, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
     dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        steps = tl.cdiv(bounds[segment + 1] - bounds[segment], BLOCK_M)
+        steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
         for item in range(len_r * steps):
             r = tl.cast(item // steps, tl.int64)
-            start_m = bounds[segment] + item % steps * BLOCK_M
+            start_m = begins[segment] + item % steps * BLOCK_M
             q_base = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
             offs_m = start_m + range_m
@@ -380,8 +380,8 @@ def forward(q, k, v, bias, tiles):
     len_n = k.shape[2]
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
-    o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q.dtype, device=q.device)
     tile = tiles["forward"]
+    o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q.dtype, device=q.device)
     args = (
         q,
         k,
@@ -421,9 +421,9 @@ def backward(q, k, v, bias, do, tiles, needed):
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
     if needed & {"bias", "q"}:
+        tile = tiles["backward_rows"]
         dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
         dbias = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
-        tile = tiles["backward_rows"]
         args = (
             q,
             k,
@@ -461,9 +461,9 @@ def backward(q, k, v, bias, do, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
     if needed & {"k", "v"}:
+        tile = tiles["backward_columns"]
         dk = torch.empty((len_b, len_g, len_n, len_d), dtype=q.dtype, device=q.device)
         dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q.dtype, device=q.device)
-        tile = tiles["backward_columns"]
         args = (
             k,
             q,

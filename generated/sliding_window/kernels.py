@@ -56,6 +56,20 @@ def safe_div(a, b):
     return tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))
 
 
+@triton.jit
+def forward_bounds(first_m, last_m, window, len_n, BLOCK_N: tl.constexpr):
+    """Which tiles along n a tile along m meets.
+
+    It visits n in [max(0, first - window + 1), min(last + 1, extent(n))), unmasked in [max(0, last
+        - window + 1), min(first + 1, extent(n))).
+    """
+    begin = tl.maximum(0, first_m - window + 1) // BLOCK_N * BLOCK_N
+    end = tl.minimum(last_m + 1, len_n)
+    full_begin = tl.maximum(tl.cdiv(tl.maximum(0, last_m - window + 1), BLOCK_N) * BLOCK_N, begin)
+    full_length = tl.maximum(tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N - full_begin, 0)
+    return begin, full_begin, full_length, end
+
+
 @triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_m", "len_n"])
 def forward_kernel(
     q_ptr,
@@ -120,28 +134,26 @@ def forward_kernel(
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
-    begin = tl.maximum(0, first_m - window + 1) // BLOCK_N * BLOCK_N
-    end = tl.minimum(last_m + 1, len_n)
-    full_begin = tl.maximum(tl.cdiv(tl.maximum(0, last_m - window + 1), BLOCK_N) * BLOCK_N, begin)
-    full_end = tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N
-    any_full = full_begin < full_end
-    full_begin = tl.where(any_full, full_begin, begin)
-    full_end = tl.where(any_full, full_end, begin)
-    bounds = (begin, full_begin, full_end, end)
+    begin, full_begin, full_length, end = forward_bounds(first_m, last_m, window, len_n, BLOCK_N)
+    begins = (full_begin, begin)
+    ends = (full_begin + full_length, end - full_length)
     # What it carries along.
     m_i = tl.full((BLOCK_M,), float("-inf"), ACC)
     l_i = tl.zeros((BLOCK_M,), ACC)
     acc = tl.zeros((BLOCK_M, DIM_E), ACC)
-    for segment in tl.static_range(3):  # under masks, full, under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+    for segment in tl.static_range(2):  # full, then under masks
+        for turn_n in range(begins[segment], ends[segment], BLOCK_N):
+            start_n = turn_n
+            if segment != 0:
+                start_n += tl.where(turn_n >= full_begin, full_length, 0)
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
             k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
-            k = load(k_ptrs, ok_n[:, None], segment == 1)  # [BLOCK_N, DIM_D]
+            k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
             x = s * DIM_D**-0.5
-            if segment != 1:
+            if segment != 0:
                 holds = offs_m[:, None] >= offs_n[None, :]
                 holds_2 = offs_m[:, None] - offs_n[None, :] < window
                 valid = holds & holds_2
@@ -154,7 +166,7 @@ def forward_kernel(
             l_i = l_i * alpha + tl.sum(w, 1)
             v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
             v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
-            v = load(v_ptrs, ok_n[:, None], segment == 1)  # [BLOCK_N, DIM_E]
+            v = load(v_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_E]
             acc = acc * alpha[:, None]
             acc = tl.dot(w.to(DTYPE), v, acc, input_precision="ieee", out_dtype=ACC)
             m_i = m_i_new
@@ -243,6 +255,20 @@ def backward_prepare_kernel(
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
 
 
+@triton.jit
+def backward_rows_bounds(first_m, last_m, window, len_n, BLOCK_N: tl.constexpr):
+    """Which tiles along n a tile along m meets.
+
+    It visits n in [max(0, first - window + 1), min(last + 1, extent(n))), unmasked in [max(0, last
+        - window + 1), min(first + 1, extent(n))).
+    """
+    begin = tl.maximum(0, first_m - window + 1) // BLOCK_N * BLOCK_N
+    end = tl.minimum(last_m + 1, len_n)
+    full_begin = tl.maximum(tl.cdiv(tl.maximum(0, last_m - window + 1), BLOCK_N) * BLOCK_N, begin)
+    full_length = tl.maximum(tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N - full_begin, 0)
+    return begin, full_begin, full_length, end
+
+
 @triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_m", "len_n"])
 def backward_rows_kernel(
     q_ptr,
@@ -288,8 +314,8 @@ def backward_rows_kernel(
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n and m - n < window
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n and m - n < window
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n and m - n < window
-    ds[b,g,r,m,n] = dx[b,g,r,m,n] * extent(d) ** -0.5  if m >= n and m - n < window
-    dq[b,g,r,m,d] = sum[n] ds[b,g,r,m,n] * k[b,g,n,d]
+    dq_sum[b,g,r,m,d] = sum[n] dx[b,g,r,m,n] * k[b,g,n,d]
+    dq[b,g,r,m,d] = dq_sum[b,g,r,m,d] * extent(d) ** -0.5
     """
     # The tile of this program.
     pid = tl.program_id(0)
@@ -325,27 +351,27 @@ def backward_rows_kernel(
     dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    begin = tl.maximum(0, first_m - window + 1) // BLOCK_N * BLOCK_N
-    end = tl.minimum(last_m + 1, len_n)
-    full_begin = tl.maximum(tl.cdiv(tl.maximum(0, last_m - window + 1), BLOCK_N) * BLOCK_N, begin)
-    full_end = tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N
-    any_full = full_begin < full_end
-    full_begin = tl.where(any_full, full_begin, begin)
-    full_end = tl.where(any_full, full_end, begin)
-    bounds = (begin, full_begin, full_end, end)
+    begin, full_begin, full_length, end = backward_rows_bounds(
+        first_m, last_m, window, len_n, BLOCK_N
+    )
+    begins = (full_begin, begin)
+    ends = (full_begin + full_length, end - full_length)
     # What it carries along.
-    dq = tl.zeros((BLOCK_M, DIM_D), ACC)
-    for segment in tl.static_range(3):  # under masks, full, under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+    dq_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
+    for segment in tl.static_range(2):  # full, then under masks
+        for turn_n in range(begins[segment], ends[segment], BLOCK_N):
+            start_n = turn_n
+            if segment != 0:
+                start_n += tl.where(turn_n >= full_begin, full_length, 0)
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
             k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
-            k = load(k_ptrs, ok_n[:, None], segment == 1)  # [BLOCK_N, DIM_D]
+            k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
             x = s * DIM_D**-0.5
             w = exp_above(x, lse_safe[:, None], DTYPE)
-            if segment != 1:
+            if segment != 0:
                 holds = offs_m[:, None] >= offs_n[None, :]
                 holds_2 = offs_m[:, None] - offs_n[None, :] < window
                 valid = holds & holds_2
@@ -353,18 +379,32 @@ def backward_rows_kernel(
                 w = tl.where(valid, w, 0.0)
             v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
             v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
-            v = load(v_ptrs, ok_n[:, None], segment == 1)  # [BLOCK_N, DIM_E]
+            v = load(v_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_E]
             dw_part = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             dw = dl_i[:, None] + dw_part
             dx = dw * w
-            ds = dx * DIM_D**-0.5
-            if segment != 1:
-                ds = tl.where(valid, ds, 0.0)
-            dq = tl.dot(ds.to(DTYPE), k, dq, input_precision="ieee", out_dtype=ACC)
+            dq_sum = tl.dot(dx.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
+    dq = dq_sum * DIM_D**-0.5
     dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
     dq_ptrs = dq_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq_ptrs, dq.to(dq_out.dtype.element_ty), mask=ok_m[:, None])
+
+
+@triton.jit
+def backward_columns_bounds(first_n, last_n, window, len_m, BLOCK_M: tl.constexpr):
+    """Which tiles along m a tile along n meets.
+
+    It visits m in [first, min(extent(m), last + window)), unmasked in [last, min(extent(m), first +
+        window)).
+    """
+    begin = first_n // BLOCK_M * BLOCK_M
+    end = tl.minimum(len_m, last_n + window)
+    full_begin = tl.maximum(tl.cdiv(last_n, BLOCK_M) * BLOCK_M, begin)
+    full_length = tl.maximum(
+        tl.minimum(len_m, first_n + window) // BLOCK_M * BLOCK_M - full_begin, 0
+    )
+    return begin, full_begin, full_length, end
 
 
 @triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_n", "len_m"])
@@ -413,8 +453,8 @@ def backward_columns_kernel(
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n and m - n < window
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n and m - n < window
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n and m - n < window
-    ds[b,g,r,m,n] = dx[b,g,r,m,n] * extent(d) ** -0.5  if m >= n and m - n < window
-    dk[b,g,n,d] = sum[r,m] ds[b,g,r,m,n] * q[b,g,r,m,d]
+    dk_sum[b,g,n,d] = sum[r,m] dx[b,g,r,m,n] * q[b,g,r,m,d]
+    dk[b,g,n,d] = dk_sum[b,g,n,d] * extent(d) ** -0.5
     dv[b,g,n,e] = sum[r,m] do[b,g,r,m,e] * w[b,g,r,m,n]  if m >= n and m - n < window
     """
     # The tile of this program.
@@ -440,38 +480,38 @@ def backward_columns_kernel(
     v_start = v_ptr + b * v_stride_b + g * v_stride_g + start_n * v_stride_n
     v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
     v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
-    begin = first_n // BLOCK_M * BLOCK_M
-    end = tl.minimum(len_m, last_n + window)
-    full_begin = tl.maximum(tl.cdiv(last_n, BLOCK_M) * BLOCK_M, begin)
-    full_end = tl.minimum(len_m, first_n + window) // BLOCK_M * BLOCK_M
-    any_full = full_begin < full_end
-    full_begin = tl.where(any_full, full_begin, begin)
-    full_end = tl.where(any_full, full_end, begin)
-    bounds = (begin, full_begin, full_end, end)
+    begin, full_begin, full_length, end = backward_columns_bounds(
+        first_n, last_n, window, len_m, BLOCK_M
+    )
+    begins = (full_begin, begin)
+    ends = (full_begin + full_length, end - full_length)
     # What it carries along.
-    dk = tl.zeros((BLOCK_N, DIM_D), ACC)
+    dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
-    for segment in tl.static_range(3):  # under masks, full, under masks
-        steps = tl.cdiv(bounds[segment + 1] - bounds[segment], BLOCK_M)
+    for segment in tl.static_range(2):  # full, then under masks
+        steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
         for item in range(len_r * steps):
             r = tl.cast(item // steps, tl.int64)
-            start_m = bounds[segment] + item % steps * BLOCK_M
+            turn_m = begins[segment] + item % steps * BLOCK_M
             q_base = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
+            start_m = turn_m
+            if segment != 0:
+                start_m += tl.where(turn_m >= full_begin, full_length, 0)
             offs_m = start_m + range_m
             ok_m = offs_m < len_m
             q_start = q_base + tl.cast(start_m, tl.int64) * q_stride_m
             q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
-            q = load(q_ptrs, ok_m[:, None], segment == 1)  # [BLOCK_M, DIM_D]
+            q = load(q_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
             s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
             x = s * DIM_D**-0.5
             lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
             lse_start += tl.cast(start_m, tl.int64)
             lse_ptrs = lse_start + range_m
-            lse = load(lse_ptrs, ok_m, segment == 1)  # [BLOCK_M]
+            lse = load(lse_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
             w = exp_above(x, lse_safe[None, :], DTYPE)
-            if segment != 1:
+            if segment != 0:
                 holds = offs_m[None, :] >= offs_n[:, None]
                 holds_2 = offs_m[None, :] - offs_n[:, None] < window
                 valid = holds & holds_2
@@ -479,20 +519,18 @@ def backward_columns_kernel(
                 w = tl.where(valid, w, 0.0)
             do_start = do_base + tl.cast(start_m, tl.int64) * do_stride_m
             do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
-            do = load(do_ptrs, ok_m[:, None], segment == 1)  # [BLOCK_M, DIM_E]
+            do = load(do_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_E]
             dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
             dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m
             dl_i_start += tl.cast(start_m, tl.int64)
             dl_i_ptrs = dl_i_start + range_m
-            dl_i = load(dl_i_ptrs, ok_m, segment == 1)  # [BLOCK_M]
+            dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             dw = dl_i[None, :] + dw_part
             dx = dw * w
-            ds = dx * DIM_D**-0.5
-            if segment != 1:
-                ds = tl.where(valid, ds, 0.0)
-            dk = tl.dot(ds.to(DTYPE), q, dk, input_precision="ieee", out_dtype=ACC)
+            dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
             dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
+    dk = dk_sum * DIM_D**-0.5
     dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D
     dk_ptrs = dk_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk_ptrs, dk.to(dk_out.dtype.element_ty), mask=ok_n[:, None])
@@ -522,9 +560,9 @@ def forward(q, k, v, window, tiles):
     len_n = k.shape[2]
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
+    tile = tiles["forward"]
     o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q.dtype, device=q.device)
     lse = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
-    tile = tiles["forward"]
     args = (
         q,
         k,
@@ -565,8 +603,8 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
     if needed & {"k", "q", "v"}:
-        dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
         tile = tiles["backward_prepare"]
+        dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
         args = (
             do,
             o,
@@ -589,8 +627,8 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_prepare_kernel, programs, args, constants, tile)
     if needed & {"q"}:
-        dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
         tile = tiles["backward_rows"]
+        dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
         args = (
             q,
             k,
@@ -629,9 +667,9 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
     if needed & {"k", "v"}:
+        tile = tiles["backward_columns"]
         dk = torch.empty((len_b, len_g, len_n, len_d), dtype=q.dtype, device=q.device)
         dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q.dtype, device=q.device)
-        tile = tiles["backward_columns"]
         args = (
             k,
             q,

@@ -133,15 +133,15 @@ def forward_kernel(
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     begin = 0
     end = len_n
-    full_end = len_n // BLOCK_N * BLOCK_N
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_n // BLOCK_N * BLOCK_N, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
     m_i = tl.full((BLOCK_M,), float("-inf"), ACC)
     l_i = tl.zeros((BLOCK_M,), ACC)
     acc = tl.zeros((BLOCK_M, DIM_E), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+        for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
@@ -288,18 +288,19 @@ def backward_rows_kernel(
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x[b,g,r,m,n] = softcap * tanh(s[b,g,r,m,n] * extent(d) ** -0.5 / softcap)
+    s_scaled[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5 / softcap
+    s_tanh[b,g,r,m,n] = tanh(s_scaled[b,g,r,m,n])
+    x[b,g,r,m,n] = softcap * s_tanh[b,g,r,m,n]
     w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]
-    ds[b,g,r,m,n] = dx[b,g,r,m,n] * softcap * (1.0 - tanh(s[b,g,r,m,n] * extent(d) ** -0.5 /
-        softcap) * tanh(s[b,g,r,m,n] * extent(d) ** -0.5 / softcap)) / softcap * extent(d) ** -0.5
-    dq[b,g,r,m,d] = sum[n] ds[b,g,r,m,n] * k[b,g,n,d]
-    dsoftcap[b,g,r,m] = sum[n] dx[b,g,r,m,n] * tanh(s[b,g,r,m,n] * extent(d) ** -0.5 / softcap) -
-        dx[b,g,r,m,n] * softcap * (1.0 - tanh(s[b,g,r,m,n] * extent(d) ** -0.5 / softcap) *
-        tanh(s[b,g,r,m,n] * extent(d) ** -0.5 / softcap)) / softcap * (s[b,g,r,m,n] * extent(d) **
-        -0.5 / softcap)
+    s_shifted[b,g,r,m,n] = 1.0 - s_tanh[b,g,r,m,n] * s_tanh[b,g,r,m,n]
+    ds_part[b,g,r,m,n] = dx[b,g,r,m,n] * s_shifted[b,g,r,m,n]
+    dq_sum[b,g,r,m,d] = sum[n] ds_part[b,g,r,m,n] * k[b,g,n,d]
+    dq[b,g,r,m,d] = dq_sum[b,g,r,m,d] * extent(d) ** -0.5
+    dsoftcap[b,g,r,m] = sum[n] dx[b,g,r,m,n] * (s_tanh[b,g,r,m,n] - s_shifted[b,g,r,m,n] *
+        s_scaled[b,g,r,m,n])
     """
     # The tile of this program.
     pid = tl.program_id(0)
@@ -337,21 +338,23 @@ def backward_rows_kernel(
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     begin = 0
     end = len_n
-    full_end = len_n // BLOCK_N * BLOCK_N
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_n // BLOCK_N * BLOCK_N, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
-    dq = tl.zeros((BLOCK_M, DIM_D), ACC)
+    dq_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     dsoftcap = tl.zeros((BLOCK_M,), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        for start_n in range(bounds[segment], bounds[segment + 1], BLOCK_N):
+        for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
             k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
             k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
-            x = softcap_at * tanh(s * DIM_D**-0.5 / softcap_at)
+            s_scaled = s * DIM_D**-0.5 / softcap_at
+            s_tanh = tanh(s_scaled)
+            x = softcap_at * s_tanh
             w = exp_above(x, lse_safe[:, None], DTYPE)
             if segment != 0:
                 valid = ok_n[None, :]
@@ -362,22 +365,17 @@ def backward_rows_kernel(
             dw_part = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             dw = dl_i[:, None] + dw_part
             dx = dw * w
-            product_2 = tanh(s * DIM_D**-0.5 / softcap_at) * tanh(s * DIM_D**-0.5 / softcap_at)
-            difference = 1.0 - product_2
-            product = dx * softcap_at * difference
-            quotient = product / softcap_at
-            ds = quotient * DIM_D**-0.5
+            s_shifted = 1.0 - s_tanh * s_tanh
+            ds_part = dx * s_shifted
             if segment != 0:
-                ds = tl.where(valid, ds, 0.0)
-            dq = tl.dot(ds.to(DTYPE), k, dq, input_precision="ieee", out_dtype=ACC)
-            product_3 = dx * tanh(s * DIM_D**-0.5 / softcap_at)
-            quotient_2 = s * DIM_D**-0.5 / softcap_at
-            product_4 = quotient * quotient_2
-            dsoftcap_in = product_3 - product_4
+                ds_part = tl.where(valid, ds_part, 0.0)
+            dq_sum = tl.dot(ds_part.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
+            dsoftcap_in = dx * (s_tanh - s_shifted * s_scaled)
             if segment != 0:
                 dsoftcap_in = tl.where(valid, dsoftcap_in, 0.0)
             dsoftcap = dsoftcap + tl.sum(dsoftcap_in, 1)
     # What is left to do after the last tile.
+    dq = dq_sum * DIM_D**-0.5
     dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
     dq_ptrs = dq_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq_ptrs, dq.to(dq_out.dtype.element_ty), mask=ok_m[:, None])
@@ -426,14 +424,15 @@ def backward_columns_kernel(
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x[b,g,r,m,n] = softcap * tanh(s[b,g,r,m,n] * extent(d) ** -0.5 / softcap)
+    s_tanh[b,g,r,m,n] = tanh(s[b,g,r,m,n] * extent(d) ** -0.5 / softcap)
+    x[b,g,r,m,n] = softcap * s_tanh[b,g,r,m,n]
     w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]
-    ds[b,g,r,m,n] = dx[b,g,r,m,n] * softcap * (1.0 - tanh(s[b,g,r,m,n] * extent(d) ** -0.5 /
-        softcap) * tanh(s[b,g,r,m,n] * extent(d) ** -0.5 / softcap)) / softcap * extent(d) ** -0.5
-    dk[b,g,n,d] = sum[r,m] ds[b,g,r,m,n] * q[b,g,r,m,d]
+    ds_part[b,g,r,m,n] = dx[b,g,r,m,n] * (1.0 - s_tanh[b,g,r,m,n] * s_tanh[b,g,r,m,n])
+    dk_sum[b,g,n,d] = sum[r,m] ds_part[b,g,r,m,n] * q[b,g,r,m,d]
+    dk[b,g,n,d] = dk_sum[b,g,n,d] * extent(d) ** -0.5
     dv[b,g,n,e] = sum[r,m] do[b,g,r,m,e] * w[b,g,r,m,n]
     """
     # The tile of this program.
@@ -461,17 +460,17 @@ def backward_columns_kernel(
     v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
     begin = 0
     end = len_m
-    full_end = len_m // BLOCK_M * BLOCK_M
-    full_end = tl.maximum(full_end, begin)
-    bounds = (begin, full_end, end)
+    full_end = tl.maximum(len_m // BLOCK_M * BLOCK_M, begin)
+    begins = (begin, full_end)
+    ends = (full_end, end)
     # What it carries along.
-    dk = tl.zeros((BLOCK_N, DIM_D), ACC)
+    dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
     for segment in tl.static_range(2):  # full, then under masks
-        steps = tl.cdiv(bounds[segment + 1] - bounds[segment], BLOCK_M)
+        steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
         for item in range(len_r * steps):
             r = tl.cast(item // steps, tl.int64)
-            start_m = bounds[segment] + item % steps * BLOCK_M
+            start_m = begins[segment] + item % steps * BLOCK_M
             q_base = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
             offs_m = start_m + range_m
@@ -480,7 +479,8 @@ def backward_columns_kernel(
             q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
             q = load(q_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
             s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
-            x = softcap_at * tanh(s * DIM_D**-0.5 / softcap_at)
+            s_tanh = tanh(s * DIM_D**-0.5 / softcap_at)
+            x = softcap_at * s_tanh
             lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
             lse_start += tl.cast(start_m, tl.int64)
             lse_ptrs = lse_start + range_m
@@ -500,16 +500,13 @@ def backward_columns_kernel(
             dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             dw = dl_i[None, :] + dw_part
             dx = dw * w
-            product_2 = tanh(s * DIM_D**-0.5 / softcap_at) * tanh(s * DIM_D**-0.5 / softcap_at)
-            difference = 1.0 - product_2
-            product = dx * softcap_at * difference
-            quotient = product / softcap_at
-            ds = quotient * DIM_D**-0.5
+            ds_part = dx * (1.0 - s_tanh * s_tanh)
             if segment != 0:
-                ds = tl.where(valid, ds, 0.0)
-            dk = tl.dot(ds.to(DTYPE), q, dk, input_precision="ieee", out_dtype=ACC)
+                ds_part = tl.where(valid, ds_part, 0.0)
+            dk_sum = tl.dot(ds_part.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
             dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
+    dk = dk_sum * DIM_D**-0.5
     dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D
     dk_ptrs = dk_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk_ptrs, dk.to(dk_out.dtype.element_ty), mask=ok_n[:, None])
@@ -539,9 +536,9 @@ def forward(q, k, v, softcap, tiles):
     len_n = k.shape[2]
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
+    tile = tiles["forward"]
     o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q.dtype, device=q.device)
     lse = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
-    tile = tiles["forward"]
     args = (
         q,
         k,
@@ -582,8 +579,8 @@ def backward(q, k, v, softcap, o, lse, do, dlse, tiles, needed):
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
     if needed & {"k", "q", "softcap", "v"}:
-        dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
         tile = tiles["backward_prepare"]
+        dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
         args = (
             do,
             o,
@@ -606,9 +603,9 @@ def backward(q, k, v, softcap, o, lse, do, dlse, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_prepare_kernel, programs, args, constants, tile)
     if needed & {"q", "softcap"}:
+        tile = tiles["backward_rows"]
         dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
         dsoftcap = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
-        tile = tiles["backward_rows"]
         args = (
             q,
             k,
@@ -648,9 +645,9 @@ def backward(q, k, v, softcap, o, lse, do, dlse, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
     if needed & {"k", "v"}:
+        tile = tiles["backward_columns"]
         dk = torch.empty((len_b, len_g, len_n, len_d), dtype=q.dtype, device=q.device)
         dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q.dtype, device=q.device)
-        tile = tiles["backward_columns"]
         args = (
             k,
             q,

@@ -34,6 +34,8 @@ MASKS = {
     "prefix": masked("n < prefix or m >= n", "prefix: int[]"),
     "lengths": masked("n < lengths[b] and m < lengths[b] + 20", "lengths: int[:]"),
     "documents": masked("document[b,m] == document[b,n] and m >= n", "document: int[:, :]"),
+    "scattered_documents": masked("scattered[b,m] == scattered[b,n]", "scattered: int[:, :]"),
+    "row_ends": masked("n < ends[m] and n >= ends[m] - 40", "ends: int[:]"),
     "dilated": masked("(m - n) % 3 != 1 and n // 16 <= m // 8"),
     "blocks": masked("(m - n) // 16 <= 1 and (n - m) // 7 != 0"),
     "first_and_last": masked("m >= n and (n < 4 or m - n < 12)"),
@@ -177,5 +179,10 @@ def _capture(name: str, sizes: Sizes, normal: Any) -> Any:
         case "document":
             longest = max(sizes.m, sizes.n)
             return torch.arange(longest).expand(sizes.b, longest) // 13
+        case "scattered":
+            longest = max(sizes.m, sizes.n)
+            return (torch.arange(longest) * 7 // 16 % 4).expand(sizes.b, longest).clone()
+        case "ends":
+            return torch.arange(sizes.m) * sizes.n // max(sizes.m, 1) + 5
         case _:
             raise KeyError(name)

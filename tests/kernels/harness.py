@@ -27,11 +27,11 @@ from attngen.ir.parser import parse
 from attngen.pipeline import analyse, build
 from attngen.runtime.interpreter import InterpretedKernel, interpreted
 from attngen.runtime.reference import TorchBackend, reference
+from tests.kernels import memory
 
 Tiles = Mapping[str, Mapping[str, int]]
 Allocate = Callable[..., Tensor]
 _FOLDER = tempfile.TemporaryDirectory(prefix="attngen-kernels-")
-from tests.kernels.memory import poison
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Torch:
 
 def not_a_number(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
     """What `torch.empty` gives to emitted modules."""
-    return torch.full(shape, poison(dtype), dtype=dtype, device=device)
+    return torch.full(shape, memory.poison(dtype), dtype=dtype, device=device)
 
 
 @cache

@@ -23,6 +23,8 @@ IN_TALL = (
     *("causal_bottom_right", "relu_window", "sigmoid_causal", "sink_prefix", "gate", "strict", "outside", "half_rate", "blocks", "lengths"),
     *(
         "documents",
+        "scattered_documents",
+        "row_ends",
         "table_twice",
         "dilated",
         "softcap",
