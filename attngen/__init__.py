@@ -17,7 +17,9 @@ from attngen.version import VERSION as __version__
 if TYPE_CHECKING:
     from attngen.api import Attention, compile, generate
     from attngen.frontend.attention import attention
+    from attngen.frontend.blocks import block_table
     from attngen.frontend.cascade import cascade
+    from attngen.frontend.grid import grid
     from attngen.frontend.spec import Spec
     from attngen.merging import merge
 
@@ -33,7 +35,9 @@ _HOMES = {
     "generate": "attngen.api",
     "merge": "attngen.merging",
     "attention": "attngen.frontend.attention",
+    "block_table": "attngen.frontend.blocks",
     "cascade": "attngen.frontend.cascade",
+    "grid": "attngen.frontend.grid",
     "Spec": "attngen.frontend.spec",
     **dict.fromkeys(_FUNCTIONS, "attngen.frontend.functions"),
 }
@@ -50,4 +54,4 @@ def __dir__() -> list[str]:
     return sorted([*_HOMES, "__version__", "errors"])
 
 
-__all__ = ["Attention", "Spec", "__version__", "attention", "cascade", "compile", "generate", "merge", *_FUNCTIONS]
+__all__ = ["Attention", "Spec", "__version__", "attention", "block_table", "cascade", "compile", "generate", "grid", "merge", *_FUNCTIONS]

@@ -125,6 +125,8 @@ class Attention:
         captures = {capture.name: capture.value for capture in self.spec.captures}
         if not torch.compiler.is_compiling():
             binding.check_types(self.spec.cascade.inputs[: len(tensors)], tensors, captures)
+            if self.spec.blocks is not None:
+                self.spec.blocks.check(extents["m"], extents["n"])
             binding.check_captures(self.program.cascade, captures, extents)
             _refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
         values = [self._on_device(value, tensors[0].device) for value in self._captures]

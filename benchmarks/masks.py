@@ -123,7 +123,7 @@ class Row:
     pairs: int = 0
     flex_pairs: int = 0
     kernels: tuple[Kernel, ...] = ()
-    launches: int = 0
+    setup: str = ""
     bytes: int = 0
     problems: tuple[str, ...] = ()
     error: str = ""
@@ -133,9 +133,12 @@ class Row:
         return next(kernel for kernel in self.kernels if kernel.role == "forward")
 
 
-def setup_of(attend: attngen.Attention) -> tuple[int, int]:
-    """Launches and bytes that a call needs before its kernels run."""
-    return 0, 0
+def setup_of(attend: attngen.Attention, forward: MaskTiles) -> tuple[str, int]:
+    """What a call prepares before its forward kernel runs, and the bytes that this takes."""
+    kernel = attend.program.kernels[0]
+    if kernel.runs:
+        return "documents", forward.setup_bytes
+    return ("list" if forward.setup_bytes else "none"), forward.setup_bytes
 
 
 def measured(name: str, length: int, verify: bool, pictures: Path | None) -> Row:
@@ -155,7 +158,7 @@ def measured(name: str, length: int, verify: bool, pictures: Path | None) -> Row
             draw(name, length, found, cells.pairs, pictures)
         flex_blocks = int(cells.tiles(FLEX_BLOCK, FLEX_BLOCK)[0].sum())
         problems = tuple(wrong(case, attend, found, cells, flex_blocks)) if verify else ()
-        setup = setup_of(attend)
+        setup = setup_of(attend, found[0])
         kernels = tuple(compared(case, attend, tiles, cells) for tiles in found)
         flex_pairs = flex_blocks * FLEX_BLOCK * FLEX_BLOCK
         return Row(name, length, case.q_len, case.kv_len, case.heads, cells.pairs, flex_pairs, kernels, *setup, problems)
@@ -239,7 +242,7 @@ def told(what: str, where: Grid, tiles: MaskTiles) -> Iterator[str]:
 
 TITLES = [
     *("mask", "queries × keys", "Mpairs", "Mpairs of BlockMask", "share", "tile", "executed", "needed", "ratio"),
-    *("full", "full possible", "segments", "launches", "bytes"),
+    *("full", "full possible", "segments", "setup", "bytes"),
 ]
 
 
@@ -252,7 +255,7 @@ def printed(row: Row) -> list[str]:
     numbers = [kernel.executed, kernel.needed, f"{kernel.ratio:.2f}", kernel.full, kernel.full_possible, kernel.segments_max]
     millions = [f"{pairs / 1e6:.3f}" for pairs in (kernel.executed_pairs, row.flex_pairs)]
     share = f"{kernel.executed_pairs / row.flex_pairs:.2f}" if row.flex_pairs else "-"
-    return [row.mask, size, *millions, share, f"{kernel.block_m}×{kernel.block_n}", *map(str, numbers), str(row.launches), str(row.bytes)]
+    return [row.mask, size, *millions, share, f"{kernel.block_m}×{kernel.block_n}", *map(str, numbers), str(row.setup), str(row.bytes)]
 
 
 def footer(rows: Sequence[Row]) -> list[str]:

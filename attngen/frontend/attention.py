@@ -7,12 +7,13 @@ of the IR: every variant here could be written with `attngen.cascade` as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from attngen.errors import CaptureError, ModReturn, SpecError
+from attngen.frontend.blocks import BlockTable, as_mask_mod
 from attngen.frontend.captures import Lifter, name_of
 from attngen.frontend.masking import lift_missing
 from attngen.frontend.places import Place, definition, locate, user_place
@@ -76,7 +77,7 @@ def attention(
 
     Args:
         score_mod: `(score, b, h, q_idx, kv_idx) -> score`, FlexAttention's signature. `score` is scaled, then softcapped.
-        mask_mod: `(b, h, q_idx, kv_idx) -> bool`: which pairs attend.
+        mask_mod: `(b, h, q_idx, kv_idx) -> bool`: which pairs attend; or a `block_table`, or a `BlockMask` of FlexAttention.
         scale: multiplies q @ k; Dqk ** -0.5 unless given. A number is part of the spec, a 0-d tensor is read at each call.
         normalizer: "softmax"; "sigmoid" (no normalization); "relu" or "relu_squared" (divided by their sum over the keys);
             "identity" or "none" (the scores themselves).
@@ -96,6 +97,7 @@ def attention(
         raise SpecError(f"unknown normalizer {normalizer!r}", remedy=f"Choose one of {', '.join(NORMALIZERS)}.")
     if sink is not None and normalizer != "softmax":
         raise SpecError(f"a sink with normalizer {normalizer!r}", remedy="A sink is a logit in the denominator of a softmax.")
+    mask_mod = as_mask_mod(mask_mod)
     for mod, expected, role in ((score_mod, SCORE_MOD, "score_mod"), (mask_mod, MASK_MOD, "mask_mod")):
         if mod is not None:
             check_signature(mod, expected, role)
@@ -106,7 +108,8 @@ def attention(
         trace = Trace(_ARGUMENTS, _AXES, _STEPS)
         return trace, lambda: _trace(request, trace, Lifter(trace, keep), chosen)
 
-    return until_settled(attempt)
+    spec = until_settled(attempt)
+    return replace(spec, blocks=mask_mod) if isinstance(mask_mod, BlockTable) else spec
 
 
 def _name(request: _Request, name: str | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from attngen.frontend.blocks import BlockTable
 from attngen.ir.cascade import Cascade
 
 Pattern = tuple[tuple[str, ...], ...]
@@ -39,6 +40,7 @@ class Spec:
         outputs: name and pattern of each result, in return order.
         on_request: outputs that a call returns only when asked (`return_lse=True`).
         keys: names of the results when the user's function returned a dict, else None.
+        blocks: the table that its mask looks up, which is for certain lengths.
         captures: values behind the captured inputs. A captured Python float is a 0-d float64 tensor; a Python int or bool stays one.
     """
 
@@ -49,4 +51,5 @@ class Spec:
     captures: tuple[Capture, ...]
     on_request: tuple[str, ...] = ()
     keys: tuple[str, ...] | None = None
+    blocks: BlockTable | None = field(default=None, compare=False)
     source: tuple[str, ...] = field(default=(), compare=False)

@@ -40,6 +40,7 @@ class MaskTiles:
         role: of the kernel.
         block_m, block_n: queries and keys of a tile.
         full, partial, empty: tiles visited without masks, with masks, and not at all.
+        setup_bytes: device memory that is filled before the kernel runs: the list of its tiles, or where documents lie.
         segments_max: runs of visited tiles of one class, at most, for one resident tile.
         classes: [heads, tiles along queries, tiles along keys] of 0 for empty, 1 for partial and 2 for full ones; heads are the batches
             and heads that the mask tells apart.
@@ -52,6 +53,7 @@ class MaskTiles:
     partial: int
     empty: int
     segments_max: int
+    setup_bytes: int
     classes: np.ndarray[Any, np.dtype[np.int8]] = field(compare=False, repr=False)
 
     @property
@@ -146,9 +148,17 @@ class _Walk:
             full=full,
             partial=partial,
             empty=empty,
+            setup_bytes=self.setup_bytes(),
             segments_max=int(changes.sum(axis=2).max(initial=0)),
             classes=classes if by_rows else classes.swapaxes(1, 2),
         )
+
+    def setup_bytes(self) -> int:
+        derived = sum(4 * self.captures[name].numel() for runs in self.kernel.runs for name in runs.names)
+        if not self.segments.listed:
+            return derived
+        rows = len(self.first) * math.prod(self.lengths[axis] for axis in self.bounding.grid)
+        return derived + 4 * rows * (2 + -(-self.lengths[self.segments.ranges.stream] // self.stream_block))
 
     def listed(self) -> np.ndarray[Any, np.dtype[np.int8]]:
         """The same for all heads, from the lists that the listing kernel writes."""

@@ -1,0 +1,129 @@
+"""Masks given as lists of blocks: dynamic sparsity, and FlexAttention's `BlockMask`.
+
+Takes, for each block of queries, which blocks of keys it attends to; gives a mask mod over a small table of classes, one number a block.
+What the table says is a predicate like any other, so that tiles of every size and both directions follow from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attngen.errors import ArgumentError, ShapeMismatch
+
+PARTIAL, FULL = 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTable:
+    """A mask mod that looks blocks up.
+
+    Attributes:
+        classes: int32 [B or 1, Hq or 1, query blocks, key blocks]: 0 where nothing attends, 1 where `mask_mod` decides, 2 where every pair
+            attends.
+        q_block, kv_block: queries and keys of a block.
+        mask_mod: decides inside of blocks of class 1; None lets every pair attend.
+        lengths: numbers of queries and keys that the table was made for; None where it only has to reach far enough.
+    """
+
+    classes: Tensor
+    q_block: int
+    kv_block: int
+    mask_mod: Any = None
+    lengths: tuple[int, int] | None = None
+
+    def __call__(self, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        batch = b if self.classes.shape[0] > 1 else 0
+        head = h if self.classes.shape[1] > 1 else 0
+        kind = self.classes[batch, head, q_idx // self.q_block, kv_idx // self.kv_block]
+        if self.mask_mod is None:
+            return kind > 0
+        return (kind == FULL) | ((kind == PARTIAL) & self.mask_mod(b, h, q_idx, kv_idx))
+
+    def check(self, q_len: int, kv_len: int) -> None:
+        """Whether a call has the lengths that the table is for.
+
+        Raises:
+            ShapeMismatch: naming both.
+        """
+        reach = self.classes.shape[2] * self.q_block, self.classes.shape[3] * self.kv_block
+        fits = (q_len, kv_len) == self.lengths if self.lengths is not None else q_len <= reach[0] and kv_len <= reach[1]
+        if not fits:
+            made = f"made for {self.lengths[0]} queries and {self.lengths[1]} keys" if self.lengths else f"reaches {reach[0]} by {reach[1]}"
+            raise ShapeMismatch(
+                f"the block table is {made}, and the call has {q_len} queries and {kv_len} keys", remedy="Make one for these lengths."
+            )
+
+
+def block_table(
+    kv_num_blocks: Tensor,
+    kv_indices: Tensor,
+    *,
+    full_kv_num_blocks: Tensor | None = None,
+    full_kv_indices: Tensor | None = None,
+    block_size: int | tuple[int, int] = 128,
+    mask_mod: Any = None,
+    lengths: tuple[int, int] | None = None,
+) -> BlockTable:
+    """A mask from lists of blocks, in the layout of FlexAttention's `BlockMask`.
+
+    Args:
+        kv_num_blocks: integers [B or 1, Hq or 1, query blocks]: how many blocks of keys each block of queries attends to.
+        kv_indices: integers [B or 1, Hq or 1, query blocks, at most key blocks]: their numbers; entries beyond the count are ignored.
+        full_kv_num_blocks, full_kv_indices: the same for blocks in which every pair attends, whatever `mask_mod` says.
+        block_size: queries and keys of a block.
+        mask_mod: `(b, h, q_idx, kv_idx) -> bool`, asked within the blocks of `kv_indices`.
+        lengths: (Nq, Nkv) that calls must have; without it the table only has to reach far enough.
+
+    Returns:
+        A mask mod for `attngen.attention(mask_mod=...)`.
+
+    Raises:
+        ShapeMismatch: shapes that do not belong together. ArgumentError: counts or numbers out of range, or an illegal block size.
+    """
+    q_block, kv_block = (block_size, block_size) if isinstance(block_size, int) else block_size
+    if q_block < 1 or kv_block < 1:
+        raise ArgumentError(f"block_size={block_size!r}", remedy="Give the queries and keys of a block, both at least 1.")
+    columns = kv_indices.shape[-1] if lengths is None else -(-lengths[1] // kv_block)
+    classes = _spread(kv_num_blocks, kv_indices, columns, PARTIAL)
+    if full_kv_num_blocks is not None and full_kv_indices is not None:
+        full = _spread(full_kv_num_blocks, full_kv_indices, columns, FULL)
+        if full.shape != classes.shape:
+            raise ShapeMismatch(f"lists of full and of other blocks have shapes {list(full.shape)} and {list(classes.shape)}")
+        classes = torch.maximum(classes, full)
+    return BlockTable(classes, q_block, kv_block, mask_mod, lengths)
+
+
+def _spread(counts: Tensor, indices: Tensor, columns: int, kind: int) -> Tensor:
+    """[B, H, query blocks, columns] with `kind` at the listed blocks."""
+    if counts.dim() != 3 or indices.dim() != 4 or counts.shape != indices.shape[:3]:
+        raise ShapeMismatch(
+            f"counts {list(counts.shape)} and numbers {list(indices.shape)} of blocks do not belong together",
+            remedy="Give [B, H, query blocks] and [B, H, query blocks, key blocks].",
+        )
+    listed = torch.arange(indices.shape[-1], device=indices.device) < counts[..., None]
+    wrong = listed & ((indices < 0) | (indices >= columns))
+    if bool(wrong.any()) or bool((counts < 0).any()) or bool((counts > indices.shape[-1]).any()):
+        raise ArgumentError(f"a listed block is not one of the {columns} blocks of keys", remedy="Check counts and numbers of blocks.")
+    table = torch.zeros((*counts.shape, columns + 1), dtype=torch.int32, device=indices.device)
+    # What is beyond the count goes to a column of its own, which is cut off.
+    table.scatter_(-1, torch.where(listed, indices, columns).long(), kind)
+    return table[..., :columns].contiguous()
+
+
+def as_mask_mod(mask: Any) -> Any:
+    """FlexAttention's `BlockMask` as a block table; anything else as it is."""
+    if not all(hasattr(mask, name) for name in ("kv_num_blocks", "kv_indices", "BLOCK_SIZE", "mask_mod")):
+        return mask
+    return block_table(
+        mask.kv_num_blocks,
+        mask.kv_indices,
+        full_kv_num_blocks=mask.full_kv_num_blocks,
+        full_kv_indices=mask.full_kv_indices,
+        block_size=tuple(mask.BLOCK_SIZE),
+        mask_mod=mask.mask_mod,
+        lengths=tuple(mask.seq_lengths),
+    )
