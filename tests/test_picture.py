@@ -17,7 +17,7 @@ def tiles(role: str, heads: int) -> MaskTiles:
     """One or both heads of CLASSES."""
     classes = CLASSES[:heads]
     full, partial, empty = (int((classes == kind).sum()) for kind in (2, 1, 0))
-    return MaskTiles(role, 128, 64, full, partial, empty, 2, classes)
+    return MaskTiles(role, 128, 64, full, partial, empty, 2, 0, classes)
 
 
 def words(figure: object) -> str:

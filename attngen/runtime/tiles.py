@@ -23,10 +23,8 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Read
 from attngen.ir.traverse import free_axes, names_read
-from attngen.runtime.interpreter import call
 from attngen.runtime.kernels import Kernels, Loaded
 from attngen.runtime.reference import reference
-from attngen.runtime.triton_api import tl
 from attngen.transform.partition import Kernel
 
 EMPTY_TILE, PARTIAL_TILE, FULL_TILE = 0, 1, 2
@@ -167,6 +165,8 @@ class _Walk:
         lists = torch.full((*heads, len(self.first), streamed), -1, dtype=torch.int32)
         counts = torch.full((*heads, len(self.first), 2), -1, dtype=torch.int32)
         tile = self.loaded.tiles[self.kernel.role]
+        from attngen.runtime.triton_api import tl
+
         constants = {"DTYPE": tl.float32, "ACC": tl.float32}
         launched = getattr(self.loaded.module, self.lowered.context.name)[(counts.numel() // 2,)]
         launched(*(self.argument(param, lists, counts) for param in self.lowered.params), **constants, **tile)
@@ -206,6 +206,8 @@ class _Walk:
         length = self.lengths[self.segments.ranges.stream]
         if self.lowered.limits.function is None:
             return 0, 0, length // self.stream_block * self.stream_block, length
+        from attngen.runtime.interpreter import call  # not above: counting is asked for, importing this module is not
+
         function = getattr(self.loaded.module, self.lowered.limits.function.name)
         found = call(function, [self.value(expr, point) for _, expr in self.lowered.limits.values], self.stream_block)
         match found:

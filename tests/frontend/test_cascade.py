@@ -64,7 +64,7 @@ def test_entropy_gate_and_lse_as_a_dict_over_grouped_heads() -> None:
         return {"o": o * torch.sigmoid(gate), "entropy": -attngen.sum(p * torch.log(p), over="n"), "lse": attngen.logsumexp(s, "n")}
 
     assert steps(entropy) == [
-        "cascade(q[b,g,r,m,d], k[b,g,n,d], v[b,g,n,e], gate[b,g,r,m]; TEMPERATURE: float[])",
+        "cascade(q[b,g,r,m,d], k[b,g,n,d], v[b,g,n,e], gate[b,g,r,m]; TEMPERATURE: float)",
         "s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]",
         "x[b,g,r,m,n] = s[b,g,r,m,n] * TEMPERATURE  if m + extent(n) - extent(m) >= n",
         "lse[b,g,r,m] = logsumexp[n] x[b,g,r,m,n]",
@@ -195,7 +195,7 @@ def test_parameters_with_defaults_are_captured() -> None:
     def scaled(s, factor=2.0):
         return s * factor
 
-    assert steps(scaled)[:2] == ["cascade(s[m,n]; factor: float[])", "o[m,n] = s[m,n] * factor"]
+    assert steps(scaled)[:2] == ["cascade(s[m,n]; factor: float)", "o[m,n] = s[m,n] * factor"]
 
 
 def einsum_of(subscripts: str):

@@ -37,7 +37,7 @@ MASKS = {
     "scattered_documents": masked("scattered[b,m] == scattered[b,n]", "scattered: int[:, :]"),
     "row_ends": masked("n < ends[m] and n >= ends[m] - 40", "ends: int[:]"),
     "dilated": masked("(m - n) % 3 != 1 and n // 16 <= m // 8"),
-    "blocks": masked("(m - n) // 16 <= 1 and (n - m) // 7 != 0"),
+    "blocks": masked("(m - n) // 16 <= 2 and (n - m) // 7 != 0"),
     "first_and_last": masked("m >= n and (n < 4 or m - n < 12)"),
     "outside": masked("not (m < n and n - m > 20)"),
     "half_rate": masked("n <= 2 * m + 3 and 3 * n >= m - 20"),
