@@ -23,7 +23,9 @@ from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
 from attngen.ir.traverse import extents, free_axes, live_steps, rewrite, step_reads
 from attngen.ir.verify import TracedForm, verify
 
-RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "inf", "logsumexp", "sum", "tl", "torch", "triton"))
+RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "first", "inf", "last", "logsumexp", "sum", "tl", "torch", "triton"))
+# What bounds read of captured tensors over a tile is called so.
+_OF_TILES = ("least_", "most_")
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -65,7 +67,7 @@ class Trace:
     def fresh(self, hint: str, first: int = 0) -> str:
         """A name that nothing else has, as close to `hint` as possible; numbered from `first` if that is not 0."""
         base = re.sub(r"\W", "_", hint, flags=re.ASCII).strip("_") or "captured"
-        base = f"c{base}" if base[0].isdigit() else base
+        base = f"c{base}" if base[0].isdigit() or base.startswith(_OF_TILES) else base
         separator = "_" if base[-1].isdigit() else ""
         count = first or 1
         name = f"{base}{first}" if first else base

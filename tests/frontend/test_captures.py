@@ -329,3 +329,10 @@ def test_refused(mod, error) -> None:
     assert raised.value.loc is not None
     assert raised.value.loc.filename == __file__
     assert raised.value.remedy
+
+
+def test_names_of_bounds_are_left_to_them() -> None:
+    """`first` and `last` are positions of a tile, `least_ends` what its bounds read of `ends`."""
+    first, last, least_ends, ends = 5, 3, 9, torch.arange(8)
+    spec = attention(mask_mod=lambda b, h, q, k: (k < first) & (k > last) & (k < ends[q]) & (k < least_ends))
+    assert not {"first", "last", "least_ends"} & captures(spec).keys()
