@@ -55,19 +55,20 @@ class Source:
     scatters: tuple[tuple[str, Scatter], ...]
 
 
-def analyse(cascade: Cascade, observe: Observe[object] = ignore) -> Program:
+def analyse(cascade: Cascade, observe: Observe[object] = ignore, wanted: frozenset[str] | None = None) -> Program:
     """From a traced cascade to kernels.
 
     Args:
         cascade: TracedForm, with the outputs that the module shall return.
         observe: called with the name and the result of every step.
+        wanted: inputs to differentiate by; None for all that can be.
     """
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
     axes = roles(canonical)
     streamed = streaming(canonical, axes.resident, axes.streamed)
     observe("streaming", streamed.cascade)
-    wrt = tuple(item.name for item in canonical.inputs if item.differentiable)
+    wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
     backward = differentiate(streamed, wrt)
     observe("differentiate", backward.cascade)
     gradient = hoist(backward.cascade)

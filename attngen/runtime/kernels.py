@@ -22,7 +22,7 @@ from attngen.cache.load import load_module
 from attngen.cache.store import Store, open_store
 from attngen.errors import ArchMismatch, MissingKernel
 from attngen.knobs import Knobs, code_knobs
-from attngen.pipeline import VERSION, Program, Source, build, scatters
+from attngen.pipeline import VERSION, Program, Source, analyse, build, scatters
 from attngen.resources import templates_dir
 from attngen.schedule.choose import Choice, Request, choose
 from attngen.schedule.measured import table
@@ -78,6 +78,28 @@ class Kernels:
         self.sources: dict[frozenset[str], Source] = {}
         self.loaded: dict[tuple[object, ...], Loaded] = {}
         self.modules: dict[tuple[frozenset[str], bool], ModuleType] = {}
+        self.narrower: dict[frozenset[str], Kernels] = {}
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """Steps that the forward keeps for the backward, in the order in which the backward takes them."""
+        return tuple(item.name for item in self.program.backward.saved) if self.program.backward is not None else ()
+
+    def wanting(self, names: frozenset[str]) -> Kernels:
+        """Kernels whose backward computes the gradients of these inputs and no others; in strict mode all, as they were stored.
+
+        A tile of a bias that nobody trains is then never stored, a slope's never summed.
+        """
+        every = {item.name for item in self.program.cascade.inputs if item.differentiable}
+        if names >= every or self.knobs.strict:
+            return self
+        with self.lock:
+            if names not in self.narrower:
+                program = analyse(self.program.cascade, wanted=names)
+                gone = {kernel.role for kernel in self.program.kernels} - {kernel.role for kernel in program.kernels}
+                schedule = tuple(item for item in self.override if item[0] not in gone) if self.override is not None else None
+                self.narrower[names] = Kernels(program, self.name, replace(self.options, schedule=schedule), self.knobs)
+            return self.narrower[names]
 
     def source(self, dims: Mapping[str, int]) -> Source:
         """The emitted module for these feature lengths; its text depends only on which of them are padded."""
@@ -137,9 +159,9 @@ class Kernels:
             return choice.schedule
         length = "long" if lengths is None else length_class(*lengths)
         request = Request(tuple(dims.items()), dtype, target, length)
-        key = request_key(
-            str(self.program.cascade), target.name, {"dims": str(request.dims), "dtype": dtype, "length": length}, toolchain(self.knobs)
-        )
+        gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
+        asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients}
+        key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
         with self.lock:
             if key not in self.schedules:
                 self.schedules[key] = self._settle(key, choice, request)

@@ -68,10 +68,9 @@ class _Registration:
         self.features = program.features
         self.origins = _origins(program.cascade)
         self.forward_axes = {step.name: step.axes for step in program.streamed.cascade.steps}
-        saved = program.backward.saved if program.backward is not None else ()
         self.outputs = program.cascade.outputs
-        self.saved = tuple(item.name for item in saved)
-        self.extras = tuple(item.name for item in saved if item.name not in self.outputs)
+        self.saved = kernels.saved
+        self.extras = tuple(name for name in self.saved if name not in self.outputs)
         self.cotangents = program.backward.cotangents if program.backward is not None else ()
         self.differentiable = tuple(item for item in self.inputs if item.differentiable)
         self.copied: set[str] = set()
@@ -90,15 +89,15 @@ class _Registration:
     def model(self, tensors: Sequence[Any]) -> Tensor:
         return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None and item.kind == "float")
 
-    def load(self, tensors: Sequence[Any]) -> Any:
+    def load(self, kernels: Kernels, tensors: Sequence[Any]) -> Any:
         extents = self.extents(tensors)
-        program = self.kernels.program
+        program = kernels.program
         dims = {axis: extents[axis] for axis in self.features}
         for axis, size in dims.items():
             if size == 0:
                 raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
-        return self.kernels.get(dims, self.model(tensors), lengths)
+        return kernels.get(dims, self.model(tensors), lengths)
 
     # ---- implementations
 
@@ -108,7 +107,7 @@ class _Registration:
         return contiguous_features(names, tensors, self.copied)
 
     def forward(self, *tensors: Any) -> Any:
-        loaded = self.load(tensors)
+        loaded = self.load(self.kernels, tensors)
         ready = self.ready(tensors)
         result: Any = loaded.module.forward(*ready, loaded.tiles)
         return result[0] if isinstance(result, tuple) and len(result) == 1 else result
@@ -124,10 +123,12 @@ class _Registration:
         tensors, rest = values[:count], values[count:-1]
         names = {item.name for item, wanted in zip(self.differentiable, needed, strict=True) if wanted}
         self.refuse_atomics(names)
-        loaded = self.load(tensors)
+        kernels = self.kernels.wanting(frozenset(names))
+        loaded = self.load(kernels, tensors)
         ready = self.ready(tensors)
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
-        saved = [tensor.contiguous() for tensor in rest[: len(self.saved)]]
+        kept = dict(zip(self.saved, rest, strict=False))
+        saved = [kept[name].contiguous() for name in kernels.saved]
         found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, names)
         model = self.model(tensors)
         by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))

@@ -1,0 +1,97 @@
+"""Backward kernels compute the gradients that are asked for and no others."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import attngen
+from attngen.ir.parser import parse
+from attngen.pipeline import analyse
+from tests import variants
+
+
+@pytest.mark.parametrize("name", variants.ALL)
+def test_any_choice_of_gradients_reads_what_the_forward_saved(name: str) -> None:
+    program = analyse(parse(variants.ALL[name]))
+    assert program.backward is not None
+    saved = {item.name for item in program.backward.saved}
+    names = [item.name for item in program.cascade.inputs if item.differentiable]
+    for wanted in (*((one,) for one in names), *itertools.combinations(names, len(names) - 1)):
+        part = analyse(program.cascade, wanted=frozenset(wanted))
+        assert part.backward is not None
+        assert part.cascade == program.cascade
+        assert {item.name for item in part.backward.saved} <= saved
+        assert {gradient.target for gradient in part.backward.gradients} <= set(wanted)
+
+
+def _biased(bias: torch.Tensor, **options: object) -> attngen.Attention:
+    return attngen.compile(attngen.attention(score_mod=lambda s, b, h, q, k: s + bias[h, q, k]), **options)  # type: ignore[arg-type]
+
+
+def _tensors(needed: str = "qkv") -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(1, 2, 40, 16, dtype=torch.float64).requires_grad_(name in needed) for name in "qkv"]
+
+
+def _sources(attend: attngen.Attention) -> list[str]:
+    kernels = attend._kernels
+    return [kernels.source({"d": 16, "e": 16}).text, *(item.source({"d": 16, "e": 16}).text for item in kernels.narrower.values())]
+
+
+class TestABiasThatNobodyTrains:
+    def test_its_gradient_is_not_computed(self) -> None:
+        bias = torch.randn(2, 40, 40, dtype=torch.float64)
+        attend = _biased(bias)
+        q, k, v = _tensors()
+        attend(q, k, v).square().sum().backward()
+        full, narrow = _sources(attend)
+        assert "dbias" in full and "dbias" not in narrow
+        assert bias.grad is None
+
+    def test_the_other_gradients_are_the_same(self) -> None:
+        found = []
+        for trained in (False, True):
+            bias = torch.randn(2, 40, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_(trained)
+            q, k, v = _tensors()
+            _biased(bias)(q, k, v).square().sum().backward()
+            found.append((q.grad, k.grad, v.grad))
+        for narrow, full in zip(*found, strict=True):
+            assert narrow is not None and torch.equal(narrow, full)
+
+    def test_training_it_later_computes_it(self) -> None:
+        bias = torch.randn(2, 40, 40, dtype=torch.float64)
+        attend = _biased(bias)
+        q, k, v = _tensors()
+        attend(q, k, v).sum().backward()
+        bias.requires_grad_()
+        attend(q, k, v).square().sum().backward()
+        given = bias.grad
+        bias.grad = None
+        attend.reference(q, k, v).square().sum().backward()
+        torch.testing.assert_close(given, bias.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_tiles_given_for_kernels_that_are_not_needed_are_no_error() -> None:
+    tiles = {"backward_rows": {"BLOCK_M": 32, "BLOCK_N": 16}, "backward_columns": {"BLOCK_N": 16}}
+    q, k, v = _tensors("v")
+    attend = attngen.compile(attngen.attention(), schedule=tiles)
+    attend(q, k, v).square().sum().backward()
+    assert q.grad is None and k.grad is None and v.grad is not None
+    (narrow,) = attend._kernels.narrower.values()
+    assert "backward_rows" not in {kernel.role for kernel in narrow.program.kernels}
+    given, v.grad = v.grad, None
+    attend.reference(q, k, v).square().sum().backward()
+    torch.testing.assert_close(given, v.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_strict_mode_takes_the_kernels_that_were_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = _tensors("q")
+    spec = attngen.attention(score_mod=lambda s, b, h, q, k: s + (q - k))
+    attngen.compile(spec)(q, k, v).sum().backward()
+    monkeypatch.setenv("ATTNGEN_STRICT", "1")
+    attend = attngen.compile(spec)
+    attend(q, k, v).square().sum().backward()
+    assert attend._kernels.wanting(frozenset({"q"})) is attend._kernels
