@@ -11,7 +11,7 @@ max, min and abs of streamed positions are split into cases. What has no such fo
 from __future__ import annotations
 
 from attngen.analysis.bounds import FIRST, LAST, Linear, compare_least, constant, largest, linear, smallest
-from attngen.analysis.spans import ZERO, Axes, Span, Spans, both, either, gate, one_number, opaque
+from attngen.analysis.spans import ZERO, Axes, Piece, Span, Spans, both, either, gate, one_number, opaque, paired
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import free_axes
@@ -36,9 +36,7 @@ def comparison(op: str, difference: Linear, axes: Axes) -> Spans:
             return both(_at_least_zero(difference, axes), _at_least_zero(less, axes), axes)
         case _:
             above, below = difference.plus(constant(-1)), less.plus(constant(-1))
-            beside = either(_at_least_zero(above, axes), _at_least_zero(below, axes), axes)
-            # A single missing position is no gap in any tile.
-            return beside if beside.tight else Spans(axes.everything, beside.all)
+            return either(_at_least_zero(above, axes), _at_least_zero(below, axes), axes)
 
 
 def _at_least_zero(form: Linear, axes: Axes) -> Spans:
@@ -53,7 +51,7 @@ def _at_least_zero(form: Linear, axes: Axes) -> Spans:
     least, most = bounds
     if a == 0:
         return gate(compare_least(most, ZERO, axes.resident), compare_least(least, ZERO, axes.resident), axes)
-    return Spans(_solve(a, linear(most), axes), _solve(a, linear(least), axes))
+    return Spans((Piece(_solve(a, linear(most), axes), _solve(a, linear(least), axes)),))
 
 
 def _solve(a: int, rest: Linear, axes: Axes) -> Span:
@@ -103,8 +101,7 @@ def _quotient(a: Expr, c: Expr, rest: Linear, factor: int, axes: Axes) -> Spans:
         return _at_least_zero(below.plus(linear(a), -1), axes)
 
     least, most = bounds
-    weak, strong = solved(most), solved(least)
-    known = Spans(weak.some, strong.all, weak.tight and strong.tight)
+    known = paired(solved(most), solved(least), axes)
     if isinstance(c, Const):
         return known
     positive, unknown = build.apply("gt", c, ZERO), build.apply("le", c, ZERO)

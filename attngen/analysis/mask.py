@@ -1,13 +1,14 @@
 """Which streamed positions a tile of resident rows needs: closed-form ranges.
 
-Takes a predicate, gives two half-open ranges of the streamed axis as expressions of the tile's first and last resident position:
+Takes a predicate, gives pieces of two half-open ranges of the streamed axis, as expressions of the tile's first and last resident position:
 
     some: outside of it no row of the tile may attend        (EMPTY: never visited)
     all:  inside of it every row of the tile may attend      (FULL: no masking code); what is left of `some` is PARTIAL
 
-`some` may be too large and `all` too small, never the other way round. A predicate is brought into negation normal form, its comparisons
-are solved by `comparison`, and `spans` joins what they give. An equality of a streamed with a resident value, as in
-`doc[m] == doc[n] and m - start[doc[m]] >= n - start[doc[n]]`, lets the other parts of its conjunction read the resident one.
+`some` may be too large and `all` too small, never the other way round. Most masks have one piece; a window beside the first tokens has two.
+A predicate is brought into negation normal form, its comparisons are solved by `comparison`, and `spans` joins what they give. An equality
+of a streamed with a resident value, as in `doc[m] == doc[n] and m - start[doc[m]] >= n - start[doc[n]]`, lets the other parts of its
+conjunction read the resident one.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import functools
 import math
 from dataclasses import dataclass
 
-from attngen.analysis.bounds import Linear, constant, largest, linear, smallest
+from attngen.analysis.bounds import Linear, at_least, constant, largest, linear, smallest
 from attngen.analysis.comparison import comparison
-from attngen.analysis.spans import ZERO, Axes, Spans, TileValue, both, either, gate, one_number, opaque
+from attngen.analysis.spans import ZERO, Axes, Piece, Span, Spans, TileValue, both, either, gate, one_number, opaque, paired, whole
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, kind_of
 from attngen.ir.printer import print_expr
@@ -36,35 +37,32 @@ class Ranges:
 
     Each bound is an integer expression of the reads `first` and `last`, extents, and whatever is one number for the tile. Lower
     bounds are never negative and upper bounds never beyond the axis; a range whose lower bound is not below its upper one is empty.
-    A nonempty `all` lies within `some`.
 
     Attributes:
+        pieces: in the order of the lower bounds of their `some`; a position may lie in several.
         over: what bounds read of captured tensors over the rows of a tile, by the name they read it under.
-        tight: whether `some` was not widened over gaps or parts that nothing is known about.
+        tight: whether no `some` was widened over gaps or parts that nothing is known about.
     """
 
     stream: str
-    some_lo: Expr
-    some_hi: Expr
-    all_lo: Expr
-    all_hi: Expr
+    pieces: tuple[Piece, ...]
     over: tuple[tuple[str, TileValue], ...] = ()
     tight: bool = True
 
     @property
-    def exact_head(self) -> bool:
-        """No PARTIAL positions in front of the FULL ones: both ranges start at one expression."""
-        return self.some_lo == self.all_lo
+    def bounds(self) -> tuple[Expr, ...]:
+        """All bounds: of each piece, those of `some` before those of `all`."""
+        return tuple(bound for piece in self.pieces for span in (piece.some, piece.all) for bound in (span.lo, span.hi))
 
     @property
-    def exact_tail(self) -> bool:
-        """No PARTIAL positions behind the FULL ones."""
-        return self.some_hi == self.all_hi
+    def masked(self) -> bool:
+        """No position is known to be FULL."""
+        return all(build.is_const(piece.all.hi, 0) for piece in self.pieces)
 
     @property
     def unmasked(self) -> bool:
         """Every visited position is FULL."""
-        return self.exact_head and self.exact_tail
+        return all(piece.some == piece.all for piece in self.pieces)
 
 
 def stream_ranges(predicate: Expr | None, stream: str, resident: str) -> Ranges:
@@ -85,25 +83,48 @@ def walked_ranges(some: Expr | None, every: Expr | None, stream: str, resident: 
     """The ranges of a kernel: visited where `some` may hold, without masks where `every` does (a nonempty one lies within)."""
     axes = Axes(stream, resident)
     visited, full = (_spans(build.TRUE if predicate is None else predicate, axes) for predicate in (some, every))
-    end = Extent(stream)
-    bounds = (
-        largest(ZERO, visited.some.lo, resident),
-        smallest(visited.some.hi, end, resident),
-        largest(ZERO, full.all.lo, resident),
-        smallest(full.all.hi, end, resident),
-    )
-    used = {name for bound in bounds for name in names_read(bound)}
-    return Ranges(stream, *bounds, tuple(item for item in axes.over.items() if item[0] in used), visited.tight)
+    spans = paired(visited, full, axes)
+    pieces = _ordered([_clipped(piece, axes) for piece in spans.pieces], axes)
+    if pieces is None:
+        spans = whole(spans, axes)
+        pieces = [_clipped(piece, axes) for piece in spans.pieces]
+    used = {name for piece in pieces for span in (piece.some, piece.all) for bound in (span.lo, span.hi) for name in names_read(bound)}
+    return Ranges(stream, tuple(pieces), tuple(item for item in axes.over.items() if item[0] in used), spans.tight)
+
+
+def _clipped(piece: Piece, axes: Axes) -> Piece:
+    """A piece without what lies beyond the axis."""
+    end = Extent(axes.stream)
+    some, every = (Span(largest(ZERO, span.lo, axes.resident), smallest(span.hi, end, axes.resident)) for span in (piece.some, piece.all))
+    return Piece(some, every)
+
+
+def _ordered(pieces: list[Piece], axes: Axes) -> list[Piece] | None:
+    """Pieces by their first positions; None where it takes the values to tell."""
+    result: list[Piece] = []
+    for piece in pieces:
+        after = [at_least(piece.some.lo, other.some.lo, axes.resident) for other in result]
+        before = [at_least(other.some.lo, piece.some.lo, axes.resident) for other in result]
+        place = sum(after)
+        if not all(after[:place]) or not all(before[place:]):
+            return None
+        result.insert(place, piece)
+    return result
 
 
 def describe(ranges: Ranges) -> str:
     """One line for `explain`."""
-    visited = f"visits {ranges.stream} in [{print_expr(ranges.some_lo)}, {print_expr(ranges.some_hi)})"
+    visited = f"visits {ranges.stream} in {_spelled([piece.some for piece in ranges.pieces])}"
     if ranges.unmasked:
         return f"{visited}, nothing masked"
-    if ranges.all_hi == ZERO:
+    if ranges.masked:
         return f"{visited}, all of it masked"
-    return f"{visited}, unmasked in [{print_expr(ranges.all_lo)}, {print_expr(ranges.all_hi)})"
+    full = [piece.all for piece in ranges.pieces if not build.is_const(piece.all.hi, 0)]
+    return f"{visited}, unmasked in {_spelled(full)}"
+
+
+def _spelled(spans: list[Span]) -> str:
+    return " and ".join(f"[{print_expr(span.lo)}, {print_expr(span.hi)})" for span in spans)
 
 
 def _spans(predicate: Expr, axes: Axes) -> Spans:

@@ -1,20 +1,21 @@
 """Half-open spans of the streamed axis, and what `and` and `or` make of them.
 
-A predicate has two spans: `some` holds every position that some row of the tile may attend to, `all` only positions that every row may
-attend to. `tight` says that `some` was not widened on the way: a hull over a gap or a part that nothing is known about loses tiles.
+A predicate has pieces of two spans each: the `some` of all pieces hold every position that some row of the tile may attend to, the `all`
+only positions that every row may attend to. `tight` says that no `some` was widened on the way: a hull over a gap or a part that nothing
+is known about loses tiles.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Literal
 
-from attngen.analysis.bounds import compare_least, largest, smallest
+from attngen.analysis.bounds import FIRST, LAST, at_least, largest, smallest
 from attngen.ir import build
 from attngen.ir.expr import Apply, Expr, Extent, Read
-from attngen.ir.traverse import free_axes, walk
+from attngen.ir.traverse import free_axes, rewrite, walk
 
 ZERO = build.const(0)
 
@@ -28,11 +29,18 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
-    """Where some row may attend, and where every row may."""
+class Piece:
+    """A run of positions where some row may attend, and within it, unless it is empty, one where every row may."""
 
     some: Span
     all: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Pieces in no order, which may overlap."""
+
+    pieces: tuple[Piece, ...]
     tight: bool = True
 
 
@@ -80,31 +88,75 @@ def one_number(expr: Expr, axes: Axes) -> bool:
 
 def opaque(axes: Axes) -> Spans:
     """Nothing is known: visited, and masked."""
-    return Spans(axes.everything, axes.nothing, tight=False)
+    return Spans((Piece(axes.everything, axes.nothing),), tight=False)
 
 
 def gate(some: Expr, every: Expr, axes: Axes) -> Spans:
     """Everything or nothing, by conditions that hold for the tile as a whole."""
-    return Spans(_gated(some, axes), _gated(every, axes))
+    return Spans((Piece(_gated(some, axes), _gated(every, axes)),))
 
 
 def both(a: Spans, b: Spans, axes: Axes) -> Spans:
     """Where two predicates hold."""
-    return _short(Spans(_meet(a.some, b.some, axes), _meet(a.all, b.all, axes), a.tight and b.tight), axes)
+    pieces = [Piece(_meet(x.some, y.some, axes), _meet(x.all, y.all, axes)) for x in a.pieces for y in b.pieces]
+    return _bounded(pieces, a.tight and b.tight, axes)
 
 
 def either(a: Spans, b: Spans, axes: Axes) -> Spans:
     """Where one of two predicates holds."""
-    touch = a.some.lo == b.some.lo or a.some.hi == b.some.hi or _simple_union(a.some, b.some, axes) is not None
-    return _short(Spans(_hull(a.some, b.some, axes), _join(a.all, b.all, axes), a.tight and b.tight and touch), axes)
+    pieces: list[Piece] = []
+    for piece in (*a.pieces, *b.pieces):
+        for other in list(pieces):
+            if _touch(piece.some, other.some, axes):
+                pieces.remove(other)
+                piece = _merged(other, piece, axes)
+        pieces.append(piece)
+    return _bounded(pieces, a.tight and b.tight, axes)
 
 
-def _short(spans: Spans, axes: Axes) -> Spans:
-    """The spans, or nothing known where their bounds have grown beyond what a kernel should compute and a person can read."""
-    bounds = (spans.some.lo, spans.some.hi, spans.all.lo, spans.all.hi)
+def paired(weak: Spans, strong: Spans, axes: Axes) -> Spans:
+    """`some` of one predicate and `all` of another that implies it."""
+    if len(weak.pieces) != len(strong.pieces):
+        weak, strong = whole(weak, axes), whole(strong, axes)
+    pieces = tuple(Piece(x.some, y.all) for x, y in zip(weak.pieces, strong.pieces, strict=True))
+    return Spans(pieces, weak.tight and strong.tight)
+
+
+def whole(spans: Spans, axes: Axes) -> Spans:
+    """One piece: the hull of `some`, and what is known to be one span of `all`."""
+    merged = functools.reduce(lambda x, y: _merged(x, y, axes), spans.pieces)
+    return Spans((merged,), spans.tight and len(spans.pieces) == 1)
+
+
+def _merged(a: Piece, b: Piece, axes: Axes) -> Piece:
+    return Piece(_hull(a.some, b.some, axes), _join(a.all, b.all, axes))
+
+
+def _touch(a: Span, b: Span, axes: Axes) -> bool:
+    """Whether the hull of two spans has no gap."""
+    return a.lo == b.lo or a.hi == b.hi or _simple_union(a, b, axes) is not None
+
+
+def _bounded(pieces: list[Piece], tight: bool, axes: Axes) -> Spans:
+    """Pieces, one in place of too many, or nothing known where bounds have grown beyond what a kernel should compute."""
+    kept = [piece for piece in pieces if not _empty(piece.some, axes)] or pieces[:1]
+    spans = Spans(tuple(dict.fromkeys(kept)), tight)
+    if len(spans.pieces) > MOST_PIECES:
+        spans = whole(spans, axes)
+    bounds = (bound for piece in spans.pieces for span in (piece.some, piece.all) for bound in (span.lo, span.hi))
     return opaque(axes) if any(sum(1 for _ in islice(walk(bound), _LONGEST + 1)) > _LONGEST for bound in bounds) else spans
 
 
+def _empty(span: Span, axes: Axes) -> bool:
+    """Whether no row has a position here: known of a tile of one row, which every tile is made of."""
+
+    def of_one_row(node: Expr) -> Expr | None:
+        return FIRST if node == LAST else None
+
+    return at_least(rewrite(span.lo, of_one_row), rewrite(span.hi, of_one_row), axes.resident)
+
+
+MOST_PIECES = 3
 _LONGEST = 80
 
 
@@ -133,16 +185,8 @@ def _hull(a: Span, b: Span, axes: Axes) -> Span:
 
 
 def _join(a: Span, b: Span, axes: Axes) -> Span:
-    """The hull of two spans if they touch, else the longer one; right for empty spans too."""
-    hull = _hull(a, b, axes)
-    if a.lo == b.lo or a.hi == b.hi or _simple_union(a, b, axes) is not None:
-        return hull
-    least = partial(compare_least, resident=axes.resident)
-    touch = build.apply("and", least(b.hi, a.lo), least(a.hi, b.lo))
-    longer = least(build.sub(a.hi, a.lo), build.sub(b.hi, b.lo))
-    lo = build.apply("where", touch, hull.lo, build.apply("where", longer, a.lo, b.lo))
-    hi = build.apply("where", touch, hull.hi, build.apply("where", longer, a.hi, b.hi))
-    return Span(lo, hi)
+    """The hull of two spans without a gap, else one of them."""
+    return _hull(a, b, axes) if _touch(a, b, axes) else a
 
 
 def _simple_union(a: Span, b: Span, axes: Axes) -> Span | None:

@@ -9,14 +9,14 @@ from attngen.emit.names import Code
 
 @dataclass(frozen=True, slots=True)
 class BoundsContext:
-    """The function that finds the walks of a tile: parameters, what it says about itself, statements, results."""
+    """The function that finds the walks of a tile: parameters, what it says about itself, statements, what it returns."""
 
     name: Code
     params: tuple[Code, ...]
     title: Code
     note: tuple[Code, ...]
     body: tuple[Code, ...]
-    results: tuple[Code, ...]
+    returned: Code
 
 
 @dataclass(frozen=True, slots=True)

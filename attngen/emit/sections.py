@@ -37,13 +37,17 @@ class Value:
     raw: bool = False
 
 
+FULL, MASKED = 0, 1
+"""The two walks of a stream: over tiles that need no masks, and over the others."""
+
+
 @dataclass
 class Sections:
-    """Statements collected so far; tile statements carry a flag for "only under masks"."""
+    """Statements collected so far; tile statements carry the walk that they belong to, None for both."""
 
     prologue: list[Code] = field(default_factory=list[Code])
     init: list[Code] = field(default_factory=list[Code])
     loop: list[Code] = field(default_factory=list[Code])
-    tile: list[tuple[Code, bool]] = field(default_factory=list[tuple[Code, bool]])
+    tile: list[tuple[Code, int | None]] = field(default_factory=list[tuple[Code, int | None]])
     epilogue: list[Code] = field(default_factory=list[Code])
     stores: list[Code] = field(default_factory=list[Code])

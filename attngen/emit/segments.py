@@ -6,11 +6,12 @@
 The full tiles are a hole in the second walk. Where they may have masked tiles on both sides, it jumps over them:
 
     start_n = turn_n
-    if segment == 1:
-        start_n += tl.where(turn_n >= full_begin, full_length, 0)
+    if segment != 0:
+        start_n += tl.where(start_n >= full_begin, full_length, 0)
 
-So a kernel holds its loop twice, whatever the mask, and no accumulator passes through three loops. Where the mask has no closed form the
-walks go over a list of tiles instead (`listing`):
+Where the mask has several pieces, as the first keys and a window have, both walks jump from each piece to the next one as well, and each
+piece begins behind the one before it. So a kernel holds its loop twice, whatever the mask, and no accumulator passes through three loops.
+Where the mask has no closed form the walks go over a list of tiles instead (`listing`):
 
     start_n = tl.load(list_start + turn_n) * BLOCK_N
 """
@@ -27,15 +28,12 @@ from attngen.emit.context import BoundsContext
 from attngen.emit.layout import WIDTH
 from attngen.emit.listing import is_listable, listing_kernel, row_lines, stage_of_rows
 from attngen.emit.names import Code, folded, identifier
-from attngen.emit.sections import Stage, Value
+from attngen.emit.sections import FULL, MASKED, Stage, Value
 from attngen.emit.writer import Writer
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
 from attngen.ir.traverse import names_read, rewrite
 from attngen.transform.partition import Kernel
-
-FULL = 0
-"""The number of the walk over full tiles, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +57,17 @@ class Segments:
 
     @property
     def jumps(self) -> bool:
-        """Whether the walk under masks passes over the full tiles."""
-        starts_full = build.is_const(self.ranges.all_lo, 0) and build.is_const(self.ranges.some_lo, 0)
-        return self.count == 2 and not self.listed and not starts_full
+        """Whether a walk passes over tiles: the full ones, or what lies between two pieces."""
+        first = self.ranges.pieces[0]
+        starts_full = build.is_const(first.all.lo, 0) and build.is_const(first.some.lo, 0)
+        return not self.listed and (len(self.ranges.pieces) > 1 or (self.count == 2 and not starts_full))
 
     @property
     def grows(self) -> bool:
         """Whether later tiles meet more of the stream: under a causal mask the last rows have the most to do."""
         tile = {FIRST.tensor, LAST.tensor}
-        return bool(tile & set(names_read(self.ranges.some_hi))) and not tile & set(names_read(self.ranges.some_lo))
+        last = self.ranges.pieces[-1].some
+        return bool(tile & set(names_read(last.hi))) and not tile & set(names_read(last.lo))
 
     @property
     def note(self) -> Code:
@@ -82,7 +82,7 @@ def segments_of(kernel: Kernel) -> Segments | None:
     ranges = walked_ranges(*kernel.bounding, kernel.streamed, kernel.resident)
     if not ranges.tight and is_listable(kernel):
         return Segments(ranges, 2, listed=True)
-    return Segments(ranges, 1 if build.is_const(ranges.all_hi, 0) else 2)
+    return Segments(ranges, 1 if ranges.masked else 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +110,66 @@ def bounds(writer: Writer, segments: Segments) -> Bounds:
     block = Code(f"BLOCK_{ranges.stream.upper()}")
     writer.length(ranges.stream)
     stage = max((_tile_value(writer, name, value) for name, value in ranges.over), default=Stage.PROLOGUE)
-    exprs = tuple(rewrite(expr, _of_tile(resident)) for expr in (ranges.some_lo, ranges.some_hi, ranges.all_lo, ranges.all_hi))
+    exprs = tuple(rewrite(expr, _of_tile(resident)) for expr in ranges.bounds)
     stage = max(stage, *map(writer.stage_of, exprs))
     leaves = _leaves(writer, exprs)
-    names, walks = _NAMES[segments.count, segments.jumps]
+    names = bound_names(segments)
     body = _scratch(writer, lambda: _rounded(writer, segments, exprs, block))
-    ends = [Code(line) for line in walks]
-    if ranges.unmasked:
+    ends = [Code(line) for line in _walks(segments)]
+    if ranges.unmasked and len(ranges.pieces) == 1:
         return Bounds(stage, (*body, *ends))
     name = identifier(f"{writer.kernel.role}_bounds")
-    call = Code(f"{', '.join(names)} = {name}({', '.join((*leaves, block))})")
+    call = f"{name}({', '.join((*leaves, block))})"
     title = Code(f"Which tiles along {ranges.stream} a tile along {resident} meets.")
     note = tuple(folded(f"It {describe(ranges)}.", WIDTH - 4))
-    function = BoundsContext(name, (*leaves, Code(f"{block}: tl.constexpr")), title, note, body, tuple(map(Code, names)))
-    return Bounds(stage, (call, *ends), function, tuple(leaves.items()))
+    results = ", ".join(names)
+    returned = Code(results if len(results) < WIDTH - 10 else f"({results})")
+    function = BoundsContext(name, (*leaves, Code(f"{block}: tl.constexpr")), title, note, body, returned)
+    return Bounds(stage, (*_unpacked(segments, names, call), *ends), function, tuple(leaves.items()))
 
 
-_NAMES: dict[tuple[int, bool], tuple[tuple[str, ...], tuple[str, str]]] = {
-    (1, False): (("begin", "end"), ("begins = (begin,)", "ends = (end,)")),
-    (2, False): (("begin", "full_end", "end"), ("begins = (begin, full_end)", "ends = (full_end, end)")),
-    (2, True): (
-        ("begin", "full_begin", "full_length", "end"),
-        ("begins = (full_begin, begin)", "ends = (full_begin + full_length, end - full_length)"),
-    ),
-}
-"""By the number of walks and whether the second jumps: what the bounds are called, and the walks made of them."""
+def bound_names(segments: Segments) -> list[str]:
+    """What the bounds of all pieces are called."""
+    full = ("full_begin", "full_length") if segments.jumps else ("full_end",)
+    names = ("begin", *(full if segments.count == 2 else ()), "end")
+    return [_of_piece(name, i) for i in range(len(segments.ranges.pieces)) for name in names]
+
+
+def _walks(segments: Segments) -> list[str]:
+    """Where both walks begin and end, from the bounds; before that, how far pieces are apart."""
+    pieces = range(len(segments.ranges.pieces))
+    lines: list[str] = []
+    for i in pieces[:-1]:
+        begin, full_begin = (_of_piece(name, i + 1) for name in ("begin", "full_begin"))
+        lines.append(f"{_of_piece('gap', i)} = {begin} - {_of_piece('end', i)}")
+        if segments.count == 2:
+            full_end = _of_piece("full_end", i)
+            lines.append(f"{full_end} = {_of_piece('full_begin', i)} + {_of_piece('full_length', i)}")
+            lines.append(f"{_of_piece('full_gap', i)} = {full_begin} - {full_end}")
+    end = _of_piece("end", pieces[-1])
+    gaps = "".join(f" - {_of_piece('gap', i)}" for i in pieces[:-1])
+    if segments.count == 1:
+        return [*lines, "begins = (begin,)", f"ends = ({end}{gaps},)"]
+    if not segments.jumps:
+        return ["begins = (begin, full_end)", "ends = (full_end, end)"]
+    lengths = [_of_piece("full_length", i) for i in pieces]
+    full = " + ".join(["full_begin", *lengths])
+    return [*lines, "begins = (full_begin, begin)", f"ends = ({full}, {' - '.join([end + gaps, *lengths])})"]
+
+
+def _unpacked(segments: Segments, names: list[str], call: str) -> tuple[Code, ...]:
+    """Statements that name the bounds of each piece."""
+    size = len(names) // len(segments.ranges.pieces)
+    if size == len(names):
+        return (Code(f"{', '.join(names)} = {call}"),)
+    rows = [range(start, start + size) for start in range(0, len(names), size)]
+    taken = [f"{', '.join(names[i] for i in row)} = {', '.join(f'limits[{i}]' for i in row)}" for row in rows]
+    return (Code(f"limits = {call}"), *map(Code, taken))
+
+
+def _of_piece(name: str, i: int) -> str:
+    """A bound of the piece number `i`."""
+    return name if i == 0 else f"{name}_{i + 1}"
 
 
 def _listed(writer: Writer) -> Bounds:
@@ -153,17 +188,24 @@ def _listed(writer: Writer) -> Bounds:
 
 def _rounded(writer: Writer, segments: Segments, exprs: tuple[Expr, ...], block: Code) -> None:
     """Statements that assign the names above."""
-    some_lo, some_hi, all_lo, all_hi = exprs
-    lo, full_hi = (_bound(writer, expr, 10) for expr in (some_lo, all_hi))
-    hi, full_lo = (_bound(writer, expr, 0) for expr in (some_hi, all_lo))
-    writer.put(f"begin = {lo} // {block} * {block}" if lo != "0" else "begin = 0")
-    writer.put(f"end = {hi}")
-    last_full = f"{full_hi} // {block} * {block}"
-    if segments.jumps:
-        writer.put(f"full_begin = tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, begin)")
-        writer.put(f"full_length = tl.maximum({last_full} - full_begin, 0)")
-    elif segments.count == 2:
-        writer.put(f"full_end = tl.maximum({last_full}, begin)")
+    several = len(segments.ranges.pieces) > 1
+    for i in range(len(segments.ranges.pieces)):
+        begin, end, full_begin, full_length = (_of_piece(name, i) for name in ("begin", "end", "full_begin", "full_length"))
+        some_lo, some_hi, all_lo, all_hi = exprs[4 * i : 4 * i + 4]
+        lo, full_hi = (_bound(writer, expr, 10) for expr in (some_lo, all_hi))
+        hi, full_lo = (_bound(writer, expr, 0) for expr in (some_hi, all_lo))
+        start = f"{lo} // {block} * {block}" if lo != "0" else "0"
+        before = _of_piece("end", i - 1)
+        writer.put(f"{begin} = tl.maximum({start}, {before})" if i else f"{begin} = {start}")
+        writer.put(f"{end} = tl.maximum(tl.cdiv({hi}, {block}) * {block}, {begin})" if several else f"{end} = {hi}")
+        last_full = f"{full_hi} // {block} * {block}"
+        if several and segments.count == 2:
+            last_full = f"tl.minimum({last_full}, {end})"
+        if segments.jumps and segments.count == 2:
+            writer.put(f"{full_begin} = tl.maximum(tl.cdiv({full_lo}, {block}) * {block}, {begin})")
+            writer.put(f"{full_length} = tl.maximum({last_full} - {full_begin}, 0)")
+        elif segments.count == 2:
+            writer.put(f"full_end = tl.maximum({last_full}, begin)")
 
 
 def _scratch(writer: Writer, write: Callable[[], None]) -> tuple[Code, ...]:
@@ -234,31 +276,45 @@ def turns(segments: Segments) -> tuple[Code, Code]:
     return Code(f"tl.cdiv(ends[segment] - begins[segment], {block})"), Code(f"begins[segment] + item % steps * {block}")
 
 
-def offsets(segments: Segments) -> list[tuple[Code, bool]]:
-    """Statements at the head of a turn, with a flag for "only under masks": where its tile starts, and its positions."""
+def offsets(segments: Segments) -> list[tuple[Code, int | None]]:
+    """Statements at the head of a turn, each with the walk it belongs to, None for both: where its tile starts, and its positions."""
     streamed = segments.ranges.stream
-    lines: list[tuple[Code, bool]] = []
+    lines: list[tuple[Code, int | None]] = []
     if segments.jumps:
-        lines.append((Code(f"start_{streamed} = turn_{streamed}"), False))
-        lines.append((Code(f"start_{streamed} += tl.where(turn_{streamed} >= full_begin, full_length, 0)"), True))
+        lines.append((Code(f"start_{streamed} = turn_{streamed}"), None))
+        for walked, place, distance in _jumps(segments):
+            lines.append((Code(f"start_{streamed} += tl.where(start_{streamed} >= {place}, {distance}, 0)"), walked))
     if segments.listed:
-        lines.append((Code(f"start_{streamed} = tl.load(list_start + turn_{streamed}) * BLOCK_{streamed.upper()}"), False))
-    lines.append((Code(f"offs_{streamed} = start_{streamed} + range_{streamed}"), False))
-    lines.append((Code(f"ok_{streamed} = offs_{streamed} < len_{streamed}"), False))
+        lines.append((Code(f"start_{streamed} = tl.load(list_start + turn_{streamed}) * BLOCK_{streamed.upper()}"), None))
+    lines.append((Code(f"offs_{streamed} = start_{streamed} + range_{streamed}"), None))
+    lines.append((Code(f"ok_{streamed} = offs_{streamed} < len_{streamed}"), None))
     return lines
 
 
-def guarded(lines: list[tuple[Code, bool]], segments: Segments) -> tuple[Code, ...]:
-    """Statements of one turn; those that only masks need stand under one condition a run."""
+def _jumps(segments: Segments) -> list[tuple[int, str, str]]:
+    """Walk, place and distance of each jump, in the order of the stream."""
+    pieces = range(len(segments.ranges.pieces))
+    full = [(FULL, _of_piece("full_end", i), _of_piece("full_gap", i)) for i in pieces[:-1]]
+    masked: list[tuple[int, str, str]] = []
+    for i in pieces:
+        if segments.count == 2:
+            masked.append((MASKED, _of_piece("full_begin", i), _of_piece("full_length", i)))
+        if i + 1 in pieces:
+            masked.append((MASKED, _of_piece("end", i), _of_piece("gap", i)))
+    return [*full, *masked] if segments.count == 2 else masked
+
+
+def guarded(lines: list[tuple[Code, int | None]], segments: Segments) -> tuple[Code, ...]:
+    """Statements of one turn; those of one walk stand under one condition a run."""
     if segments.full is None:
         return tuple(code for code, _ in lines)
     result: list[Code] = []
-    inside = False
-    for code, partial in lines:
-        if partial and not inside:
-            result.append(Code(f"if segment != {segments.full}:"))
-        result.append(Code(f"    {code}") if partial else code)
-        inside = partial
+    inside: int | None = None
+    for code, walked in lines:
+        if walked is not None and walked != inside:
+            result.append(Code(f"if segment {'==' if walked == FULL else '!='} {FULL}:"))
+        result.append(code if walked is None else Code(f"    {code}"))
+        inside = walked
     return tuple(result)
 
 

@@ -10,7 +10,7 @@ from attngen.emit.expression import Layout, Printer, refuse_shape
 from attngen.emit.layout import WIDTH
 from attngen.emit.loads import Loads, is_head_index
 from attngen.emit.names import Code, identifier, tensor_name
-from attngen.emit.sections import Sections, Shapes, Stage, Value
+from attngen.emit.sections import MASKED, Sections, Shapes, Stage, Value
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.partition import Kernel
@@ -46,7 +46,7 @@ class Writer:
         stage = self.stage if stage is None else stage
         code = Code(line)
         if stage == Stage.TILE:
-            self.sections.tile.append((code, self.partial))
+            self.sections.tile.append((code, MASKED if self.partial else None))
         else:
             sections = {Stage.PROLOGUE: self.sections.prologue, Stage.LOOP: self.sections.loop, Stage.EPILOGUE: self.sections.epilogue}
             sections[stage].append(code)

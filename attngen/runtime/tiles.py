@@ -17,7 +17,7 @@ import torch
 
 from attngen.emit.kernel import Lowered
 from attngen.emit.names import tensor_name
-from attngen.emit.segments import Segments, segments_of
+from attngen.emit.segments import Segments, bound_names, segments_of
 from attngen.errors import ArgumentError, InternalError
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
@@ -192,33 +192,29 @@ class _Walk:
         raise InternalError(f"{self.lowered.context.name} has an unknown parameter {param}")
 
     def classes(self, point: Mapping[str, int]) -> np.ndarray[Any, np.dtype[np.int8]]:
-        """[resident tiles, streamed tiles], from where the two walks begin and end."""
+        """[resident tiles, streamed tiles], from where the pieces of the two walks begin and end."""
         starts = np.arange(0, self.lengths[self.segments.ranges.stream], self.stream_block)[None, :]
         result = np.zeros((len(self.first), starts.shape[1]), np.int8)
-        begin, full_begin, full_end, end = (np.broadcast_to(bound, self.first.shape)[:, None] for bound in self.bounds(point))
-        result[(starts >= begin) & (starts < end)] = PARTIAL_TILE
-        if self.segments.full is not None:
+        for bounds in self.bounds(point):
+            at = {name: np.broadcast_to(bound, self.first.shape)[:, None] for name, bound in bounds.items()}
+            full_begin = at.get("full_begin", at["begin"])
+            full_end = at.get("full_end", full_begin + at.get("full_length", 0))
+            result[(starts >= at["begin"]) & (starts < at["end"])] = PARTIAL_TILE
             result[(starts >= full_begin) & (starts < full_end)] = FULL_TILE
         return result
 
-    def bounds(self, point: Mapping[str, int]) -> tuple[Any, Any, Any, Any]:
-        """begin, full_begin, full_end, end for every resident tile."""
+    def bounds(self, point: Mapping[str, int]) -> list[dict[str, Any]]:
+        """The bounds of each piece by name, for every resident tile."""
         length = self.lengths[self.segments.ranges.stream]
         if self.lowered.limits.function is None:
-            return 0, 0, length // self.stream_block * self.stream_block, length
+            return [{"begin": 0, "full_end": length // self.stream_block * self.stream_block, "end": length}]
         from attngen.runtime.interpreter import call  # not above: counting is asked for, importing this module is not
 
         function = getattr(self.loaded.module, self.lowered.limits.function.name)
         found = call(function, [self.value(expr, point) for _, expr in self.lowered.limits.values], self.stream_block)
-        match found:
-            case (begin, end):
-                return begin, begin, begin, end
-            case (begin, full_end, end):
-                return begin, begin, full_end, end
-            case (begin, full_begin, full_length, end):
-                return begin, full_begin, full_begin + full_length, end
-            case _:
-                raise InternalError(f"{self.lowered.limits.function.name} gives {len(found)} bounds")
+        names = bound_names(self.segments)
+        size = len(names) // len(self.segments.ranges.pieces)
+        return [dict(zip(names, found[start : start + size], strict=False)) for start in range(0, len(names), size)]
 
     # ---- what the bounds are computed from
 

@@ -469,7 +469,7 @@ def backward_columns_kernel(
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
             start_m = turn_m
             if segment != 0:
-                start_m += tl.where(turn_m >= full_begin, full_length, 0)
+                start_m += tl.where(start_m >= full_begin, full_length, 0)
             offs_m = start_m + range_m
             ok_m = offs_m < len_m
             q_start = q_base + tl.cast(start_m, tl.int64) * q_stride_m

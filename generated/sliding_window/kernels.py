@@ -145,7 +145,7 @@ def forward_kernel(
         for turn_n in range(begins[segment], ends[segment], BLOCK_N):
             start_n = turn_n
             if segment != 0:
-                start_n += tl.where(turn_n >= full_begin, full_length, 0)
+                start_n += tl.where(start_n >= full_begin, full_length, 0)
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
@@ -362,7 +362,7 @@ def backward_rows_kernel(
         for turn_n in range(begins[segment], ends[segment], BLOCK_N):
             start_n = turn_n
             if segment != 0:
-                start_n += tl.where(turn_n >= full_begin, full_length, 0)
+                start_n += tl.where(start_n >= full_begin, full_length, 0)
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
             k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
@@ -497,7 +497,7 @@ def backward_columns_kernel(
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
             start_m = turn_m
             if segment != 0:
-                start_m += tl.where(turn_m >= full_begin, full_length, 0)
+                start_m += tl.where(start_m >= full_begin, full_length, 0)
             offs_m = start_m + range_m
             ok_m = offs_m < len_m
             q_start = q_base + tl.cast(start_m, tl.int64) * q_stride_m

@@ -39,6 +39,7 @@ MASKS = {
     "dilated": masked("(m - n) % 3 != 1 and n // 16 <= m // 8"),
     "blocks": masked("(m - n) // 16 <= 2 and (n - m) // 7 != 0"),
     "first_and_last": masked("m >= n and (n < 4 or m - n < 12)"),
+    "skipping": masked("abs(m - n - 20) > 12 and abs(m - n + 20) > 12"),
     "outside": masked("not (m < n and n - m > 20)"),
     "half_rate": masked("n <= 2 * m + 3 and 3 * n >= m - 20"),
     "up_to_a_third": masked("3 * n <= m + 65"),

@@ -17,6 +17,7 @@ from tests.kernels import cases, harness, memory
 WIDE = cases.Sizes(b=2, g=1, r=2, m=40, n=70, d=24, e=16)
 TALL = cases.Sizes(b=1, g=2, r=1, m=65, n=33, d=16, e=40)
 LONG = cases.Sizes(b=1, g=1, r=1, m=130, n=140)
+APART = cases.Sizes(b=1, g=1, r=1, m=70, n=170)
 DEEP = cases.Sizes(b=3, g=1, r=1, m=20, n=20)
 IN_WIDE = ("causal_alibi", "entropy", "learned_bias", "differential", "window", "first_and_last", "up_to_a_third", "from_a_third")
 IN_TALL = (
@@ -66,6 +67,7 @@ def kill(first: str = "") -> None:
     checks: dict[str, Callable[[], None]] = {variant: partial(check, variant, WIDE) for variant in IN_WIDE}
     checks |= {variant: partial(check, variant, TALL) for variant in IN_TALL}
     checks |= {"narrow": _narrow, "infinite": _infinite_padding, "rounding": _rounding, "far": _far, "needed": _needed, "empty": _empty}
+    checks["pieces"] = partial(check, "skipping", APART)
     for name in dict.fromkeys((first or next(iter(checks)), *checks)):
         checks[name]()
 

@@ -11,7 +11,7 @@ from attngen.errors import ArgumentError
 from attngen.runtime.tiles import MaskTiles
 
 TILES = {role: {"BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}
-ONE_HEAD = ("causal", "window", "prefix", "chunks", "dilated", "document", "ends", "flags")
+ONE_HEAD = ("causal", "window", "sink", "apart", "prefix", "chunks", "dilated", "document", "ends", "flags")
 
 
 def parts(window: int, doc: torch.Tensor, ends: torch.Tensor, flag: torch.Tensor) -> dict[str, object]:
@@ -19,6 +19,8 @@ def parts(window: int, doc: torch.Tensor, ends: torch.Tensor, flag: torch.Tensor
     return {
         "causal": lambda b, h, q, k: q >= k,
         "window": lambda b, h, q, k: (q - k < window) & (k - q < window),
+        "sink": lambda b, h, q, k: (k < 5) | (abs(q - k) < window),
+        "apart": lambda b, h, q, k: (abs(q - k - 20) > window) & (abs(q - k + 20) > 12),
         "prefix": lambda b, h, q, k: k < window,
         "chunks": lambda b, h, q, k: q // window == k // window,
         "dilated": lambda b, h, q, k: (q - k) % 3 == 0,
