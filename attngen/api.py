@@ -20,6 +20,7 @@ from attngen.pipeline import Program, Source, analyse
 from attngen.runtime import arguments as binding
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
 from attngen.runtime.kernels import Kernels, Options, freeze
+from attngen.runtime.ordering import best_order, describe, put_back, taken, without_order
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
@@ -59,8 +60,7 @@ def compile(
         raise ArgumentError(
             f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...)."
         )
-    if arch is not None:
-        targets.get(arch)
+    spec = best_order(spec, targets.get(arch or "sm90"))
     attend = Attention(spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
@@ -122,9 +122,10 @@ class Attention:
             return self._with_lse()(*args, return_lse=True, **kwargs)
         tensors = self._autocast(binding.bind(self.spec, args, kwargs))
         views, extents = binding.split(self.spec, tensors)
-        captures = {capture.name: capture.value for capture in self.spec.captures}
+        views = taken(self.spec, views, extents, self._on_device)
         if not torch.compiler.is_compiling():
-            binding.check_types(self.spec.cascade.inputs[: len(tensors)], tensors, captures)
+            captures = {capture.name: capture.value for capture in self.spec.captures}
+            binding.check_types(self.spec.cascade.inputs[: len(tensors)], tensors, without_order(self.spec, captures))
             if self.spec.blocks is not None:
                 self.spec.blocks.check(extents["m"], extents["n"])
             binding.check_captures(self.program.cascade, captures, extents)
@@ -136,7 +137,7 @@ class Attention:
 
     def _returned(self, results: Sequence[Tensor], return_lse: bool) -> Any:
         shaped = [
-            binding.join(result, output.pattern)
+            binding.join(put_back(self.spec, output.name, result, self._on_device), output.pattern)
             for output, result in zip(self.spec.outputs, results, strict=False)
             if return_lse or output.name not in self.spec.on_request
         ]
@@ -207,7 +208,7 @@ class Attention:
         """
         target = targets.get(arch or self.options.arch or "sm90")
         choice = self._kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
-        return explain(self.spec.cascade, self.program, choice, self._kernels.atomic).text(full)
+        return explain(self.spec.cascade, self.program, choice, self._kernels.atomic, describe(self.spec)).text(full)
 
     def mask_tiles(
         self,
@@ -230,6 +231,8 @@ class Attention:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
         captures = {capture.name: capture.value for capture in self.spec.captures}
+        if self.spec.order is not None:
+            self.spec.order.check(q_len, kv_len)
         return mask_tiles(self._kernels, captures, self.dims(head_dim), dtype_name(dtype), (batch, heads, q_len, kv_len))
 
     def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:
@@ -276,7 +279,8 @@ class Attention:
         """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to."""
         if return_lse and not self.spec.on_request:
             return self._with_lse().reference(*args, return_lse=True, **kwargs)
-        views, _ = binding.split(self.spec, binding.bind(self.spec, args, kwargs))
+        views, extents = binding.split(self.spec, binding.bind(self.spec, args, kwargs))
+        views = taken(self.spec, views, extents, self._on_device)
         names = [argument.name for argument in self.spec.arguments]
         values = {**dict(zip(names, views, strict=True)), **{capture.name: capture.value for capture in self.spec.captures}}
         found = evaluate(self.spec.cascade, values)

@@ -185,6 +185,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     from attngen import explain
     from attngen import target as targets
+    from attngen.runtime.ordering import describe
     from attngen.runtime.tiles import mask_tiles
 
     spec = _load(arguments.spec)
@@ -192,9 +193,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         text = explain.after(spec.cascade, arguments.after)
         _print(arguments, {"step": arguments.after, "text": text.splitlines()}, [text])
         return 0
-    _, kernels, lengths, dtype = _prepared(arguments, spec)
+    spec, kernels, lengths, dtype = _prepared(arguments, spec)
     choice = kernels.choice(lengths, dtype, targets.get(arguments.arch))
-    explained = explain.explain(spec.cascade, kernels.program, choice, kernels.atomic)
+    explained = explain.explain(spec.cascade, kernels.program, choice, kernels.atomic, describe(spec))
     found, text = explained.as_dict(), [explained.text(arguments.full)]
     if arguments.mask is not None:
         captures, sizes = {capture.name: capture.value for capture in spec.captures}, (1, 1, arguments.mask, arguments.mask)
@@ -262,10 +263,11 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
     from attngen.pipeline import analyse
     from attngen.runtime.handle import dtype_name, feature_lengths
     from attngen.runtime.kernels import Kernels, Options
+    from attngen.runtime.ordering import best_order
 
-    targets.get(arguments.arch)
+    target = targets.get(arguments.arch)
     dtype = dtype_name(arguments.dtype)
-    spec = _load(arguments.spec) if spec is None else spec
+    spec = best_order(_load(arguments.spec) if spec is None else spec, target)
     program = analyse(spec.cascade)
     lengths = feature_lengths(program.features, parse_head_dims([arguments.head_dim])[0])
     return spec, Kernels(program, spec.name, Options(arguments.arch), Knobs.from_env()), lengths, dtype

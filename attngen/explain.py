@@ -49,6 +49,7 @@ class Explanation:
         kernels: in launch order.
         tiles: the choice, first line of each kernel. candidates: the same with what lost.
         atomics: gradients that need atomic additions, with the reason.
+        order: which order tokens are taken in, where that is not theirs.
     """
 
     traced: tuple[str, ...]
@@ -66,6 +67,7 @@ class Explanation:
     tiles: tuple[str, ...]
     candidates: tuple[str, ...]
     atomics: tuple[str, ...]
+    order: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -84,6 +86,7 @@ class Explanation:
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
             _block("tiles", self.candidates if full else self.tiles),
             _block("atomic additions", self.atomics or ("none",)),
+            *([_block("order of tokens", (self.order,))] if self.order else []),
         ]
         return "\n".join(blocks)
 
@@ -95,7 +98,7 @@ class Explanation:
         return [f"{item}{notes.get(item, '  (an output)')}" for item in self.saved] or ["nothing"]
 
 
-def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collection[str]) -> Explanation:
+def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collection[str], order: str = "") -> Explanation:
     """Collect the facts.
 
     Args:
@@ -103,6 +106,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collectio
         program: made of it.
         choice: tiles for its kernels.
         atomic: names of inputs whose gradients need atomic additions.
+        order: what is to be said about the order of tokens.
     """
     streamed, backward = program.streamed, program.backward
     saved = backward.saved if backward is not None else ()
@@ -125,6 +129,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collectio
         tiles=tuple(reason.lines()[0] for reason in choice.reasons),
         candidates=choice.lines(),
         atomics=tuple(f"{name}: {_ATOMIC}" for name in sorted(atomic)),
+        order=order,
     )
 
 

@@ -57,6 +57,11 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
     """
     if not (name.isidentifier() and name.isascii()):
         raise ArgumentError(f"{name!r} cannot name a folder of kernels", remedy="Use letters, digits and underscores.")
+    if spec.order is not None:
+        raise ArgumentError(
+            f"{name} takes its tokens in another order, which a folder of kernels does not do",
+            remedy="Leave order out and bring q, k and v into that order before the call, with a mask over the new positions.",
+        )
     target = out / name
     if target.exists() and not (target / MANIFEST).is_file():
         raise ArgumentError(f"{target} is there and is no folder of kernels", remedy="Choose another name, or remove it.")

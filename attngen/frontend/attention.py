@@ -15,7 +15,9 @@ import torch
 from attngen.errors import CaptureError, ModReturn, SpecError
 from attngen.frontend.blocks import BlockTable, as_mask_mod
 from attngen.frontend.captures import Lifter, name_of
+from attngen.frontend.grid import Neighborhood
 from attngen.frontend.masking import lift_missing
+from attngen.frontend.ordering import Order, as_order
 from attngen.frontend.places import Place, definition, locate, user_place
 from attngen.frontend.run import call, check_signature, until_settled
 from attngen.frontend.spec import Argument, Pattern, Spec
@@ -60,6 +62,7 @@ class _Request:
     softcap: Scalar | None
     sink: Scalar | None
     normalizer: str
+    order: Order | None
     place: Place | None
 
 
@@ -71,6 +74,7 @@ def attention(
     normalizer: str = "softmax",
     softcap: Scalar | None = None,
     sink: Scalar | None = None,
+    order: torch.Tensor | Order | None = None,
     name: str | None = None,
 ) -> Spec:
     """Describe an attention variant.
@@ -83,6 +87,8 @@ def attention(
             "identity" or "none" (the scores themselves).
         softcap: c, for c * tanh(score / c).
         sink: a logit that takes part in the softmax without a value: a tensor [Hq], a 0-d tensor or a number.
+        order: integers [N], a permutation: which token kernels take first, second and so on, so that tokens which attend to each other
+            share tiles. Mods, arguments and results keep their positions. See `attngen.grid(...).order`.
         name: a legal identifier; made from the mods' names unless given.
 
     Returns:
@@ -91,6 +97,7 @@ def attention(
 
     Raises:
         SpecError: an unknown normalizer, a sink without a softmax, or an illegal name.
+        ArgumentError: `order` is no permutation.
         TraceError: a mod does something that cannot be traced; the class says what.
     """
     if normalizer not in (*NORMALIZERS, "none"):
@@ -101,15 +108,26 @@ def attention(
     for mod, expected, role in ((score_mod, SCORE_MOD, "score_mod"), (mask_mod, MASK_MOD, "mask_mod")):
         if mod is not None:
             check_signature(mod, expected, role)
-    request = _Request(score_mod, mask_mod, scale, softcap, sink, "identity" if normalizer == "none" else normalizer, user_place())
+    kind = "identity" if normalizer == "none" else normalizer
+    given = None if order is None else as_order(order)
+    request = _Request(score_mod, mask_mod, scale, softcap, sink, kind, given, user_place())
     chosen = _name(request, name)
+    spec = _spec(request, chosen)
+    if isinstance(mask_mod, BlockTable):
+        spec = replace(spec, blocks=mask_mod)
+    if isinstance(mask_mod, Neighborhood) and given is None:
+        suggested = mask_mod.order()
+        other = _spec(replace(request, order=suggested), chosen)
+        spec = replace(spec, reordered=other, pairs=(mask_mod.visited_pairs(), mask_mod.visited_pairs(suggested)))
+    return spec
 
+
+def _spec(request: _Request, name: str) -> Spec:
     def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Spec]]:
         trace = Trace(_ARGUMENTS, _AXES, _STEPS)
-        return trace, lambda: _trace(request, trace, Lifter(trace, keep), chosen)
+        return trace, lambda: _trace(request, trace, Lifter(trace, keep), name)
 
-    spec = until_settled(attempt)
-    return replace(spec, blocks=mask_mod) if isinstance(mask_mod, BlockTable) else spec
+    return replace(until_settled(attempt), order=request.order)
 
 
 def _name(request: _Request, name: str | None) -> str:
@@ -134,8 +152,9 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
     if request.softcap is not None:
         cap = _scalar(request.softcap, trace, "softcap")
         score = build.mul(cap, build.apply("tanh", build.apply("div", score, cap)))
-    score, exists, score_loc = _run_score_mod(request.score_mod, trace, lifter, score)
-    mask, mask_loc = _run_mask_mod(request.mask_mod, trace, lifter)
+    positions = _positions(trace, request.order)
+    score, exists, score_loc = _run_score_mod(request.score_mod, trace, lifter, score, positions)
+    mask, mask_loc = _run_mask_mod(request.mask_mod, trace, lifter, positions)
     x = trace.add(Einsum("x", _TILE, score, where=build.both(mask, exists), loc=score_loc or mask_loc or builder.loc))
     outputs = _normalize(request, builder, x)
     cascade, captures = trace.finish(outputs)
@@ -187,8 +206,14 @@ def _head() -> Expr:
     return build.add(build.mul(Index("g"), Extent("r")), Index("r"))
 
 
-def _positions(trace: Trace) -> tuple[Traced, ...]:
-    return tuple(Traced(expr, trace) for expr in (Index("b"), _head(), Index("m"), Index("n")))
+def _positions(trace: Trace, order: Order | None) -> tuple[Traced, ...]:
+    """What mods are called with: batch, head, and the positions that tokens have for the user."""
+    batch, head, query, key = (Traced(expr, trace) for expr in (Index("b"), _head(), Index("m"), Index("n")))
+    if order is None:
+        return batch, head, query, key
+    trace.hint(order.places, "order")
+    places = lift(order.places, trace)
+    return batch, head, places[query], places[key]
 
 
 def _scalar(value: Scalar, trace: Trace, role: str) -> Expr:
@@ -211,11 +236,13 @@ def _sink(value: Scalar, trace: Trace) -> Expr:
     return lift(value, trace)[Traced(_head(), trace)].expr
 
 
-def _run_score_mod(mod: Mod | None, trace: Trace, lifter: Lifter, score: Expr) -> tuple[Expr, Expr | None, SourceLoc | None]:
+def _run_score_mod(
+    mod: Mod | None, trace: Trace, lifter: Lifter, score: Expr, positions: tuple[Traced, ...]
+) -> tuple[Expr, Expr | None, SourceLoc | None]:
     if mod is None:
         return score, None, None
     lifted = lifter.lift(mod, ("mod", "score"), "score_mod")
-    result = call(lifted, (Traced(score, trace), *_positions(trace)), trace)
+    result = call(lifted, (Traced(score, trace), *positions), trace)
     value = _returned(result, trace, mod, "score_mod")
     if value.kind == "bool":
         raise ModReturn("score_mod returned a truth value", loc=locate(value.place), remedy="Return a score; pass a condition as mask_mod.")
@@ -223,11 +250,11 @@ def _run_score_mod(mod: Mod | None, trace: Trace, lifter: Lifter, score: Expr) -
     return body, exists, locate(value.place)
 
 
-def _run_mask_mod(mod: Mod | None, trace: Trace, lifter: Lifter) -> tuple[Expr | None, SourceLoc | None]:
+def _run_mask_mod(mod: Mod | None, trace: Trace, lifter: Lifter, positions: tuple[Traced, ...]) -> tuple[Expr | None, SourceLoc | None]:
     if mod is None:
         return None, None
     lifted = lifter.lift(mod, ("mod", "mask"), "mask_mod")
-    result = call(lifted, _positions(trace), trace)
+    result = call(lifted, positions, trace)
     value = _returned(result, trace, mod, "mask_mod")
     if value.kind != "bool":
         raise ModReturn(

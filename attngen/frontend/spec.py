@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from attngen.frontend.blocks import BlockTable
+from attngen.frontend.ordering import Order
 from attngen.ir.cascade import Cascade
 
 Pattern = tuple[tuple[str, ...], ...]
@@ -41,6 +42,9 @@ class Spec:
         on_request: outputs that a call returns only when asked (`return_lse=True`).
         keys: names of the results when the user's function returned a dict, else None.
         blocks: the table that its mask looks up, which is for certain lengths.
+        order: how kernels take the tokens, queries and keys alike; None as they come.
+        reordered: the same variant with tokens in an order that its mask suggests, for `compile` to choose; `pairs` are the queries times
+            keys in tiles that hold anything, in this order and in that one.
         captures: values behind the captured inputs. A captured Python float is a 0-d float64 tensor; a Python int or bool stays one.
     """
 
@@ -52,4 +56,7 @@ class Spec:
     on_request: tuple[str, ...] = ()
     keys: tuple[str, ...] | None = None
     blocks: BlockTable | None = field(default=None, compare=False)
+    order: Order | None = field(default=None, compare=False)
+    reordered: Spec | None = field(default=None, compare=False)
+    pairs: tuple[int, int] | None = field(default=None, compare=False)
     source: tuple[str, ...] = field(default=(), compare=False)
