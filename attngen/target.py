@@ -21,7 +21,8 @@ class Target:
     """One architecture. An SM is a compute unit on AMD's GPUs, and a register is 32 bits wide.
 
     `bf16_flops_per_clock` counts dense multiply-adds as two and accumulates in fp32; `exp2_per_clock` is the rate of the special function
-    unit; both are per SM. `clock_mhz` is the clock at which the vendor states the peak.
+    unit; both are per SM. `clock_mhz` is the clock at which the vendor states the peak. `matrix_depth` is the length that the widest
+    16-bit instruction of the matrix unit sums over, where shorter sums take another one with another layout of its operands.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Target:
     sms: int
     clock_mhz: int
     bf16_flops_per_clock: int
+    matrix_depth: int = 16
     exp2_per_clock: int = 16
     hbm_gb_per_s: int
 
@@ -91,7 +93,7 @@ TARGETS: tuple[Target, ...] = (
         name="gfx950", backend="hip", capability="gfx950", part="MI355X", matrix_unit="mfma", warp_size=64,
         shared_bytes=160 * _KIB, shared_bytes_per_sm=160 * _KIB, threads_per_sm=2048,
         registers_per_sm=131072, registers_per_thread=512,
-        sms=256, clock_mhz=2400, bf16_flops_per_clock=4096, exp2_per_clock=32, hbm_gb_per_s=8000,
+        sms=256, clock_mhz=2400, matrix_depth=32, bf16_flops_per_clock=4096, exp2_per_clock=32, hbm_gb_per_s=8000,
     ),
 )  # fmt: skip
 

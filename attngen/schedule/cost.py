@@ -94,7 +94,8 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
     scores = tile.resident * tile.streamed * item
     if target.backend == "hip":
         ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else max(passing)
-        moved = scores if tile.resident < 32 * tile.num_warps else 0
+        shallow = item == 2 and min(_columns(structure.dots, dims), default=target.matrix_depth) < target.matrix_depth
+        moved = scores if tile.resident < 32 * tile.num_warps or shallow else 0
         return max(ring + moved + vectors, *kept, 0)
     if uses_wide_units(tile, dtype, target):
         ring = tile.num_stages * sum(passing) if tile.num_stages > 1 else sum(passing)
