@@ -38,6 +38,7 @@ def compile(
     extents: Mapping[str, int] | None = None,
     deterministic: bool | None = None,
     schedule: Mapping[str, Any] | None = None,
+    keep_lists: bool = False,
 ) -> Attention:
     """Compile an attention variant.
 
@@ -49,6 +50,8 @@ def compile(
         extents: the same for a cascade: the length of each feature axis.
         deterministic: True refuses gradients that need atomic additions; None follows torch.use_deterministic_algorithms.
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
+        keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
+            mask reads, or a length, changes; without it they are made at each call.
 
     Returns:
         A callable that trains.
@@ -61,7 +64,7 @@ def compile(
             f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...)."
         )
     spec = best_order(spec, targets.get(arch or "sm90"))
-    attend = Attention(spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic))
+    attend = Attention(spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic, keep_lists))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
     return attend

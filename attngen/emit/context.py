@@ -66,7 +66,8 @@ class KernelContext:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the host calls one kernel: allocation, grid, arguments in the order of its parameters, constants, and for which gradients."""
+    """How the host calls one kernel: allocation, grid, arguments in the order of its parameters, constants, what is kept of it, and when
+    it is called: "" for always, else what follows is indented."""
 
     kernel: Code
     role: Code
@@ -74,7 +75,13 @@ class Launch:
     programs: Code
     arguments: tuple[Code, ...]
     constants: Code
+    keep: tuple[Code, ...]
     condition: Code
+
+    @property
+    def indent(self) -> Code:
+        """Before each statement."""
+        return Code("    " if self.condition else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +94,14 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """The launching functions of a module. `runs`: whether they need to know where equal captured values lie."""
+    """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `listed`: whether some kernel
+    walks over a list of tiles, which the caller may keep."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]
     lengths: tuple[Code, ...]
     runs: bool
+    listed: bool
     forward: tuple[Launch, ...]
     forward_results: tuple[Code, ...]
     differentiable: bool

@@ -51,16 +51,25 @@ def host_context(plan: Plan) -> HostContext:
     results = [Code(tensor_name(name)) for name in plan.outputs]
     cotangents = [Code(tensor_name(name)) for _, name in plan.cotangents]
     titles = ", ".join((*results, *extra))
+    listed = any(kernel.lists for kernel, _ in (*plan.forward, *plan.backward))
+    options = (Code("lists=None"),) if listed else ()
     return HostContext(
         forward_title=Code(f"Returns {titles}."),
-        forward_params=tuple(inputs),
+        forward_params=(*inputs, Code("tiles"), *options),
         lengths=tuple(_lengths(plan)),
         runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
+        listed=listed,
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
         forward_results=(*results, *extra),
         differentiable=bool(plan.backward),
         backward_title=Code("Gradients of the inputs named in `needed`, by name."),
-        backward_params=(*inputs, *(Code(tensor_name(name)) for name in plan.saved), *cotangents),
+        backward_params=(
+            *inputs,
+            *(Code(tensor_name(name)) for name in plan.saved),
+            *cotangents,
+            *(Code(name) for name in ("tiles", "needed")),
+            *options,
+        ),
         defaults=(),
         backward=tuple(_launch(plan, kernel, lowered, _targets(plan, kernel)) for kernel, lowered in plan.backward),
         finish=tuple(_finish(plan)),
@@ -150,14 +159,18 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     constants += [f'"PAD_{a.upper()}": pad_{a}' for a in kernel.features if f"PAD_{a.upper()}" in lowered.constexprs]
     constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
     needed = ", ".join(f'"{tensor_name(name)}"' for name in sorted(targets))
+    lists = ", ".join(names_of(kernel.lists or kernel.role))
+    takes = any(other.lists == kernel.role for other, _ in (*plan.forward, *plan.backward))
+    conditions = ([f"needed & {{{needed}}}"] if targets else []) + ([f'"{kernel.lists}" not in lists'] if kernel.lists else [])
     return Launch(
         kernel=lowered.context.name,
         role=Code(kernel.lists or kernel.role),
-        allocate=tuple(_allocate(plan, kernel)),
+        allocate=(*([Code(f'{lists} = lists["{kernel.role}"]')] if takes else []), *_allocate(plan, kernel)),
         programs=Code(grid),
         arguments=tuple(_argument(plan, kernel, name) for name in lowered.params),
         constants=Code(f"{{{', '.join(constants)}}}"),
-        condition=Code(f"needed & {{{needed}}}" if targets else "True"),
+        keep=(Code(f'lists["{kernel.lists}"] = {lists}'),) if kernel.lists else (),
+        condition=Code(" and ".join(conditions)),
     )
 
 

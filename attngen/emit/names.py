@@ -17,15 +17,17 @@ from attngen.errors import UnsafeValue
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 RESERVED: frozenset[str] = frozenset(
     """
-    tl torch triton pid rest segment begins ends begin end full_begin full_end full_length any_holds all_hold
+    tl torch triton pid rest segment begins ends begin end full_begin full_end full_length gap full_gap limits any_holds all_hold
     some_fail pair_holds pair_full pair_inside ACC DTYPE LOG2E l I O
     load safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above
     forward backward attention alpha delta valid item range float int min max abs sum len
-    launch args constants programs tile tiles accumulator needed gradients index scattered steps rows runs
+    launch args constants programs tile tiles accumulator needed gradients index scattered steps rows runs lists
     TYPES TILES Attention kernels ctx name names found find_tiles check_tensors check_shape check_length dense
     """.split()  # noqa: SIM905  as a list it would fill a screen
 )
 _PREFIXES = ("offs_", "len_", "ok_", "range_", "start_", "turn_", "list_", "count_", "tile_", "tiles_", "pad_", "DIM_", "BLOCK_", "PAD_")
+# Registers of expressions, and bounds of the second and third piece of a mask.
+_NUMBERED = re.compile(r"t\d+|(begin|end|full_begin|full_end|full_length|gap|full_gap)_\d+")
 
 
 class Code(str):
@@ -48,8 +50,8 @@ def identifier(name: str) -> Code:
 def tensor_name(name: str) -> Code:
     """The name of a tensor or step, moved out of the way of names that kernels use themselves."""
     checked = identifier(name)
-    taken = checked in RESERVED or checked.startswith(_PREFIXES)
-    return Code(f"{checked}_") if taken or re.fullmatch(r"t\d+", checked) else checked
+    taken = checked in RESERVED or checked.startswith(_PREFIXES) or _NUMBERED.fullmatch(checked)
+    return Code(f"{checked}_") if taken else checked
 
 
 def number(value: bool | int | float) -> Code:

@@ -24,6 +24,7 @@ from attngen.errors import ArchMismatch, MissingKernel
 from attngen.knobs import Knobs, code_knobs
 from attngen.pipeline import VERSION, Program, Source, analyse, build, scatters
 from attngen.resources import templates_dir
+from attngen.runtime.kept import KeptLists
 from attngen.schedule.choose import Choice, Request, choose
 from attngen.schedule.measured import table
 from attngen.schedule.plan import ModuleSchedule, override, parse_schedule
@@ -43,11 +44,12 @@ class Loaded:
 @dataclass(frozen=True, slots=True)
 class Options:
     """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
-    tiles, frozen; `deterministic` None: as PyTorch is set."""
+    tiles, frozen; `deterministic` None: as PyTorch is set; `keep_lists`: lists of tiles outlive a call."""
 
     arch: str | None = None
     schedule: tuple[tuple[str, object], ...] | None = None
     deterministic: bool | None = None
+    keep_lists: bool = False
 
 
 def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -79,6 +81,7 @@ class Kernels:
         self.loaded: dict[tuple[object, ...], Loaded] = {}
         self.modules: dict[tuple[frozenset[str], bool], ModuleType] = {}
         self.narrower: dict[frozenset[str], Kernels] = {}
+        self.kept = KeptLists()
 
     @property
     def saved(self) -> tuple[str, ...]:

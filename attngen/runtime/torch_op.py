@@ -18,7 +18,8 @@ from attngen.errors import Nondeterministic, NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
-from attngen.runtime.kernels import Kernels, contiguous_features
+from attngen.runtime.kept import keeping
+from attngen.runtime.kernels import Kernels, Loaded, contiguous_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class _Registration:
     def model(self, tensors: Sequence[Any]) -> Tensor:
         return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None and item.kind == "float")
 
-    def load(self, kernels: Kernels, tensors: Sequence[Any]) -> Any:
+    def load(self, kernels: Kernels, tensors: Sequence[Any]) -> Loaded:
         extents = self.extents(tensors)
         program = kernels.program
         dims = {axis: extents[axis] for axis in self.features}
@@ -98,6 +99,17 @@ class _Registration:
                 raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
         return kernels.get(dims, self.model(tensors), lengths)
+
+    def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
+        """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""
+        if not kernels.options.keep_lists:
+            return {}
+        extents = self.extents(tensors)
+        source = kernels.source({axis: extents[axis] for axis in self.features})
+        if not any(kernel.lists for kernel, _ in source.lowered):
+            return {}
+        lengths = tuple(sorted((axis, length) for axis, length in extents.items()))
+        return keeping(kernels.kept.of(source, self.inputs, tensors, (lengths, id(loaded))))
 
     # ---- implementations
 
@@ -109,7 +121,7 @@ class _Registration:
     def forward(self, *tensors: Any) -> Any:
         loaded = self.load(self.kernels, tensors)
         ready = self.ready(tensors)
-        result: Any = loaded.module.forward(*ready, loaded.tiles)
+        result: Any = loaded.module.forward(*ready, loaded.tiles, **self.kept(self.kernels, loaded, tensors))
         return result[0] if isinstance(result, tuple) and len(result) == 1 else result
 
     def forward_fake(self, *tensors: Any) -> Any:
@@ -129,7 +141,7 @@ class _Registration:
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
         kept = dict(zip(self.saved, rest, strict=False))
         saved = [kept[name].contiguous() for name in kernels.saved]
-        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, names)
+        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, names, **self.kept(kernels, loaded, tensors))
         model = self.model(tensors)
         by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
         return [self.gradient(item, found, by_name, names, model) for item in self.differentiable]

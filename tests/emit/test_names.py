@@ -29,7 +29,9 @@ def test_refused_names(text: str) -> None:
         identifier(text)
 
 
-@pytest.mark.parametrize("name", ["tl", "alpha", "offs_m", "BLOCK_M", "t", "t2", "load", "len_m", "turn_n", "begins"])
+@pytest.mark.parametrize(
+    "name", ["tl", "alpha", "offs_m", "BLOCK_M", "t", "t2", "load", "len_m", "turn_n", "begins", "gap", "begin_2", "lists"]
+)
 def test_tensors_step_aside_for_names_of_the_kernel(name: str) -> None:
     moved = tensor_name(name)
     assert moved != name or name in ("t",)

@@ -1,0 +1,58 @@
+"""Lists of tiles that outlive a call, where the user asks for it: they depend on the mask and on lengths, not on queries and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attngen.ir.cascade import Input
+from attngen.pipeline import Source
+from attngen.transform.partition import Kernel
+
+
+class KeptLists:
+    """The lists for the last mask that was seen: made anew as soon as a value that the mask reads, or a length, is another."""
+
+    def __init__(self) -> None:
+        self.key: tuple[object, ...] | None = None
+        self.held: tuple[object, ...] = ()
+        self.lists: dict[str, Any] = {}
+
+    def of(self, source: Source, inputs: Sequence[Input], values: Sequence[Any], call: tuple[object, ...]) -> dict[str, Any] | None:
+        """The lists to be used and filled by a call; None where the mask reads an argument, which is another one at each call.
+
+        Args:
+            source: the module.
+            inputs, values: of the call.
+            call: what else the lists depend on: lengths and tiles.
+        """
+        names = _read(tuple(kernel for kernel, _ in source.lowered if kernel.lists))
+        mine = [(item, value) for item, value in zip(inputs, values, strict=True) if item.name in names]
+        if any(item.axes is not None or (isinstance(value, Tensor) and value.is_inference()) for item, value in mine):
+            return None
+        key = (*call, *(_content(value) for _, value in mine))
+        if key != self.key:
+            # The tensors are held, so that no other one takes their memory and with it their key.
+            self.key, self.held, self.lists = key, tuple(value for _, value in mine), {}
+        return self.lists
+
+
+def _read(listings: tuple[Kernel, ...]) -> set[str]:
+    """What listing kernels read; what the host derives by sorting counts as what it is derived from."""
+    found = {item.name for kernel in listings for item in kernel.inputs}
+    return found | {name for kernel in listings for runs in kernel.runs for name in (runs.values, runs.keys)}
+
+
+def _content(value: Any) -> object:
+    if not isinstance(value, Tensor):
+        return value
+    stream = torch.cuda.current_stream(value.device).cuda_stream if value.is_cuda else 0
+    return value.data_ptr(), value._version, value.dtype, tuple(value.shape), value.stride(), stream  # pyright: ignore[reportPrivateUsage]
+
+
+def keeping(lists: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As an argument of the host functions, which make lists of their own without it."""
+    return {} if lists is None else {"lists": lists}
