@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 
 from attngen.analysis.mask import describe, walked_ranges
 from attngen.analysis.passes import pass_count
+from attngen.analysis.remainders import common_divisor
 from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError
 from attngen.ir.cascade import Cascade
-from attngen.ir.printer import print_step
+from attngen.ir.printer import print_expr, print_step
 from attngen.pipeline import Program, analyse
 from attngen.schedule.choose import Choice
 from attngen.transform.partition import Kernel
@@ -129,7 +130,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collectio
         tiles=tuple(reason.lines()[0] for reason in choice.reasons),
         candidates=choice.lines(),
         atomics=tuple(f"{name}: {_ATOMIC}" for name in sorted(atomic)),
-        order=order,
+        order=order or _gaps(program),
     )
 
 
@@ -163,6 +164,19 @@ def visits(kernel: Kernel) -> str:
     segments = segments_of(kernel)
     listed = segments is not None and segments.listed
     return f"{found}; of these the tiles that {kernel.role}_list lists" if listed else found
+
+
+def _gaps(program: Program) -> str:
+    """What another order of tokens would do for a mask that holds for equal remainders only."""
+    kernel = program.kernels[0]
+    divisor = common_divisor(kernel.some, kernel.resident, kernel.streamed or "")
+    if divisor is None:
+        return ""
+    name = print_expr(divisor)
+    return (
+        f"as they come; the mask holds for equal remainders by {name} only, so for N queries and keys "
+        f"order=attngen.grid(N).order(dilation={name}) leaves about one tile in {name} to visit, at the price of copies"
+    )
 
 
 def _facts(kernel: Kernel) -> KernelFacts:

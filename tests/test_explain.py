@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import attngen
 from attngen import target as targets
 from attngen.errors import ArgumentError
 from attngen.explain import Explanation, after, explain
@@ -77,3 +78,10 @@ def test_the_trace_is_what_was_traced_and_streaming_has_a_gauge() -> None:
 def test_an_unknown_step_lists_the_steps() -> None:
     with pytest.raises(ArgumentError, match="streaming"):
         after(parse(SIGMOID), "lunch")
+
+
+def test_gaps_are_pointed_out() -> None:
+    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: ((q - k) % 4 == 0) & (q >= k), name="dilated"), arch="sm90")
+    assert "order=attngen.grid(N).order(dilation=4) leaves about one tile in 4 to visit" in attend.explain()
+    other = attngen.attention(mask_mod=lambda b, h, q, k: (q - k) % 4 == 0, order=attngen.grid(64).order(dilation=4), name="dilated")
+    assert attngen.compile(other, arch="sm90").explain().endswith("in tiles of 16 of equal remainders by 4")
