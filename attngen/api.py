@@ -63,7 +63,7 @@ def compile(
         raise ArgumentError(
             f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...)."
         )
-    spec = best_order(spec, targets.get(arch or "sm90"))
+    spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     attend = Attention(spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic, keep_lists))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)

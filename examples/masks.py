@@ -22,10 +22,23 @@ def prefix_lm(length):
     return mask
 
 
+def first_tokens_and_window(count, size):
+    def mask(b, h, q_idx, kv_idx):
+        return (q_idx >= kv_idx) & ((kv_idx < count) | (q_idx - kv_idx < size))
+
+    return mask
+
+
 def main() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 1, 90, 16) for _ in range(3))
-    for name, mask in (("window of 20", sliding_window(20)), ("window of 33", sliding_window(33)), ("prefix of 10", prefix_lm(10))):
+    masks = {
+        "window of 20": sliding_window(20),
+        "window of 33": sliding_window(33),
+        "prefix of 10": prefix_lm(10),
+        "first 4 and window of 20": first_tokens_and_window(4, 20),
+    }
+    for name, mask in masks.items():
         attend = attngen.compile(attngen.attention(mask_mod=mask), arch="sm90")
         forward = attend.program.kernels[0]
         print(f"{name}: {describe(stream_ranges(forward.some, 'n', 'm'))}")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from attngen.analysis.bounds import FIRST, LAST
 from attngen.analysis.mask import Ranges, describe, walked_ranges
-from attngen.analysis.spans import TileValue
+from attngen.analysis.spans import ZERO, TileValue
 from attngen.emit.context import BoundsContext
 from attngen.emit.layout import WIDTH
 from attngen.emit.listing import is_listable, listing_kernel, row_lines, stage_of_rows
@@ -116,7 +116,7 @@ def bounds(writer: Writer, segments: Segments) -> Bounds:
     names = bound_names(segments)
     body = _scratch(writer, lambda: _rounded(writer, segments, exprs, block))
     ends = [Code(line) for line in _walks(segments)]
-    if ranges.unmasked and len(ranges.pieces) == 1:
+    if ranges.bounds == (ZERO, Extent(ranges.stream)) * 2:
         return Bounds(stage, (*body, *ends))
     name = identifier(f"{writer.kernel.role}_bounds")
     call = f"{name}({', '.join((*leaves, block))})"

@@ -78,6 +78,13 @@ def test_tiles_cover_every_pair(names: list[str], how: str, rows: int, keys: int
         assert_sound(found, dense(mask, 1, 1, rows, keys))
 
 
+def test_keys_up_to_a_length() -> None:
+    length = 40
+    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: k < length, name="length"), arch="sm90", schedule=TILES)
+    for found in attend.mask_tiles(q_len=32, kv_len=100, head_dim=16):
+        assert (found.full, found.partial, found.empty) == (2, 2, 4)
+
+
 @pytest.mark.parametrize("name", ["heads", "batches"])
 def test_heads_are_told_apart(name: str) -> None:
     mask = parts(8, torch.zeros(1), torch.tensor([3, 40]), torch.zeros(1))[name]
