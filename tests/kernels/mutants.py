@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Mutant:
     """`old` occurs once in the files that `where` matches and becomes `new`. An equivalent one says why nothing can tell it apart.
 
-    `first` names the check of the suite that should find it, and runs before the others; `OF_SCHEDULES` is a suite of its own.
+    `first` names the check of the suite that should find it: it runs before the others, or alone for an equivalent one.
+    `OF_SCHEDULES` is a suite of its own.
     """
 
     name: str
@@ -130,6 +131,7 @@ MUTANTS = (
         EMIT,
         "tl.minimum(first_{axis} + {block}, len_{axis}) - 1",
         "first_{axis} + {block} - 1",
+        first="window",
         equivalent="bounds are clipped to the streamed axis, so that it only makes more tiles partial or visited",
     ),
     Mutant("tiles of the wrong head", EMIT, "else f'pid % tiles_{axis}'", "else f'pid // tiles_{axis}'"),
@@ -317,7 +319,7 @@ MUTANTS = (
     Mutant("one pair makes a tile full", EMIT, "tl.min(tl.min(pair_inside", "tl.max(tl.max(pair_inside", first="dilated"),
     Mutant("a full tile beyond the last key", EMIT, "[:, None]) & ok_{streamed}[None, :]", "[:, None])", first="every_other_value"),
     Mutant("lists overlap", EMIT, "list_start = {lists} + list_row * list_length", "list_start = {lists} + list_row", first="dilated"),
-    Mutant("tiles under masks from the front", EMIT, "(0, list_length - list_masked)", "(0, 0)", first="dilated"),
+    Mutant("tiles under masks from the front", EMIT, "(0, list_length - list_masked)", "(0, 0)", first="every_other_value"),
     Mutant(
         "documents end at their last key",
         TEMPLATES,

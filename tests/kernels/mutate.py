@@ -49,8 +49,8 @@ def _named(name: str) -> Mutant:
     return next(mutant for mutant in MUTANTS if mutant.name == name)
 
 
-def attempt(folder: Path, first: str) -> int:
-    """Run the suite on the copy in `folder`; in a fork."""
+def attempt(folder: Path, first: str, alone: bool) -> int:
+    """Run the suite on the copy in `folder`, or its first check alone; in a fork."""
     sys.path.insert(0, str(folder))
     if first == OF_SCHEDULES:
         return _schedules()
@@ -62,7 +62,7 @@ def attempt(folder: Path, first: str) -> int:
         traceback.print_exc()
         return STILLBORN
     try:
-        suite.kill(first)
+        suite.kill(first, alone=alone)
     except AssertionError:
         traceback.print_exc(limit=-1)
         return WRONG
@@ -96,7 +96,8 @@ def verdict(name: str) -> dict[str, str]:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             signal.alarm(LIMIT_S)
-            os._exit(attempt(Path(folder), _named(name).first if name else ""))
+            mutant = _named(name) if name else None
+            os._exit(attempt(Path(folder), mutant.first if mutant else "", bool(mutant and mutant.equivalent)))
         _, status = os.waitpid(child, 0)
         log.seek(0)
         why = log.read().decode("utf-8", "replace")[-600:]

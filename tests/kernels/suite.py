@@ -58,17 +58,18 @@ def emit() -> None:
     harness.prepare(case.cascade, case.values, memory.fenced_empty)
 
 
-def kill(first: str = "") -> None:
+def kill(first: str = "", *, alone: bool = False) -> None:
     """Everything that a mutant should die of.
 
     Args:
         first: the check that begins, to find out sooner.
+        alone: nothing but that.
     """
     checks: dict[str, Callable[[], None]] = {variant: partial(check, variant, WIDE) for variant in IN_WIDE}
     checks |= {variant: partial(check, variant, TALL) for variant in IN_TALL}
     checks |= {"narrow": _narrow, "infinite": _infinite_padding, "rounding": _rounding, "far": _far, "needed": _needed, "empty": _empty}
     checks["pieces"] = partial(check, "skipping", APART)
-    for name in dict.fromkeys((first or next(iter(checks)), *checks)):
+    for name in dict.fromkeys((first or next(iter(checks)), *(() if alone else checks))):
         checks[name]()
 
 
