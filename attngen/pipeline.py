@@ -95,7 +95,8 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
     for kernel in program.kernels:
         owned = frozenset({*saved, *(step for other in program.kernels for step in other.outputs)})
         mine = tuple(scatter for step, scatter in stored if step in kernel.outputs)
-        lowered += [*listings(kernel, Shapes(padded, owned)), (kernel, lower_kernel(kernel, Shapes(padded, owned), mine))]
+        before = [item for _, item in lowered]
+        lowered += [*listings(kernel, Shapes(padded, owned)), (kernel, lower_kernel(kernel, Shapes(padded, owned), mine, before))]
     forward = tuple(item for item in lowered if "forward" in (item[0].role, item[0].lists))
     plan = Plan(
         inputs=tuple(item for item in program.cascade.inputs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from attngen.emit.context import KernelContext
@@ -43,13 +44,14 @@ class Lowered:
     limits: Bounds
 
 
-def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] = ()) -> Lowered:
+def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] = (), before: Iterable[Lowered] = ()) -> Lowered:
     """Statements of one kernel.
 
     Args:
         kernel: what to compute.
         shapes: padding and ownership.
         scatters: gradients of gathered captures that are stored tile by tile.
+        before: kernels of the same module, whose functions this one may call.
 
     Raises:
         NotAContraction, UnsupportedError: a step has no form in a tile.
@@ -59,14 +61,16 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] =
     writer = lowering.run()
     for scatter in scatters:
         _scatter(lowering, scatter)
-    limits = bounds(writer, segments) if segments is not None else Bounds(Stage.PROLOGUE, ())
+    known = [item.limits.function for item in before if item.limits.function is not None]
+    limits = bounds(writer, segments, known) if segments is not None else Bounds(Stage.PROLOGUE, ())
     for name in kernel.outputs:
         if name not in {scatter.step for scatter in scatters}:
             _store(writer, name)
     if limits.stage == Stage.PROLOGUE:
         writer.sections.prologue += limits.lines
         limits = replace(limits, lines=())
-    return _assemble(kernel, writer, segments, limits)
+    lowered = _assemble(kernel, writer, segments, limits)
+    return replace(lowered, context=replace(lowered.context, bounds=())) if limits.function in known else lowered
 
 
 def listings(kernel: Kernel, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:

@@ -18,8 +18,8 @@ Where the mask has no closed form the walks go over a list of tiles instead (`li
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from attngen.analysis.bounds import FIRST, LAST
 from attngen.analysis.mask import Ranges, describe, walked_ranges
@@ -102,8 +102,13 @@ class Bounds:
     values: tuple[tuple[Code, Expr], ...] = ()
 
 
-def bounds(writer: Writer, segments: Segments) -> Bounds:
-    """The statements that find the walks of a tile: in whole tiles, but for the end of the last."""
+def bounds(writer: Writer, segments: Segments, known: Iterable[BoundsContext] = ()) -> Bounds:
+    """The statements that find the walks of a tile: in whole tiles, but for the end of the last.
+
+    Args:
+        writer, segments: of the kernel.
+        known: functions of other kernels of the module, of which one may do.
+    """
     if segments.listed:
         return _listed(writer)
     ranges, resident = segments.ranges, writer.kernel.resident
@@ -119,12 +124,13 @@ def bounds(writer: Writer, segments: Segments) -> Bounds:
     if ranges.bounds == (ZERO, Extent(ranges.stream)) * 2:
         return Bounds(stage, (*body, *ends))
     name = identifier(f"{writer.kernel.role}_bounds")
-    call = f"{name}({', '.join((*leaves, block))})"
     title = Code(f"Which tiles along {ranges.stream} a tile along {resident} meets.")
     note = tuple(folded(f"It {describe(ranges)}.", WIDTH - 4))
     results = ", ".join(names)
     returned = Code(results if len(results) < WIDTH - 10 else f"({results})")
     function = BoundsContext(name, (*leaves, Code(f"{block}: tl.constexpr")), title, note, body, returned)
+    function = next((other for other in known if replace(other, name=name) == function), function)
+    call = f"{function.name}({', '.join((*leaves, block))})"
     return Bounds(stage, (*_unpacked(segments, names, call), *ends), function, tuple(leaves.items()))
 
 

@@ -246,18 +246,6 @@ def backward_prepare_kernel(
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
 
 
-@triton.jit
-def backward_rows_bounds(first_m, last_m, len_n, BLOCK_N: tl.constexpr):
-    """Which tiles along n a tile along m meets.
-
-    It visits n in [0, min(last + 1, extent(n))), unmasked in [0, min(first + 1, extent(n))).
-    """
-    begin = 0
-    end = tl.minimum(last_m + 1, len_n)
-    full_end = tl.maximum(tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N, begin)
-    return begin, full_end, end
-
-
 @triton.jit(do_not_specialize=["len_b", "len_g", "len_r", "len_m", "len_n"])
 def backward_rows_kernel(
     q_ptr,
@@ -338,7 +326,7 @@ def backward_rows_kernel(
     dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    begin, full_end, end = backward_rows_bounds(first_m, last_m, len_n, BLOCK_N)
+    begin, full_end, end = forward_bounds(first_m, last_m, len_n, BLOCK_N)
     begins = (begin, full_end)
     ends = (full_end, end)
     # What it carries along.

@@ -255,20 +255,6 @@ def backward_prepare_kernel(
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
 
 
-@triton.jit
-def backward_rows_bounds(first_m, last_m, window, len_n, BLOCK_N: tl.constexpr):
-    """Which tiles along n a tile along m meets.
-
-    It visits n in [max(0, first - window + 1), min(last + 1, extent(n))), unmasked in [max(0, last
-        - window + 1), min(first + 1, extent(n))).
-    """
-    begin = tl.maximum(0, first_m - window + 1) // BLOCK_N * BLOCK_N
-    end = tl.minimum(last_m + 1, len_n)
-    full_begin = tl.maximum(tl.cdiv(tl.maximum(0, last_m - window + 1), BLOCK_N) * BLOCK_N, begin)
-    full_length = tl.maximum(tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N - full_begin, 0)
-    return begin, full_begin, full_length, end
-
-
 @triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_m", "len_n"])
 def backward_rows_kernel(
     q_ptr,
@@ -351,9 +337,7 @@ def backward_rows_kernel(
     dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    begin, full_begin, full_length, end = backward_rows_bounds(
-        first_m, last_m, window, len_n, BLOCK_N
-    )
+    begin, full_begin, full_length, end = forward_bounds(first_m, last_m, window, len_n, BLOCK_N)
     begins = (full_begin, begin)
     ends = (full_begin + full_length, end - full_length)
     # What it carries along.
