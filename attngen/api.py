@@ -51,7 +51,8 @@ def compile(
         deterministic: True refuses gradients that need atomic additions; None follows torch.use_deterministic_algorithms.
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
-            mask reads, or a length, changes; without it they are made at each call.
+            mask reads, or a length, changes; without it they are made at each call. A change of a tensor is one that PyTorch counts:
+            writing through numpy or `.data` goes unnoticed.
 
     Returns:
         A callable that trains.
@@ -131,7 +132,8 @@ class Attention:
             binding.check_types(self.spec.cascade.inputs[: len(tensors)], tensors, without_order(self.spec, captures))
             if self.spec.blocks is not None:
                 self.spec.blocks.check(extents["m"], extents["n"])
-            binding.check_captures(self.program.cascade, captures, extents)
+            places = self.spec.order.places if self.spec.order is not None else None
+            binding.check_captures(self.program.cascade, captures, extents, places)
             _refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
         values = [self._on_device(value, tensors[0].device) for value in self._captures]
         results = self._operators.forward(*views, *values)

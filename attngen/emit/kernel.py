@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from attngen.emit.bounds import Bounds, bounds
 from attngen.emit.context import KernelContext
 from attngen.emit.layout import WIDTH
 from attngen.emit.listing import listing_kernel, write_lists
@@ -13,7 +14,7 @@ from attngen.emit.loads import scaled
 from attngen.emit.lower import Lowering
 from attngen.emit.names import Code, folded, identifier, tensor_name
 from attngen.emit.sections import Shapes, Stage
-from attngen.emit.segments import Bounds, Segments, bounds, guarded, offsets, segments_of, turn, turns, walk
+from attngen.emit.segments import Segments, guarded, offsets, segments_of, turn, turns, walk
 from attngen.emit.writer import Writer
 from attngen.ir import build
 from attngen.ir.cascade import Input

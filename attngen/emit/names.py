@@ -21,7 +21,7 @@ RESERVED: frozenset[str] = frozenset(
     some_fail pair_holds pair_full pair_inside ACC DTYPE LOG2E l I O
     load safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above
     forward backward attention alpha delta valid item range float int min max abs sum len
-    launch args constants programs tile tiles accumulator needed gradients index scattered steps rows runs lists
+    launch args constants programs tile tiles accumulator needed gradients index scattered steps rows runs lists wide position
     TYPES TILES Attention kernels ctx name names found find_tiles check_tensors check_shape check_length dense
     """.split()  # noqa: SIM905  as a list it would fill a screen
 )

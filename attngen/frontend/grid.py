@@ -49,7 +49,7 @@ class Grid:
 
         Returns:
             `(b, h, q_idx, kv_idx) -> bool`, for as many queries and keys as the grid has tokens. `compile` may take the tokens in another
-            order than row by row (`order`) where that is predicted to be faster.
+            order than row by row (`order`) where that is predicted to be faster and no score mod reads positions.
 
         Raises:
             ArgumentError: a number an axis is missing or illegal, or a window does not fit its axis.
@@ -98,6 +98,8 @@ class Grid:
 
     def _each(self, name: str, value: Any) -> tuple[Any, ...]:
         """One value for each axis."""
+        if not isinstance(value, int) and (not isinstance(value, Sequence) or not all(isinstance(item, int) for item in value)):
+            raise ArgumentError(f"{name} is {value!r}", remedy="Give an integer, or one for each axis.")
         values = (value,) * len(self.lengths) if isinstance(value, int) else tuple(value)
         if len(values) != len(self.lengths):
             raise ArgumentError(f"{name} has {len(values)} entries for {len(self.lengths)} axes", remedy="Give one, or one for each axis.")

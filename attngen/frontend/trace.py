@@ -54,7 +54,8 @@ class Trace:
         self.kept: set[str] = set()
         self.created: dict[int, torch.Tensor] = {}
         self.named: dict[Expr, Expr] = {}
-        self._taken = {item.name for item in arguments} | set(axes) | set(reserved)
+        of_tiles = {f"{end}_{axis}" for axis in axes for end in ("first", "last")}
+        self._taken = {item.name for item in arguments} | set(axes) | set(reserved) | of_tiles
         self._inputs: dict[str, Input] = {}
         self._values: dict[str, torch.Tensor | bool | int] = {}
         self._tensors: dict[int, tuple[torch.Tensor, str]] = {}

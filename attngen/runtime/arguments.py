@@ -181,19 +181,20 @@ def check_types(inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Ma
             )
 
 
-def check_captures(cascade: Cascade, captures: Mapping[str, object], extents: Mapping[str, int]) -> None:
-    """A captured tensor indexed by a position must reach as far as that axis does.
+def check_captures(cascade: Cascade, captures: Mapping[str, object], extents: Mapping[str, int], places: Tensor | None = None) -> None:
+    """A captured tensor indexed by a position must reach as far as that axis does, and so where the position is read from `places`.
 
     Raises:
         ShapeMismatch
     """
+    orders = frozenset(name for name, value in captures.items() if places is not None and value is places)
     for step in cascade.steps:
         for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
             value = captures.get(node.tensor) if isinstance(node, Read) else None
             if not isinstance(value, Tensor) or not isinstance(node, Read):
                 continue
             for position, at in enumerate(node.at):
-                needed = _reach(at, extents)
+                needed = _reach(at, extents, orders)
                 if needed is not None and value.shape[position] < needed:
                     raise ShapeMismatch(
                         f"dimension {position} of the captured tensor {node.tensor} has {value.shape[position]} elements, "
@@ -203,8 +204,10 @@ def check_captures(cascade: Cascade, captures: Mapping[str, object], extents: Ma
                     )
 
 
-def _reach(at: Expr, extents: Mapping[str, int]) -> int | None:
+def _reach(at: Expr, extents: Mapping[str, int], orders: frozenset[str]) -> int | None:
     match at:
+        case Read(tensor=name, at=(Index(axis=axis),)) if name in orders:
+            return extents.get(axis)
         case Index(axis=axis) if axis in extents:
             return extents[axis]
         case Apply(op="add", args=(Apply(op="mul", args=(Index(axis=outer), Extent(axis=inner))), Index(axis=last))) if inner == last:

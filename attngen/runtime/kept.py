@@ -14,12 +14,13 @@ from attngen.transform.partition import Kernel
 
 
 class KeptLists:
-    """The lists for the last mask that was seen: made anew as soon as a value that the mask reads, or a length, is another."""
+    """The lists for the last mask that was seen: made anew as soon as a value that the mask reads, or a length, is another.
+
+    A tensor is another when its memory or PyTorch's count of in-place changes is; writes through numpy or `.data` are not counted.
+    """
 
     def __init__(self) -> None:
-        self.key: tuple[object, ...] | None = None
-        self.held: tuple[object, ...] = ()
-        self.lists: dict[str, Any] = {}
+        self.last: tuple[tuple[object, ...] | None, tuple[object, ...], dict[str, Any]] = (None, (), {})
 
     def of(self, source: Source, inputs: Sequence[Input], values: Sequence[Any], call: tuple[object, ...]) -> dict[str, Any] | None:
         """The lists to be used and filled by a call; None where the mask reads an argument, which is another one at each call.
@@ -34,10 +35,12 @@ class KeptLists:
         if any(item.axes is not None or (isinstance(value, Tensor) and value.is_inference()) for item, value in mine):
             return None
         key = (*call, *(_content(value) for _, value in mine))
-        if key != self.key:
+        known, _, lists = self.last
+        if key != known:
+            lists = {}
             # The tensors are held, so that no other one takes their memory and with it their key.
-            self.key, self.held, self.lists = key, tuple(value for _, value in mine), {}
-        return self.lists
+            self.last = key, tuple(value for _, value in mine), lists
+        return lists
 
 
 def _read(listings: tuple[Kernel, ...]) -> set[str]:

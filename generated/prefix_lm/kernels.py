@@ -51,9 +51,21 @@ def load(pointers, ok, FULL: tl.constexpr):
 
 
 @triton.jit
+def position(bound, length):
+    """A bound within its axis, in 32 bits again."""
+    return tl.cast(tl.minimum(tl.maximum(bound, 0), length), tl.int32)
+
+
+@triton.jit
 def safe_div(a, b):
     """a / b, and 0 where b is 0."""
     return tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))
+
+
+@triton.jit
+def wide(number):
+    """A captured integer with room for sums and products; beyond 2**40 all are alike to a mask."""
+    return tl.minimum(tl.maximum(tl.cast(number, tl.int64), -(2**40)), 2**40)
 
 
 @triton.jit
@@ -63,8 +75,9 @@ def forward_bounds(first_m, last_m, prefix_at, len_n, BLOCK_N: tl.constexpr):
     It visits n in [0, min(max(last + 1, prefix[b]), extent(n))), unmasked in [0, min(max(first + 1,
         prefix[b]), extent(n))).
     """
-    bound = tl.minimum(tl.maximum(first_m + 1, prefix_at), len_n)
-    bound_2 = tl.minimum(tl.maximum(last_m + 1, prefix_at), len_n)
+    prefix_at = wide(prefix_at)
+    bound = position(tl.maximum(first_m + 1, prefix_at), len_n)
+    bound_2 = position(tl.maximum(last_m + 1, prefix_at), len_n)
     begin = 0
     end = bound_2
     full_end = tl.maximum(bound // BLOCK_N * BLOCK_N, begin)
@@ -377,8 +390,9 @@ def backward_columns_bounds(first_n, last_n, prefix_at, len_m, BLOCK_M: tl.const
     It visits m in [where(prefix[b] > first, 0, first), extent(m)), unmasked in [where(prefix[b] >
         last, 0, last), extent(m)).
     """
-    bound = tl.where(prefix_at > first_n, 0, first_n)
-    bound_2 = tl.where(prefix_at > last_n, 0, last_n)
+    prefix_at = wide(prefix_at)
+    bound = position(tl.where(prefix_at > first_n, 0, first_n), len_m)
+    bound_2 = position(tl.where(prefix_at > last_n, 0, last_n), len_m)
     begin = bound // BLOCK_M * BLOCK_M
     end = len_m
     full_begin = tl.maximum(tl.cdiv(bound_2, BLOCK_M) * BLOCK_M, begin)

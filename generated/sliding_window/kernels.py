@@ -51,9 +51,21 @@ def load(pointers, ok, FULL: tl.constexpr):
 
 
 @triton.jit
+def position(bound, length):
+    """A bound within its axis, in 32 bits again."""
+    return tl.cast(tl.minimum(tl.maximum(bound, 0), length), tl.int32)
+
+
+@triton.jit
 def safe_div(a, b):
     """a / b, and 0 where b is 0."""
     return tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))
+
+
+@triton.jit
+def wide(number):
+    """A captured integer with room for sums and products; beyond 2**40 all are alike to a mask."""
+    return tl.minimum(tl.maximum(tl.cast(number, tl.int64), -(2**40)), 2**40)
 
 
 @triton.jit
@@ -63,9 +75,11 @@ def forward_bounds(first_m, last_m, window, len_n, BLOCK_N: tl.constexpr):
     It visits n in [max(0, first - window + 1), min(last + 1, extent(n))), unmasked in [max(0, last
         - window + 1), min(first + 1, extent(n))).
     """
-    begin = tl.maximum(0, first_m - window + 1) // BLOCK_N * BLOCK_N
+    window = wide(window)
+    bound = position(first_m - window + 1, len_n)
+    begin = bound // BLOCK_N * BLOCK_N
     end = tl.minimum(last_m + 1, len_n)
-    full_begin = tl.maximum(tl.cdiv(tl.maximum(0, last_m - window + 1), BLOCK_N) * BLOCK_N, begin)
+    full_begin = tl.maximum(tl.cdiv(position(last_m - window + 1, len_n), BLOCK_N) * BLOCK_N, begin)
     full_length = tl.maximum(tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N - full_begin, 0)
     return begin, full_begin, full_length, end
 
@@ -382,12 +396,11 @@ def backward_columns_bounds(first_n, last_n, window, len_m, BLOCK_M: tl.constexp
     It visits m in [first, min(extent(m), last + window)), unmasked in [last, min(extent(m), first +
         window)).
     """
+    window = wide(window)
     begin = first_n // BLOCK_M * BLOCK_M
-    end = tl.minimum(len_m, last_n + window)
+    end = position(last_n + window, len_m)
     full_begin = tl.maximum(tl.cdiv(last_n, BLOCK_M) * BLOCK_M, begin)
-    full_length = tl.maximum(
-        tl.minimum(len_m, first_n + window) // BLOCK_M * BLOCK_M - full_begin, 0
-    )
+    full_length = tl.maximum(position(first_n + window, len_m) // BLOCK_M * BLOCK_M - full_begin, 0)
     return begin, full_begin, full_length, end
 
 

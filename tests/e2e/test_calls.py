@@ -354,3 +354,11 @@ def test_triton_would_compile_each_kernel_once(monkeypatch: pytest.MonkeyPatch) 
         module.backward(q, k, torch.empty_like(k), *captured, *(outputs[item.name] for item in saved), *cotangents, tiles, {"q", "k", "v"})
     assert len(keys) >= 3
     assert {name: len(found) for name, found in keys.items()} == dict.fromkeys(keys, 1)
+
+
+@pytest.mark.parametrize("size", [2**30, 2**31 - 1, -(2**31), 2**63 - 1])
+def test_windows_without_an_end(size: int) -> None:
+    """Numbers at the ends of their range stand for "no window" and must not wrap around in the bounds."""
+    tensors = inputs(40, 40)
+    check(attention(mask_mod=lambda b, h, q, k: (q >= k) & ((q - k < size) | (k < 4))), tensors)
+    check(attention(mask_mod=lambda b, h, q, k: (q >= k) & (q - k < size)), tensors)

@@ -332,7 +332,7 @@ def test_refused(mod, error) -> None:
 
 
 def test_names_of_bounds_are_left_to_them() -> None:
-    """`first` and `last` are positions of a tile, `least_ends` what its bounds read of `ends`."""
-    first, last, least_ends, ends = 5, 3, 9, torch.arange(8)
-    spec = attention(mask_mod=lambda b, h, q, k: (k < first) & (k > last) & (k < ends[q]) & (k < least_ends))
-    assert not {"first", "last", "least_ends"} & captures(spec).keys()
+    """`first` and `last` are positions of a tile, `first_m` one in a kernel, `least_ends` what its bounds read of `ends`."""
+    first, last, first_m, last_n, least_ends, ends = 5, 3, 7, 8, 9, torch.arange(8)
+    spec = attention(mask_mod=lambda b, h, q, k: (k < first) & (k > last) & (q < first_m) & (q < last_n) & (k < ends[q]) & (k < least_ends))
+    assert not {"first", "last", "first_m", "last_n", "least_ends"} & captures(spec).keys()

@@ -101,6 +101,10 @@ class TestTheChoice:
         with pytest.raises(ShapeMismatch, match="the order is of 65536 tokens, and the call has 100"):
             attend(*(torch.zeros(1, 1, 100, 16) for _ in range(3)))
 
+    def test_a_score_mod_keeps_tokens_where_they_are(self) -> None:
+        spec = attngen.attention(lambda s, b, h, q, k: s + (q - k), attngen.grid(256, 256).neighborhood(13))
+        assert spec.reordered is None
+
     def test_a_small_one_is_not(self) -> None:
         spec = best_order(attngen.attention(mask_mod=attngen.grid(16, 16).neighborhood(5)), target.get("sm90"))
         assert spec.order is None
@@ -128,6 +132,16 @@ class TestWhatIsRefused:
     def test_no_permutation(self, order: object, message: str) -> None:
         with pytest.raises(ArgumentError, match=message):
             attngen.attention(order=order)  # type: ignore[arg-type]
+
+    def test_a_capture_that_is_too_short(self) -> None:
+        short = torch.zeros(10)
+        attend = attngen.compile(attngen.attention(lambda s, b, h, q, k: s + short[k], order=torch.arange(20)))
+        with pytest.raises(ShapeMismatch, match="short has 10 elements, but it is indexed by positions up to 19"):
+            attend(*(torch.zeros(1, 1, 20, 16) for _ in range(3)))
+
+    def test_no_lengths(self) -> None:
+        with pytest.raises(ArgumentError, match=r"tile is 2\.0"):
+            attngen.grid(4, 4).order(2.0)  # type: ignore[arg-type]
 
     def test_another_length(self) -> None:
         attend = attngen.compile(attngen.attention(order=torch.arange(8)), arch="sm90")
