@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from attngen.runtime import arguments as binding
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
 from attngen.runtime.kernels import Kernels, Options, freeze
 from attngen.runtime.ordering import best_order, describe, put_back, taken, without_order
+from attngen.runtime.overflow import check_numbers
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
@@ -102,6 +104,7 @@ class Attention:
         self._moved: dict[tuple[int, torch.device], tuple[int, Tensor]] = {}
         self._kernels = _kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
+        self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, self.program.cascade))
         self._lse: Attention | None = None
 
     @property
@@ -134,6 +137,7 @@ class Attention:
                 self.spec.blocks.check(extents["m"], extents["n"])
             places = self.spec.order.places if self.spec.order is not None else None
             binding.check_captures(self.program.cascade, captures, extents, places)
+            self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
             _refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
         values = [self._on_device(value, tensors[0].device) for value in self._captures]
         results = self._operators.forward(*views, *values)

@@ -95,6 +95,8 @@ class Printer:
 
     def print(self, expr: Expr, layout: Layout) -> tuple[str, int]:
         if isinstance(expr, Const):
+            if expr.kind == "int" and not -(2**31) <= expr.value < 2**31:
+                return f"tl.full((), {number(expr.value)}, tl.int64)", _ATOM
             negative = expr.kind != "bool" and str(expr.value).startswith("-")
             return number(expr.value), _UNARY if negative else _ATOM
         if isinstance(expr, Index | Extent | Read):

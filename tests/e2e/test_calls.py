@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -362,3 +363,26 @@ def test_windows_without_an_end(size: int) -> None:
     tensors = inputs(40, 40)
     check(attention(mask_mod=lambda b, h, q, k: (q >= k) & ((q - k < size) | (k < 4))), tensors)
     check(attention(mask_mod=lambda b, h, q, k: (q >= k) & (q - k < size)), tensors)
+
+
+@pytest.mark.parametrize(
+    ("mask_mod", "bits"),
+    [
+        (lambda b, h, q, k: k + NO_END > q, 32),
+        (lambda b, h, q, k: q + (2**31 - 1) > k, 32),
+        (lambda b, h, q, k: (q * 265443576 + k) % 7 < 4, 32),
+        (lambda b, h, q, k: (k + 2 * HUGE) > q, 64),
+    ],
+)
+def test_whole_numbers_that_would_wrap_around_are_refused(mask_mod: Callable[..., Any], bits: int) -> None:
+    with pytest.raises(ArgumentError, match=rf"reaches -?\d+.*, beyond {bits} bits"):
+        attention(mask_mod=mask_mod)(*inputs(40, 40))
+
+
+@pytest.mark.parametrize("mask_mod", [lambda b, h, q, k: k + HUGE > q, lambda b, h, q, k: (q * 2654435761 + k * 40503) % 7 < 4])
+def test_numbers_beyond_32_bits_widen_what_they_are_part_of(mask_mod: Callable[..., Any]) -> None:
+    check(attention(mask_mod=mask_mod), inputs(40, 40))
+
+
+NO_END = 2**31 - 20
+HUGE = 2**62
