@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from attngen.errors import InternalError
+from attngen.runtime.interpreter_types import replacements
 from attngen.runtime.triton_api import JITFunction, TritonSemantic, tl, triton
 from attngen.runtime.triton_api import interpreter as base
 
@@ -147,8 +148,22 @@ class Scan(base.ScanOps):
         return _narrowed(super().apply(_widened(input)), input)
 
 
+class Semantic(TritonSemantic):
+    """Triton's rules, with its check of narrow integers for overflow made in one step."""
+
+    def binary_op_sanitize_overflow_impl(self, lhs: Any, rhs: Any, binary_op: Callable[..., Any]) -> None:
+        kind = lhs.type.scalar
+        if kind.int_bitwidth >= 64:
+            return
+        exact = _EXACT[binary_op.__name__](lhs.handle.data.astype(np.int64), rhs.handle.data.astype(np.int64))
+        least, most = kind.get_int_min_value(), kind.get_int_max_value()
+        if exact.size and not (least <= exact.min() and exact.max() <= most):
+            raise OverflowError(f"int{kind.int_bitwidth} overflow in {binary_op.__name__}")
+
+
+_EXACT: dict[str, Callable[..., Any]] = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 BUILDER = Builder()
-SEMANTIC = TritonSemantic(BUILDER)
+SEMANTIC = Semantic(BUILDER)
 
 
 def assign(value: Any) -> Any:
@@ -223,8 +238,8 @@ def _changes(make_twin: Callable[[Any], Callable[..., Any]]) -> tuple[tuple[Any,
 
 def _upstream_changes() -> list[tuple[Any, str, Any]]:
     """The patches that Triton's interpreter would apply per launch, made once against this module's builder."""
-    saved = (base.interpreter_builder, base.interpreter_semantic)
-    base.interpreter_builder, base.interpreter_semantic = BUILDER, SEMANTIC
+    saved = (base.interpreter_builder, base.interpreter_semantic, base.TritonSemantic)
+    base.interpreter_builder, base.interpreter_semantic, base.TritonSemantic = BUILDER, SEMANTIC, Semantic
     try:
         scope = base._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
         try:
@@ -234,7 +249,7 @@ def _upstream_changes() -> list[tuple[Any, str, Any]]:
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise InternalError(f"the interpreter of Triton {triton.__version__} has moved: {error!r}") from error
     finally:
-        base.interpreter_builder, base.interpreter_semantic = saved
+        base.interpreter_builder, base.interpreter_semantic, base.TritonSemantic = saved
 
 
 def _own_changes() -> list[tuple[Any, str, Any]]:
@@ -247,7 +262,7 @@ def _own_changes() -> list[tuple[Any, str, Any]]:
         (tl.tensor, "__index__", lambda self: int(self.handle.data.item())),
     ]
     changes += [(module, "range", loop) for module in (tl, tl.core)]
-    return changes
+    return changes + replacements()
 
 
 def _as_method(twin: Callable[..., Any]) -> Callable[..., Any]:

@@ -114,3 +114,9 @@ def loop_variable_kernel(out_ptr, lo, hi, STEP: tl.constexpr):
 def block_truth_kernel(x_ptr, BLOCK: tl.constexpr):
     x = tl.load(x_ptr + tl.arange(0, BLOCK))
     tl.store(x_ptr + tl.arange(0, BLOCK), x, mask=(x > 0.0) and (x < 1.0))
+
+
+@triton.jit
+def shifted_kernel(out_ptr, first, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    tl.store(out_ptr + offsets, offsets + (first + 1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 
@@ -96,6 +97,12 @@ def test_loop_variables_are_tensors(sample):
     out = torch.full((10,), -1, dtype=torch.int64)
     sample.loop_variable_kernel[(1,)](out, 2, 8, STEP=3)
     assert out.tolist() == [-1, -1, 2, 2, -1, 5, 5, -1, -1, -1]
+
+
+@pytest.mark.parametrize(("first", "fits"), [(2**31 - 5, True), (2**31 - 4, False)])
+def test_narrow_integers_that_overflow_are_an_error(sample, first, fits):
+    with contextlib.nullcontext() if fits else pytest.raises(InternalError, match="int32 overflow in add"):
+        sample.shifted_kernel[(1,)](torch.zeros(4, dtype=torch.int64), first, BLOCK=4)
 
 
 def test_a_block_as_truth_value_is_an_error(sample):
