@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,17 @@ import torch
 from torch import Tensor
 
 from attngen import target as targets
-from attngen.errors import ArgumentError, NotDifferentiable, ShapeMismatch
-from attngen.explain import explain
-from attngen.frontend.spec import Argument, Spec
+from attngen.errors import ArgumentError, ShapeMismatch
+from attngen.explain import Explanation, explain
+from attngen.frontend.spec import Spec, with_lse
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
 from attngen.runtime import arguments as binding
+from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
 from attngen.runtime.kernels import Kernels, Options, freeze
-from attngen.runtime.ordering import best_order, describe, put_back, taken, without_order
+from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken, without_order
 from attngen.runtime.overflow import check_numbers
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.tiles import MaskTiles, mask_tiles
@@ -36,7 +36,7 @@ def compile(
     arch: str | None = None,
     *,
     dtype: str | torch.dtype | None = None,
-    head_dim: int | tuple[int, int] | None = None,
+    head_dim: int | tuple[int, ...] | None = None,
     extents: Mapping[str, int] | None = None,
     deterministic: bool | None = None,
     schedule: Mapping[str, Any] | None = None,
@@ -127,40 +127,55 @@ class Attention:
         """
         if return_lse and not self.spec.on_request:
             return self._with_lse()(*args, return_lse=True, **kwargs)
-        tensors = self._autocast(binding.bind(self.spec, args, kwargs))
+        tensors = binding.autocast(binding.bind(self.spec, args, kwargs))
         views, extents = binding.split(self.spec, tensors)
-        views = taken(self.spec, views, extents, self._on_device)
-        if not torch.compiler.is_compiling():
-            captures = {capture.name: capture.value for capture in self.spec.captures}
-            binding.check_types(self.spec.cascade.inputs[: len(tensors)], tensors, without_order(self.spec, captures))
-            if self.spec.blocks is not None:
-                self.spec.blocks.check(extents["m"], extents["n"])
-            places = self.spec.order.places if self.spec.order is not None else None
-            binding.check_captures(self.program.cascade, captures, extents, places)
-            self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
-            _refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
-        values = [self._on_device(value, tensors[0].device) for value in self._captures]
-        results = self._operators.forward(*views, *values)
-        results = results if isinstance(results, tuple) else (results,)
-        return self._returned(results, return_lse)
+        if torch.compiler.is_compiling():
+            return self._run(views, extents, return_lse)
+        self._check(tensors, extents)
+        return self._suited(extents)._run(views, extents, return_lse)
 
-    def _returned(self, results: Sequence[Tensor], return_lse: bool) -> Any:
+    def _check(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> None:
+        """What a traced call cannot look at: types, devices, captured values, lengths."""
+        captures = {capture.name: capture.value for capture in self.spec.captures}
+        binding.check_types(self.spec.cascade.inputs[: len(tensors)], tensors, without_order(self.spec, captures))
+        if self.spec.blocks is not None:
+            self.spec.blocks.check(extents["m"], extents["n"])
+        if self.spec.order is not None:
+            self.spec.order.check(*(extents[axis] for axis in self.spec.order.axes))
+        places = self.spec.order.places if self.spec.order is not None else None
+        binding.check_captures(self.program.cascade, captures, extents, places)
+        self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
+        binding.refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
+
+    @functools.cached_property
+    def _in_classes(self) -> Attention | None:
+        """The variant with tokens in classes of equal remainder, where its mask has such gaps."""
+        spec = in_classes(self.spec)
+        return None if spec is None else Attention(spec, self.options)
+
+    def _suited(self, extents: Mapping[str, int]) -> Attention:
+        """What runs for these lengths: this, or the variant with tokens in classes."""
+        other = self._in_classes
+        if other is None or other.spec.classes is None:
+            return self
+        return other if classes_pay(other.spec.classes, extents, targets.get(self.options.arch or "sm90")) else self
+
+    def _run(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool) -> Any:
+        tensors = taken(self.spec, views, extents, self._on_device)
+        device = views[0].device
+        given = dict(zip((capture.name for capture in self.spec.captures), self._captures, strict=True)) | lengths(self.spec, extents)
+        results = self._operators.forward(*tensors, *(self._on_device(value, device) for value in given.values()))
+        return self._returned(results if isinstance(results, tuple) else (results,), extents, return_lse)
+
+    def _returned(self, results: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool) -> Any:
         shaped = [
-            binding.join(put_back(self.spec, output.name, result, self._on_device), output.pattern)
+            binding.join(put_back(self.spec, output.name, result, extents, self._on_device), output.pattern)
             for output, result in zip(self.spec.outputs, results, strict=False)
             if return_lse or output.name not in self.spec.on_request
         ]
         if self.spec.keys is not None:
             return dict(zip(self.spec.keys, shaped, strict=False))
         return shaped[0] if len(shaped) == 1 else tuple(shaped)
-
-    def _autocast(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Under autocast, floating arguments take its dtype, as for any matrix product."""
-        kind = tensors[0].device.type
-        if not torch.is_autocast_enabled(kind):
-            return tensors
-        dtype = torch.get_autocast_dtype(kind)
-        return [tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor for tensor in tensors]
 
     def _on_device(self, value: Tensor | bool | int, device: torch.device) -> Any:
         """A captured number, which is a 0-d tensor, follows the arguments to their device: once for each value it has."""
@@ -175,22 +190,8 @@ class Attention:
 
     def _with_lse(self) -> Attention:
         """The same variant with its one logsumexp as an extra output."""
-        if self._lse is not None:
-            return self._lse
-        steps = [step for step in self.spec.cascade.steps if step.reduce == "logsumexp"]
-        if len(steps) != 1:
-            raise ArgumentError(
-                f"return_lse needs exactly one logsumexp in the spec, {self.spec.name} has {len(steps)}",
-                remedy="Return the statistics you want from the cascade's function.",
-            )
-        step = steps[0]
-        if step.name in self.spec.cascade.outputs:
-            raise ArgumentError(f"{self.spec.name} returns its logsumexp {step.name} anyway", remedy="Leave return_lse out.")
-        cascade = replace(self.spec.cascade, outputs=(*self.spec.cascade.outputs, step.name))
-        output = Argument(step.name, tuple((axis,) for axis in step.axes))
-        keys = (*self.spec.keys, "lse") if self.spec.keys is not None else None
-        spec = replace(self.spec, cascade=cascade, outputs=(*self.spec.outputs, output), on_request=(step.name,), keys=keys)
-        self._lse = Attention(spec, self.options)
+        if self._lse is None:
+            self._lse = Attention(with_lse(self.spec), self.options)
         return self._lse
 
     # ---- looking inside
@@ -205,7 +206,7 @@ class Attention:
         *,
         arch: str | None = None,
         dtype: str | torch.dtype = "bfloat16",
-        head_dim: int | tuple[int, int] | None = None,
+        head_dim: int | tuple[int, ...] | None = None,
         full: bool = False,
     ) -> str:
         """What was derived and why kernels and tiles are what they are, on one screen or in full.
@@ -215,9 +216,16 @@ class Attention:
             dtype, head_dim: of the arguments.
             full: every cascade, every step of every kernel, and the tiles that lost.
         """
+        return self.explained(arch=arch, dtype=dtype, head_dim=head_dim).text(full)
+
+    def explained(
+        self, *, arch: str | None = None, dtype: str | torch.dtype = "bfloat16", head_dim: int | tuple[int, ...] | None = None
+    ) -> Explanation:
+        """The same as a value, with `as_dict` for programs and `text` for people."""
+        shown = self._in_classes or self
         target = targets.get(arch or self.options.arch or "sm90")
-        choice = self._kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
-        return explain(self.spec.cascade, self.program, choice, self._kernels.atomic, describe(self.spec)).text(full)
+        choice = shown._kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
+        return explain(self.spec.cascade, shown.program, choice, shown._kernels.atomic, describe(shown.spec, target))
 
     def mask_tiles(
         self,
@@ -227,7 +235,7 @@ class Attention:
         batch: int = 1,
         heads: int = 1,
         dtype: str | torch.dtype = "bfloat16",
-        head_dim: int | tuple[int, int] | None = None,
+        head_dim: int | tuple[int, ...] | None = None,
     ) -> tuple[MaskTiles, ...]:
         """Which tiles the mask makes each kernel visit, counted by running the emitted bounds on the CPU.
 
@@ -239,10 +247,14 @@ class Attention:
         Returns:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
-        captures = {capture.name: capture.value for capture in self.spec.captures}
         if self.spec.order is not None:
             self.spec.order.check(q_len, kv_len)
-        return mask_tiles(self._kernels, captures, self.dims(head_dim), dtype_name(dtype), (batch, heads, q_len, kv_len))
+        streamed = self.program.streamed
+        extents = {streamed.resident: q_len, streamed.streamed: kv_len}
+        chosen = self._suited(extents)
+        captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)
+        sizes = (batch, heads, q_len, kv_len)
+        return mask_tiles(chosen._kernels, captures, self.dims(head_dim), dtype_name(dtype), sizes, chosen.spec.classes)
 
     def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:
         """Draw the tiles that the mask makes each kernel visit: full, partial and empty ones.
@@ -262,7 +274,7 @@ class Attention:
         self,
         dtype: str | torch.dtype = "bfloat16",
         *,
-        head_dim: int | tuple[int, int] | None = None,
+        head_dim: int | tuple[int, ...] | None = None,
         extents: Mapping[str, int] | None = None,
     ) -> Source:
         """Build for these feature lengths without running: emit, and settle the tiles by real compiles where no measurement exists.
@@ -274,7 +286,7 @@ class Attention:
         self._kernels.settled(dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
         return self._kernels.source(dims)
 
-    def dims(self, head_dim: int | tuple[int, int] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:
+    def dims(self, head_dim: int | tuple[int, ...] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:
         """Feature axis -> length."""
         features = self.program.features
         if extents is not None:
@@ -293,7 +305,7 @@ class Attention:
         names = [argument.name for argument in self.spec.arguments]
         values = {**dict(zip(names, views, strict=True)), **{capture.name: capture.value for capture in self.spec.captures}}
         found = evaluate(self.spec.cascade, values)
-        return self._returned([found[output.name] for output in self.spec.outputs], return_lse)
+        return self._returned([found[output.name] for output in self.spec.outputs], extents, return_lse)
 
 
 def generate(
@@ -328,13 +340,3 @@ def generate(
     sizes = [64, 128] if head_dim is None else head_dim if isinstance(head_dim, list) else [head_dim]
     order = Order(archs, tuple(map(dtype_name, dtypes)), tuple((size,) if isinstance(size, int) else tuple(size) for size in sizes))
     return write(spec, name or spec.name, order, Path(out))
-
-
-def _refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
-    """Forward-mode derivatives would silently be zero."""
-    for tensor in tensors:
-        if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
-            raise NotDifferentiable(
-                "forward-mode derivatives are not available",
-                remedy="Use reverse mode (backward), or attend.reference(...) for small checks.",
-            )

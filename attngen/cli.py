@@ -184,23 +184,22 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from attngen import explain
-    from attngen import target as targets
-    from attngen.runtime.ordering import describe
-    from attngen.runtime.tiles import mask_tiles
+    from attngen.api import compile
+    from attngen.deploy import parse_head_dims
 
     spec = _load(arguments.spec)
     if arguments.after is not None:
         text = explain.after(spec.cascade, arguments.after)
         _print(arguments, {"step": arguments.after, "text": text.splitlines()}, [text])
         return 0
-    spec, kernels, lengths, dtype = _prepared(arguments, spec)
-    choice = kernels.choice(lengths, dtype, targets.get(arguments.arch))
-    explained = explain.explain(spec.cascade, kernels.program, choice, kernels.atomic, describe(spec))
+    attend, head_dim = compile(spec, arguments.arch), parse_head_dims([arguments.head_dim])[0]
+    explained = attend.explained(dtype=arguments.dtype, head_dim=head_dim)
     found, text = explained.as_dict(), [explained.text(arguments.full)]
     if arguments.mask is not None:
-        captures, sizes = {capture.name: capture.value for capture in spec.captures}, (1, 1, arguments.mask, arguments.mask)
-        found["mask"] = [item.as_dict() for item in mask_tiles(kernels, captures, lengths, dtype, sizes)]
-        text += ["", f"tiles for {arguments.mask} queries and keys:", *_table(found["mask"])]
+        length: int = arguments.mask
+        tiles = attend.mask_tiles(q_len=length, kv_len=length, dtype=arguments.dtype, head_dim=head_dim)
+        found["mask"] = [item.as_dict() for item in tiles]
+        text += ["", f"tiles for {length} queries and keys:", *_table(found["mask"])]
     _print(arguments, found, text)
     return 0
 

@@ -110,7 +110,9 @@ def _caption(tiles: MaskTiles, needed: int | None) -> list[str]:
         executed += f", {tiles.executed_pairs / needed:.2f} × the needed pairs"
     lines = [f"tiles of {tiles.block_m} × {tiles.block_n}: {tiles.full} full, {tiles.partial} partial, {tiles.empty} empty", executed]
     heads = total // max(tiles.classes[0].size, 1)
-    return [*lines, f"first of {heads} heads drawn, all {heads} counted"] if heads > 1 else lines
+    if tiles.divisor > 1:
+        lines.append(f"tokens {tiles.divisor} apart, in {tiles.divisor} classes of equal remainder")
+    return [*lines, f"first of {heads} heads drawn, all {heads} counted"] if heads > tiles.divisor else lines
 
 
 def _legend() -> list[Any]:

@@ -80,6 +80,17 @@ def evaluated(case: Case, rows: int = 256) -> Cells:
     return Cells(np.concatenate(some, 1), np.concatenate(every, 1), pairs)
 
 
+def in_classes(case: Case, divisor: int) -> Case:
+    """The mask as kernels meet it that tile tokens of equal remainder among themselves: a head for each class of each head."""
+
+    def mask_mod(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        key = kv_idx * divisor + h % divisor
+        return case.mod(b, h // divisor, q_idx * divisor + h % divisor, key) & (key < case.kv_len)
+
+    lengths = (math.ceil(length / divisor) for length in (case.q_len, case.kv_len))
+    return Case(mask_mod, *lengths, case.heads * divisor)
+
+
 def shifted(mod: Mod, first: int) -> Mod:
     """The mask of queries from `first` on."""
 
@@ -157,9 +168,12 @@ def measured(name: str, length: int, verify: bool, pictures: Path | None) -> Row
         if pictures is not None:
             draw(name, length, found, cells.pairs, pictures)
         flex_blocks = int(cells.tiles(FLEX_BLOCK, FLEX_BLOCK)[0].sum())
-        problems = tuple(wrong(case, attend, found, cells, flex_blocks)) if verify else ()
+        problems = tuple(wrong_blocks(case, flex_blocks)) if verify else ()
+        met = case if found[0].divisor == 1 else in_classes(case, found[0].divisor)
+        cells_met = cells if met is case else evaluated(met)
+        problems += tuple(wrong(met, attend, found, cells_met)) if verify else ()
         setup = setup_of(attend, found[0])
-        kernels = tuple(compared(case, attend, tiles, cells) for tiles in found)
+        kernels = tuple(compared(met, attend, tiles, cells_met) for tiles in found)
         flex_pairs = flex_blocks * FLEX_BLOCK * FLEX_BLOCK
         return Row(name, length, case.q_len, case.kv_len, case.heads, cells.pairs, flex_pairs, kernels, *setup, problems)
     except Exception as error:
@@ -192,10 +206,14 @@ def draw(name: str, length: int, tiles: Sequence[MaskTiles], pairs: int, folder:
 # ---- whether the tiles are right
 
 
-def wrong(case: Case, attend: attngen.Attention, found: Sequence[MaskTiles], cells: Cells, flex_blocks: int) -> Iterator[str]:
+def wrong(case: Case, attend: attngen.Attention, found: Sequence[MaskTiles], cells: Cells) -> Iterator[str]:
     """What contradicts the dense mask, in words."""
     for tiles in found:
         yield from (f"{tiles.role}: {text}" for text in wrong_tiles(case, attend, tiles, cells))
+
+
+def wrong_blocks(case: Case, flex_blocks: int) -> Iterator[str]:
+    """Whether FlexAttention counts other blocks than were counted here."""
     if case.q_len <= 2048 and case.kv_len <= 2048:
         block = create_block_mask(case.mod, 1, case.heads, case.q_len, case.kv_len, device="cpu", BLOCK_SIZE=FLEX_BLOCK)
         full = block.full_kv_num_blocks

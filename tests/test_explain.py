@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 import attngen
 from attngen import target as targets
@@ -81,7 +82,9 @@ def test_an_unknown_step_lists_the_steps() -> None:
 
 
 def test_gaps_are_pointed_out() -> None:
-    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: ((q - k) % 4 == 0) & (q >= k), name="dilated"), arch="sm90")
+    bias = torch.zeros(64, requires_grad=True)
+    spec = attngen.attention(lambda s, b, h, q, k: s + bias[k], lambda b, h, q, k: ((q - k) % 4 == 0) & (q >= k), name="dilated")
+    attend = attngen.compile(spec, arch="sm90")
     assert "order=attngen.grid(N).order(dilation=4) leaves about one tile in 4 to visit" in attend.explain()
     other = attngen.attention(mask_mod=lambda b, h, q, k: (q - k) % 4 == 0, order=attngen.grid(64).order(dilation=4), name="dilated")
     assert attngen.compile(other, arch="sm90").explain().endswith("in tiles of 16 of equal remainders by 4")

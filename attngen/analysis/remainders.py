@@ -21,6 +21,8 @@ def common_divisor(predicate: Expr | None, first: str, second: str) -> Expr | No
     for part in build.conjuncts(predicate) if predicate is not None else ():
         match part:
             case Apply(op="eq", args=(Apply(op="mod", args=(x, divisor)), zero)) if build.is_const(zero, 0) and not free_axes(divisor):
+                if isinstance(x, Apply) and x.op == "abs":
+                    x = x.args[0]
                 forms = (single(Index(first)).plus(single(Index(second)), -1), single(Index(second)).plus(single(Index(first)), -1))
                 if any(not linear(x).plus(form, -1).terms and linear(x).constant == 0 for form in forms):
                     return divisor

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from attngen.errors import ArgumentError
 from attngen.frontend.blocks import BlockTable
 from attngen.frontend.ordering import Order
 from attngen.ir.cascade import Cascade
+from attngen.ir.classes import Classes
 
 Pattern = tuple[tuple[str, ...], ...]
 """One entry a dimension of the user's tensor; an entry of several axes is a composite dimension: "b (g r) m d"."""
@@ -45,6 +47,7 @@ class Spec:
         order: how kernels take the tokens, queries and keys alike; None as they come.
         reordered: the same variant with tokens in an order that its mask suggests, for `compile` to choose; `pairs` are the queries times
             keys in tiles that hold anything, in this order and in that one.
+        classes: how tokens fall into classes that are tiled by themselves; the cascade is over these then, arguments and results are not.
         captures: values behind the captured inputs. A captured Python float is a 0-d float64 tensor; a Python int or bool stays one.
     """
 
@@ -59,4 +62,26 @@ class Spec:
     order: Order | None = field(default=None, compare=False)
     reordered: Spec | None = field(default=None, compare=False)
     pairs: tuple[int, int] | None = field(default=None, compare=False)
+    classes: Classes | None = field(default=None, compare=False)
     source: tuple[str, ...] = field(default=(), compare=False)
+
+
+def with_lse(spec: Spec) -> Spec:
+    """The same variant with its one logsumexp as an extra output.
+
+    Raises:
+        ArgumentError: it has none, several, or returns it anyway.
+    """
+    steps = [step for step in spec.cascade.steps if step.reduce == "logsumexp"]
+    if len(steps) != 1:
+        raise ArgumentError(
+            f"return_lse needs exactly one logsumexp in the spec, {spec.name} has {len(steps)}",
+            remedy="Return the statistics you want from the cascade's function.",
+        )
+    step = steps[0]
+    if step.name in spec.cascade.outputs:
+        raise ArgumentError(f"{spec.name} returns its logsumexp {step.name} anyway", remedy="Leave return_lse out.")
+    cascade = replace(spec.cascade, outputs=(*spec.cascade.outputs, step.name))
+    output = Argument(step.name, tuple((axis,) for axis in step.axes))
+    keys = (*spec.keys, "lse") if spec.keys is not None else None
+    return replace(spec, cascade=cascade, outputs=(*spec.outputs, output), on_request=(step.name,), keys=keys)

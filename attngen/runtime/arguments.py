@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, ShapeMismatch
+from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch
 from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
@@ -47,6 +47,29 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
             raise ArgumentError(f"{name} is no tensor, but {type(value).__name__}", remedy="Numbers belong into the spec.")
         tensors.append(value)
     return tensors
+
+
+def autocast(tensors: list[Tensor]) -> list[Tensor]:
+    """Under autocast, floating arguments take its dtype, as for any matrix product."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return [tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor for tensor in tensors]
+
+
+def refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
+    """Forward-mode derivatives would silently be zero.
+
+    Raises:
+        NotDifferentiable
+    """
+    for tensor in tensors:
+        if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotDifferentiable(
+                "forward-mode derivatives are not available",
+                remedy="Use reverse mode (backward), or attend.reference(...) for small checks.",
+            )
 
 
 def split(spec: Spec, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, int]]:

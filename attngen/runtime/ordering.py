@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attngen.frontend.spec import Spec
+from attngen.runtime.classes import describe_classes, joined, split
 from attngen.schedule.reorder import pays
 from attngen.target import Target
 
@@ -44,8 +45,10 @@ def best_order(spec: Spec, target: Target) -> Spec:
     return replace(other, pairs=spec.pairs) if pays(spec.pairs, len(other.order.places), target) else spec
 
 
-def describe(spec: Spec) -> str:
+def describe(spec: Spec, target: Target) -> str:
     """Which order tokens are taken in and why, for `explain`; "" where it goes without saying."""
+    if spec.classes is not None:
+        return describe_classes(spec.classes, target)
     if spec.pairs is None:
         return "" if spec.order is None else spec.order.note
     plain, other = (f"{pairs / 1e6:.3g} million pairs" for pairs in spec.pairs)
@@ -58,6 +61,11 @@ def describe(spec: Spec) -> str:
 def without_order(spec: Spec, captures: Mapping[str, object]) -> dict[str, object]:
     """Captures but for the order, which follows the arguments to their device."""
     return {name: value for name, value in captures.items() if spec.order is None or value is not spec.order.places}
+
+
+def lengths(spec: Spec, extents: Mapping[str, int]) -> dict[str, int]:
+    """Captures that stand for a length, which is known at a call."""
+    return {} if spec.classes is None else {spec.classes.length: extents[spec.classes.axes[1]]}
 
 
 def taken(spec: Spec, tensors: Sequence[Tensor], extents: Mapping[str, int], move: _Move) -> list[Tensor]:
@@ -73,6 +81,8 @@ def taken(spec: Spec, tensors: Sequence[Tensor], extents: Mapping[str, int], mov
         ShapeMismatch: the order is for another length.
     """
     order = spec.order
+    if spec.classes is not None:
+        return split(spec, spec.classes, tensors)
     if order is None:
         return list(tensors)
     order.check(*(extents[axis] for axis in order.axes))
@@ -81,9 +91,11 @@ def taken(spec: Spec, tensors: Sequence[Tensor], extents: Mapping[str, int], mov
     return [_along(item.axes or (), tensor, order.axes, *there) for item, tensor in zip(inputs, tensors, strict=True)]
 
 
-def put_back(spec: Spec, name: str, result: Tensor, move: _Move) -> Tensor:
+def put_back(spec: Spec, name: str, result: Tensor, extents: Mapping[str, int], move: _Move) -> Tensor:
     """A result with its tokens where they were."""
     order = spec.order
+    if spec.classes is not None:
+        return joined(spec, spec.classes, name, result, extents)
     if order is None:
         return result
     there = move(order.inverse, result.device), move(order.places, result.device)

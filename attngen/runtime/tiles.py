@@ -21,8 +21,10 @@ from attngen.emit.segments import Segments, bound_names, segments_of
 from attngen.errors import ArgumentError, InternalError
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.classes import Classes
 from attngen.ir.expr import Expr, Read
 from attngen.ir.traverse import free_axes, names_read
+from attngen.runtime.classes import extents_in_classes
 from attngen.runtime.kernels import Kernels, Loaded
 from attngen.runtime.reference import reference
 from attngen.transform.partition import Kernel
@@ -40,8 +42,9 @@ class MaskTiles:
         full, partial, empty: tiles visited without masks, with masks, and not at all.
         setup_bytes: device memory that is filled before the kernel runs: the list of its tiles, or where documents lie.
         segments_max: runs of visited tiles of one class, at most, for one resident tile.
-        classes: [heads, tiles along queries, tiles along keys] of 0 for empty, 1 for partial and 2 for full ones; heads are the batches
-            and heads that the mask tells apart.
+        classes: [heads, tiles along queries, tiles along keys] of 0 for empty, 1 for partial and 2 for full ones; heads are the batches,
+            heads and classes of equal remainder that the mask tells apart.
+        divisor: tokens of equal remainder by it are tiled among themselves; 1 where they are tiled as they come.
     """
 
     role: str
@@ -53,6 +56,7 @@ class MaskTiles:
     segments_max: int
     setup_bytes: int
     classes: np.ndarray[Any, np.dtype[np.int8]] = field(compare=False, repr=False)
+    divisor: int = 1
 
     @property
     def executed_pairs(self) -> int:
@@ -65,7 +69,12 @@ class MaskTiles:
 
 
 def mask_tiles(
-    kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, int], dtype: str, sizes: tuple[int, int, int, int]
+    kernels: Kernels,
+    captures: Mapping[str, Any],
+    features: Mapping[str, int],
+    dtype: str,
+    sizes: tuple[int, int, int, int],
+    classes: Classes | None = None,
 ) -> tuple[MaskTiles, ...]:
     """Count the tiles of every kernel that streams.
 
@@ -75,12 +84,15 @@ def mask_tiles(
         features: lengths of the feature axes, which tiles depend on.
         dtype: of the arguments, by its short name; tiles depend on it too.
         sizes: batches, query heads, queries, keys.
+        classes: of equal remainder that tokens are tiled in.
     """
     program = kernels.program
     batch, heads, queries, keys = sizes
     grid = program.kernels[0].grid
     lengths = dict(zip(grid, (batch, heads, *[1] * len(grid)), strict=False))
     lengths |= {program.streamed.resident: queries, program.streamed.streamed: keys}
+    if classes is not None:
+        lengths |= extents_in_classes(classes, lengths)
     model = torch.empty(0, dtype=getattr(torch, dtype))
     sequence = (lengths[program.streamed.resident], lengths[program.streamed.streamed])
     source, loaded = kernels.source(features), kernels.get(dict(features), model, sequence)
@@ -91,7 +103,7 @@ def mask_tiles(
     listings = {kernel.lists: (kernel, lowered) for kernel, lowered in source.lowered if kernel.lists}
     walked = [(listings.get(kernel.role, (kernel, lowered)), segments_of(kernel), kernel) for kernel, lowered in source.lowered]
     return tuple(
-        _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count()
+        _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count(classes)
         for bounding, segments, kernel in walked
         if segments is not None and not kernel.lists
     )
@@ -120,7 +132,7 @@ class _Walk:
         self.last = np.minimum(self.first + self.block, lengths[kernel.resident]) - 1
         self.heads = (*kernel.grid, *kernel.loops)
 
-    def count(self) -> MaskTiles:
+    def count(self, of: Classes | None) -> MaskTiles:
         predicates = (self.kernel.some, self.kernel.every)
         missing = [
             item.name for item in self.kernel.inputs if item.axes is not None and any(item.name in names_read(p) for p in predicates)
@@ -147,6 +159,7 @@ class _Walk:
             partial=partial,
             empty=empty,
             setup_bytes=self.setup_bytes(),
+            divisor=1 if of is None else of.divisor,
             segments_max=int(changes.sum(axis=2).max(initial=0)),
             classes=classes if by_rows else classes.swapaxes(1, 2),
         )

@@ -99,9 +99,8 @@ def test_heads_are_told_apart(name: str) -> None:
 def test_figures_of_a_causal_mask() -> None:
     attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: q >= k, name="causal"), arch="sm90", schedule=TILES)
     forward = attend.mask_tiles(q_len=64, kv_len=64, head_dim=16)[0]
-    assert forward.as_dict() == {
-        "role": "forward", "block_m": 16, "block_n": 32, "full": 2, "partial": 4, "empty": 2, "segments_max": 2, "setup_bytes": 0,
-    }  # fmt: skip
+    figures = {"block_m": 16, "block_n": 32, "full": 2, "partial": 4, "empty": 2, "segments_max": 2, "setup_bytes": 0, "divisor": 1}
+    assert forward.as_dict() == {"role": "forward", **figures}
     assert forward.executed_pairs == 6 * 16 * 32
 
 

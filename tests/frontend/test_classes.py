@@ -1,0 +1,99 @@
+"""Masks that hold for equal remainders only: tokens in classes give the same results, with fewer tiles and nothing to prepare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import attngen
+from attngen import api, target
+from attngen.runtime.classes import classes_pay, in_classes
+
+Mask = Callable[..., Any]
+SMALL = {role: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}
+WINDOW, GAP, TENSOR = 9, 3, torch.tensor(4)
+MASKS: dict[str, Mask] = {
+    "dilated": lambda b, h, q, k: ((q - k).abs() <= WINDOW) & ((q - k).abs() % GAP == 0),
+    "causal": lambda b, h, q, k: (q >= k) & ((q - k) % 4 == 0),
+    "neighbours": attngen.grid(37).neighborhood(5, dilation=3),
+    "causal neighbours": attngen.grid(37).neighborhood(3, dilation=2, causal=True),
+    "equal remainders": lambda b, h, q, k: (q % 3 == k % 3) & (k < 20),
+}
+
+
+def spec_of(mask: Mask, score: Any = None) -> attngen.Spec:
+    return attngen.attention(score, mask, name="classes")
+
+
+def gradients(run: Any, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]:
+    o, lse = run(*leaves, return_lse=True)
+    loss = (o * cotangent).sum() + torch.where(lse.isfinite(), lse, 0.0).sum()
+    return [o, lse, *torch.autograd.grad(loss, leaves)]
+
+
+@pytest.mark.parametrize("lengths", [(37, 37), (36, 48)])
+@pytest.mark.parametrize("name", MASKS)
+def test_results_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, name: str, lengths: tuple[int, int]) -> None:
+    """Lengths that the number of classes divides and others, padded rows and keys included."""
+    monkeypatch.setattr(api, "classes_pay", lambda *_: True)
+    attend = attngen.compile(spec_of(MASKS[name], lambda s, b, h, q, k: s + 0.1 * (q - k)), schedule=SMALL)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, lengths[0], 16), (2, 2, lengths[1], 16), (2, 2, lengths[1], 32), (2, 4, lengths[0], 32)]
+    *leaves, cotangent = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    assert attend._suited({"m": lengths[0], "n": lengths[1]}) is not attend
+    for mine, right in zip(gradients(attend, leaves, cotangent), gradients(attend.reference, leaves, cotangent), strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-11, atol=1e-12)
+
+
+def test_nothing_is_listed_and_results_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "classes_pay", lambda *_: True)
+    attend = attngen.compile(spec_of(MASKS["dilated"]), schedule=SMALL, arch="sm90")
+    classes = attend._suited({"m": 48, "n": 48})
+    assert not any(kernel.lists for kernel, _ in classes.build(head_dim=16).lowered)
+    o = attend(*(torch.randn(1, 1, 48, 16) for _ in range(3)))
+    assert o.is_contiguous()
+
+
+def test_fewer_tiles_are_visited() -> None:
+    spec = spec_of(lambda b, h, q, k: ((q - k) % 4 == 0) & (q - k < 256) & (k - q < 256))
+    found = attngen.compile(spec, arch="sm90").mask_tiles(q_len=4096, kv_len=4096, head_dim=64)[0]
+    plain = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: (q - k < 256) & (k - q < 256)), arch="sm90")
+    as_they_come = plain.mask_tiles(q_len=4096, kv_len=4096, head_dim=64)[0]
+    assert found.divisor == 4 and as_they_come.divisor == 1
+    assert found.setup_bytes == 0
+    assert found.executed_pairs < as_they_come.executed_pairs / 2
+
+
+class TestTheChoice:
+    def test_it_depends_on_the_lengths(self) -> None:
+        spec = in_classes(spec_of(MASKS["causal"]))
+        assert spec is not None and spec.classes is not None
+        choose = [classes_pay(spec.classes, {"m": n, "n": n}, target.get("sm90")) for n in (64, 100, 1024, 65537)]
+        assert choose == [False, False, True, True]
+
+    def test_explain_says_so(self) -> None:
+        text = attngen.compile(spec_of(MASKS["causal"]), arch="sm90").explain()
+        assert "in 4 classes of equal remainder, each read by strides of 4 tokens" in text
+        assert "s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]" in text
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            spec_of(lambda b, h, q, k: (q - k) % 4 < 2),
+            spec_of(lambda b, h, q, k: ((q - k) % 4 == 0) | (k < 8)),
+            spec_of(lambda b, h, q, k: (q - k) % TENSOR == 0),
+            attngen.attention(mask_mod=MASKS["causal"], order=torch.randperm(64)),
+        ],
+    )
+    def test_other_masks_have_none(self, spec: attngen.Spec) -> None:
+        assert in_classes(spec) is None
+
+    def test_a_bias_by_position_has_none(self) -> None:
+        """Its gradient could only be added up atomically."""
+        bias = torch.zeros(64, requires_grad=True)
+        assert in_classes(spec_of(MASKS["causal"], lambda s, b, h, q, k: s + bias[k])) is None
