@@ -284,6 +284,8 @@ class Attention:
         """
         dims = self.dims(head_dim, extents)
         self._kernels.settled(dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
+        if self._in_classes is not None:
+            self._in_classes.build(dtype, extents=dims)
         return self._kernels.source(dims)
 
     def dims(self, head_dim: int | tuple[int, ...] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:

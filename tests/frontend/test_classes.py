@@ -93,6 +93,17 @@ class TestTheChoice:
     def test_other_masks_have_none(self, spec: attngen.Spec) -> None:
         assert in_classes(spec) is None
 
+    def test_gaps_that_differ_have_none(self) -> None:
+        @attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
+        def two(q: Any, k: Any, v: Any) -> Any:
+            m, n = attngen.index("m"), attngen.index("n")
+            scores = attngen.einsum("b h m d, b h n d -> b h m n", q, k)
+            first = attngen.softmax(attngen.where((m - n) % 2 == 0, scores, -torch.inf), over="n")
+            second = attngen.softmax(attngen.where((m - n) % 4 == 0, scores, -torch.inf), over="n")
+            return [attngen.einsum("b h m n, b h n e -> b h m e", p, v) for p in (first, second)]
+
+        assert in_classes(two) is None
+
     def test_a_bias_by_position_has_none(self) -> None:
         """Its gradient could only be added up atomically."""
         bias = torch.zeros(64, requires_grad=True)

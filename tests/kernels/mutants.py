@@ -10,7 +10,7 @@ class Mutant:
     """`old` occurs once in the files that `where` matches and becomes `new`. An equivalent one says why nothing can tell it apart.
 
     `first` names the check of the suite that should find it: it runs before the others, or alone for an equivalent one.
-    `OF_SCHEDULES` is a suite of its own.
+    A folder or a file of tests, such as `OF_SCHEDULES`, is a suite of its own.
     """
 
     name: str
@@ -28,6 +28,8 @@ MASK = "attngen/analysis/*.py"
 TRANSFORM = "attngen/transform/*.py"
 SCHEDULE = "attngen/schedule/*.py"
 OF_SCHEDULES = "tests/schedule"
+RUNTIME = "attngen/runtime/*.py"
+OF_CLASSES = "tests/frontend/test_classes.py"
 
 MUTANTS = (
     # Helper functions of emitted modules.
@@ -409,4 +411,27 @@ MUTANTS = (
         first=OF_SCHEDULES,
     ),
     Mutant("a tile for another kernel", SCHEDULE, "if name == role:", "if name != role:", first=OF_SCHEDULES),
+    # Classes of equal remainder.
+    Mutant(
+        "all classes are the first",
+        TRANSFORM,
+        "return build.add(build.mul(Index(axis), self.divisor), self.inner)",
+        "return build.mul(Index(axis), self.divisor)",
+        first=OF_CLASSES,
+    ),
+    Mutant(
+        "keys behind the end of a class",
+        TRANSFORM,
+        'build.apply("lt", self.position(self.classes.axes[1]),',
+        'build.apply("le", self.position(self.classes.axes[1]),',
+        first=OF_CLASSES,
+    ),
+    Mutant("remainders that differ", TRANSFORM, "if len(divisors) == 1 else None", "if divisors else None", first=OF_CLASSES),
+    Mutant(
+        "strides of classes and positions exchanged",
+        RUNTIME,
+        ".unflatten(dim, (-1, divisor)).movedim(dim + 1, dim)",
+        ".unflatten(dim, (divisor, -1))",
+        first=OF_CLASSES,
+    ),
 )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.mutants import MUTANTS, OF_SCHEDULES, Mutant
+from tests.kernels.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 120
@@ -52,8 +52,8 @@ def _named(name: str) -> Mutant:
 def attempt(folder: Path, first: str, alone: bool) -> int:
     """Run the suite on the copy in `folder`, or its first check alone; in a fork."""
     sys.path.insert(0, str(folder))
-    if first == OF_SCHEDULES:
-        return _schedules()
+    if first.startswith("tests/"):
+        return _tests(first)
     try:
         from tests.kernels import suite
 
@@ -72,15 +72,17 @@ def attempt(folder: Path, first: str, alone: bool) -> int:
     return SURVIVED
 
 
-def _schedules() -> int:
-    """The unit tests of schedules, but for those that compile."""
+def _tests(place: str) -> int:
+    """The tests of a folder or a file, but for those that compile the catalogue."""
     try:
         importlib.import_module("attngen.schedule.choose")
     except Exception:
         traceback.print_exc()
         return STILLBORN
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "-c", str(ROOT / "pyproject.toml")]
-    files = [str(path) for path in sorted((ROOT / OF_SCHEDULES).glob("test_*.py")) if path.name != "test_catalogue.py"]
+    folder = ROOT / place
+    found = sorted(folder.glob("test_*.py")) if folder.is_dir() else [folder]
+    files = [str(path) for path in found if path.name != "test_catalogue.py"]
     return WRONG if pytest.main([*options, *files]) == pytest.ExitCode.TESTS_FAILED else SURVIVED
 
 
