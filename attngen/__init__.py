@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from attngen.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from attngen.api import Attention, compile, generate
+    from attngen.api import Attention, compile
     from attngen.frontend.attention import attention
     from attngen.frontend.blocks import block_table
     from attngen.frontend.cascade import cascade
     from attngen.frontend.grid import grid
     from attngen.frontend.spec import Spec
+    from attngen.generation import generate
     from attngen.merging import merge
 
 _FUNCTIONS = tuple(
@@ -32,7 +33,7 @@ _FUNCTIONS = tuple(
 _HOMES = {
     "Attention": "attngen.api",
     "compile": "attngen.api",
-    "generate": "attngen.api",
+    "generate": "attngen.generation",
     "merge": "attngen.merging",
     "attention": "attngen.frontend.attention",
     "block_table": "attngen.frontend.blocks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from attngen.explain import Explanation, explain
 from attngen.frontend.spec import Spec, with_lse
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
-from attngen.pipeline import Program, Source, analyse
+from attngen.pipeline import REWRITES, Program, Source, analyse
 from attngen.runtime import arguments as binding
 from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
@@ -27,7 +27,7 @@ from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
 
-_PROGRAMS: dict[str, Program] = {}
+_PROGRAMS: dict[tuple[str, frozenset[str]], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
 
 
@@ -41,6 +41,7 @@ def compile(
     deterministic: bool | None = None,
     schedule: Mapping[str, Any] | None = None,
     keep_lists: bool = False,
+    without: Iterable[str] = (),
 ) -> Attention:
     """Compile an attention variant.
 
@@ -55,6 +56,7 @@ def compile(
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
             mask reads, or a length, changes; without it they are made at each call. A change of a tensor is one that PyTorch counts:
             writing through numpy or `.data` goes unnoticed.
+        without: rewrites of the kernels to leave out, by the names that `explain` gives them ("fold_scales").
 
     Returns:
         A callable that trains.
@@ -67,25 +69,34 @@ def compile(
             f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...)."
         )
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
-    attend = Attention(spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic, keep_lists))
+    attend = Attention(
+        spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic, keep_lists, _left_out(without))
+    )
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
     return attend
 
 
-def _program(cascade: Cascade) -> Program:
+def _left_out(names: Iterable[str]) -> frozenset[str]:
+    found = frozenset(names)
+    for name in sorted(found - REWRITES.keys()):
+        raise ArgumentError(f"there is no rewrite {name!r}", remedy=f"They are {', '.join(REWRITES)}.")
+    return found
+
+
+def _program(cascade: Cascade, without: frozenset[str]) -> Program:
     """The analysed program of a cascade; equal cascades are analysed once."""
-    text = str(cascade)
-    if text not in _PROGRAMS:
-        _PROGRAMS[text] = analyse(cascade)
-    return _PROGRAMS[text]
+    key = str(cascade), without
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = analyse(cascade, without=without)
+    return _PROGRAMS[key]
 
 
 def _kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
     knobs = Knobs.from_env()
     key = (str(cascade), options, knobs)
     if key not in _KERNELS:
-        _KERNELS[key] = Kernels(_program(cascade), name, options, knobs)
+        _KERNELS[key] = Kernels(_program(cascade, options.without), name, options, knobs)
     return _KERNELS[key]
 
 
@@ -308,37 +319,3 @@ class Attention:
         values = {**dict(zip(names, views, strict=True)), **{capture.name: capture.value for capture in self.spec.captures}}
         found = evaluate(self.spec.cascade, values)
         return self._returned([found[output.name] for output in self.spec.outputs], extents, return_lse)
-
-
-def generate(
-    spec: Spec,
-    name: str | None = None,
-    *,
-    arch: str | Sequence[str] = ("sm80", "sm90"),
-    dtype: str | Sequence[str] = "bfloat16",
-    head_dim: int | tuple[int, int] | list[int] | list[tuple[int, int]] | None = None,
-    out: str | Path = "generated",
-) -> Path:
-    """Write a variant as a folder that needs torch and triton only.
-
-    Args:
-        spec: the variant; its captures become arguments.
-        name: of the folder; that of the spec by default.
-        arch, dtype: one or several.
-        head_dim: a length, a pair (Dqk, Dv), or a list of either; [64, 128] by default.
-        out: the folder above.
-
-    Returns:
-        The folder: its `attention(q, k, v, ...)` is differentiable, and `manifest.json` tells what the kernels take.
-
-    Raises:
-        UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed, ArgumentError
-    """
-    from attngen.deploy import Order
-    from attngen.deploy import generate as write
-
-    archs = (arch,) if isinstance(arch, str) else tuple(arch)
-    dtypes = (dtype,) if isinstance(dtype, str | torch.dtype) else tuple(dtype)
-    sizes = [64, 128] if head_dim is None else head_dim if isinstance(head_dim, list) else [head_dim]
-    order = Order(archs, tuple(map(dtype_name, dtypes)), tuple((size,) if isinstance(size, int) else tuple(size) for size in sizes))
-    return write(spec, name or spec.name, order, Path(out))

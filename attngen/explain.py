@@ -19,6 +19,7 @@ from attngen.ir.printer import print_expr, print_step
 from attngen.pipeline import Program, analyse
 from attngen.schedule.choose import Choice
 from attngen.transform.partition import Kernel
+from attngen.transform.rewrites import told
 
 _ATOMIC = "several queries or keys may read the same element, so that their contributions meet there"
 
@@ -51,6 +52,7 @@ class Explanation:
         tiles: the choice, first line of each kernel. candidates: the same with what lost.
         atomics: gradients that need atomic additions, with the reason.
         order: which order tokens are taken in, where that is not theirs.
+        rewrites: what each saved, or why it was not done.
     """
 
     traced: tuple[str, ...]
@@ -69,6 +71,7 @@ class Explanation:
     candidates: tuple[str, ...]
     atomics: tuple[str, ...]
     order: str = ""
+    rewrites: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -85,6 +88,7 @@ class Explanation:
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
+            *([_block("rewrites", self.rewrites)] if self.rewrites else []),
             _block("tiles", self.candidates if full else self.tiles),
             _block("atomic additions", self.atomics or ("none",)),
             *([_block("order of tokens", (self.order,))] if self.order else []),
@@ -131,6 +135,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collectio
         candidates=choice.lines(),
         atomics=tuple(f"{name}: {_ATOMIC}" for name in sorted(atomic)),
         order=order or _gaps(program),
+        rewrites=tuple(line for name, notes in program.rewrites for line in told(name, notes)),
     )
 
 

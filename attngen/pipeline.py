@@ -20,7 +20,9 @@ from attngen.transform.common import name_common_parts
 from attngen.transform.differentiate import Backward, differentiate
 from attngen.transform.hoist import hoist
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
+from attngen.transform.rewrites import Note
 from attngen.transform.runs import with_runs
+from attngen.transform.scales import fold_scales
 from attngen.transform.streaming import Streamed, streaming
 from attngen.version import VERSION
 
@@ -43,6 +45,8 @@ class Program:
     gradient: Cascade | None
     features: tuple[str, ...]
     kernels: tuple[Kernel, ...]
+    without: frozenset[str] = frozenset()
+    rewrites: tuple[tuple[str, tuple[Note, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,20 @@ class Source:
     scatters: tuple[tuple[str, Scatter], ...]
 
 
-def analyse(cascade: Cascade, observe: Observe[object] = ignore, wanted: frozenset[str] | None = None) -> Program:
+REWRITES: dict[str, Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]]] = {"fold_scales": fold_scales}
+"""Rewrites of kernels that change neither meaning nor partition, by the names under which they can be left out."""
+
+
+def analyse(
+    cascade: Cascade, observe: Observe[object] = ignore, wanted: frozenset[str] | None = None, without: frozenset[str] = frozenset()
+) -> Program:
     """From a traced cascade to kernels.
 
     Args:
         cascade: TracedForm, with the outputs that the module shall return.
         observe: called with the name and the result of every step.
         wanted: inputs to differentiate by; None for all that can be.
+        without: names of `REWRITES` to leave out.
     """
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
@@ -75,9 +86,23 @@ def analyse(cascade: Cascade, observe: Observe[object] = ignore, wanted: frozens
     observe("hoist", gradient)
     saved = tuple(item.name for item in backward.saved)
     forward = forward_kernel(backward.forward, saved, axes.features)
-    kernels = tuple(with_runs(name_common_parts(kernel)) for kernel in (forward, *backward_kernels(backward, gradient, axes.features)))
-    observe("partition", kernels)
-    return Program(canonical, backward.forward, backward, gradient, axes.features, kernels)
+    parts = (forward, *backward_kernels(backward, gradient, axes.features))
+    observe("partition", parts)
+    parts, rewrites = _rewritten(parts, without)
+    kernels = tuple(with_runs(name_common_parts(kernel)) for kernel in parts)
+    observe("rewrite", kernels)
+    return Program(canonical, backward.forward, backward, gradient, axes.features, kernels, without, rewrites)
+
+
+def _rewritten(kernels: tuple[Kernel, ...], without: frozenset[str]) -> tuple[tuple[Kernel, ...], tuple[tuple[str, tuple[Note, ...]], ...]]:
+    """Kernels after all rewrites but those to leave out, and what became of each."""
+    told: list[tuple[str, tuple[Note, ...]]] = []
+    for name, rewrite in REWRITES.items():
+        if name not in without:
+            done = [rewrite(kernel) for kernel in kernels]
+            kernels = tuple(kernel for kernel, _ in done)
+            told.append((name, tuple(note for _, notes in done for note in notes)))
+    return kernels, tuple(told)
 
 
 def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> Source:

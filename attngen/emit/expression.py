@@ -148,6 +148,10 @@ class Printer:
         arg = expr.args[0]
         if len(layout) == 2 and isinstance(arg, Apply) and arg.op == "sub" and self.values.layout(arg.args[1]) != layout:
             tile, row = arg.args
+            if isinstance(tile, Apply) and tile.op == "mul" and not self.values.layout(tile.args[1]):
+                self.values.use("exp_scaled")
+                scaled, scale = (self.code(tile.args[0], layout), self.code(tile.args[1], ()))
+                return f"exp_scaled({scaled}, {scale}, {self.code(row, layout)}, DTYPE)", _ATOM
             self.values.use("exp_above")
             return f"exp_above({self.code(tile, layout)}, {self.code(row, layout)}, DTYPE)", _ATOM
         return self.call("tl.exp", expr.args, layout), _ATOM

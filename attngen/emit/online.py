@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from attngen.emit.expression import Layout
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.sections import Stage, Value
+from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.traverse import names_read
 from attngen.transform.streaming import Accumulator, Gauge
@@ -56,16 +57,20 @@ class Online:
             writer.put(f"{seen} = {x}", Stage.TILE)
         self.lowering.under_masks(f'{seen} = tl.where({valid}, {seen}, float("-inf"))')
         alpha = writer.name(f"alpha{tail}")
-        writer.put(f"{name}_new = tl.maximum({name}, tl.max({seen}, 1))", Stage.TILE)
+        scale = "" if gauge.scale == build.ONE else writer.printer.operand(gauge.scale, (), 11)
+        largest = f"tl.max({seen}, 1) * {scale}" if scale else f"tl.max({seen}, 1)"
+        writer.put(f"{name}_new = tl.maximum({name}, {largest})", Stage.TILE)
         writer.put(f'{name}_safe = tl.where({name}_new == float("-inf"), 0.0, {name}_new)', Stage.TILE)
         writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
         if gauge.offset is not None:
             writer.put(f'delta{tail} = tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', Stage.TILE)
         weight = writer.name(tensor_name(step.name))
-        writer.use("exp_above")
+        helper = "exp_scaled" if scale else "exp_above"
+        writer.use(helper)
         # What an offset gives is not relative to the maximum any more: there the weights must not share a rounding error either.
         precision = "DTYPE" if gauge.offset is None else "ACC"
-        writer.put(f"{weight} = exp_above({seen}, {name}_safe[:, None], {precision})", Stage.TILE)
+        exponent = f"{seen}, {scale}" if scale else seen
+        writer.put(f"{weight} = {helper}({exponent}, {name}_safe[:, None], {precision})", Stage.TILE)
         writer.steps[step.name] = Value(weight, (resident, streamed), Stage.TILE)
         self.lowering.zeroed[step.name] = self.lowering.exists.get(step.name)
         self.moved.append(name)

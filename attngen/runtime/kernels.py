@@ -44,12 +44,13 @@ class Loaded:
 @dataclass(frozen=True, slots=True)
 class Options:
     """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
-    tiles, frozen; `deterministic` None: as PyTorch is set; `keep_lists`: lists of tiles outlive a call."""
+    tiles, frozen; `deterministic` None: as PyTorch is set; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out."""
 
     arch: str | None = None
     schedule: tuple[tuple[str, object], ...] | None = None
     deterministic: bool | None = None
     keep_lists: bool = False
+    without: frozenset[str] = frozenset()
 
 
 def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -98,7 +99,7 @@ class Kernels:
             return self
         with self.lock:
             if names not in self.narrower:
-                program = analyse(self.program.cascade, wanted=names)
+                program = analyse(self.program.cascade, wanted=names, without=self.program.without)
                 gone = {kernel.role for kernel in self.program.kernels} - {kernel.role for kernel in program.kernels}
                 schedule = tuple(item for item in self.override if item[0] not in gone) if self.override is not None else None
                 self.narrower[names] = Kernels(program, self.name, replace(self.options, schedule=schedule), self.knobs)
@@ -163,7 +164,8 @@ class Kernels:
         length = "long" if lengths is None else length_class(*lengths)
         request = Request(tuple(dims.items()), dtype, target, length)
         gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
-        asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients}
+        without = ",".join(sorted(self.program.without))
+        asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients, "without": without}
         key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
         with self.lock:
             if key not in self.schedules:

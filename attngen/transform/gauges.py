@@ -29,6 +29,7 @@ class Gauge:
         value: the row step Z at which the backward evaluates the gauge (there `norm` is 1).
         norm: Z = m_i + log(norm).
         floor: row values that the running maximum must dominate (a sink).
+        scale: positive; the exponential is of `x * scale`, where it is not in x.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Gauge:
     value: str
     norm: Expr
     floor: tuple[Expr, ...]
+    scale: Expr = build.ONE
 
 
 @dataclass(frozen=True, slots=True)

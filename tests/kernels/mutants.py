@@ -36,7 +36,23 @@ MUTANTS = (
     Mutant("tail loaded without a mask", LIB, "tl.load(pointers, mask=ok, other=0)", "tl.load(pointers)"),
     Mutant("masks on the wrong loads", LIB, "if FULL:", "if not FULL:"),
     Mutant("exp2 without a change of base", LIB, "power = (x - floor) * LOG2E", "power = x - floor"),
-    Mutant("exp2 without a change of base at half precision", LIB, "-(floor * LOG2E)", "-floor", first="rounding"),
+    Mutant(
+        "exp2 without a change of base at half precision",
+        LIB,
+        "tl.full((), LOG2E, x.dtype), -(floor * LOG2E))",
+        "tl.full((), LOG2E, x.dtype), -floor)",
+        first="rounding",
+    ),
+    Mutant("scaled exponents in another base", LIB, "tl.full((), scale * LOG2E, x.dtype)", "tl.full((), scale, x.dtype)", first="rounding"),
+    Mutant("scaled exponents without their scale", LIB, "tl.fma(x, tl.full((), scale, x.dtype), -floor)", "(x - floor)"),
+    Mutant("a maximum before its scale", EMIT, 'f"tl.max({seen}, 1) * {scale}" if scale', 'f"tl.max({seen}, 1)" if scale'),
+    Mutant(
+        "negative scales in the exponent",
+        TRANSFORM,
+        'return 0 < value < float("inf")',
+        "return value != 0",
+        first="tests/transform/test_scales.py",
+    ),
     Mutant(
         "division by an empty sum", LIB, "tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))", "a / b", first="causal_bottom_right"
     ),

@@ -102,8 +102,9 @@ def _empty() -> None:
 
 
 def _rounding() -> None:
-    for dtype, scale in ((torch.float16, 1.0), (torch.float16, 1000.0), (torch.float32, 1.0)):
-        case = cases.case("causal", TALL, scale=scale).to(dtype)
+    half, single = torch.float16, torch.float32
+    for variant, dtype, scale in (("causal", half, 1.0), ("causal", half, 1000.0), ("causal", single, 1.0), ("causal_alibi", half, 1.0)):
+        case = cases.case(variant, TALL, scale=scale).to(dtype)
         arguments = case.cascade, case.values, case.cotangents
         found = harness.run(*arguments, harness.tiles(32, 32), memory.fenced_empty)
         golden, plain = harness.expected(*arguments), harness.yardstick(*arguments, dtype)
