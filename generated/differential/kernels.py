@@ -34,12 +34,12 @@ TYPES = {
 
 
 @triton.jit
-def exp_above(x, floor, DTYPE: tl.constexpr):
-    """exp(x - floor): one fused multiply-add at half precision, above it an exact difference."""
+def exp_scaled(x, scale, floor, DTYPE: tl.constexpr):
+    """exp(x * scale - floor), with the product and the difference in one rounding."""
     if DTYPE.primitive_bitwidth == 16:
-        power = tl.fma(x, tl.full((), LOG2E, x.dtype), -(floor * LOG2E))
+        power = tl.fma(x, tl.full((), scale * LOG2E, x.dtype), -(floor * LOG2E))
     else:
-        power = (x - floor) * LOG2E
+        power = tl.fma(x, tl.full((), scale, x.dtype), -floor) * LOG2E
     return tl.exp2(power)
 
 
@@ -105,13 +105,11 @@ def forward_kernel(
     """Rows stay, the streamed axis passes: outputs and row statistics.
 
     s1[b,g,r,m,n] = sum[d] q1[b,g,r,m,d] * k1[b,g,n,d]
-    x[b,g,r,m,n] = s1[b,g,r,m,n] * extent(d) ** -0.5
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - m_i[b,g,r,m])
+    w[b,g,r,m,n] = exp(s1[b,g,r,m,n] * extent(d) ** -0.5 - m_i[b,g,r,m])
     l_i[b,g,r,m] = sum[n] w[b,g,r,m,n]
     lse[b,g,r,m] = m_i[b,g,r,m] + log(l_i[b,g,r,m])
     s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,g,n,d]
-    x2[b,g,r,m,n] = s2[b,g,r,m,n] * extent(d) ** -0.5
-    w2[b,g,r,m,n] = exp(x2[b,g,r,m,n] - m_i2[b,g,r,m])
+    w2[b,g,r,m,n] = exp(s2[b,g,r,m,n] * extent(d) ** -0.5 - m_i2[b,g,r,m])
     l_i2[b,g,r,m] = sum[n] w2[b,g,r,m,n]
     lse2[b,g,r,m] = m_i2[b,g,r,m] + log(l_i2[b,g,r,m])
     acc[b,g,r,m,e] = sum[n] w2[b,g,r,m,n] * v[b,g,n,e]
@@ -168,26 +166,24 @@ def forward_kernel(
             k1_ptrs = k1_start + range_n[:, None] * k1_stride_n + offs_d[None, :]
             k1 = load(k1_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s1 = tl.dot(q1, tl.trans(k1), input_precision="ieee", out_dtype=ACC)
-            x = s1 * DIM_D**-0.5
             if segment != 0:
                 valid = ok_n[None, :]
-                x = tl.where(valid, x, float("-inf"))
-            m_i_new = tl.maximum(m_i, tl.max(x, 1))
+                s1 = tl.where(valid, s1, float("-inf"))
+            m_i_new = tl.maximum(m_i, tl.max(s1, 1) * DIM_D**-0.5)
             m_i_safe = tl.where(m_i_new == float("-inf"), 0.0, m_i_new)
             alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
-            w = exp_above(x, m_i_safe[:, None], DTYPE)
+            w = exp_scaled(s1, DIM_D**-0.5, m_i_safe[:, None], DTYPE)
             l_i = l_i * alpha + tl.sum(w, 1)
             k2_start = k2_base + tl.cast(start_n, tl.int64) * k2_stride_n
             k2_ptrs = k2_start + range_n[:, None] * k2_stride_n + offs_d[None, :]
             k2 = load(k2_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s2 = tl.dot(q2, tl.trans(k2), input_precision="ieee", out_dtype=ACC)
-            x2 = s2 * DIM_D**-0.5
             if segment != 0:
-                x2 = tl.where(valid, x2, float("-inf"))
-            m_i2_new = tl.maximum(m_i2, tl.max(x2, 1))
+                s2 = tl.where(valid, s2, float("-inf"))
+            m_i2_new = tl.maximum(m_i2, tl.max(s2, 1) * DIM_D**-0.5)
             m_i2_safe = tl.where(m_i2_new == float("-inf"), 0.0, m_i2_new)
             alpha2 = tl.exp2((m_i2 - m_i2_safe) * LOG2E)
-            w2 = exp_above(x2, m_i2_safe[:, None], DTYPE)
+            w2 = exp_scaled(s2, DIM_D**-0.5, m_i2_safe[:, None], DTYPE)
             l_i2 = l_i2 * alpha2 + tl.sum(w2, 1)
             v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
             v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
@@ -345,11 +341,11 @@ def backward_rows_kernel(
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
     s1[b,g,r,m,n] = sum[d] q1[b,g,r,m,d] * k1[b,g,n,d]
-    x[b,g,r,m,n] = s1[b,g,r,m,n] * extent(d) ** -0.5
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))
+    w[b,g,r,m,n] = exp(s1[b,g,r,m,n] * extent(d) ** -0.5 - where(lse[b,g,r,m] == -inf, inf,
+        lse[b,g,r,m]))
     s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,g,n,d]
-    x2[b,g,r,m,n] = s2[b,g,r,m,n] * extent(d) ** -0.5
-    w2[b,g,r,m,n] = exp(x2[b,g,r,m,n] - where(lse2[b,g,r,m] == -inf, inf, lse2[b,g,r,m]))
+    w2[b,g,r,m,n] = exp(s2[b,g,r,m,n] * extent(d) ** -0.5 - where(lse2[b,g,r,m] == -inf, inf,
+        lse2[b,g,r,m]))
     dw2_part_sum[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]
     dw2_part[b,g,r,m,n] = -(dw2_part_sum[b,g,r,m,n] * lam[g,r])
     dw2[b,g,r,m,n] = dl_i2[b,g,r,m] + dw2_part[b,g,r,m,n]
@@ -422,8 +418,7 @@ def backward_rows_kernel(
             k1_ptrs = k1_start + range_n[:, None] * k1_stride_n + offs_d[None, :]
             k1 = load(k1_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s1 = tl.dot(q1, tl.trans(k1), input_precision="ieee", out_dtype=ACC)
-            x = s1 * DIM_D**-0.5
-            w = exp_above(x, lse_safe[:, None], DTYPE)
+            w = exp_scaled(s1, DIM_D**-0.5, lse_safe[:, None], DTYPE)
             if segment != 0:
                 valid = ok_n[None, :]
                 w = tl.where(valid, w, 0.0)
@@ -431,8 +426,7 @@ def backward_rows_kernel(
             k2_ptrs = k2_start + range_n[:, None] * k2_stride_n + offs_d[None, :]
             k2 = load(k2_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s2 = tl.dot(q2, tl.trans(k2), input_precision="ieee", out_dtype=ACC)
-            x2 = s2 * DIM_D**-0.5
-            w2 = exp_above(x2, lse2_safe[:, None], DTYPE)
+            w2 = exp_scaled(s2, DIM_D**-0.5, lse2_safe[:, None], DTYPE)
             if segment != 0:
                 w2 = tl.where(valid, w2, 0.0)
             v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
@@ -511,11 +505,11 @@ def backward_columns_kernel(
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
     s1[b,g,r,m,n] = sum[d] q1[b,g,r,m,d] * k1[b,g,n,d]
-    x[b,g,r,m,n] = s1[b,g,r,m,n] * extent(d) ** -0.5
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))
+    w[b,g,r,m,n] = exp(s1[b,g,r,m,n] * extent(d) ** -0.5 - where(lse[b,g,r,m] == -inf, inf,
+        lse[b,g,r,m]))
     s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,g,n,d]
-    x2[b,g,r,m,n] = s2[b,g,r,m,n] * extent(d) ** -0.5
-    w2[b,g,r,m,n] = exp(x2[b,g,r,m,n] - where(lse2[b,g,r,m] == -inf, inf, lse2[b,g,r,m]))
+    w2[b,g,r,m,n] = exp(s2[b,g,r,m,n] * extent(d) ** -0.5 - where(lse2[b,g,r,m] == -inf, inf,
+        lse2[b,g,r,m]))
     dw2_part_sum[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]
     dw2_part[b,g,r,m,n] = -(dw2_part_sum[b,g,r,m,n] * lam[g,r])
     dw2[b,g,r,m,n] = dl_i2[b,g,r,m] + dw2_part[b,g,r,m,n]
@@ -577,13 +571,12 @@ def backward_columns_kernel(
             q1_ptrs = q1_start + range_m[:, None] * q1_stride_m + offs_d[None, :]
             q1 = load(q1_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
             s1 = tl.dot(k1, tl.trans(q1), input_precision="ieee", out_dtype=ACC)
-            x = s1 * DIM_D**-0.5
             lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
             lse_start += tl.cast(start_m, tl.int64)
             lse_ptrs = lse_start + range_m
             lse = load(lse_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
-            w = exp_above(x, lse_safe[None, :], DTYPE)
+            w = exp_scaled(s1, DIM_D**-0.5, lse_safe[None, :], DTYPE)
             if segment != 0:
                 valid = ok_m[None, :]
                 w = tl.where(valid, w, 0.0)
@@ -591,13 +584,12 @@ def backward_columns_kernel(
             q2_ptrs = q2_start + range_m[:, None] * q2_stride_m + offs_d[None, :]
             q2 = load(q2_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
             s2 = tl.dot(k2, tl.trans(q2), input_precision="ieee", out_dtype=ACC)
-            x2 = s2 * DIM_D**-0.5
             lse2_start = lse2_ptr + ((b * len_g + g) * len_r + r) * len_m
             lse2_start += tl.cast(start_m, tl.int64)
             lse2_ptrs = lse2_start + range_m
             lse2 = load(lse2_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             lse2_safe = tl.where(lse2 == float("-inf"), float("inf"), lse2)
-            w2 = exp_above(x2, lse2_safe[None, :], DTYPE)
+            w2 = exp_scaled(s2, DIM_D**-0.5, lse2_safe[None, :], DTYPE)
             if segment != 0:
                 w2 = tl.where(valid, w2, 0.0)
             do_start = do_base + tl.cast(start_m, tl.int64) * do_stride_m

@@ -31,12 +31,12 @@ TYPES = {
 
 
 @triton.jit
-def exp_above(x, floor, DTYPE: tl.constexpr):
-    """exp(x - floor): one fused multiply-add at half precision, above it an exact difference."""
+def exp_scaled(x, scale, floor, DTYPE: tl.constexpr):
+    """exp(x * scale - floor), with the product and the difference in one rounding."""
     if DTYPE.primitive_bitwidth == 16:
-        power = tl.fma(x, tl.full((), LOG2E, x.dtype), -(floor * LOG2E))
+        power = tl.fma(x, tl.full((), scale * LOG2E, x.dtype), -(floor * LOG2E))
     else:
-        power = (x - floor) * LOG2E
+        power = tl.fma(x, tl.full((), scale, x.dtype), -floor) * LOG2E
     return tl.exp2(power)
 
 
@@ -118,8 +118,7 @@ def forward_kernel(
     """Rows stay, the streamed axis passes: outputs and row statistics.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5  if m >= n or n < prefix[b]
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - m_i[b,g,r,m])  if m >= n or n < prefix[b]
+    w[b,g,r,m,n] = exp(s[b,g,r,m,n] * extent(d) ** -0.5 - m_i[b,g,r,m])  if m >= n or n < prefix[b]
     l_i[b,g,r,m] = sum[n] w[b,g,r,m,n]  if m >= n or n < prefix[b]
     lse[b,g,r,m] = m_i[b,g,r,m] + log(l_i[b,g,r,m])
     acc[b,g,r,m,e] = sum[n] w[b,g,r,m,n] * v[b,g,n,e]  if m >= n or n < prefix[b]
@@ -165,15 +164,14 @@ def forward_kernel(
             k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
             k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
-            x = s * DIM_D**-0.5
             if segment != 0:
                 holds = offs_n < prefix_at
                 valid = ok_n[None, :] & ((offs_m[:, None] >= offs_n[None, :]) | holds[None, :])
-                x = tl.where(valid, x, float("-inf"))
-            m_i_new = tl.maximum(m_i, tl.max(x, 1))
+                s = tl.where(valid, s, float("-inf"))
+            m_i_new = tl.maximum(m_i, tl.max(s, 1) * DIM_D**-0.5)
             m_i_safe = tl.where(m_i_new == float("-inf"), 0.0, m_i_new)
             alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
-            w = exp_above(x, m_i_safe[:, None], DTYPE)
+            w = exp_scaled(s, DIM_D**-0.5, m_i_safe[:, None], DTYPE)
             l_i = l_i * alpha + tl.sum(w, 1)
             v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
             v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
@@ -306,9 +304,8 @@ def backward_rows_kernel(
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5  if m >= n or n < prefix[b]
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))  if m >= n or
-        n < prefix[b]
+    w[b,g,r,m,n] = exp(s[b,g,r,m,n] * extent(d) ** -0.5 - where(lse[b,g,r,m] == -inf, inf,
+        lse[b,g,r,m]))  if m >= n or n < prefix[b]
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n or n < prefix[b]
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n or n < prefix[b]
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n or n < prefix[b]
@@ -363,8 +360,7 @@ def backward_rows_kernel(
             k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
             k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
-            x = s * DIM_D**-0.5
-            w = exp_above(x, lse_safe[:, None], DTYPE)
+            w = exp_scaled(s, DIM_D**-0.5, lse_safe[:, None], DTYPE)
             if segment != 0:
                 holds = offs_n < prefix_at
                 valid = ok_n[None, :] & ((offs_m[:, None] >= offs_n[None, :]) | holds[None, :])
@@ -441,9 +437,8 @@ def backward_columns_kernel(
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5  if m >= n or n < prefix[b]
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))  if m >= n or
-        n < prefix[b]
+    w[b,g,r,m,n] = exp(s[b,g,r,m,n] * extent(d) ** -0.5 - where(lse[b,g,r,m] == -inf, inf,
+        lse[b,g,r,m]))  if m >= n or n < prefix[b]
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n or n < prefix[b]
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n or n < prefix[b]
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n or n < prefix[b]
@@ -500,13 +495,12 @@ def backward_columns_kernel(
             q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
             q = load(q_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
             s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
-            x = s * DIM_D**-0.5
             lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
             lse_start += tl.cast(start_m, tl.int64)
             lse_ptrs = lse_start + range_m
             lse = load(lse_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
-            w = exp_above(x, lse_safe[None, :], DTYPE)
+            w = exp_scaled(s, DIM_D**-0.5, lse_safe[None, :], DTYPE)
             if segment != 0:
                 valid = ok_m[None, :] & ((offs_m[None, :] >= offs_n[:, None]) | holds[:, None])
                 w = tl.where(valid, w, 0.0)
