@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attngen.emit.context import Finish, HostContext, Launch
 from attngen.emit.kernel import Lowered, Scatter
-from attngen.emit.listing import names_of
+from attngen.emit.listing import NARROW_TILES, names_of
 from attngen.emit.names import Code, number, tensor_name
 from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade, Input
@@ -137,13 +137,15 @@ def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:
 
 
 def _allocate_lists(kernel: Kernel, model: str) -> list[Code]:
-    """A row for each resident tile of a head, as long as there are tiles to visit."""
+    """A row for each resident tile of a head, as long as there are tiles to visit; two bytes a tile while their numbers fit."""
     heads = "".join(f"len_{axis}, " for axis in kernel.grid)
     resident, streamed = (f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])' for axis in (kernel.resident, kernel.streamed or ""))
     lists, counts = names_of(kernel.lists)
     return [
         Code(f"rows = ({heads}{resident}{'' if heads else ','})"),
-        Code(f"{lists} = torch.empty((*rows, {streamed}), dtype=torch.int32, device={model}.device)"),
+        Code(f"list_length = {streamed}"),
+        Code(f"list_dtype = torch.int16 if list_length <= {NARROW_TILES} else torch.int32"),
+        Code(f"{lists} = torch.empty((*rows, list_length), dtype=list_dtype, device={model}.device)"),
         Code(f"{counts} = torch.empty((*rows, 2), dtype=torch.int32, device={model}.device)"),
     ]
 

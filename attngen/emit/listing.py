@@ -3,7 +3,8 @@
     list[row] = | full tiles ->          <- tiles under masks |        count[row] = (full tiles, tiles under masks)
 
 A row belongs to one resident tile of one head, as far as the mask tells heads apart. The stream then walks over the list: the full tiles
-from the front, those under masks up to the end. Nothing is ever as large as the mask: a number a tile, for the tiles that a program visits.
+from the front, those under masks up to the end. Nothing is ever as large as the mask: a list takes two bytes a tile, four beyond 32768
+tiles a row. A table of classes would take less, but loops over it would look at every tile again, each time with a branch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from attngen.emit.writer import Writer
 from attngen.ir import build
 from attngen.ir.traverse import free_axes, names_read
 from attngen.transform.partition import Kernel
+
+NARROW_TILES = 2**15
+"""Up to so many tiles a row their numbers fit two bytes."""
 
 
 def listing_kernel(kernel: Kernel) -> Kernel:

@@ -13,7 +13,7 @@ Where the mask has several pieces, as the first keys and a window have, both wal
 piece begins behind the one before it. So a kernel holds its loop twice, whatever the mask, and no accumulator passes through three loops.
 Where the mask has no closed form the walks go over a list of tiles instead (`listing`):
 
-    start_n = tl.load(list_start + turn_n) * BLOCK_N
+    start_n = tl.load(list_start + turn_n).to(tl.int32) * BLOCK_N
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def offsets(segments: Segments) -> list[tuple[Code, int | None]]:
         for walked, place, distance in _jumps(segments):
             lines.append((Code(f"start_{streamed} += tl.where(start_{streamed} >= {place}, {distance}, 0)"), walked))
     if segments.listed:
-        lines.append((Code(f"start_{streamed} = tl.load(list_start + turn_{streamed}) * BLOCK_{streamed.upper()}"), None))
+        lines.append((Code(f"start_{streamed} = tl.load(list_start + turn_{streamed}).to(tl.int32) * BLOCK_{streamed.upper()}"), None))
     lines.append((Code(f"offs_{streamed} = start_{streamed} + range_{streamed}"), None))
     lines.append((Code(f"ok_{streamed} = offs_{streamed} < len_{streamed}"), None))
     return lines

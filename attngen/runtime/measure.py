@@ -92,7 +92,7 @@ def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
     if param.startswith("len_") or "_stride_" in param or "_size_" in param:
         return "i32"
     if param.startswith(("list_", "count_")):
-        return "*i32"
+        return "*i16" if param.startswith("list_") else "*i32"
     mine = {str(tensor_name(item.name)): item for item in source.program.cascade.inputs}
     known = {str(tensor_name(item.name)): item for item in kernel.inputs} | mine
     if param in known:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from attngen.emit.kernel import Lowered
+from attngen.emit.listing import NARROW_TILES
 from attngen.emit.names import tensor_name
 from attngen.emit.segments import Segments, bound_names, segments_of
 from attngen.errors import ArgumentError, InternalError
@@ -169,13 +170,15 @@ class _Walk:
         if not self.segments.listed:
             return derived
         rows = len(self.first) * math.prod(self.lengths[axis] for axis in self.bounding.grid)
-        return derived + 4 * rows * (2 + -(-self.lengths[self.segments.ranges.stream] // self.stream_block))
+        tiles = math.ceil(self.lengths[self.segments.ranges.stream] / self.stream_block)
+        return derived + rows * (2 * 4 + tiles * (2 if tiles <= NARROW_TILES else 4))
 
     def listed(self) -> np.ndarray[Any, np.dtype[np.int8]]:
         """The same for all heads, from the lists that the listing kernel writes."""
         heads = [self.lengths[axis] for axis in self.bounding.grid]
         streamed = -(-self.lengths[self.segments.ranges.stream] // self.stream_block)
-        lists = torch.full((*heads, len(self.first), streamed), -1, dtype=torch.int32)
+        number = torch.int16 if streamed <= NARROW_TILES else torch.int32
+        lists = torch.full((*heads, len(self.first), streamed), -1, dtype=number)
         counts = torch.full((*heads, len(self.first), 2), -1, dtype=torch.int32)
         tile = self.loaded.tiles[self.kernel.role]
         from attngen.runtime.triton_api import tl

@@ -42,7 +42,7 @@ def _size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
 
 def poison(dtype: torch.dtype) -> float:
     """What no result may hold, and no number of a tile may be."""
-    return float("nan") if dtype.is_floating_point else -(2**30)
+    return float("nan") if dtype.is_floating_point else max(-(2**30), torch.iinfo(dtype).min)
 
 
 def fenced_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
