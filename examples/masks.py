@@ -29,6 +29,14 @@ def first_tokens_and_window(count, size):
     return mask
 
 
+def dilated(step, size):
+    def mask(b, h, q_idx, kv_idx):
+        distance = (q_idx - kv_idx).abs()
+        return (distance % step == 0) & (distance < size)
+
+    return mask
+
+
 def main() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 1, 90, 16) for _ in range(3))
@@ -43,6 +51,10 @@ def main() -> None:
         forward = attend.program.kernels[0]
         print(f"{name}: {describe(stream_ranges(forward.some, 'n', 'm'))}")
         print("  largest error:", f"{(attend(q, k, v) - attend.reference(q, k, v)).abs().max():.1e}")
+    attend = attngen.compile(attngen.attention(mask_mod=dilated(4, 256)), arch="sm90")
+    print("dilated by 4:", attend.explained().order)
+    for tiles in attend.mask_tiles(q_len=4096, kv_len=4096):
+        print(f"  {tiles.role}: {tiles.full} full tiles, {tiles.partial} under masks, {tiles.empty} not visited")
 
 
 if __name__ == "__main__":
