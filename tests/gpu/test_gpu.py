@@ -39,10 +39,26 @@ def window() -> attngen.Spec:
     return attngen.attention(mask_mod=mask)
 
 
+def dilated(b, h, q_idx, kv_idx):
+    return ((q_idx - kv_idx) % 2 == 0) & (q_idx >= kv_idx)
+
+
+def listed(b, h, q_idx, kv_idx):
+    return (q_idx * 3 + kv_idx) % 7 < 3
+
+
+def documents() -> attngen.Spec:
+    ids = (torch.arange(600, device=DEVICE) // 37).to(torch.int32)
+    return attngen.attention(mask_mod=lambda b, h, q_idx, kv_idx: ids[q_idx] == ids[kv_idx])
+
+
 SPECS: dict[str, Callable[[], attngen.Spec]] = {
     "plain": plain,
     "causal_alibi": causal_alibi,
     "window": window,
+    "dilated": lambda: attngen.attention(mask_mod=dilated),
+    "listed": lambda: attngen.attention(mask_mod=listed),
+    "documents": documents,
     "softcap": lambda: attngen.attention(softcap=20.0, mask_mod=causal),
     "sigmoid": lambda: attngen.attention(normalizer="sigmoid"),
     "relu": lambda: attngen.attention(normalizer="relu"),
