@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attngen.errors import AttngenError, InternalError, SpecError
+from attngen.errors import ArgumentError, AttngenError, InternalError, SpecError
 from attngen.version import VERSION
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     _one(explain)
     explain.add_argument("--after", metavar="STEP", help="print the result of one step of the pipeline only")
     explain.add_argument("--mask", type=int, metavar="N", help="count the tiles that the mask leaves, for N queries and N keys")
+    explain.add_argument("--plot", type=Path, metavar="FILE", help="with --mask: draw these tiles, as PNG or SVG")
     explain.add_argument("--full", action="store_true", help="everything, not one screen")
 
     inspect = _command(commands, "inspect", _inspect, "compile for a target, without a GPU, and print registers, spills, shared bytes")
@@ -186,6 +187,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     from attngen import explain
     from attngen.api import compile
     from attngen.deploy import parse_head_dims
+    from attngen.picture import plot_mask
 
     spec = _load(arguments.spec)
     if arguments.after is not None:
@@ -200,6 +202,11 @@ def _explain(arguments: argparse.Namespace) -> int:
         tiles = attend.mask_tiles(q_len=length, kv_len=length, dtype=arguments.dtype, head_dim=head_dim)
         found["mask"] = [item.as_dict() for item in tiles]
         text += ["", f"tiles for {length} queries and keys:", *_table(found["mask"])]
+        if arguments.plot is not None:
+            plot_mask(tiles, arguments.plot, title=spec.name)
+            text.append(f"drawn in {arguments.plot}")
+    elif arguments.plot is not None:
+        raise ArgumentError("--plot draws tiles, whose number depends on lengths", remedy="Add --mask N.")
     _print(arguments, found, text)
     return 0
 
@@ -220,7 +227,10 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _cache_ls(arguments: argparse.Namespace) -> int:
-    kept = [entry for store in _stores() for entry in store.entries()]
+    from attngen.cache.store import all_stores
+    from attngen.knobs import Knobs
+
+    kept = [entry for store in all_stores(Knobs.from_env().cache_dir) for entry in store.entries()]
     rows = [
         {"key": e.key, "kind": e.metadata.get("kind"), "bytes": e.size_bytes, "files": e.files, "folder": str(e.path.parent)} for e in kept
     ]
@@ -230,7 +240,10 @@ def _cache_ls(arguments: argparse.Namespace) -> int:
 
 
 def _cache_clear(arguments: argparse.Namespace) -> int:
-    removed = sum(store.clear() for store in _stores())
+    from attngen.cache.store import all_stores
+    from attngen.knobs import Knobs
+
+    removed = sum(store.clear() for store in all_stores(Knobs.from_env().cache_dir))
     _print(arguments, {"removed": removed}, [f"{removed} entries removed"])
     return 0
 
@@ -285,17 +298,6 @@ def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping
             suffix = "cubin" if targets.get(arguments.arch).backend == "cuda" else "hsaco"
             (folder / f"{item.resources.name}.{item.resources.role}.{suffix}").write_bytes(item.compiled.binary)
     return [item.row() for item in found]
-
-
-def _stores() -> list[Any]:
-    """The cache of every version that left one."""
-    from attngen.cache.directory import cache_base, prepare_directory
-    from attngen.cache.store import Store
-    from attngen.knobs import Knobs
-
-    base = cache_base(Knobs.from_env().cache_dir)
-    parts = sorted(path.relative_to(base).parts for path in base.glob("*/*") if path.is_dir())
-    return [Store(prepare_directory(base, *names)) for names in parts]
 
 
 class Progress:

@@ -125,6 +125,16 @@ def test_check_measures_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["name"] for row in found["errors"]} == {"o", "lse", "dq", "dk", "dv"}
 
 
+def test_explain_draws_the_tiles_of_a_mask(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "mask.svg"
+    assert cli.main(["explain", "sliding_window", "--mask", "1024", "--plot", str(picture)]) == 0
+    assert f"drawn in {picture}" in capsys.readouterr().out
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+    assert cli.main(["explain", "sliding_window", "--plot", str(picture)]) == 1
+    assert "Add --mask N." in capsys.readouterr().err
+
+
 def test_explain_on_one_screen_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "causal", "--head-dim", "64"]) == 0
     short = capsys.readouterr().out

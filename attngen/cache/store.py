@@ -257,3 +257,14 @@ def _owner(lock: Path) -> str:
     with suppress(OSError):
         return lock.read_text()[:100] or "another process"
     return "another process"
+
+
+def all_stores(override: Path | None = None) -> list[Store]:
+    """The caches of all versions of the code and of its tools that left one.
+
+    Args:
+        override: the knob `cache_dir`.
+    """
+    base = cache_base(override)
+    parts = sorted(path.relative_to(base).parts for path in base.glob("*/*") if path.is_dir())
+    return [Store(prepare_directory(base, *names)) for names in parts]
