@@ -86,10 +86,10 @@ def _split(tensor: Tensor, dim: int, divisor: int) -> Tensor:
 
 
 def joined(spec: Spec, classes: Classes, name: str, result: Tensor, extents: Mapping[str, int]) -> Tensor:
-    """A result with one dimension for the sequence."""
+    """A result with one dimension for the sequence; as contiguous as every other result is."""
     axes = spec.cascade.axes(name)
     if classes.axis not in axes:
         return result
     dim = axes.index(classes.axis) - 1
     whole = result.flatten(dim, dim + 1)
-    return whole.narrow(dim, 0, extents[axes[dim]]) if whole.shape[dim] != extents[axes[dim]] else whole
+    return whole.narrow(dim, 0, extents[axes[dim]]).contiguous()
