@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from attngen.emit.names import Code, number
 from attngen.errors import InternalError, UnsupportedError
@@ -148,13 +148,20 @@ class Printer:
         arg = expr.args[0]
         if len(layout) == 2 and isinstance(arg, Apply) and arg.op == "sub" and self.values.layout(arg.args[1]) != layout:
             tile, row = arg.args
-            if isinstance(tile, Apply) and tile.op == "mul" and not self.values.layout(tile.args[1]):
+            if self.is_scaled_tile(tile, layout):
                 self.values.use("exp_scaled")
                 scaled, scale = (self.code(tile.args[0], layout), self.code(tile.args[1], ()))
                 return f"exp_scaled({scaled}, {scale}, {self.code(row, layout)}, DTYPE)", _ATOM
             self.values.use("exp_above")
             return f"exp_above({self.code(tile, layout)}, {self.code(row, layout)}, DTYPE)", _ATOM
         return self.call("tl.exp", expr.args, layout), _ATOM
+
+    def is_scaled_tile(self, expr: Expr, layout: Layout) -> TypeGuard[Apply]:
+        """Whether a value is a whole tile of floats, times a scalar. Whole numbers would take the constant into their own type."""
+        if not isinstance(expr, Apply) or expr.op != "mul":
+            return False
+        tile, scale = expr.args
+        return kind_of(tile) == "float" and self.values.layout(tile) == layout and not self.values.layout(scale)
 
     def power(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         base, exponent = expr.args

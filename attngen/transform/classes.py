@@ -18,6 +18,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.classes import Classes
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
+from attngen.ir.names import Names
 from attngen.ir.traverse import free_axes, walk
 
 _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
@@ -40,10 +41,8 @@ def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade,
     value = _value(divisor, numbers)
     if divisor is None or value < 2 or not _is_movable(cascade, (resident, streamed)):
         return None
-    taken = (
-        {item.name for item in cascade.inputs} | {step.name for step in cascade.steps} | {*axes.grid, *axes.features, resident, streamed}
-    )
-    classes = Classes(value, (resident, streamed), _unused("c", taken), _unused("keys", taken))
+    names = Names(cascade)
+    classes = Classes(value, (resident, streamed), names.fresh("c"), names.fresh("keys"))
     move = _Move(cascade, classes, divisor)
     inputs = (*map(move.input, cascade.inputs), Input(classes.length, None, 0, "int", number=True))
     return Cascade(inputs, tuple(map(move.step, cascade.steps)), cascade.outputs), classes
@@ -70,11 +69,6 @@ def _is_movable(cascade: Cascade, sequence: tuple[str, str]) -> bool:
             if isinstance(node, Read) and node.tensor in captured and set(sequence) & set(free_axes(node)):
                 return False
     return True
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    candidates = (name, *(f"{name}{i}" for i in range(len(taken))))
-    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 class _Move:

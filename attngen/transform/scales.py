@@ -39,7 +39,8 @@ def _scaled(step: Einsum, kernel: Kernel) -> tuple[Read, Expr] | str:
     """The tile and the scale of an exponent, or why they cannot be taken apart."""
     parts = factors(step.body)
     computed = {other.name for other in kernel.steps}
-    tiles = [part for part in parts if isinstance(part, Read) and part.tensor in computed and set(step.axes) == set(free_axes(part))]
+    reads = [part for part in parts if isinstance(part, Read) and part.kind == "float" and part.tensor in computed]
+    tiles = [part for part in reads if set(step.axes) == set(free_axes(part))]
     rest = [part for part in parts if not any(part is one for one in tiles)]
     if step.over or len(tiles) != 1 or not rest:
         return f"{step.name} is no product of a tile and a scale"

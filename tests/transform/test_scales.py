@@ -59,6 +59,24 @@ def test_an_exponent_that_is_read_otherwise_stays() -> None:
     assert [(applied, "needs" in text) for applied, text in notes(entropy).values()] == [(False, True)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("both", [True, False])
+def test_whole_numbers_in_an_exponent_keep_their_scale(both: bool, dtype: torch.dtype) -> None:
+    """A tile of distances, or a vector of positions, times a number."""
+
+    @attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
+    def decayed(q: Any, k: Any, v: Any) -> Any:
+        place = attngen.index("n") - attngen.index("m") if both else attngen.index("n")
+        norm = attngen.sum(q * q, over="d")
+        return attngen.einsum("b h m n, b h n e -> b h m e", attngen.exp(place * 0.25 - norm * 0.1), v)
+
+    attend = attngen.compile(decayed, schedule=SMALL)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn((1, 1, n, 16), generator=generator, dtype=torch.float64).mul(0.3).to(dtype) for n in (20, 23, 23))
+    right = attend.reference(q, k, v)
+    assert (attend(q, k, v).double() - right).abs().max() <= 4 * torch.finfo(dtype).eps * right.abs().max()
+
+
 @settings(max_examples=10)
 @given(
     scale=st.sampled_from([None, 0.5, 2.0, -0.7, 1e-3]),
