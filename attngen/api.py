@@ -235,8 +235,9 @@ class Attention:
         """The same as a value, with `as_dict` for programs and `text` for people."""
         shown = self._in_classes or self
         target = targets.get(arch or self.options.arch or "sm90")
-        choice = shown._kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
-        return explain(self.spec.cascade, shown.program, choice, shown._kernels.atomic, describe(shown.spec, target))
+        kernels = shown._kernels.at(dtype_name(dtype))
+        choice = kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
+        return explain(self.spec.cascade, kernels.program, choice, kernels.atomic, describe(shown.spec, target))
 
     def mask_tiles(
         self,
@@ -294,10 +295,11 @@ class Attention:
             The source of the module with its structure.
         """
         dims = self.dims(head_dim, extents)
-        self._kernels.settled(dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
+        kernels = self._kernels.at(dtype_name(dtype))
+        kernels.settled(dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
         if self._in_classes is not None:
             self._in_classes.build(dtype, extents=dims)
-        return self._kernels.source(dims)
+        return kernels.source(dims)
 
     def dims(self, head_dim: int | tuple[int, ...] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:
         """Feature axis -> length."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from attngen.analysis.dependence import roles
@@ -37,16 +37,23 @@ def ignore(name: str, value: _T) -> _T:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The kernels of a variant before they have tiles, and what led to them."""
+    """The kernels of a variant before they have tiles, and what led to them.
+
+    Attributes:
+        parts: the kernels before rewrites. kernels: after them.
+        dtype: of the arguments that `kernels` are for; "" for all dtypes alike.
+    """
 
     cascade: Cascade
     streamed: Streamed
     backward: Backward | None
     gradient: Cascade | None
     features: tuple[str, ...]
-    kernels: tuple[Kernel, ...]
-    without: frozenset[str] = frozenset()
+    parts: tuple[Kernel, ...]
+    without: frozenset[str]
+    kernels: tuple[Kernel, ...] = ()
     rewrites: tuple[tuple[str, tuple[Note, ...]], ...] = ()
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,16 @@ class Source:
     scatters: tuple[tuple[str, Scatter], ...]
 
 
-REWRITES: dict[str, Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]]] = {"fold_scales": fold_scales}
-"""Rewrites of kernels that change neither meaning nor partition, by the names under which they can be left out."""
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A rewrite of kernels that changes neither meaning nor partition, and the dtypes whose precision allows it; none for all."""
+
+    apply: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]]
+    dtypes: frozenset[str] = frozenset()
+
+
+REWRITES: dict[str, Rewrite] = {"fold_scales": Rewrite(fold_scales)}
+"""In the order in which they are tried, by the names under which they can be left out."""
 
 
 def analyse(
@@ -88,21 +103,28 @@ def analyse(
     forward = forward_kernel(backward.forward, saved, axes.features)
     parts = (forward, *backward_kernels(backward, gradient, axes.features))
     observe("partition", parts)
-    parts, rewrites = _rewritten(parts, without)
-    kernels = tuple(with_runs(name_common_parts(kernel)) for kernel in parts)
-    observe("rewrite", kernels)
-    return Program(canonical, backward.forward, backward, gradient, axes.features, kernels, without, rewrites)
+    program = _rewritten(Program(canonical, backward.forward, backward, gradient, axes.features, parts, without))
+    observe("rewrite", program.kernels)
+    return program
 
 
-def _rewritten(kernels: tuple[Kernel, ...], without: frozenset[str]) -> tuple[tuple[Kernel, ...], tuple[tuple[str, tuple[Note, ...]], ...]]:
+def for_dtype(program: Program, dtype: str) -> Program:
+    """The program with all rewrites that the precision of a dtype allows; itself where that changes nothing."""
+    if not any(dtype in rewrite.dtypes for rewrite in REWRITES.values()):
+        return program
+    special = _rewritten(replace(program, dtype=dtype))
+    return program if special.kernels == program.kernels else special
+
+
+def _rewritten(program: Program) -> Program:
     """Kernels after all rewrites but those to leave out, and what became of each."""
-    told: list[tuple[str, tuple[Note, ...]]] = []
+    kernels, told = program.parts, list[tuple[str, tuple[Note, ...]]]()
     for name, rewrite in REWRITES.items():
-        if name not in without:
-            done = [rewrite(kernel) for kernel in kernels]
+        if name not in program.without and (not rewrite.dtypes or program.dtype in rewrite.dtypes):
+            done = [rewrite.apply(kernel) for kernel in kernels]
             kernels = tuple(kernel for kernel, _ in done)
             told.append((name, tuple(note for _, notes in done for note in notes)))
-    return kernels, tuple(told)
+    return replace(program, kernels=tuple(with_runs(name_common_parts(kernel)) for kernel in kernels), rewrites=tuple(told))
 
 
 def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> Source:

@@ -32,8 +32,8 @@ class KernelHandle:
 
     @property
     def source(self) -> str:
-        """The text of the emitted function, for feature lengths that are powers of two."""
-        text = self.kernels.source(feature_lengths(self.kernels.program.features, None)).text
+        """The text of the emitted function for bfloat16, for feature lengths that are powers of two."""
+        text = self.kernels.at("bfloat16").source(feature_lengths(self.kernels.program.features, None)).text
         start = text.rindex("@triton.jit", 0, text.index(f"def {self.name}("))
         return text[start : text.index("\n\n\n", start)] + "\n"
 

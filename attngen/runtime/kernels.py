@@ -22,7 +22,7 @@ from attngen.cache.load import load_module
 from attngen.cache.store import Store, open_store
 from attngen.errors import ArchMismatch, MissingKernel
 from attngen.knobs import Knobs, code_knobs
-from attngen.pipeline import VERSION, Program, Source, analyse, build, scatters
+from attngen.pipeline import VERSION, Program, Source, analyse, build, for_dtype, scatters
 from attngen.resources import templates_dir
 from attngen.runtime.kept import KeptLists
 from attngen.schedule.choose import Choice, Request, choose
@@ -82,12 +82,22 @@ class Kernels:
         self.loaded: dict[tuple[object, ...], Loaded] = {}
         self.modules: dict[tuple[frozenset[str], bool], ModuleType] = {}
         self.narrower: dict[frozenset[str], Kernels] = {}
+        self.special: dict[str, Kernels] = {}
         self.kept = KeptLists()
 
     @property
     def saved(self) -> tuple[str, ...]:
         """Steps that the forward keeps for the backward, in the order in which the backward takes them."""
         return tuple(item.name for item in self.program.backward.saved) if self.program.backward is not None else ()
+
+    def at(self, dtype: str) -> Kernels:
+        """Kernels for arguments of a dtype, by its short name: these, where its precision allows no more rewrites than any."""
+        with self.lock:
+            if dtype not in self.special:
+                program = for_dtype(self.program, dtype)
+                mine = self if program is self.program else Kernels(program, self.name, self.options, self.knobs)
+                self.special[dtype] = mine
+            return self.special[dtype]
 
     def wanting(self, names: frozenset[str]) -> Kernels:
         """Kernels whose backward computes the gradients of these inputs and no others; in strict mode all, as they were stored.
@@ -99,7 +109,8 @@ class Kernels:
             return self
         with self.lock:
             if names not in self.narrower:
-                program = analyse(self.program.cascade, wanted=names, without=self.program.without)
+                general = analyse(self.program.cascade, wanted=names, without=self.program.without)
+                program = for_dtype(general, self.program.dtype)
                 gone = {kernel.role for kernel in self.program.kernels} - {kernel.role for kernel in program.kernels}
                 schedule = tuple(item for item in self.override if item[0] not in gone) if self.override is not None else None
                 self.narrower[names] = Kernels(program, self.name, replace(self.options, schedule=schedule), self.knobs)

@@ -73,6 +73,7 @@ def inspect_kernels(
     Raises:
         CompileFailed: Triton or the assembler refused a kernel. DoesNotFit: no tile fits the target.
     """
+    kernels = kernels.at(dtype)
     schedule = kernels.settled(lengths, dtype, target)
     if roles is not None:
         schedule = ModuleSchedule(tuple((role, tile) for role, tile in schedule.tiles if role in roles))

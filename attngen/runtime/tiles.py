@@ -87,6 +87,7 @@ def mask_tiles(
         sizes: batches, query heads, queries, keys.
         classes: of equal remainder that tokens are tiled in.
     """
+    kernels = kernels.at(dtype)
     program = kernels.program
     batch, heads, queries, keys = sizes
     grid = program.kernels[0].grid

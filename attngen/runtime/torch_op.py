@@ -90,6 +90,9 @@ class _Registration:
     def model(self, tensors: Sequence[Any]) -> Tensor:
         return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None and item.kind == "float")
 
+    def dtype(self, tensors: Sequence[Any]) -> str:
+        return str(self.model(tensors).dtype).removeprefix("torch.")
+
     def load(self, kernels: Kernels, tensors: Sequence[Any]) -> Loaded:
         extents = self.extents(tensors)
         program = kernels.program
@@ -119,9 +122,10 @@ class _Registration:
         return contiguous_features(names, tensors, self.copied)
 
     def forward(self, *tensors: Any) -> Any:
-        loaded = self.load(self.kernels, tensors)
+        kernels = self.kernels.at(self.dtype(tensors))
+        loaded = self.load(kernels, tensors)
         ready = self.ready(tensors)
-        result: Any = loaded.module.forward(*ready, loaded.tiles, **self.kept(self.kernels, loaded, tensors))
+        result: Any = loaded.module.forward(*ready, loaded.tiles, **self.kept(kernels, loaded, tensors))
         return result[0] if isinstance(result, tuple) and len(result) == 1 else result
 
     def forward_fake(self, *tensors: Any) -> Any:
@@ -135,7 +139,7 @@ class _Registration:
         tensors, rest = values[:count], values[count:-1]
         names = {item.name for item, wanted in zip(self.differentiable, needed, strict=True) if wanted}
         self.refuse_atomics(names)
-        kernels = self.kernels.wanting(frozenset(names))
+        kernels = self.kernels.at(self.dtype(tensors)).wanting(frozenset(names))
         loaded = self.load(kernels, tensors)
         ready = self.ready(tensors)
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
