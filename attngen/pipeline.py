@@ -15,9 +15,11 @@ from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
 from attngen.emit.sections import Shapes
 from attngen.ir.cascade import Cascade
+from attngen.transform.biases import split_biases
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.common import name_common_parts
 from attngen.transform.differentiate import Backward, differentiate
+from attngen.transform.folds import fold_biases
 from attngen.transform.hoist import hoist
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
 from attngen.transform.rewrites import Note
@@ -74,7 +76,11 @@ class Rewrite:
     dtypes: frozenset[str] = frozenset()
 
 
-REWRITES: dict[str, Rewrite] = {"fold_scales": Rewrite(fold_scales)}
+REWRITES: dict[str, Rewrite] = {
+    "split_biases": Rewrite(split_biases, frozenset({"float16", "bfloat16"})),
+    "fold_biases": Rewrite(fold_biases, frozenset({"bfloat16"})),
+    "fold_scales": Rewrite(fold_scales),
+}
 """In the order in which they are tried, by the names under which they can be left out."""
 
 

@@ -14,7 +14,7 @@ from typing import Protocol, TypeGuard
 from attngen.emit.names import Code, number
 from attngen.errors import InternalError, UnsupportedError
 from attngen.ir import build
-from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.printer import print_expr
 
 Layout = tuple[str, ...]
@@ -99,7 +99,7 @@ class Printer:
                 return f"tl.full((), {number(expr.value)}, tl.int64)", _ATOM
             negative = expr.kind != "bool" and str(expr.value).startswith("-")
             return number(expr.value), _UNARY if negative else _ATOM
-        if isinstance(expr, Index | Extent | Read):
+        if isinstance(expr, Index | Extent | Start | Offset | Read):
             text, own = self.values.leaf(expr)
             return self.broadcast(text, own, layout), _ATOM
         own = self.values.layout(expr)
@@ -271,7 +271,7 @@ def _as_float(expr: Expr) -> Expr:
 def _nonnegative(expr: Expr) -> bool:
     """Whether an integer expression can be seen to be >= 0, so that truncation equals floor."""
     match expr:
-        case Index() | Extent():
+        case Index() | Extent() | Start() | Offset():
             return True
         case Const(value=value):
             return value >= 0

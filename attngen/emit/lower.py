@@ -13,6 +13,7 @@ not exist, unless it already is.
 from __future__ import annotations
 
 from attngen.emit.expression import Layout
+from attngen.emit.fold import add_fold
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.online import Online
 from attngen.emit.sections import Shapes, Stage, Value
@@ -20,7 +21,7 @@ from attngen.emit.writer import Writer
 from attngen.errors import NotAContraction
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.printer import print_expr
 from attngen.transform.existence import contributions, existence
 from attngen.transform.partition import Kernel, patchy
@@ -45,6 +46,7 @@ class Lowering:
         self.valid: dict[Expr | None, Code] = {}
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
+        self.folds = {fold.step: fold for fold in kernel.folds}
         self.online = Online(self)
         self.pair = (kernel.resident, kernel.streamed or "")
 
@@ -68,6 +70,8 @@ class Lowering:
             return
         elif step.name in self.gauges:
             self.online.weight(step, self.gauges[step.name])
+        elif step.name in self.folds:
+            add_fold(self, step, self.folds[step.name])
         elif step.over:
             self.contract(step)
         else:
@@ -269,7 +273,7 @@ class Lowering:
         match expr:
             case Const(value=value):
                 return abs(float(value)) != float("inf")
-            case Index() | Extent():
+            case Index() | Extent() | Start() | Offset():
                 return True
             case Read(tensor=name) if name in self.by_name and name not in self.zeroed:
                 step = self.by_name[name]

@@ -59,6 +59,8 @@ class Online:
         alpha = writer.name(f"alpha{tail}")
         scale = "" if gauge.scale == build.ONE else writer.printer.operand(gauge.scale, (), 11)
         largest = f"tl.max({seen}, 1) * {scale}" if scale else f"tl.max({seen}, 1)"
+        shift = "" if gauge.shift == build.ZERO else writer.printer.operand(gauge.shift, (resident,), 10)
+        largest = f"{largest} + {shift}" if shift else largest
         writer.put(f"{name}_new = tl.maximum({name}, {largest})", Stage.TILE)
         writer.put(f'{name}_safe = tl.where({name}_new == float("-inf"), 0.0, {name}_new)', Stage.TILE)
         writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
@@ -70,7 +72,8 @@ class Online:
         # What an offset gives is not relative to the maximum any more: there the weights must not share a rounding error either.
         precision = "DTYPE" if gauge.offset is None else "ACC"
         exponent = f"{seen}, {scale}" if scale else seen
-        writer.put(f"{weight} = {helper}({exponent}, {name}_safe[:, None], {precision})", Stage.TILE)
+        floor = f"({name}_safe - {shift})" if shift else f"{name}_safe"
+        writer.put(f"{weight} = {helper}({exponent}, {floor}[:, None], {precision})", Stage.TILE)
         writer.steps[step.name] = Value(weight, (resident, streamed), Stage.TILE)
         self.lowering.zeroed[step.name] = self.lowering.exists.get(step.name)
         self.moved.append(name)

@@ -11,7 +11,7 @@ from attngen.emit.layout import WIDTH
 from attngen.emit.loads import Loads, is_head_index
 from attngen.emit.names import Code, identifier, tensor_name
 from attngen.emit.sections import MASKED, Sections, Shapes, Stage, Value
-from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
+from attngen.ir.expr import Apply, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.partition import Kernel
 
@@ -116,6 +116,10 @@ class Writer:
                 return (Code(f"offs_{axis}"), (axis,)) if axis in self.order else (identifier(axis), ())
             case Extent(axis=axis):
                 return self.length(axis), ()
+            case Start(axis=axis):
+                return Code(f"{'start' if axis == self.kernel.streamed else 'first'}_{axis}"), ()
+            case Offset(axis=axis):
+                return Code(f"range_{axis}"), (axis,)
             case Read(tensor=tensor) if tensor in self.steps:
                 value = self.steps[tensor]
                 return value.code, value.layout
@@ -145,7 +149,7 @@ class Writer:
         latest = Stage.PROLOGUE
         for node in walk(expr):
             match node:
-                case Index(axis=axis) if axis == self.kernel.streamed:
+                case Index(axis=axis) | Start(axis=axis) if axis == self.kernel.streamed:
                     latest = max(latest, Stage.TILE)
                 case Index(axis=axis) if axis in self.kernel.loops:
                     latest = max(latest, Stage.LOOP)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
 
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr
@@ -39,6 +41,60 @@ def signed_terms(expr: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
 def signed_sum(terms: Iterable[tuple[int, Expr]]) -> Expr:
     """What `signed_terms` takes apart."""
     return build.total([term if sign > 0 else build.neg(term) for sign, term in terms])
+
+
+def times(parts: Iterable[Expr]) -> Expr:
+    """The product of factors, of whole numbers if they are; 1.0 for none."""
+    return reduce(build.mul, parts) if (parts := tuple(parts)) else build.ONE
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """coefficient * product of factors, in the order in which they were met."""
+
+    coefficient: float
+    factors: tuple[Expr, ...]
+
+    @property
+    def expr(self) -> Expr:
+        """As an expression."""
+        if not self.factors:
+            return build.const(self.coefficient)
+        value = times(self.factors)
+        return value if self.coefficient == 1.0 else build.mul(build.const(self.coefficient), value)
+
+    def times(self, other: Product) -> Product:
+        """The product of two products."""
+        return Product(self.coefficient * other.coefficient, (*self.factors, *other.factors))
+
+
+def products(expr: Expr, expand: Callable[[Expr], tuple[Product, ...] | None]) -> tuple[Product, ...]:
+    """An expression as a sum of products: multiplied out.
+
+    Args:
+        expand: gives the sum of products that a factor stands for, None for a factor that shall stay whole.
+    """
+    match expr:
+        case Const(value=value, kind="int" | "float"):
+            return (Product(float(value), ()),)
+        case Apply(op="add", args=(a, b)):
+            return (*products(a, expand), *products(b, expand))
+        case Apply(op="sub", args=(a, b)):
+            return (*products(a, expand), *products(build.neg(b), expand))
+        case Apply(op="neg", args=(a,)):
+            return tuple(replace(item, coefficient=-item.coefficient) for item in products(a, expand))
+        case Apply(op="to_float", args=(a,)):
+            return products(a, expand)
+        case Apply(op="mul", args=(a, b)):
+            return tuple(left.times(right) for left in products(a, expand) for right in products(b, expand))
+        case Apply(op="pow", args=(a, Const(value=2))):
+            return products(build.mul(a, a), expand)
+        case Apply(op="div", args=(a, b)):
+            over = Product(1.0, (build.apply("div", build.ONE, b),)) if not isinstance(b, Const) else Product(1.0 / b.value, ())
+            return tuple(item.times(over) for item in products(a, expand))
+        case _:
+            found = expand(expr)
+            return (Product(1.0, (expr,)),) if found is None else found
 
 
 def _opaque(term: Expr) -> Mapping[Expr, float] | None:

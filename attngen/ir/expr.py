@@ -1,6 +1,6 @@
 """Scalar expressions: what one element of a step is computed from.
 
-    expr = Const | Index | Extent | Read | Apply
+    expr = Const | Index | Extent | Start | Offset | Read | Apply
 
 All nodes are frozen and compare by structure. Every expression has a kind, `float`, `int` or `bool`; `float` stands for whatever
 precision a kernel computes in. The table `OPS` is the whole vocabulary.
@@ -113,6 +113,20 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """The first position of a tile along an axis. Occurs in kernels only, as does `Offset`; `Index` is their sum."""
+
+    axis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """The position along an axis within a tile: the same numbers for every tile."""
+
+    axis: str
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """One element of an input or of an earlier step. Any integer expression is a legal position: a gather."""
 
@@ -135,7 +149,7 @@ class Apply:
             raise ValueError(f"{self.op} takes {OPS[self.op].arity} arguments, got {len(self.args)}")
 
 
-Expr = Const | Index | Extent | Read | Apply
+Expr = Const | Index | Extent | Start | Offset | Read | Apply
 
 
 def kind_of(expr: Expr) -> Kind:
@@ -143,7 +157,7 @@ def kind_of(expr: Expr) -> Kind:
     match expr:
         case Const(kind=kind) | Read(kind=kind):
             return kind
-        case Index() | Extent():
+        case Index() | Extent() | Start() | Offset():
             return "int"
         case Apply(op="where", args=(_, a, b)):
             return _wider(kind_of(a), kind_of(b))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from attngen.errors import ArgumentError, AxisError, GatherOutOfRange, ShapeMismatch
 from attngen.ir.algebra import factors
 from attngen.ir.cascade import IDENTITY, Cascade, Einsum, Reduce
-from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Read, kind_of
+from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Offset, Read, Start, kind_of
 from attngen.ir.numpy_backend import NumpyBackend
 from attngen.ir.traverse import reads, walk
 
@@ -271,8 +271,11 @@ class _Evaluator:
         match expr:
             case Const(value=value, kind=kind):
                 return self.backend.full((), value, kind)
-            case Index(axis=axis):
+            case Index(axis=axis) | Offset(axis=axis):
                 return self.along(self.backend.arange(self.extents[axis]), axis)
+            case Start():
+                # One tile is as good as another: here it is the whole axis.
+                return self.backend.full((), 0, "int")
             case Extent(axis=axis):
                 return self.backend.full((), self.extents[axis], "int")
             case Read(tensor=tensor, kind=kind):

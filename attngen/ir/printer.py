@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from attngen.ir.cascade import Cascade, Einsum, Input
-from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Read
+from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Offset, Read, Start
 
 _UNARY = frozenset(("neg", "not"))
 _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
@@ -24,6 +24,10 @@ def _print(expr: Expr) -> tuple[str, int]:
             return axis, 100
         case Extent(axis=axis):
             return f"extent({axis})", 100
+        case Start(axis=axis):
+            return f"start({axis})", 100
+        case Offset(axis=axis):
+            return f"offset({axis})", 100
         case Read(tensor=tensor, at=at):
             return (f"{tensor}[{','.join(print_expr(arg) for arg in at)}]" if at else tensor), 100
         case Apply(op=name, args=args):

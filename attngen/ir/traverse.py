@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from attngen.ir.cascade import Cascade, Einsum
-from attngen.ir.expr import Apply, Expr, Extent, Index, Read
+from attngen.ir.expr import Apply, Expr, Extent, Index, Offset, Read
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
@@ -63,7 +63,7 @@ def free_axes(expr: Expr | None) -> tuple[str, ...]:
     """Axes whose position matters to the value, in order of appearance."""
     if expr is None:
         return ()
-    return tuple(dict.fromkeys(node.axis for node in walk(expr) if isinstance(node, Index)))
+    return tuple(dict.fromkeys(node.axis for node in walk(expr) if isinstance(node, Index | Offset)))
 
 
 def extents(expr: Expr | None) -> tuple[str, ...]:

@@ -116,7 +116,8 @@ def _run(
     """Outputs and gradients by name, and the cotangents that led to them."""
     program, backward = kernels.program, kernels.program.backward
     model = next(value for item, value in ((item, values[item.name]) for item in program.cascade.inputs) if item.axes is not None)
-    loaded = kernels.at(str(model.dtype).removeprefix("torch.")).get(dict(features), model, (lengths[program.streamed.resident], lengths[program.streamed.streamed]))
+    sequence = (lengths[program.streamed.resident], lengths[program.streamed.streamed])
+    loaded = kernels.at(str(model.dtype).removeprefix("torch.")).get(dict(features), model, sequence)
     inputs = list(values.values())
     result = loaded.module.forward(*inputs, loaded.tiles)
     saved = tuple(item.name for item in backward.saved) if backward is not None else ()

@@ -29,7 +29,7 @@ class Gauge:
         value: the row step Z at which the backward evaluates the gauge (there `norm` is 1).
         norm: Z = m_i + log(norm).
         floor: row values that the running maximum must dominate (a sink).
-        scale: positive; the exponential is of `x * scale`, where it is not in x.
+        scale: positive; the exponential is of `x * scale`, where it is not in x. shift: the same for what is added to it.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Gauge:
     norm: Expr
     floor: tuple[Expr, ...]
     scale: Expr = build.ONE
+    shift: Expr = build.ZERO
 
 
 @dataclass(frozen=True, slots=True)

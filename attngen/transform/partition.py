@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from attngen.errors import UnsupportedError
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
-from attngen.ir.expr import Expr
+from attngen.ir.expr import Expr, Read
 from attngen.ir.traverse import names_read, step_reads
 from attngen.transform.differentiate import Backward
 from attngen.transform.existence import contributions, existence, mask_of
@@ -41,6 +41,21 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
+class Fold:
+    """A step `tile + sum of products` that a narrow product of its own adds to the tile.
+
+    Attributes:
+        step: its name. tile: what it adds to.
+        columns: for each column of the operands, on the side that stays and on the side that passes, a value and which of its parts: 0 is
+            the value rounded to the dtype of operands, 1 what that leaves over, rounded again, and so on.
+    """
+
+    step: str
+    tile: Read
+    columns: tuple[tuple[tuple[Expr, int], tuple[Expr, int]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """One kernel before it has tiles.
 
@@ -58,6 +73,7 @@ class Kernel:
         reach: `some` and `every` once more where bounds can be told from `runs`, the one no narrower and the other no wider.
         runs: inputs among `inputs` that only `reach` reads.
         lists: the role of the kernel whose tiles this one lists; it computes nothing else.
+        folds: steps that are computed by a narrow product.
     """
 
     role: str
@@ -76,6 +92,7 @@ class Kernel:
     reach: tuple[Expr | None, Expr | None] | None = None
     runs: tuple[Runs, ...] = ()
     lists: str = ""
+    folds: tuple[Fold, ...] = ()
 
     @property
     def bounding(self) -> tuple[Expr | None, Expr | None]:

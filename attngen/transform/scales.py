@@ -24,7 +24,7 @@ def fold_scales(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     """The kernel without the steps that only scale an exponent, and what was done or why not."""
     notes: list[Note] = []
     for step in kernel.steps:
-        if not any(_row(other, step) for other in kernel.steps):
+        if not any(exponent_row(other, step) for other in kernel.steps):
             continue
         found = _scaled(step, kernel)
         if isinstance(found, str):
@@ -44,21 +44,28 @@ def _scaled(step: Einsum, kernel: Kernel) -> tuple[Read, Expr] | str:
     rest = [part for part in parts if not any(part is one for one in tiles)]
     if step.over or len(tiles) != 1 or not rest:
         return f"{step.name} is no product of a tile and a scale"
-    unsigned = next((part for part in rest if not _is_positive(part)), None)
+    unsigned = next((part for part in rest if not is_positive(part)), None)
     if unsigned is not None:
         return f"{print_expr(unsigned)} is not known to be positive"
-    others = [other.name for other in kernel.steps if step.name in step_reads(other) and _row(other, step) is None]
-    others += [gauge.offset for gauge in kernel.gauges if gauge.exponent == step.name and gauge.offset is not None]
-    others += [name for name in kernel.outputs if name == step.name]
+    others = read_by_others(step, kernel)
     if others:
-        return f"{', '.join(dict.fromkeys(others))} needs {step.name} itself"
+        return f"{others} needs {step.name} itself"
     scale: Expr = rest[0]
     for part in rest[1:]:
         scale = build.mul(scale, part)
     return tiles[0], scale
 
 
-def _is_positive(expr: Expr) -> bool:
+def read_by_others(step: Einsum, kernel: Kernel) -> str:
+    """Names of what needs an exponent besides its exponentials."""
+    others = [other.name for other in kernel.steps if step.name in step_reads(other) and exponent_row(other, step) is None]
+    others += [gauge.offset for gauge in kernel.gauges if gauge.exponent == step.name and gauge.offset is not None]
+    others += [name for name in kernel.outputs if name == step.name]
+    return ", ".join(dict.fromkeys(others))
+
+
+def is_positive(expr: Expr) -> bool:
+    """Whether a value is positive in every call."""
     match expr:
         case Const(value=value):
             return 0 < value < float("inf")
@@ -70,7 +77,7 @@ def _is_positive(expr: Expr) -> bool:
             return False
 
 
-def _row(reader: Einsum, step: Einsum) -> Expr | None:
+def exponent_row(reader: Einsum, step: Einsum) -> Expr | None:
     """r, where `reader` is exp(step - r) for a value with fewer axes."""
     match reader.body:
         case Apply(op="exp", args=(Apply(op="sub", args=(Read(tensor=name), row)),)) if name == step.name:
@@ -82,7 +89,7 @@ def _row(reader: Einsum, step: Einsum) -> Expr | None:
 
 def _folded(kernel: Kernel, step: Einsum, tile: Read, scale: Expr) -> Kernel:
     def changed(other: Einsum) -> Einsum:
-        row = _row(other, step)
+        row = exponent_row(other, step)
         return other if row is None else replace(other, body=build.exp(build.sub(build.mul(tile, scale), row)))
 
     steps = tuple(changed(other) for other in kernel.steps if other is not step)

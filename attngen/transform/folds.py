@@ -1,0 +1,95 @@
+"""Biases that are the same in every tile go through the tensor cores: a second, narrow product adds them to the scores.
+
+z[m,n] = s[m,n] + (slope / c) * offset(n)    ->    z = s + phi @ psi.T,   phi[m] = (slope / c, ...),   psi[n] = (offset(n), ...)
+
+Both operands are made once, before the stream. An fp32 value takes three bfloat16 columns, each holding what the one before rounded
+away, so that the sum is as exact as an fp32 addition. A bias that changes from tile to tile would have to be laid out anew in each turn,
+which costs more than it saves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from attngen.ir import build
+from attngen.ir.algebra import factors, signed_terms, times
+from attngen.ir.cascade import Einsum
+from attngen.ir.expr import Expr, Index, Offset, Read, Start
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import free_axes, names_read, walk
+from attngen.transform.partition import Fold, Kernel
+from attngen.transform.rewrites import Note
+from attngen.transform.scales import exponent_row
+
+MOST_COLUMNS = 32
+_PARTS = 3
+
+
+def fold_biases(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
+    """The kernel with fewer additions for each pair of positions, and what was done or why not."""
+    notes: list[Note] = []
+    for step in kernel.steps:
+        tile = _added_to(step, kernel)
+        if tile is None:
+            continue
+        found = _sides(step, tile, kernel)
+        if isinstance(found, str):
+            notes.append(Note(step.name, kernel.role, False, found))
+            continue
+        fold = Fold(step.name, tile, tuple(column for left, right in found for column in _columns(left, right)))
+        if len(fold.columns) > MOST_COLUMNS:
+            notes.append(Note(step.name, kernel.role, False, f"{len(fold.columns)} columns are more than {MOST_COLUMNS}"))
+            continue
+        kernel = replace(kernel, folds=(*kernel.folds, fold))
+        text = f"rank {len(found)} in {len(fold.columns)} columns of a product, {len(found)} operations less for each pair"
+        notes.append(Note(step.name, kernel.role, True, text))
+    return kernel, tuple(notes)
+
+
+def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
+    """The product of features that a step, part of an exponent, adds products of one side each to."""
+    terms = signed_terms(step.body)
+    pair = {kernel.resident, kernel.streamed}
+    dots = {other.name for other in kernel.steps if other.reduce == "sum" and set(other.over) <= set(kernel.features)}
+    tiles = [term for sign, term in terms if sign > 0 and isinstance(term, Read) and term.tensor in dots and pair <= set(free_axes(term))]
+    others = [term for _, term in terms if term not in tiles]
+    narrow = all(not pair <= set(free_axes(factor)) for term in others for factor in factors(term))
+    read = any(step.name in names_read(x.body) and any(exponent_row(w, x) for w in kernel.steps) for x in kernel.steps)
+    return tiles[0] if step.reduce is None and read and len(tiles) == 1 and others and narrow else None
+
+
+def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] | str:
+    """What each term is made of on the side that stays and on the side that passes, or which one has to stay an addition."""
+    found: list[tuple[Expr, Expr]] = []
+    for sign, term in signed_terms(step.body):
+        if term == tile:
+            continue
+        passing = [factor for factor in factors(term) if kernel.streamed in free_axes(factor)]
+        staying = [factor for factor in factors(term) if factor not in passing]
+        changes = next((factor for factor in (*staying, *passing) if _changes(factor, kernel)), None)
+        if changes is not None:
+            return f"{print_expr(changes)} changes from turn to turn"
+        left, right = times(staying), times(passing)
+        found.append((left if sign > 0 else build.neg(left), right))
+    return found
+
+
+def _changes(expr: Expr, kernel: Kernel) -> bool:
+    """Whether a value is not known before the stream."""
+    moving = {kernel.streamed, *kernel.loops}
+    return any(isinstance(node, Index | Start) and node.axis in moving for node in walk(expr))
+
+
+def _columns(left: Expr, right: Expr) -> list[tuple[tuple[Expr, int], tuple[Expr, int]]]:
+    """Parts of both sides whose products make up the product of the sides but for less than an fp32 rounding."""
+    parts = product(range(_parts(right)), range(_parts(left)))
+    return [((left, i), (right, j)) for j, i in parts if i + j < _PARTS]
+
+
+def _parts(expr: Expr) -> int:
+    """How many parts hold a value: one for whole numbers below 256, which offsets are."""
+    if isinstance(expr, Offset) or build.is_const(expr, 1):
+        return 1
+    both = factors(expr)
+    return 2 if len(both) == 2 and all(isinstance(factor, Offset) for factor in both) else _PARTS
