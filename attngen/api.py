@@ -16,7 +16,7 @@ from attngen.explain import Explanation, explain
 from attngen.frontend.spec import Spec, with_lse
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
-from attngen.pipeline import REWRITES, Program, Source, analyse
+from attngen.pipeline import REWRITES, Program, Source, analyse, for_dtype
 from attngen.runtime import arguments as binding
 from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
@@ -237,7 +237,8 @@ class Attention:
         target = targets.get(arch or self.options.arch or "sm90")
         kernels = shown._kernels.at(dtype_name(dtype))
         choice = kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
-        return explain(self.spec.cascade, kernels.program, choice, kernels.atomic, describe(shown.spec, target))
+        program = for_dtype(shown.program, dtype_name(dtype))
+        return explain(self.spec.cascade, program, choice, kernels.atomic, describe(shown.spec, target))
 
     def mask_tiles(
         self,

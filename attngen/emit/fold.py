@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from attngen.emit.expression import Layout
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.sections import Stage, Value
+from attngen.ir import build
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Expr
+from attngen.ir.expr import Apply, Const, Expr, Extent
+from attngen.ir.traverse import walk
 from attngen.transform.partition import Fold
 
 if TYPE_CHECKING:
@@ -56,8 +58,11 @@ def _operand(lowering: Lowering, base: str, fold: Fold, place: int) -> Code:
 
 def _text(lowering: Lowering, value: Expr, axis: str) -> str:
     """A value along an axis as a column, any other as a number; long ones by a name."""
-    writer = lowering.writer
+    writer, value = lowering.writer, build.apply("to_float", value)
     layout: Layout = writer.layout(value)
     short = writer.printer.code(value, layout)
+    if all(isinstance(node, Const | Extent | Apply) for node in walk(value)):
+        # To Triton it is a constant, which has no type to be rounded to.
+        return f"tl.full((), {short}, ACC)"
     text = writer.temporary(value, layout) if len(short) > 24 else short
     return writer.printer.broadcast(text, layout, (axis, ""))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from attngen.emit.expression import Layout, refuse_shape
 from attngen.emit.names import Code, identifier, tensor_name
 from attngen.emit.sections import Stage, Value
-from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, Start, kind_of
 
 if TYPE_CHECKING:
     from attngen.emit.writer import Writer
@@ -51,7 +51,7 @@ class Loads:
         owned_row = read.tensor in self.writer.shapes.owned and not raw
         cast = ".to(ACC)" if kind_of(read) == "float" and not raw and not owned_row else ""
         terms = [*masks, *([tail] if tail is not None else [])]
-        mask = " & ".join(terms)
+        mask = " & ".join(terms) if len(terms) > 1 else "".join(terms).strip("()")
         if tail is not None and self.writer.full is not None and not self.writer.partial and not masks:
             self.writer.use("load")
             line = f"{name} = load({pointers}, {tail}, segment == {self.writer.full}){cast}"
@@ -78,6 +78,9 @@ class Loads:
         strides = self.strides(read) if pointer is None else self.all_strides(pointer.removesuffix("_out"), len(read.at))
         for position, (at, stride) in enumerate(zip(read.at, strides, strict=True)):
             own = self.writer.layout(at)
+            if isinstance(at, Start):
+                (here if at.axis == self.writer.kernel.streamed else base).append(scaled(self.first(at.axis), stride))
+                continue
             if not (isinstance(at, Index) and at.axis in self.writer.order):
                 self.computed(read, position, layout, stride, (here if self.writer.stage_of(at) == Stage.TILE else base, vectors, masks))
                 continue
@@ -90,10 +93,10 @@ class Loads:
                 continue
             vectors.append(scaled(self.writer.printer.broadcast(f"range_{axis}", own, layout), stride))
             if axis == self.writer.kernel.streamed:
-                here.append(scaled(f"tl.cast(start_{axis}, tl.int64)", stride))
+                here.append(scaled(self.first(axis), stride))
                 tail = ok
             else:
-                base.append(scaled(f"start_{axis}", stride))
+                base.append(scaled(self.first(axis), stride))
                 masks.append(ok)
         if read.tensor in self.writer.shapes.owned:
             # A sum at the top stands as two terms, which fit a line where one would not.
@@ -102,7 +105,11 @@ class Loads:
         first = pointer or self.writer.parameter(f"{tensor_name(read.tensor)}_ptr")
         terms = self.start(read, name, first, (base, here))
         if not vectors:
-            return " + ".join(terms), masks, tail
+            text = " + ".join(terms)
+            if not self.writer.fits(f"{name} = tl.load({text}, mask={name}_ok, other=0).to(ACC)"):
+                text = self.writer.name(f"{name}_address")
+                self.writer.add_up(text, terms, self.writer.stage)
+            return text, masks, tail
         if len(terms) > 1:
             start = self.writer.name(f"{name}_start")
             self.writer.add_up(start, terms, self.writer.stage)
@@ -110,6 +117,10 @@ class Loads:
         pointers = self.writer.name(f"{name}_ptrs")
         self.writer.add_up(pointers, [*terms, *vectors], self.writer.stage)
         return pointers, masks, tail
+
+    def first(self, axis: str) -> str:
+        """The first position of a tile, 64 bits wide."""
+        return f"tl.cast(start_{axis}, tl.int64)" if axis == self.writer.kernel.streamed else f"start_{axis}"
 
     def start(self, read: Read, name: str, pointer: str, terms: tuple[list[str], list[str]]) -> list[str]:
         """The address of a tile's first element, as terms. What does not stream is added up before the stream."""
@@ -127,14 +138,17 @@ class Loads:
         at = read.at[position]
         own = self.writer.layout(at)
         text = self.writer.printer.code(at, own) if isinstance(at, Index | Const) else str(self.writer.temporary(at, own))
-        if not is_head_index(at):
-            size = self.writer.parameter(f"{tensor_name(read.tensor)}_size_{position}")
+        size = f"{tensor_name(read.tensor)}_size_{position}"
+        if isinstance(at, Const) and at.value >= 0:
+            masks.append(f"({text} < {self.writer.parameter(size)})")
+        elif not is_head_index(at):
+            self.writer.parameter(size)
             wrapped = self.writer.name(f"{tensor_name(read.tensor)}_i")
             self.writer.put(f"{wrapped} = tl.where({text} < 0, {text} + {size}, {text})", self.writer.stage_of(at))
             text = wrapped
             masks.append(self.writer.printer.broadcast(f"({text} >= 0)", own, layout))
             masks.append(self.writer.printer.broadcast(f"({text} < {size})", own, layout))
-        wide = text if is_head_index(at) else f"tl.cast({text}, tl.int64)"
+        wide = text if is_head_index(at) or isinstance(at, Const) else f"tl.cast({text}, tl.int64)"
         (vectors if own else scalars).append(scaled(self.writer.printer.broadcast(wide, own, layout), stride))
 
     def strides(self, read: Read) -> list[str]:
@@ -165,10 +179,7 @@ class Loads:
                 if text:
                     text = f"{text if simple else f'({text})'} * {self.writer.length(axis)}"
                 continue
-            if axis == self.writer.kernel.streamed:
-                here = f"tl.cast(start_{axis}, tl.int64)"
-            else:
-                here = f"start_{axis}" if axis == self.writer.kernel.resident else str(identifier(axis))
+            here = self.first(axis) if axis in self.writer.order else str(identifier(axis))
             if text:
                 text, simple = f"{text if simple else f'({text})'} * {self.writer.length(axis)} + {here}", False
             else:

@@ -91,11 +91,11 @@ class Kernels:
         return tuple(item.name for item in self.program.backward.saved) if self.program.backward is not None else ()
 
     def at(self, dtype: str) -> Kernels:
-        """Kernels for arguments of a dtype, by its short name: these, where its precision allows no more rewrites than any."""
+        """Kernels for arguments of a dtype, by its short name: these, where its precision changes nothing."""
         with self.lock:
             if dtype not in self.special:
                 program = for_dtype(self.program, dtype)
-                mine = self if program is self.program else Kernels(program, self.name, self.options, self.knobs)
+                mine = self if program.kernels == self.program.kernels else Kernels(program, self.name, self.options, self.knobs)
                 self.special[dtype] = mine
             return self.special[dtype]
 

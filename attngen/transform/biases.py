@@ -19,13 +19,15 @@ from dataclasses import dataclass, replace
 from attngen.ir import build
 from attngen.ir.algebra import Product, products, signed_terms, times
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Const, Expr, Index, Offset, Read, Start
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start
 from attngen.ir.names import Names
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads, rewrite, walk
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note
 from attngen.transform.scales import exponent_row, is_positive, read_by_others
+
+_Bag = frozenset[tuple[Expr, int]]
 
 
 def split_biases(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
@@ -66,15 +68,17 @@ def _split(step: Einsum, rows: list[Expr], kernel: Kernel) -> _Parts | str:
     (row_axis,) = along
     (key_axis,) = pair - along
     terms = _Terms(step.body, row_axis, key_axis, kernel.resident).products()
+    if any(Counter(item.factors)[Start(row_axis)] for item in terms if len(_positions(item)) > 1):
+        return "a power of a position is not exact, other than in a power of a distance"
     tiles = [item for item in terms if _axes(item.factors, pair) == pair and not _separates(item, pair)]
     shared = [item for item in terms if key_axis not in _axes(item.factors, pair)]
     rest = [item for item in terms if item not in tiles and item not in shared]
     tile, scale = _main(tiles, kernel)
-    pairs = _pairs(rest, key_axis)
+    pairs = _pairs(rest, row_axis, key_axis)
     before, after = _operations(step.body, pair), _operations(_sum(tiles), pair) + len(pairs)
     if after >= before:
         return f"{print_expr(_sum([*shared, *rest]))} costs no less for a row and a key than for each pair"
-    row = build.apply("to_float", _grouped(shared))
+    row = build.apply("to_float", _sum(shared))
     saving = f"rank {len(pairs)}, {before - after} operations less for each pair"
     return _Parts(tile, scale, pairs, row, saving)
 
@@ -85,7 +89,7 @@ class _Terms:
     def __init__(self, body: Expr, row_axis: str, key_axis: str, resident: str) -> None:
         self.body, self.row_axis, self.key_axis, self.resident = body, row_axis, key_axis, resident
         self.axes = {row_axis, key_axis}
-        self.centers: dict[Read, Read] = {}
+        self.centers: dict[Read, Expr] = {}
 
     def products(self) -> list[Product]:
         """Relative to reads at the start of a tile if these cancel, as they do in distances."""
@@ -95,13 +99,33 @@ class _Terms:
         if any(factor in centers for item in found for factor in item.factors):
             self.centers = {}
             found = _collected(products(self.body, self.expand))
-        return found
+        return self.absolute(found)
 
-    def twins(self) -> dict[Read, Read]:
+    def absolute(self, terms: list[Product]) -> list[Product]:
+        """A row's start plus the distance to a key's start is that start."""
+        apart, start = self.apart, Start(self.row_axis)
+        given = {_bag(item.factors): item for item in terms}
+        done: list[Product] = []
+        for item in terms:
+            swapped = _swapped(item, start, apart), _swapped(item, apart, start)
+            twins = [given.get(_bag(other.factors)) if other is not None else None for other in swapped]
+            if twins[0] is not None and twins[0].coefficient == item.coefficient:
+                done += [moved] if (moved := _swapped(item, start, Start(self.key_axis))) is not None else []
+            elif twins[1] is None or twins[1].coefficient != item.coefficient:
+                done.append(item)
+        return done
+
+    @property
+    def apart(self) -> Expr:
+        """How far the tile of keys starts behind that of rows."""
+        return build.apply("to_float", build.sub(Start(self.key_axis), Start(self.row_axis)))
+
+    def twins(self) -> dict[Read, Expr]:
         """Reads of one tensor at the query and at the key, each with the same read at the start of the resident tile."""
         found = {read: self.at(read, Index("")) for read in reads(self.body) if len(self.axes & set(free_axes(read))) == 1}
         counts = Counter(found.values())
-        return {read: self.at(read, Start(self.resident)) for read, shape in found.items() if counts[shape] == 2 and read.kind == "float"}
+        pairs = [read for read, shape in found.items() if counts[shape] == 2 and read.kind == "float"]
+        return {read: _finite(self.at(read, Start(self.resident))) for read in pairs}
 
     def at(self, read: Read, position: Expr) -> Read:
         changed = rewrite(read, lambda node: position if isinstance(node, Index) and node.axis in self.axes else None)
@@ -110,8 +134,10 @@ class _Terms:
 
     def expand(self, factor: Expr) -> tuple[Product, ...] | None:
         match factor:
-            case Index(axis=axis) if axis in self.axes:
+            case Index(axis=axis) if axis == self.row_axis:
                 return Product(1.0, (Start(axis),)), Product(1.0, (Offset(axis),))
+            case Index(axis=axis) if axis == self.key_axis:
+                return Product(1.0, (Start(self.row_axis),)), Product(1.0, (self.apart,)), Product(1.0, (Offset(axis),))
             case Read() if factor in self.centers:
                 center = self.centers[factor]
                 return Product(1.0, (build.sub(factor, center),)), Product(1.0, (center,))
@@ -127,7 +153,7 @@ class _Terms:
         row = [item for item in terms if item not in key]
         if not key or not row or self.row_axis in _axes([factor for item in key for factor in item.factors], self.axes):
             return None
-        u, v = (build.apply("to_float", _grouped(part)) for part in (row, key))
+        u, v = (build.apply("to_float", _sum(part)) for part in (row, key))
         cos_u, sin_u, cos_v, sin_v = (build.apply(name, of) for of in (u, v) for name in ("cos", "sin"))
         if op == "cos":
             return Product(1.0, (cos_u, cos_v)), Product(-1.0, (sin_u, sin_v))
@@ -145,11 +171,24 @@ def _separates(item: Product, pair: set[str]) -> bool:
 
 def _collected(terms: Iterable[Product]) -> list[Product]:
     """Products with equal factors added."""
-    found: dict[frozenset[tuple[Expr, int]], Product] = {}
+    found: dict[_Bag, Product] = {}
     for term in terms:
-        key = frozenset(Counter(term.factors).items())
+        key = _bag(term.factors)
         found[key] = replace(term, coefficient=term.coefficient + (found[key].coefficient if key in found else 0.0))
     return [item for item in found.values() if item.coefficient != 0.0]
+
+
+def _swapped(item: Product, old: Expr, new: Expr) -> Product | None:
+    """The product with one factor for another, None if it has no such factor."""
+    if old not in item.factors:
+        return None
+    place = item.factors.index(old)
+    return replace(item, factors=(*item.factors[:place], new, *item.factors[place + 1 :]))
+
+
+def _positions(item: Product) -> list[Expr]:
+    """Factors that are starts of tiles, or distances of such."""
+    return [factor for factor in item.factors if any(isinstance(node, Start) for node in walk(factor)) and not reads(factor)]
 
 
 def _main(tiles: list[Product], kernel: Kernel) -> tuple[Expr, Expr]:
@@ -163,40 +202,46 @@ def _main(tiles: list[Product], kernel: Kernel) -> tuple[Expr, Expr]:
     return _sum(tiles), build.ONE
 
 
-def _pairs(terms: list[Product], key_axis: str) -> tuple[tuple[Expr, Expr], ...]:
-    """(value of a row, value of a key): terms with the same value of a key share it."""
-    found: dict[frozenset[tuple[Expr, int]], tuple[Expr, list[Product]]] = {}
-    for item in terms:
-        keys = tuple(factor for factor in item.factors if key_axis in free_axes(factor))
-        others = tuple(factor for factor in item.factors if factor not in keys)
-        value = times(keys)
-        found.setdefault(frozenset(Counter(keys).items()), (value, []))[1].append(Product(item.coefficient, others))
-    return tuple((_grouped(parts), value) for value, parts in found.values())
+def _pairs(terms: list[Product], row_axis: str, key_axis: str) -> tuple[tuple[Expr, Expr], ...]:
+    """(value of a row, value of a key): terms with the same value of a key share it, and what has no value of a row is one more."""
+    sides = [(item.coefficient, *_sides(item, key_axis)) for item in terms]
+    both = [side for side in sides if any(row_axis in free_axes(factor) for factor in side[1])]
+    shared = {_bag(keys) for _, _, keys in both}
+    alone = [side for side in sides if side not in both and _bag(side[2]) not in shared]
+    found: dict[_Bag, tuple[Expr, list[Product]]] = {}
+    for coefficient, others, keys in sides:
+        if _bag(keys) in shared:
+            item = Product(coefficient, tuple(map(_tame, others)))
+            found.setdefault(_bag(keys), (times(map(_tame, keys)), []))[1].append(item)
+    pairs = [(_sum(parts), value) for value, parts in found.values()]
+    if len(alone) == 1:
+        ((coefficient, others, keys),) = alone
+        pairs.append((Product(coefficient, others).expr, times(keys)))
+    elif alone:
+        pairs.append((build.ONE, _sum(Product(coefficient, (*others, *keys)) for coefficient, others, keys in alone)))
+    return tuple(pairs)
 
 
-def _grouped(terms: Iterable[Product]) -> Expr:
-    """A sum in which whole numbers that share their other factors are added first, exactly."""
-    found: dict[frozenset[tuple[Expr, int]], tuple[tuple[Expr, ...], list[Expr]]] = {}
-    for item in terms:
-        whole = tuple(factor for factor in item.factors if isinstance(factor, Start | Offset))
-        others = tuple(factor for factor in item.factors if factor not in whole)
-        exact = float(item.coefficient).is_integer() and whole
-        count = build.const(int(item.coefficient) if exact else item.coefficient)
-        part: Expr = count
-        for factor in whole:
-            part = build.mul(part, factor) if exact else build.mul(factor, part)
-        key = frozenset(Counter((*others, *(Offset(axis) for axis in free_axes(part)))).items())
-        found.setdefault(key, (others, []))[1].append(part)
-    total: Expr = build.ZERO
-    for others, parts in found.values():
-        inner = parts[0]
-        for part in parts[1:]:
-            inner = build.add(inner, part)
-        value: Expr = inner
-        for factor in others:
-            value = build.mul(factor, value) if value is inner else build.mul(value, factor)
-        total = value if total == build.ZERO else build.add(total, value)
-    return total
+def _sides(item: Product, key_axis: str) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+    keys = tuple(factor for factor in item.factors if key_axis in free_axes(factor))
+    return tuple(factor for factor in item.factors if factor not in keys), keys
+
+
+def _bag(factors: Iterable[Expr]) -> _Bag:
+    return frozenset(Counter(factors).items())
+
+
+def _tame(factor: Expr) -> Expr:
+    return _finite(factor) if _is_centered(factor) else factor
+
+
+def _is_centered(factor: Expr) -> bool:
+    return isinstance(factor, Apply) and factor.op == "sub" and isinstance(factor.args[0], Read)
+
+
+def _finite(value: Expr) -> Expr:
+    """A value whose infinities are left to the terms that hold its square: times 0 they would be no number."""
+    return build.apply("where", build.apply("eq", build.apply("abs", value), build.INF), build.ZERO, value)
 
 
 def _sum(terms: Iterable[Product]) -> Expr:
@@ -211,19 +256,20 @@ def _operations(expr: Expr, pair: set[str]) -> int:
 def _replaced(kernel: Kernel, step: Einsum, parts: _Parts) -> Kernel:
     """The exponent without what its rows share, which leaves every weight with the row value it is measured from."""
     names = Names(kernel.cascade)
-    tile: Expr = parts.tile
+    tile = parts.tile
     for row, key in parts.pairs:
         tile = build.add(tile, build.mul(row if parts.scale == build.ONE else _over(row, parts.scale), key))
     steps: list[Einsum] = []
     z = names.fresh(f"{step.name}_tile")
     shared = names.fresh(f"{step.name}_row")
     here = tuple(axis for axis in step.axes if axis in free_axes(parts.row) or axis in kernel.grid or axis in kernel.loops)
-    level = build.read(shared, here)
+    level = build.ZERO if parts.row == build.ZERO else build.read(shared, here)
     for other in kernel.steps:
         row = exponent_row(other, step)
         if other is step:
             scaled = build.mul(build.read(z, step.axes), parts.scale)
-            steps += [replace(step, name=z, body=tile), Einsum(shared, here, parts.row, loc=step.loc), replace(step, body=scaled)]
+            rows = [] if level == build.ZERO else [Einsum(shared, here, parts.row, loc=step.loc)]
+            steps += [replace(step, name=z, body=tile), *rows, replace(step, body=scaled)]
         elif row is not None:
             steps.append(replace(other, body=build.exp(build.sub(build.read(step.name, step.axes), build.sub(row, level)))))
         else:
@@ -233,4 +279,10 @@ def _replaced(kernel: Kernel, step: Einsum, parts: _Parts) -> Kernel:
 
 
 def _over(expr: Expr, scale: Expr) -> Expr:
-    return build.mul(expr, build.const(1.0 / scale.value)) if isinstance(scale, Const) else build.apply("div", expr, scale)
+    match scale:
+        case Const(value=value):
+            return build.mul(expr, build.const(1.0 / value))
+        case Apply(op="pow", args=(Extent() as base, Const(value=power))):
+            return build.mul(expr, build.apply("pow", base, build.const(-power)))
+        case _:
+            return build.apply("div", expr, scale)

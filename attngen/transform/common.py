@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Expr, Read, kind_of
+from attngen.ir.expr import Apply, Expr, Read, Start, kind_of
 from attngen.ir.names import Names
 from attngen.ir.traverse import children, free_axes, names_read, rewrite, walk
 from attngen.transform.partition import Kernel
@@ -70,10 +70,11 @@ def _uses(kernel: Kernel) -> dict[Expr, int]:
 
 
 def _is_tile(part: Expr, kernel: Kernel) -> bool:
-    """Whether a part is a computed number for each pair of positions."""
+    """Whether a part is a computed number for each pair of positions, or one relative to the start of a tile."""
     axes = set(free_axes(part))
     computed = isinstance(part, Apply) and part.op not in _FREE and kind_of(part) == "float"
-    return computed and {kernel.resident, kernel.streamed} <= axes and not axes & set(kernel.features)
+    whole = {kernel.resident, kernel.streamed} <= axes
+    return computed and (whole or any(isinstance(node, Start) for node in walk(part))) and not axes & set(kernel.features)
 
 
 def _name(part: Expr) -> str:

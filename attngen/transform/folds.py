@@ -17,7 +17,7 @@ from attngen.ir.algebra import factors, signed_terms, times
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr, Index, Offset, Read, Start
 from attngen.ir.printer import print_expr
-from attngen.ir.traverse import free_axes, names_read, walk
+from attngen.ir.traverse import free_axes, names_read, reads, walk
 from attngen.transform.partition import Fold, Kernel
 from attngen.transform.rewrites import Note
 from attngen.transform.scales import exponent_row
@@ -67,18 +67,22 @@ def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] 
             continue
         passing = [factor for factor in factors(term) if kernel.streamed in free_axes(factor)]
         staying = [factor for factor in factors(term) if factor not in passing]
-        changes = next((factor for factor in (*staying, *passing) if _changes(factor, kernel)), None)
-        if changes is not None:
-            return f"{print_expr(changes)} changes from turn to turn"
+        reason = next(filter(None, (_why_not(factor, kernel) for factor in (*staying, *passing))), "")
+        if reason:
+            return reason
         left, right = times(staying), times(passing)
         found.append((left if sign > 0 else build.neg(left), right))
     return found
 
 
-def _changes(expr: Expr, kernel: Kernel) -> bool:
-    """Whether a value is not known before the stream."""
+def _why_not(expr: Expr, kernel: Kernel) -> str:
+    """Why a value cannot be laid out before the stream, if it cannot."""
     moving = {kernel.streamed, *kernel.loops}
-    return any(isinstance(node, Index | Start) and node.axis in moving for node in walk(expr))
+    if any(isinstance(node, Index | Start) and node.axis in moving for node in walk(expr)):
+        return f"{print_expr(expr)} changes from turn to turn"
+    if any(free_axes(read) and kernel.resident in free_axes(read) for read in reads(expr)):
+        return f"{print_expr(expr)} may be infinite, and so may its parts"
+    return ""
 
 
 def _columns(left: Expr, right: Expr) -> list[tuple[tuple[Expr, int], tuple[Expr, int]]]:

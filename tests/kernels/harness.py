@@ -101,14 +101,16 @@ def as_cascade(variant: str | Cascade | Spec) -> Cascade:
     return variant.cascade if isinstance(variant, Spec) else parse(variant)
 
 
-def prepare(variant: str | Cascade | Spec, values: Mapping[str, Any], allocate: Allocate = not_a_number) -> Emitted:
-    """The module of a variant for values of these shapes."""
+def prepare(
+    variant: str | Cascade | Spec, values: Mapping[str, Any], allocate: Allocate = not_a_number, rewrites: str | None = None
+) -> Emitted:
+    """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one."""
     cascade = as_cascade(variant)
     extents = axis_extents(cascade, {name: tuple(getattr(value, "shape", ())) for name, value in values.items()})
     features = roles(cascade).features
     padded = frozenset(axis for axis in features if extents[axis] < 16 or extents[axis] & (extents[axis] - 1))
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
-    return emitted(cascade, padded, str(model.dtype).removeprefix("torch."), allocate)
+    return emitted(cascade, padded, rewrites or str(model.dtype).removeprefix("torch."), allocate)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
@@ -177,9 +179,10 @@ def run(
     cotangents: Mapping[str, Tensor],
     tile: Tiles | None = None,
     allocate: Allocate = not_a_number,
+    rewrites: str | None = None,
 ) -> Results:
     """Outputs and all gradients of the emitted kernels."""
-    kernels = prepare(variant, values, allocate)
+    kernels = prepare(variant, values, allocate, rewrites)
     tile = tiles() if tile is None else tile
     known = forward(kernels, values, tile)
     gradients = backward(kernels, values, known, cotangents, tile)

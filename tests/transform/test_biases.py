@@ -1,0 +1,188 @@
+"""Biases apart: which are recognised and with which rank, that they stay what they were, and what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import attngen
+from attngen.pipeline import analyse, for_dtype
+from attngen.transform.rewrites import Note
+from tests.kernels import harness
+
+B, H, M, N, D = 1, 2, 50, 70, 16
+LONGEST = max(M, N)
+Values = dict[str, torch.Tensor]
+Mod = Callable[..., Any]
+
+
+def draw(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+slopes = torch.tensor([0.5, 0.0625], dtype=torch.float64)
+place = 100.0 + 2.0 * draw(B, LONGEST, 3)
+left, right = draw(B, LONGEST), draw(B, LONGEST, seed=2)
+rate = torch.tensor(0.3, dtype=torch.float64)
+
+
+def squared_distance(s: Any, b: Any, h: Any, q: Any, k: Any) -> Any:
+    return s - 0.1 * sum((place[b, q, i] - place[b, k, i]) ** 2 for i in range(3))
+
+
+MODS: dict[str, tuple[Mod, int]] = {
+    "alibi": (lambda s, b, h, q, k: s + slopes[h] * (k - q), 1),
+    "alibi twice": (lambda s, b, h, q, k: 2.0 * s - slopes[h] * (q - k) + 0.01 * (k - q), 1),
+    "square": (lambda s, b, h, q, k: s - 0.01 * slopes[h] * (q - k) ** 2, 2),
+    "squared distance": (squared_distance, 4),
+    "cosine": (lambda s, b, h, q, k: s + torch.cos(rate * (q - k)), 2),
+    "sine": (lambda s, b, h, q, k: s + 0.5 * torch.sin(0.3 * (q - k)), 2),
+    "outer product": (lambda s, b, h, q, k: s + left[b, q] * right[b, k], 1),
+    "rows and keys": (lambda s, b, h, q, k: s + left[b, q] + right[b, k], 1),
+    "rows": (lambda s, b, h, q, k: s + left[b, q] * slopes[h], 0),
+    "positions of keys": (lambda s, b, h, q, k: s + 0.01 * k - slopes[h] * (q - k), 1),
+    "scaled": (lambda s, b, h, q, k: s * rate + slopes[h] * (k - q), 1),
+}
+
+
+def notes(spec: attngen.Spec, name: str, dtype: str = "bfloat16", role: str = "forward") -> list[Note]:
+    """What a rewrite says of one kernel."""
+    return [note for note in dict(for_dtype(analyse(spec.cascade), dtype).rewrites).get(name, ()) if note.role == role]
+
+
+def case(spec: attngen.Spec, dtype: torch.dtype, scale: float = 1.0) -> tuple[dict[str, Any], Values]:
+    """Values and cotangents."""
+    shapes = {"q": (B, 1, H, M, D), "k": (B, 1, N, D), "v": (B, 1, N, D)}
+    values: dict[str, Any] = {name: draw(*shape, seed=i).mul(scale).to(dtype) for i, (name, shape) in enumerate(shapes.items())}
+    values |= {capture.name: capture.value.to(dtype) for capture in spec.captures if isinstance(capture.value, torch.Tensor)}
+    return values, {"o": draw(B, 1, H, M, D, seed=7).to(dtype), "lse": draw(B, 1, H, M, seed=8).to(torch.float32)}
+
+
+@pytest.mark.parametrize("name", MODS)
+def test_rank(name: str) -> None:
+    mod, rank = MODS[name]
+    (note,) = notes(attngen.attention(mod, name="biased"), "split_biases")
+    assert note.applied
+    assert note.text.startswith(f"rank {rank},")
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("name", MODS)
+def test_the_algebra_is_exact(name: str, masked: bool) -> None:
+    """The kernels of 16 bits, run in float64; tiles start everywhere."""
+    spec = attngen.attention(MODS[name][0], (lambda b, h, q, k: q + 5 >= k) if masked else None, name="biased")
+    values, cotangents = case(spec, torch.float64)
+    found = harness.run(spec, values, cotangents, harness.tiles(32, 16), rewrites="bfloat16")
+    harness.exact_to(found, harness.expected(spec, values, cotangents))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MODS)
+def test_contract(name: str, dtype: torch.dtype) -> None:
+    spec = attngen.attention(MODS[name][0], name="biased")
+    values, cotangents = case(spec, dtype)
+    found = harness.run(spec, values, cotangents)
+    harness.contract(found, harness.expected(spec, values, cotangents), harness.yardstick(spec, values, cotangents, dtype))
+
+
+@pytest.mark.parametrize("name", ["alibi", "squared distance", "cosine"])
+def test_folded_biases_are_as_exact_as_an_addition(name: str) -> None:
+    """Far from the diagonal and far from the origin, against the same kernels with every rewrite left out."""
+    spec = attngen.attention(MODS[name][0], name="biased")
+    values, cotangents = case(spec, torch.bfloat16)
+    golden = harness.expected(spec, values, cotangents)
+    errors = [
+        {key: float((value.double() - right).abs().max()) for (key, value), (_, right) in zip(found.items(), golden.items(), strict=True)}
+        for found in (harness.run(spec, values, cotangents, rewrites=rewrites) for rewrites in ("bfloat16", "float32"))
+    ]
+    for key, mine in errors[0].items():
+        assert mine <= 1.1 * errors[1][key] + 1e-6, f"{key}: {mine:.2e}, without rewrites {errors[1][key]:.2e}"
+
+
+def test_folds_of_slopes_take_three_columns() -> None:
+    (note,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases")
+    assert (note.applied, note.text) == (True, "rank 1 in 3 columns of a product, 1 operations less for each pair")
+    (other,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases", role="backward_columns")
+    assert (other.applied, other.text) == (False, "slopes[g * extent(r) + r] changes from turn to turn")
+    assert not notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases", "float16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exact_precisions_add_biases_as_they_are(dtype: str) -> None:
+    program = analyse(attngen.attention(MODS["alibi"][0], name="biased").cascade)
+    assert for_dtype(program, dtype) is program
+
+
+@pytest.mark.parametrize(
+    ("mod", "reason"),
+    [
+        (lambda s, b, h, q, k: s + right[b, k], "right[b,n] costs no less for a row and a key than for each pair"),
+        (lambda s, b, h, q, k: s + 0.001 * q * k, "a power of a position is not exact, other than in a power of a distance"),
+    ],
+)
+def test_what_stays(mod: Mod, reason: str) -> None:
+    (note,) = notes(attngen.attention(mod, name="biased"), "split_biases")
+    assert (note.applied, note.text) == (False, reason)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("where", ["row", "key", "both", "place of a key"])
+def test_infinite_biases_exclude_what_they_did(where: str, dtype: torch.dtype) -> None:
+    """An additive mask of minus infinity is a captured value like any other."""
+    row, key, far = draw(B, LONGEST), draw(B, LONGEST, seed=3), place.clone()
+    if where in ("row", "both"):
+        row[:, 3:7] = -torch.inf
+    if where in ("key", "both"):
+        key[:, 5:40] = -torch.inf
+    if where == "place of a key":
+        far[:, 60:, 1] = torch.inf
+
+    def mod(s: Any, b: Any, h: Any, q: Any, k: Any) -> Any:
+        return s + row[b, q] + key[b, k] - 0.1 * (far[b, q, 1] - far[b, k, 1]) ** 2
+
+    spec = attngen.attention(mod, name="biased")
+    assert all(note.applied for note in notes(spec, "split_biases"))
+    values, cotangents = case(spec, dtype)
+    cotangents["lse"] = torch.zeros_like(cotangents["lse"])
+    kernels = harness.prepare(spec, values, rewrites="bfloat16")
+    found = harness.forward(kernels, values, harness.tiles(16, 16))
+    golden = harness.expected(spec, values, cotangents).outputs
+    torch.testing.assert_close(found["o"].double(), golden["o"].nan_to_num(0.0), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(found["lse"].double(), golden["lse"], rtol=1e-3, atol=1e-3)
+
+
+@st.composite
+def mods(draw: st.DrawFn) -> Mod:
+    """A score with several terms of a few kinds."""
+    kinds: list[Callable[[Any, Any, Any, Any], Any]] = [
+        lambda b, h, q, k: slopes[h] * (k - q),
+        lambda b, h, q, k: left[b, q],
+        lambda b, h, q, k: right[b, k] * 0.5,
+        lambda b, h, q, k: left[b, q] * right[b, k],
+        lambda b, h, q, k: -0.001 * (q - k) ** 2,
+        lambda b, h, q, k: torch.cos(rate * (k - q)),
+        lambda b, h, q, k: -0.1 * (place[b, q, 0] - place[b, k, 0]) ** 2,
+        lambda b, h, q, k: torch.tanh(left[b, q] + right[b, k]),
+        lambda b, h, q, k: 0.02 * k,
+    ]
+    chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))
+    signs = draw(st.lists(st.sampled_from([1.0, -1.0]), min_size=3, max_size=3))
+    return lambda s, b, h, q, k: s + sum(sign * kind(b, h, q, k) for sign, kind in zip(signs, chosen, strict=False))
+
+
+@settings(max_examples=15)
+@given(mod=mods(), dtype=st.sampled_from([torch.float64, torch.bfloat16]), without=st.sampled_from(["", "fold_biases", "split_biases"]))
+def test_random_biases(mod: Mod, dtype: torch.dtype, without: str) -> None:
+    spec = attngen.attention(mod, lambda b, h, q, k: q + 5 >= k, name="biased")
+    values, cotangents = case(spec, dtype)
+    golden = harness.expected(spec, values, cotangents)
+    if dtype == torch.float64:
+        harness.exact_to(harness.run(spec, values, cotangents, harness.tiles(32, 16), rewrites="bfloat16"), golden)
+        return
+    found = harness.run(spec, values, cotangents)
+    harness.contract(found, golden, harness.yardstick(spec, values, cotangents, dtype))
