@@ -16,6 +16,7 @@ from attngen.emit.render import helper_sources, render
 from attngen.emit.sections import Shapes
 from attngen.ir.cascade import Cascade
 from attngen.transform.biases import split_biases
+from attngen.transform.bounded import drop_maxima
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.common import name_common_parts
 from attngen.transform.differentiate import Backward, differentiate
@@ -77,6 +78,7 @@ class Rewrite:
 
 
 REWRITES: dict[str, Rewrite] = {
+    "drop_maxima": Rewrite(drop_maxima, frozenset({"bfloat16", "float32", "float64"})),
     "split_biases": Rewrite(split_biases, frozenset({"float16", "bfloat16"})),
     "fold_biases": Rewrite(fold_biases, frozenset({"bfloat16"})),
     "fold_scales": Rewrite(fold_scales),

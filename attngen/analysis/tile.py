@@ -146,6 +146,15 @@ def _operation(op: str, args: tuple[Interval, ...]) -> Interval:
             return min(a, c), min(b, d)
         case "max", ((a, b), (c, d)):
             return max(a, c), max(b, d)
+        case (("tanh" | "sin" | "cos" | "erf"), _):
+            return -1.0, 1.0
+        case "sigmoid", _:
+            return 0.0, 1.0
+        case "to_float", (only,):
+            return only
+        case "div", ((a, b), (c, d)) if c == d and c != 0:
+            ends = sorted((a / c, b / c))
+            return ends[0], ends[1]
         case "mul", ((a, b), (c, d)) if all(map(math.isfinite, (a, b, c, d))):
             products = (a * c, a * d, b * c, b * d)
             return min(products), max(products)

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
 
 
-def width(fold: Fold) -> int:
-    """Columns of the operands: the depth of a product is a power of two from 16 up."""
-    return 16 if len(fold.columns) <= 16 else 32
-
-
 def add_fold(lowering: Lowering, step: Einsum, fold: Fold) -> None:
     """The step as a product added to a tile."""
     writer = lowering.writer
@@ -44,7 +39,7 @@ def _operand(lowering: Lowering, base: str, fold: Fold, place: int) -> Code:
     writer, axis = lowering.writer, lowering.pair[place]
     name = writer.name(base)
     before, writer.stage = writer.stage, Stage.PROLOGUE
-    writer.put(f"{name} = tl.zeros(({writer.block(axis)}, {width(fold)}), DTYPE)")
+    writer.put(f"{name} = tl.zeros(({writer.block(axis)}, {fold.width}), DTYPE)")
     writer.use("columns")
     writer.use("part")
     first = 0

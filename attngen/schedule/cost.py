@@ -21,6 +21,7 @@ REFERENCE = {"decode": (64, 16, 8192), "short": (64, 512, 512), "long": (64, 409
 # What a program needs besides its tiles, and what the driver keeps of every block of shared memory.
 _BARRIER_BYTES = 1056
 _BLOCK_RESERVE_BYTES = 1024
+_NARROW_BARRIER_BYTES = 64
 # Operands of asynchronous products start at such addresses, so that small buffers between them are rounded up.
 _OPERAND_ALIGNMENT_BYTES = 1024
 # Sums of rows that several warps share, at most.
@@ -92,26 +93,29 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
         structure.vectors * tile.streamed * max(item, 4) + structure.pairs * tile.resident * tile.streamed * item
     )
     scores = tile.resident * tile.streamed * item
+    narrow = tile.streamed * structure.folded * item
     if target.backend == "hip":
         ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else max(passing)
         shallow = item == 2 and min(_columns(structure.dots, dims), default=target.matrix_depth) < target.matrix_depth
         moved = scores if tile.resident < 32 * tile.num_warps or shallow else 0
-        return max(ring + moved + vectors, *kept, 0)
+        return max(ring + moved + vectors, *kept, 0) + narrow
     if uses_wide_units(tile, dtype, target):
         ring = tile.num_stages * sum(passing) if tile.num_stages > 1 else sum(passing)
         aligned = ceil(vectors / _OPERAND_ALIGNMENT_BYTES) * _OPERAND_ALIGNMENT_BYTES
         if target.matrix_unit == "tcgen05":
             shared_rows = _CROSS_WARP_BYTES if tile.resident < 16 * tile.num_warps else 0
-            return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + aligned + _BARRIER_BYTES + shared_rows
-        return sum(kept) + ring + aligned
+            # A narrow product has both of its operands here, and what is held is held once more.
+            again = narrow + tile.resident * structure.folded * item + held + _NARROW_BARRIER_BYTES if narrow else 0
+            return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + aligned + _BARRIER_BYTES + shared_rows + again
+        return sum(kept) + ring + aligned + narrow
     ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else sum(passing)
     if item > 2:
         # Every operand made of scores is copied, and sums of rows as well.
-        return sum(kept) + ring + len(structure.carried) * scores + vectors + _sum_bytes(structure, tile)
+        return sum(kept) + ring + len(structure.carried) * scores + vectors + narrow + _sum_bytes(structure, tile)
     accumulator = max(_columns(structure.carried, dims), default=0)
     moved = scores if tile.resident < accumulator else 0
     again = max((tile.streamed * columns * item for columns in _columns(structure.held, dims)), default=0) if tile.num_stages == 1 else 0
-    return sum(kept) + ring + moved + again + vectors
+    return sum(kept) + ring + moved + again + vectors + narrow
 
 
 def _sum_bytes(structure: Structure, tile: TileSchedule) -> int:

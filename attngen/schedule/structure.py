@@ -41,6 +41,7 @@ class Structure:
         sums: row accumulators [R], running maxima included.
         special, simple: operations on one pair of positions, by the special function unit and by the arithmetic units.
         masks: operations of the predicates, which only tiles at the edge of a mask carry out; 0 without masks.
+        folded: columns of the narrow products that add biases.
     """
 
     role: str
@@ -56,6 +57,7 @@ class Structure:
     special: int
     simple: int
     masks: int
+    folded: int = 0
 
     def key(self, dims: Mapping[str, int]) -> str:
         """The structure without its arithmetic, feature axes by their tile: "forward:64>64.64;64+64;2;masked"."""
@@ -63,6 +65,7 @@ class Structure:
         tensors = ">".join(".".join(name[axis] for axis in axes) for axes in (self.kept or self.once, self.passing))
         products = "+".join(".".join(name[axis] for axis in axes) for axes in (self.dots, self.carried))
         extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
+        extra += f"f{self.folded}" if self.folded else ""
         return f"{self.role}:{tensors};{products};{self.sums}{extra};{'masked' if self.masks else 'full'}"
 
     @property
@@ -93,7 +96,8 @@ def structure(kernel: Kernel) -> Structure:
     in_dots, in_sums = dict(_tensors(kernel, dots)), dict(_tensors(kernel, carried))
     held = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
     on_pairs = [step for step in inside if pair <= {*step.axes, *step.over}]
-    ops = [op for step in on_pairs for op in _ops(step.body)]
+    folds = {fold.step: fold for fold in kernel.folds}
+    ops = [op for step in on_pairs if step.name not in folds for op in _ops(step.body)]
     predicates = dict.fromkeys(expr for expr in (kernel.some, kernel.every, *(step.where for step in on_pairs)) if expr is not None)
     return Structure(
         role=kernel.role,
@@ -109,6 +113,7 @@ def structure(kernel: Kernel) -> Structure:
         special=sum(_SPECIAL.get(op, 0) for op in ops),
         simple=sum(_LONG.get(op, 1) for op in ops),
         masks=sum(_LONG.get(op, 1) for expr in predicates for op in _ops(expr)),
+        folded=sum(fold.width for fold in folds.values()),
     )
 
 

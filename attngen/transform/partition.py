@@ -54,6 +54,11 @@ class Fold:
     tile: Read
     columns: tuple[tuple[tuple[Expr, int], tuple[Expr, int]], ...]
 
+    @property
+    def width(self) -> int:
+        """Columns of the operands: the depth of a product is a power of two from 16 up."""
+        return max(16, 1 << (len(self.columns) - 1).bit_length())
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
