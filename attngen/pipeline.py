@@ -78,7 +78,7 @@ class Rewrite:
 
 
 REWRITES: dict[str, Rewrite] = {
-    "drop_maxima": Rewrite(drop_maxima, frozenset({"bfloat16", "float32", "float64"})),
+    "drop_maxima": Rewrite(drop_maxima, frozenset({"bfloat16"})),
     "split_biases": Rewrite(split_biases, frozenset({"float16", "bfloat16"})),
     "fold_biases": Rewrite(fold_biases, frozenset({"bfloat16"})),
     "fold_scales": Rewrite(fold_scales),

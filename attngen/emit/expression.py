@@ -43,7 +43,6 @@ _CALLS: dict[str, str] = {
     "max": "tl.maximum",
     "where": "tl.where",
     "abs": "tl.abs",
-    "exp": "tl.exp",
     "exp2": "tl.exp2",
     "log": "tl.log",
     "log2": "tl.log2",
@@ -55,6 +54,7 @@ _CALLS: dict[str, str] = {
     "floor": "tl.floor",
     "ceil": "tl.ceil",
 }
+_BY_PRECISION = frozenset(("tanh", "gelu_tanh"))
 HELPERS = ("safe_div", "tanh", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "sign")
 _ATOM, _UNARY = 100, 11
 
@@ -127,13 +127,13 @@ class Printer:
             return text, precedence
         if expr.op in HELPERS:
             self.values.use(expr.op)
-            return self.call(expr.op, _numbers(expr), layout), _ATOM
+            return self.call(expr.op, _numbers(expr), layout, *(["DTYPE"] if expr.op in _BY_PRECISION else [])), _ATOM
         if expr.op in _CALLS:
             return self.call(_CALLS[expr.op], _numbers(expr), layout), _ATOM
         raise InternalError(f"no Triton text for {expr.op}")
 
-    def call(self, function: str, args: tuple[Expr, ...], layout: Layout) -> str:
-        return f"{function}({', '.join(self.code(arg, layout) for arg in args)})"
+    def call(self, function: str, args: tuple[Expr, ...], layout: Layout, *more: str) -> str:
+        return f"{function}({', '.join([*(self.code(arg, layout) for arg in args), *more])})"
 
     # ---- operations with a spelling of their own
 
@@ -154,7 +154,8 @@ class Printer:
                 return f"exp_scaled({scaled}, {scale}, {self.code(row, layout)}, DTYPE)", _ATOM
             self.values.use("exp_above")
             return f"exp_above({self.code(tile, layout)}, {self.code(row, layout)}, DTYPE)", _ATOM
-        return self.call("tl.exp", expr.args, layout), _ATOM
+        self.values.use("exp")
+        return self.call("exp", _numbers(expr), layout), _ATOM
 
     def is_scaled_tile(self, expr: Expr, layout: Layout) -> TypeGuard[Apply]:
         """Whether a value is a whole tile of floats, times a scalar. Whole numbers would take the constant into their own type."""

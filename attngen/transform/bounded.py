@@ -4,8 +4,8 @@ x[m,n]   = 30.0 * tanh(s[m,n] / 30.0)            x[m,n]   = 30.0 * tanh(s[m,n] /
 w[m,n]   = exp(x[m,n] - m_i[m])            ->    w[m,n]   = exp(x[m,n])
 lse[m]   = m_i[m] + log(l_i[m])                  lse[m]   = 0.0 + log(l_i[m])
 
-That saves the maximum over each tile, and sums are not rescaled any more. Takes and gives a kernel with the same outputs, for dtypes with
-the exponents of fp32: those of fp16 reach from 6e-8 to 65504 only.
+That saves the maximum over each tile, and sums are not rescaled any more. Takes and gives a kernel with the same outputs. It is for
+bfloat16: weights of fp16 reach from 6e-8 to 65504 only, and at fp32 the rounding of an exponent as large as its bound would show.
 """
 
 from __future__ import annotations

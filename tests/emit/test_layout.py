@@ -11,7 +11,8 @@ from attngen.emit.layout import WIDTH, break_lines, broken, split_items
 from attngen.frontend.attention import attention
 from attngen.frontend.spec import Spec
 from attngen.ir.parser import parse
-from attngen.pipeline import analyse, build
+from attngen.pipeline import analyse, build, for_dtype
+from tests.transform.test_biases import MODS
 from tests.variants import ALL
 
 
@@ -27,11 +28,14 @@ def judged(folder: Path) -> str:
 
 def test_every_emitted_module_is_formatted(tmp_path: Path) -> None:
     cascades = {name: parse(text) for name, text in ALL.items()}
+    cascades |= {name.replace(" ", "_"): attention(mod).cascade for name, (mod, _) in MODS.items()}
     cascades |= {name: spec.cascade for name in catalog.names() if isinstance(spec := catalog.load(name), Spec)}
     for name, cascade in cascades.items():
         program = analyse(cascade)
-        for label, padded in (("", frozenset[str]()), ("_padded", frozenset(program.features))):
-            (tmp_path / f"{name}{label}.py").write_text(build(program, name, padded).text, encoding="utf-8")
+        half = for_dtype(program, "bfloat16")
+        every = frozenset(program.features)
+        for label, mine, padded in (("", program, frozenset[str]()), ("_half", half, frozenset[str]()), ("_padded", half, every)):
+            (tmp_path / f"{name}{label}.py").write_text(build(mine, name, padded).text, encoding="utf-8")
     assert judged(tmp_path) == ""
 
 

@@ -56,8 +56,8 @@ MUTANTS = (
     Mutant(
         "division by an empty sum", LIB, "tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))", "a / b", first="causal_bottom_right"
     ),
-    Mutant("tanh of negative numbers", LIB, "t = tl.exp(-2.0 * tl.abs(x))", "t = tl.exp(-2.0 * x)", first="softcap"),
-    Mutant("sigmoid mirrored", LIB, "tl.exp(-x)", "tl.exp(x)", first="sigmoid_causal"),
+    Mutant("tanh of negative numbers", LIB, "t = tl.exp2(tl.abs(x) * (-2.0 * LOG2E))", "t = tl.exp2(x * (-2.0 * LOG2E))", first="softcap"),
+    Mutant("sigmoid mirrored", LIB, "tl.exp2(-x * LOG2E)", "tl.exp2(x * LOG2E)", first="sigmoid_causal"),
     Mutant(
         "division rounds towards zero",
         LIB,
