@@ -20,6 +20,7 @@ from attngen.transform.bounded import drop_maxima
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.common import name_common_parts
 from attngen.transform.differentiate import Backward, differentiate
+from attngen.transform.distances import float_distances
 from attngen.transform.folds import fold_biases
 from attngen.transform.hoist import hoist
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
@@ -82,6 +83,7 @@ REWRITES: dict[str, Rewrite] = {
     "split_biases": Rewrite(split_biases, frozenset({"float16", "bfloat16"})),
     "fold_biases": Rewrite(fold_biases, frozenset({"bfloat16"})),
     "fold_scales": Rewrite(fold_scales),
+    "float_distances": Rewrite(float_distances),
 }
 """In the order in which they are tried, by the names under which they can be left out."""
 

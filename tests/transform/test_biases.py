@@ -59,7 +59,7 @@ def case(spec: attngen.Spec, dtype: torch.dtype, scale: float = 1.0) -> tuple[di
     """Values and cotangents."""
     shapes = {"q": (B, 1, H, M, D), "k": (B, 1, N, D), "v": (B, 1, N, D)}
     values: dict[str, Any] = {name: draw(*shape, seed=i).mul(scale).to(dtype) for i, (name, shape) in enumerate(shapes.items())}
-    values |= {capture.name: capture.value.to(dtype) for capture in spec.captures if isinstance(capture.value, torch.Tensor)}
+    values |= {item.name: item.value.to(dtype) if isinstance(item.value, torch.Tensor) else item.value for item in spec.captures}
     return values, {"o": draw(B, 1, H, M, D, seed=7).to(dtype), "lse": draw(B, 1, H, M, seed=8).to(torch.float32)}
 
 
