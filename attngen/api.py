@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attngen import target as targets
-from attngen.errors import ArgumentError, ShapeMismatch
+from attngen.errors import ArgumentError, RewriteRefused, ShapeMismatch
 from attngen.explain import Explanation, explain
 from attngen.frontend.spec import Spec, with_lse
 from attngen.ir.cascade import Cascade
@@ -42,6 +42,7 @@ def compile(
     schedule: Mapping[str, Any] | None = None,
     keep_lists: bool = False,
     without: Iterable[str] = (),
+    require: Iterable[str] = (),
 ) -> Attention:
     """Compile an attention variant.
 
@@ -57,31 +58,46 @@ def compile(
             mask reads, or a length, changes; without it they are made at each call. A change of a tensor is one that PyTorch counts:
             writing through numpy or `.data` goes unnoticed.
         without: rewrites of the kernels to leave out, by the names that `explain` gives them ("fold_scales").
+        require: rewrites that must apply to some kernel for `dtype`, bfloat16 unless given.
 
     Returns:
         A callable that trains.
 
     Raises:
         UnknownArch, ScheduleError, NotStreamable, UnsupportedError, ...: the variant or an option is refused, with the reason.
+        RewriteRefused: a rewrite of `require` does not apply.
     """
     if not isinstance(spec, Spec):
         raise ArgumentError(
             f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...)."
         )
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
-    attend = Attention(
-        spec, Options(arch, freeze(schedule) if schedule is not None else None, deterministic, keep_lists, _left_out(without))
-    )
+    frozen = freeze(schedule) if schedule is not None else None
+    attend = Attention(spec, Options(arch, frozen, deterministic, keep_lists, _rewrites(without)))
+    _check_required(attend.program, _rewrites(require), dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
     return attend
 
 
-def _left_out(names: Iterable[str]) -> frozenset[str]:
+def _rewrites(names: Iterable[str]) -> frozenset[str]:
     found = frozenset(names)
     for name in sorted(found - REWRITES.keys()):
         raise ArgumentError(f"there is no rewrite {name!r}", remedy=f"They are {', '.join(REWRITES)}.")
     return found
+
+
+def _check_required(program: Program, names: frozenset[str], dtype: str) -> None:
+    told = dict(for_dtype(program, dtype).rewrites)
+    for name in sorted(names):
+        notes = told.get(name)
+        if notes is None:
+            why = f"it is left out, or not for {dtype}"
+        elif any(note.applied for note in notes):
+            continue
+        else:
+            why = "; ".join(dict.fromkeys(f"not {note.step}, for {note.text}" for note in notes)) or "no step has its form"
+        raise RewriteRefused(f"the rewrite {name} does not apply: {why}", remedy="Leave it out of `require`, or change what it names.")
 
 
 def _program(cascade: Cascade, without: frozenset[str]) -> Program:

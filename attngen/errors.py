@@ -125,6 +125,10 @@ class NotDifferentiable(UnsupportedError):
     """A gradient was asked for through an operation that has none here (second order, forward mode, integer)."""
 
 
+class RewriteRefused(UnsupportedError):
+    """A rewrite that the user asked for does not apply."""
+
+
 class Nondeterministic(UnsupportedError):
     """A gradient needs atomic additions, and deterministic results were asked for."""
 

@@ -52,7 +52,22 @@ def documents() -> attngen.Spec:
     return attngen.attention(mask_mod=lambda b, h, q_idx, kv_idx: ids[q_idx] == ids[kv_idx])
 
 
+def squared_distance() -> attngen.Spec:
+    place = torch.randn(700, 3, device=DEVICE) + 50.0
+
+    def near(score, b, h, q_idx, kv_idx):
+        return score - 0.1 * sum((place[q_idx, i] - place[kv_idx, i]) ** 2 for i in range(3))
+
+    return attngen.attention(score_mod=near, mask_mod=causal)
+
+
+def cosine() -> attngen.Spec:
+    return attngen.attention(score_mod=lambda score, b, h, q_idx, kv_idx: score + torch.cos(0.3 * (q_idx - kv_idx)))
+
+
 SPECS: dict[str, Callable[[], attngen.Spec]] = {
+    "squared_distance": squared_distance,
+    "cosine": cosine,
     "plain": plain,
     "causal_alibi": causal_alibi,
     "window": window,

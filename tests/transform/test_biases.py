@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attngen
+from attngen.errors import RewriteRefused
 from attngen.pipeline import analyse, for_dtype
 from attngen.transform.rewrites import Note
 from tests.kernels import harness
@@ -128,6 +129,20 @@ def test_exact_precisions_add_biases_as_they_are(dtype: str) -> None:
 def test_what_stays(mod: Mod, reason: str) -> None:
     (note,) = notes(attngen.attention(mod, name="biased"), "split_biases")
     assert (note.applied, note.text) == (False, reason)
+
+
+@pytest.mark.parametrize(
+    ("mod", "dtype", "why"),
+    [
+        (MODS["cosine"][0], None, "not x_tile, for cos"),
+        (MODS["alibi"][0], "float16", "it is left out, or not for float16"),
+        (None, None, "no step has its form"),
+    ],
+)
+def test_a_rewrite_that_is_asked_for_applies_or_is_refused(mod: Mod | None, dtype: str | None, why: str) -> None:
+    attngen.compile(attngen.attention(MODS["alibi"][0], name="biased"), require=["split_biases", "fold_biases"])
+    with pytest.raises(RewriteRefused, match=why):
+        attngen.compile(attngen.attention(mod, name="biased"), dtype=dtype, require=["fold_biases"])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
