@@ -30,6 +30,7 @@ SCHEDULE = "attngen/schedule/*.py"
 OF_SCHEDULES = "tests/schedule"
 RUNTIME = "attngen/runtime/*.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
+OF_BIASES = "tests/transform/test_biases.py"
 
 MUTANTS = (
     # Helper functions of emitted modules.
@@ -52,6 +53,26 @@ MUTANTS = (
         'return 0 < value < float("inf")',
         "return value != 0",
         first="tests/transform/test_scales.py",
+    ),
+    Mutant("two parts of a folded bias", TRANSFORM, "if i + j < _PARTS", "if i + j < _PARTS - 1", first=OF_BIASES),
+    Mutant("a cosine of a difference", TRANSFORM, "Product(-1.0, (sin_u, sin_v))", "Product(1.0, (sin_u, sin_v))", first=OF_BIASES),
+    Mutant(
+        "infinities in products", TRANSFORM, "return _finite(factor) if _is_centered(factor) else factor", "return factor", first=OF_BIASES
+    ),
+    Mutant("a maximum without its shift", EMIT, 'f"{largest} + {shift}" if shift', "largest if shift", first=OF_BIASES),
+    Mutant(
+        "a fixed value at the lower bound",
+        TRANSFORM,
+        "build.const((low + high) / 2)",
+        "build.const(low)",
+        first="tests/transform/test_bounded.py",
+    ),
+    Mutant(
+        "distances with the wrong sign",
+        TRANSFORM,
+        '"add" if count > 0 else "sub"',
+        '"sub" if count > 0 else "add"',
+        first="tests/transform/test_distances.py",
     ),
     Mutant(
         "division by an empty sum", LIB, "tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))", "a / b", first="causal_bottom_right"
@@ -170,8 +191,8 @@ MUTANTS = (
     Mutant(
         "32-bit offsets along the stream",
         EMIT,
-        'scaled(f"tl.cast(start_{axis}, tl.int64)", stride)',
-        'scaled(f"start_{axis}", stride)',
+        'return f"tl.cast(start_{axis}, tl.int64)" if axis == self.writer.kernel.streamed else f"start_{axis}"',
+        'return f"start_{axis}"',
         first="far",
     ),
     Mutant(
