@@ -13,8 +13,9 @@ from attngen.emit.kernel import Lowered, Scatter, is_injective, listings, lower_
 from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
-from attngen.emit.sections import Shapes
+from attngen.emit.sections import Shapes, shapes
 from attngen.ir.cascade import Cascade
+from attngen.ir.pieces import Cuts
 from attngen.transform.biases import split_biases
 from attngen.transform.bounded import drop_maxima
 from attngen.transform.canonicalize import canonicalize
@@ -62,12 +63,13 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An emitted module: its text, the role and signature of each kernel, and the program behind it."""
+    """An emitted module: its text, the role and signature of each kernel, the program behind it, and the shapes it is for."""
 
     text: str
     program: Program
     lowered: tuple[tuple[Kernel, Lowered], ...]
     scatters: tuple[tuple[str, Scatter], ...]
+    shapes: Shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +137,24 @@ def _rewritten(program: Program) -> Program:
     return replace(program, kernels=tuple(with_runs(name_common_parts(kernel)) for kernel in kernels), rewrites=tuple(told))
 
 
-def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> Source:
+def build(program: Program, name: str, cuts: Cuts = ()) -> Source:
     """From kernels to the text of a module.
 
     Args:
         program: result of `analyse`.
         name: of the variant, for the module's title.
-        padded: feature axes whose length is not a power of two from 16 up.
+        cuts: of the feature axes that are not one tile of their own length.
     """
     backward = program.backward
     saved = tuple(item.name for item in backward.saved) if backward is not None else ()
     stored = scatters(program)
+    owned = frozenset({*saved, *(step for kernel in program.kernels for step in kernel.outputs)})
+    own = shapes(owned, cuts, {axis for kernel in program.kernels for axis in (*kernel.grid, *kernel.loops, *kernel.features)})
     lowered: list[tuple[Kernel, Lowered]] = []
     for kernel in program.kernels:
-        owned = frozenset({*saved, *(step for other in program.kernels for step in other.outputs)})
         mine = tuple(scatter for step, scatter in stored if step in kernel.outputs)
         before = [item for _, item in lowered]
-        lowered += [*listings(kernel, Shapes(padded, owned)), (kernel, lower_kernel(kernel, Shapes(padded, owned), mine, before))]
+        lowered += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, mine, before))]
     forward = tuple(item for item in lowered if "forward" in (item[0].role, item[0].lists))
     plan = Plan(
         inputs=tuple(item for item in program.cascade.inputs),
@@ -164,6 +167,7 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
         gradients=backward.gradients if backward is not None else (),
         scatters=dict(stored),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
+        shapes=own,
     )
     module = ModuleContext(
         title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
@@ -173,7 +177,7 @@ def build(program: Program, name: str, padded: frozenset[str] = frozenset()) -> 
         kernels=tuple(item.context for _, item in lowered),
         host=host_context(plan),
     )
-    return Source(render(module), program, tuple(lowered), stored)
+    return Source(render(module), program, tuple(lowered), stored, own)
 
 
 def scatters(program: Program) -> tuple[tuple[str, Scatter], ...]:

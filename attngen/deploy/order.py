@@ -14,7 +14,6 @@ from attngen.frontend.spec import Spec
 from attngen.pipeline import Program, Source, build
 from attngen.runtime.handle import dtype_name, feature_lengths
 from attngen.schedule.plan import ModuleSchedule
-from attngen.schedule.structure import padded
 from attngen.version import VERSION
 
 SCHEMA = 1
@@ -99,9 +98,7 @@ def rows(program: Program, schedules: Mapping[Case, ModuleSchedule]) -> tuple[Ro
 
 def source(program: Program, name: str, order: Order) -> Source:
     """One module for all lengths of an order: an axis is padded if it is for one of them."""
-    lengths = [dict(case.lengths) for case in cases(program, order)]
-    wide = frozenset(axis for sizes in lengths for axis, size in sizes.items() if padded(size) != size)
-    return build(program, name, wide)
+    raise NotImplementedError
 
 
 def entry(content: bytes) -> dict[str, object]:

@@ -94,13 +94,14 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `listed`: whether some kernel
-    walks over a list of tiles, which the caller may keep."""
+    """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
+    axis has several tiles; `listed`: whether some kernel walks over a list of tiles, which the caller may keep."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]
     lengths: tuple[Code, ...]
     runs: bool
+    pieces: bool
     listed: bool
     forward: tuple[Launch, ...]
     forward_results: tuple[Code, ...]

@@ -9,6 +9,7 @@ from attngen.emit.context import Finish, HostContext, Launch
 from attngen.emit.kernel import Lowered, Scatter
 from attngen.emit.listing import NARROW_TILES, names_of
 from attngen.emit.names import Code, number, tensor_name
+from attngen.emit.sections import Shapes
 from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Read
@@ -29,7 +30,8 @@ class Plan:
         features: feature axes.
         forward, backward: kernels with their lowered form.
         gradients: how each is completed; `scatters` by step are stored inside a kernel.
-        cascade: the gradient cascade, for axes of partial gradients.
+        axes: of the gradient cascade, for partial gradients.
+        shapes: what the kernels were lowered for.
     """
 
     inputs: tuple[Input, ...]
@@ -42,6 +44,7 @@ class Plan:
     gradients: tuple[Gradient, ...]
     scatters: Mapping[str, Scatter]
     axes: Mapping[str, tuple[str, ...]]
+    shapes: Shapes
 
 
 def host_context(plan: Plan) -> HostContext:
@@ -58,6 +61,7 @@ def host_context(plan: Plan) -> HostContext:
         forward_params=(*inputs, Code("tiles"), *options),
         lengths=tuple(_lengths(plan)),
         runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
+        pieces=bool(plan.shapes.pieces),
         listed=listed,
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
         forward_results=(*results, *extra),
@@ -92,10 +96,13 @@ def _lengths(plan: Plan) -> list[Code]:
                     for position, at in enumerate(node.at):
                         if isinstance(at, Index):
                             lines.setdefault(at.axis, Code(f"len_{at.axis} = {tensor_name(item.name)}.shape[{position}]"))
-    padded = {name for _, lowered in (*plan.forward, *plan.backward) for name in lowered.constexprs if name.startswith("PAD_")}
+    used = {name for _, lowered in (*plan.forward, *plan.backward) for name in lowered.constexprs}
     for axis in plan.features:
-        if f"PAD_{axis.upper()}" in padded:
-            lines[f"PAD_{axis}"] = Code(f"pad_{axis} = triton.next_power_of_2(max(len_{axis}, 16))")
+        names = [name.lower() for name in plan.shapes.constants(axis) if name in used]
+        if len(names) == 1:
+            lines[names[0]] = Code(f"{names[0]} = triton.next_power_of_2(max(len_{axis}, 16))")
+        elif names:
+            lines[names[0]] = Code(f"{', '.join(names)} = pieces(len_{axis})")
     lines |= {runs.first: _runs(runs) for kernel, _ in (*plan.forward, *plan.backward) for runs in kernel.runs}
     first = tensor_name(_model(plan))
     accumulator = Code(f"accumulator = torch.float64 if {first}.dtype == torch.float64 else torch.float32")
@@ -158,7 +165,8 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     grid = " * ".join([f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])', *(f"len_{name}" for name in kernel.grid)])
     model = tensor_name(_model(plan))
     constants = [f'"DIM_{a.upper()}": len_{a}' for a in kernel.features if f"DIM_{a.upper()}" in lowered.constexprs]
-    constants += [f'"PAD_{a.upper()}": pad_{a}' for a in kernel.features if f"PAD_{a.upper()}" in lowered.constexprs]
+    tiles = [name for axis in kernel.features for name in plan.shapes.constants(axis)]
+    constants += [f'"{name}": {name.lower()}' for name in tiles if name in lowered.constexprs]
     constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
     needed = ", ".join(f'"{tensor_name(name)}"' for name in sorted(targets))
     lists = ", ".join(names_of(kernel.lists or kernel.role))

@@ -22,6 +22,7 @@ from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.printer import print_expr, print_step
 from attngen.ir.traverse import free_axes
 from attngen.transform.partition import Kernel
+from attngen.transform.pieces import split
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] =
         NotAContraction, UnsupportedError: a step has no form in a tile.
     """
     segments = segments_of(kernel)
-    lowering = Lowering(kernel, shapes, segments.full if segments is not None else None)
+    parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
+    lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None)
     writer = lowering.run()
     for scatter in scatters:
         _scatter(lowering, scatter)
@@ -66,7 +68,8 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] =
     limits = bounds(writer, segments, known) if segments is not None else Bounds(Stage.PROLOGUE, ())
     for name in kernel.outputs:
         if name not in {scatter.step for scatter in scatters}:
-            _store(writer, name)
+            for part in parts.stored[name]:
+                _store(writer, name, kernel.axes(name), part)
     if limits.stage == Stage.PROLOGUE:
         writer.sections.prologue += limits.lines
         limits = replace(limits, lines=())
@@ -88,12 +91,10 @@ def listings(kernel: Kernel, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
     return [(listing, _assemble(listing, writer, segments, replace(limits, lines=())))]
 
 
-def _store(writer: Writer, name: str) -> None:
-    """Write a finished row or tile of an output, in its own layout."""
-    kernel = writer.kernel
-    axes = kernel.axes(name)
-    value = writer.steps.get(name) or writer.loads.load(build.read(name, axes))
-    layout = tuple(axis for axis in writer.order if axis in axes)
+def _store(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None:
+    """Write a finished row or tile of an output, or a piece of it, in its own layout."""
+    value = writer.steps.get(part.tensor) or writer.loads.load(part)
+    layout = writer.layout(part)
     pointer = f"{tensor_name(name)}_out"
     writer.parameter(pointer)
     vectors = [scaled(writer.printer.broadcast(f"range_{layout[0]}", (layout[0],), layout), _row_stride(writer, axes, layout[0]))]
@@ -103,10 +104,13 @@ def _store(writer: Writer, name: str) -> None:
         if axis in writer.shapes.padded:
             masks.append(writer.printer.broadcast(f"ok_{axis}", (axis,), layout))
     text = value.code if value.layout == layout else writer.printer.broadcast(str(value.code), value.layout, layout)
-    start, pointers = writer.name(f"{value.code}_start"), writer.name(f"{value.code}_ptrs")
+    address = f"{pointer} + {writer.loads.horner(axes)}"
+    if address not in writer.addresses:
+        writer.addresses[address] = writer.name(f"{value.code.removesuffix(writer.numbers(layout))}_start")
+        writer.sections.stores.append(Code(f"{writer.addresses[address]} = {address}"))
+    pointers = writer.name(f"{value.code}_ptrs")
     writer.sections.stores += [
-        Code(f"{start} = {pointer} + {writer.loads.horner(axes)}"),
-        Code(f"{pointers} = {start} + {' + '.join(vectors)}"),
+        Code(f"{pointers} = {writer.addresses[address]} + {' + '.join(vectors)}"),
         Code(f"tl.store({pointers}, {text}.to({pointer}.dtype.element_ty), mask={' & '.join(masks)})"),
     ]
 
@@ -148,12 +152,12 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
     late = limits.lines
     resident, streamed = kernel.resident, kernel.streamed
     params = _parameters(kernel, writer)
-    features = [axis for axis in kernel.features if axis in writer.dims]
-    dims = [f"DIM_{axis.upper()}" for axis in features]
-    pads = [f"PAD_{axis.upper()}" for axis in features if axis in writer.shapes.padded]
+    features = [axis for axis in kernel.features if {axis, *dict(writer.shapes.pieces).get(axis, ())} & set(writer.dims)]
+    dims = [f"DIM_{axis.upper()}" for axis in features if axis in writer.dims]
+    tiles = [name for axis in features for name in writer.shapes.constants(axis)]
     blocks = [f"BLOCK_{axis.upper()}" for axis in (resident, *((streamed,) if streamed else ()))]
     types = ["DTYPE", "ACC"]
-    constexprs = (*dims, *pads, *blocks, *types)
+    constexprs = (*dims, *tiles, *blocks, *types)
     by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
     outer = _outer_strides(kernel)
     unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value or name in outer]
@@ -237,12 +241,22 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: Segmen
     lines += [f"offs_{axis} = first_{axis} + range_{axis}", f"ok_{axis} = offs_{axis} < len_{axis}"]
     if kernel.streamed is not None:
         lines.append(f"range_{kernel.streamed} = tl.arange(0, BLOCK_{kernel.streamed.upper()})")
-    for feature in features:
-        padded = feature in writer.shapes.padded
-        lines.append(f"offs_{feature} = tl.arange(0, {'PAD' if padded else 'DIM'}_{feature.upper()})")
-        if padded:
-            lines.append(f"ok_{feature} = offs_{feature} < DIM_{feature.upper()}")
+    lines += [line for feature in features for line in _columns(feature, writer.shapes)]
     return [Code(line) for line in lines]
+
+
+def _columns(feature: str, shapes: Shapes) -> list[str]:
+    """Offsets along a feature axis: a piece begins where the one before it ends."""
+    dim = f"DIM_{feature.upper()}"
+    before: list[str] = []
+    lines: list[str] = []
+    for part, size in zip(dict(shapes.pieces).get(feature, (feature,)), shapes.constants(feature) or (dim,), strict=True):
+        first = " + ".join(before) or "0"
+        lines.append(f"offs_{part} = tl.arange({first}, {' + '.join((*before, size))})")
+        if part in shapes.padded:
+            lines.append(f"ok_{part} = offs_{part} < {dim}")
+        before.append(size)
+    return lines
 
 
 def _used(lines: list[Code], below: tuple[Code, ...]) -> tuple[Code, ...]:

@@ -43,7 +43,7 @@ class Loads:
         layout = self.writer.layout(read)
         if len(layout) > 2:
             raise refuse_shape(read, layout)
-        base = tensor_name(read.tensor)
+        base = tensor_name(read.tensor) + self.writer.numbers(layout)
         item = self.writer.inputs[read.tensor]
         name = self.writer.name(base if item.axes is not None else f"{base}_at")
         pointers, masks, tail = self.address(read, layout, name)
@@ -87,7 +87,7 @@ class Loads:
             axis = at.axis
             ok = self.writer.printer.broadcast(f"ok_{axis}", own, layout)
             if axis in self.writer.kernel.features:
-                self.writer.length(axis)
+                self.writer.block(axis)
                 vectors.append(scaled(self.writer.printer.broadcast(f"offs_{axis}", own, layout), stride))
                 masks += [ok] if axis in self.writer.shapes.padded else []
                 continue
@@ -103,7 +103,7 @@ class Loads:
             text = self.horner(self.writer.inputs[read.tensor].axes or ())
             base, here = text.rsplit(" + ", 1) if text.endswith("tl.int64)") else [text], []
         first = pointer or self.writer.parameter(f"{tensor_name(read.tensor)}_ptr")
-        terms = self.start(read, name, first, (base, here))
+        terms = self.start(read, name.removesuffix(self.writer.numbers(layout)), first, (base, here))
         if not vectors:
             text = " + ".join(terms)
             if not self.writer.fits(f"{name} = tl.load({text}, mask={name}_ok, other=0).to(ACC)"):
@@ -111,9 +111,7 @@ class Loads:
                 self.writer.add_up(text, terms, self.writer.stage)
             return text, masks, tail
         if len(terms) > 1:
-            start = self.writer.name(f"{name}_start")
-            self.writer.add_up(start, terms, self.writer.stage)
-            terms = [start]
+            terms = [self.writer.start(f"{name.removesuffix(self.writer.numbers(layout))}_start", terms, self.writer.stage)]
         pointers = self.writer.name(f"{name}_ptrs")
         self.writer.add_up(pointers, [*terms, *vectors], self.writer.stage)
         return pointers, masks, tail
@@ -127,9 +125,8 @@ class Loads:
         base, here = terms
         if here and base:
             still = [at for at in read.at if self.writer.stage_of(at) < Stage.TILE]
-            outer = self.writer.name(f"{name}_base")
-            self.writer.add_up(outer, [pointer, *base], max((self.writer.stage_of(at) for at in still), default=Stage.PROLOGUE))
-            return [outer, *here]
+            stage = max((self.writer.stage_of(at) for at in still), default=Stage.PROLOGUE)
+            return [self.writer.start(f"{name}_base", [pointer, *base], stage), *here]
         return [pointer, *base, *here]
 
     def computed(self, read: Read, position: int, layout: Layout, stride: str, into: tuple[list[str], list[str], list[str]]) -> None:
@@ -159,7 +156,7 @@ class Loads:
             return self.contiguous(item.axes)
         if item.axes is None:
             return self.all_strides(name, item.rank)
-        last = item.axes[-1] if item.axes and item.axes[-1] in self.writer.kernel.features else None
+        last = item.axes[-1] if item.axes and item.axes[-1] in self.writer.wide else None
         return ["1" if axis == last else self.writer.parameter(f"{name}_stride_{axis}") for axis in item.axes]
 
     def all_strides(self, name: str, rank: int) -> list[str]:
@@ -175,7 +172,7 @@ class Loads:
     def horner(self, axes: tuple[str, ...]) -> str:
         text, simple = "", True
         for axis in axes:
-            if axis in self.writer.kernel.features:
+            if axis in self.writer.wide:
                 if text:
                     text = f"{text if simple else f'({text})'} * {self.writer.length(axis)}"
                 continue

@@ -12,6 +12,7 @@ not exist, unless it already is.
 
 from __future__ import annotations
 
+from attngen.emit.chains import chains
 from attngen.emit.expression import Layout
 from attngen.emit.fold import add_fold
 from attngen.emit.names import Code, tensor_name
@@ -39,6 +40,7 @@ class Lowering:
         exists = existence(kernel.cascade)
         self.exists = {step.name: contributions(step, exists) for step in kernel.steps}
         self.patchy = patchy(kernel)
+        self.chains = chains(kernel, self.patchy)
         self.by_name = {step.name: step for step in kernel.steps}
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
@@ -74,7 +76,7 @@ class Lowering:
             add_fold(self, step, self.folds[step.name])
         elif step.over:
             self.contract(step)
-        else:
+        elif step.name not in self.chains:
             self.pointwise(step)
 
     def pointwise(self, step: Einsum) -> None:
@@ -112,21 +114,33 @@ class Lowering:
         writer = self.writer
         stage = writer.stage_of(step.body)
         layout = tuple(axis for axis in writer.layout(step.body) if axis not in step.over)
-        name = writer.name(tensor_name(step.name))
         if len(layout) < 2:
+            name = writer.name(tensor_name(step.name))
             self.feature_sum(step, name, stage)
         else:
-            resident, streamed = layout
-            left, right, rest = self.split(step, (resident, *step.over), (streamed, *step.over), layout)
-            previous, writer.stage = writer.stage, stage
-            a = self.operand(left, (resident, *step.over))
-            b = self.operand(right, (streamed, *step.over))
-            factor = "" if rest == build.ONE else f" * {writer.printer.operand(rest, layout, 11)}"
-            writer.put(f'{name} = tl.dot({a}, tl.trans({b}), input_precision="ieee", out_dtype=ACC){factor}')
-            writer.stage = previous
-            if step.name in self.patchy:
-                self.under_masks(f"{name} = tl.where({self.mask(self.patchy[step.name])}, {name}, 0.0)")
+            name = self.product(step, layout, stage)
         self.writer.steps[step.name] = Value(name, layout, stage)
+
+    def product(self, step: Einsum, layout: Layout, stage: Stage) -> Code:
+        """A matrix product over features, added to those before it in its chain."""
+        writer, chain = self.writer, self.chains.get(step.name)
+        total = writer.steps.get(chain.total) if chain is not None else None
+        name = total.code if total is not None else writer.name(tensor_name(chain.total if chain is not None else step.name))
+        resident, streamed = layout
+        left, right, rest = self.split(step, (resident, *step.over), (streamed, *step.over), layout)
+        previous, writer.stage = writer.stage, stage
+        a = self.operand(left, (resident, *step.over))
+        b = self.operand(right, (streamed, *step.over))
+        factor = "" if rest == build.ONE else f" * {writer.printer.operand(rest, layout, 11)}"
+        into = f", {name}" if total is not None and not factor else ""
+        text = f'tl.dot({a}, tl.trans({b}){into}, input_precision="ieee", out_dtype=ACC){factor}'
+        writer.put(f"{name} = {name} + {text}" if total is not None and factor else f"{name} = {text}")
+        writer.stage = previous
+        if step.name in self.patchy and (chain is None or step.name == chain.products[-1]):
+            self.under_masks(f"{name} = tl.where({self.mask(self.patchy[step.name])}, {name}, 0.0)")
+        if chain is not None:
+            writer.steps[chain.total] = Value(name, layout, stage)
+        return name
 
     def feature_sum(self, step: Einsum, name: Code, stage: Stage) -> None:
         """A sum over the features of one side: a row sum. Padded features count for nothing."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from attngen.emit.expression import Layout
 from attngen.emit.names import Code
+from attngen.ir.pieces import Cuts, tile_axes
 
 
 class Stage(IntEnum):
@@ -20,11 +22,40 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What the text depends on besides the kernel: feature axes whose tile is padded to a power of two, and tensors that this
-    module allocates itself (contiguous in their axes, row statistics in the accumulator type)."""
+    """What the text depends on besides the kernel.
 
-    padded: frozenset[str]
+    Attributes:
+        owned: tensors that this module allocates itself (contiguous in their axes, row statistics in the accumulator type).
+        padded: feature axes, or pieces of one, whose tile is wider than they are.
+        pieces: axes of the pieces of each feature axis that has several.
+    """
+
     owned: frozenset[str]
+    padded: frozenset[str] = frozenset()
+    pieces: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def whole(self) -> dict[str, str]:
+        """The axis that each piece belongs to."""
+        return {part: axis for axis, parts in self.pieces for part in parts}
+
+    def constants(self, axis: str) -> tuple[Code, ...]:
+        """Names of the constants that hold the columns of the tiles over a feature axis, where its length does not tell them."""
+        parts = dict(self.pieces).get(axis, (axis,) if axis in self.padded else ())
+        return tuple(Code(f"{'PAD' if part in self.padded else 'DIM'}_{part.upper()}") for part in parts)
+
+
+def shapes(owned: frozenset[str], cuts: Cuts, taken: Collection[str]) -> Shapes:
+    """The shapes of a module.
+
+    Args:
+        owned: tensors that it allocates itself.
+        cuts: of its feature axes.
+        taken: names of axes that pieces must not have.
+    """
+    axes = {cut.axis: tile_axes(cut, taken) for cut in cuts}
+    padded = frozenset(axes[cut.axis][-1] for cut in cuts if cut.padded)
+    return Shapes(owned, padded, tuple((axis, parts) for axis, parts in axes.items() if len(parts) > 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ class Writer:
         self.parameters: dict[str, None] = {}
         self.lengths: dict[str, None] = {}
         self.dims: dict[str, None] = {}
+        self.whole = shapes.whole
+        self.wide = {*kernel.features, *self.whole.values()}
+        self.addresses: dict[str, Code] = {}
+        self.starts: dict[tuple[tuple[str, ...], Stage, bool], Code] = {}
         self.steps: dict[str, Value] = {}
         self.known: dict[tuple[Expr, bool], Value] = {}
         self.taken: set[str] = {*kernel.grid, *kernel.loops, *(tensor_name(item.name) for item in kernel.inputs if item.by_value)}
@@ -101,6 +105,19 @@ class Writer:
         self.put(line)
         self.stage = previous
 
+    def start(self, name: str, terms: list[str], stage: Stage) -> Code:
+        """The sum of terms by a name: the address of a first element, which the pieces of a tile share."""
+        key = (tuple(terms), stage, self.partial)
+        if key not in self.starts:
+            self.starts[key] = self.name(name)
+            self.add_up(self.starts[key], terms, stage)
+        return self.starts[key]
+
+    def numbers(self, layout: Layout) -> str:
+        """What tells the piece of a tile from the others: "_1" """
+        pieces = dict(self.shapes.pieces)
+        return "".join(f"_{pieces[self.whole[axis]].index(axis)}" for axis in layout if axis in self.whole)
+
     # ---- the Values protocol
 
     def use(self, helper: str) -> None:
@@ -167,12 +184,14 @@ class Writer:
         if axis not in self.kernel.features:
             return f"BLOCK_{axis.upper()}"
         self.length(axis)
+        if axis in self.whole and axis in self.shapes.padded:
+            self.length(self.whole[axis])
         return f"PAD_{axis.upper()}" if axis in self.shapes.padded else f"DIM_{axis.upper()}"
 
     # ---- parameters
 
     def length(self, axis: str) -> Code:
-        if axis in self.kernel.features:
+        if axis in self.wide:
             self.dims[axis] = None
             return Code(f"DIM_{axis.upper()}")
         self.lengths[axis] = None

@@ -1,4 +1,4 @@
-"""The kernels of one program: modules by padding, loaded for the compiler or the interpreter, with the tiles for a call."""
+"""The kernels of one program: modules by the tiles of feature axes, loaded for the compiler or the interpreter, with the tiles for a call."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from attngen.cache.key import Toolchain, folder_hash, kernel_key, request_key, s
 from attngen.cache.load import load_module
 from attngen.cache.store import Store, open_store
 from attngen.errors import ArchMismatch, MissingKernel
+from attngen.ir.pieces import Cuts, cuts
 from attngen.knobs import Knobs, code_knobs
 from attngen.pipeline import VERSION, Program, Source, analyse, build, for_dtype, scatters
 from attngen.resources import templates_dir
@@ -78,9 +79,9 @@ class Kernels:
         self.lock = threading.Lock()
         self.choices: dict[Request, Choice] = {}
         self.schedules: dict[str, ModuleSchedule] = {}
-        self.sources: dict[frozenset[str], Source] = {}
+        self.sources: dict[Cuts, Source] = {}
         self.loaded: dict[tuple[object, ...], Loaded] = {}
-        self.modules: dict[tuple[frozenset[str], bool], ModuleType] = {}
+        self.modules: dict[tuple[Cuts, bool], ModuleType] = {}
         self.narrower: dict[frozenset[str], Kernels] = {}
         self.special: dict[str, Kernels] = {}
         self.kept = KeptLists()
@@ -117,15 +118,15 @@ class Kernels:
             return self.narrower[names]
 
     def source(self, dims: Mapping[str, int]) -> Source:
-        """The emitted module for these feature lengths; its text depends only on which of them are padded."""
+        """The emitted module for these feature lengths; its text depends only on how they are cut into tiles."""
         with self.lock:
             return self._source(dims)
 
     def _source(self, dims: Mapping[str, int]) -> Source:
-        padded = padded_axes(dims)
-        if padded not in self.sources:
-            self.sources[padded] = build(self.program, self.name, padded)
-        return self.sources[padded]
+        tiles = cuts(dims)
+        if tiles not in self.sources:
+            self.sources[tiles] = build(self.program, self.name, tiles)
+        return self.sources[tiles]
 
     def target(self, device: torch.device) -> targets.Target:
         """The target that schedules are for: the one asked for, else the device's, and sm90's for the CPU.
@@ -215,7 +216,7 @@ class Kernels:
             return self._module(source, interpret, target, dims, dtype)
 
     def _module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
-        key = (padded_axes(dims), interpret)
+        key = (cuts(dims), interpret)
         if key not in self.modules:
             self.modules[key] = self.load(source, interpret, target, dims, dtype)
         return self.modules[key]
@@ -239,11 +240,6 @@ class Kernels:
             f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {dict(dims)}",
             remedy=f"Build them beforehand: attngen generate SPEC --arch {target.name} --dtype {dtype} --head-dim {dim}",
         )
-
-
-def padded_axes(dims: Mapping[str, int]) -> frozenset[str]:
-    """Feature axes whose tile is larger than they are: their length is no power of two from 16 up."""
-    return frozenset(axis for axis, size in dims.items() if size < 16 or size & (size - 1))
 
 
 def stored(cache_: Store, key: str, text: str, knobs: Knobs, missing: Callable[[], MissingKernel]) -> Path:

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from attngen.emit.names import tensor_name
 from attngen.errors import CompileFailed
+from attngen.ir.pieces import pieces
 from attngen.pipeline import Source
 from attngen.runtime import sass
 from attngen.runtime.inspect import Compiled, CompileJob, compile_many
@@ -20,7 +21,7 @@ from attngen.schedule.choose import Choice, Request
 from attngen.schedule.cost import shared_bytes
 from attngen.schedule.measured import Measured
 from attngen.schedule.plan import ModuleSchedule, TileSchedule
-from attngen.schedule.structure import padded, structure
+from attngen.schedule.structure import structure
 from attngen.transform.partition import Kernel
 
 _TYPES = {
@@ -75,7 +76,7 @@ def compile_job(task: Task) -> CompileJob:
     accumulator = tl.float64 if request.dtype == "float64" else tl.float32
     values: dict[str, object] = {**blocks, "DTYPE": _TYPES[request.dtype][1], "ACC": accumulator}
     for axis, length in request.dims:
-        values |= {f"DIM_{axis.upper()}": length, f"PAD_{axis.upper()}": padded(length)}
+        values |= {f"DIM_{axis.upper()}": length, **dict(zip(emitted.source.shapes.constants(axis), pieces(length), strict=False))}
     return CompileJob(
         fn=getattr(emitted.module, str(lowered.context.name)),
         signature=signature,

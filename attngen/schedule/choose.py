@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attngen.errors import DoesNotFit
+from attngen.ir.pieces import columns
 from attngen.schedule.cost import Cost, price, shared_bytes
 from attngen.schedule.measured import Measured, Table
 from attngen.schedule.plan import DTYPE_BYTES, ModuleSchedule, TileSchedule
 from attngen.schedule.space import LengthClass, candidates
-from attngen.schedule.structure import Structure, padded, structure
+from attngen.schedule.structure import Structure, structure
 from attngen.target import Target
 from attngen.transform.partition import Kernel
 
@@ -188,7 +189,7 @@ def does_not_fit(kernel: Structure, request: Request) -> DoesNotFit:
     tiles = candidates(kernel, request.dtype, target, request.length)
     smallest = min(tiles, key=lambda tile: shared_bytes(kernel, request.extents, request.dtype, tile, target))
     total = shared_bytes(kernel, request.extents, request.dtype, smallest, target)
-    names = {axis: padded(request.extents[axis]) for axis in kernel.features}
+    names = {axis: columns(request.extents[axis]) for axis in kernel.features}
     kept = sum(smallest.resident * names[axis] * item for axis in kernel.kept)
     fitting = _largest_extent(kernel, request, smallest)
     extents = ", ".join(f"{axis} = {length}" for axis, length in request.dims if axis in names)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from attngen.ir.pieces import columns, pieces
 from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
 from attngen.schedule.space import WIDE_ROWS, LengthClass
-from attngen.schedule.structure import Structure, padded
+from attngen.schedule.structure import Structure
 from attngen.target import Target
 
 # Heads times batch, queries, keys of the problem that stands for a length class.
@@ -128,7 +129,12 @@ def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:
 
 
 def _columns(axes: Iterable[str], dims: Mapping[str, int]) -> list[int]:
-    return [padded(dims[axis]) for axis in axes]
+    return [columns(dims[axis]) for axis in axes]
+
+
+def _widest(axes: Iterable[str], dims: Mapping[str, int]) -> int:
+    """Columns of the widest single tile over any of the axes."""
+    return max((pieces(dims[axis])[0] for axis in axes), default=0)
 
 
 def _reduction_bytes(structure: Structure, tile: TileSchedule) -> int:

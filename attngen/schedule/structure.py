@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read
+from attngen.ir.pieces import label
 from attngen.ir.traverse import free_axes, reads, walk
 from attngen.transform.partition import Kernel
 
@@ -60,8 +61,8 @@ class Structure:
     folded: int = 0
 
     def key(self, dims: Mapping[str, int]) -> str:
-        """The structure without its arithmetic, feature axes by their tile: "forward:64>64.64;64+64;2;masked"."""
-        name = {axis: str(padded(length)) + ("p" if padded(length) != length else "") for axis, length in dims.items()}
+        """The structure without its arithmetic, feature axes by their tiles: "forward:64-32>64-32.64;64-32+64;2;masked"."""
+        name = {axis: label(length) for axis, length in dims.items()}
         tensors = ">".join(".".join(name[axis] for axis in axes) for axes in (self.kept or self.once, self.passing))
         products = "+".join(".".join(name[axis] for axis in axes) for axes in (self.dots, self.carried))
         extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
@@ -77,11 +78,6 @@ class Structure:
     def features(self) -> tuple[str, ...]:
         """Feature axes of any of its tiles, each once."""
         return tuple(dict.fromkeys((*self.kept, *self.once, *self.passing, *self.dots, *self.carried)))
-
-
-def padded(length: int) -> int:
-    """The columns of a tile over a feature axis of `length`: a power of two from 16 up."""
-    return 1 << (max(length, 16) - 1).bit_length()
 
 
 def structure(kernel: Kernel) -> Structure:

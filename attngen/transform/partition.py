@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from attngen.errors import UnsupportedError
 from attngen.ir import build
+from attngen.ir.algebra import signed_terms
 from attngen.ir.cascade import Cascade, Einsum, Input
-from attngen.ir.expr import Expr, Read
+from attngen.ir.expr import Expr, Index, Read
 from attngen.ir.traverse import names_read, step_reads
 from attngen.transform.differentiate import Backward
 from attngen.transform.existence import contributions, existence, mask_of
@@ -257,8 +258,23 @@ def patchy(kernel: Kernel) -> dict[str, Expr]:
         mask = masks[step.name]
         if mask is None or step.reduce is None or not pair <= set(step.axes):
             continue
-        readers = [other for other in kernel.steps if step.name in step_reads(other)]
+        readers = readers_of(step, kernel)
         shared = all(mask_of(mask) <= mask_of(masks[other.name]) for other in readers)
         if not shared or step.name in kernel.outputs:
             found[step.name] = mask
     return found
+
+
+def readers_of(step: Einsum, kernel: Kernel) -> list[Einsum]:
+    """The steps that read a sum in the end: what only adds it to others passes it on."""
+    direct = [other for other in kernel.steps if step.name in step_reads(other)]
+    passed_on = [other for other in direct if addends(other) and other.name not in kernel.outputs]
+    return [*(other for other in direct if other not in passed_on), *(last for other in passed_on for last in readers_of(other, kernel))]
+
+
+def addends(step: Einsum) -> tuple[str, ...]:
+    """The steps or inputs that a step adds up, if that is all it does; each at the axes of the step."""
+    terms = [term for _, term in signed_terms(step.body)]
+    plain = all(isinstance(term, Read) and term.at == tuple(Index(axis) for axis in step.axes) for term in terms)
+    added = step.reduce is None and step.where is None and len(terms) > 1 and all(sign > 0 for sign, _ in signed_terms(step.body))
+    return tuple(term.tensor for term in terms if isinstance(term, Read)) if plain and added else ()

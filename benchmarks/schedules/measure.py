@@ -23,6 +23,7 @@ from typing import cast
 from attngen import catalog, target
 from attngen.cache.load import load_module
 from attngen.errors import CompileFailed, DoesNotFit
+from attngen.ir.pieces import Cuts, cuts
 from attngen.pipeline import analyse, build
 from attngen.runtime.measure import Emitted, Task, fault, measure
 from attngen.schedule import measured
@@ -30,7 +31,7 @@ from attngen.schedule.choose import Candidate, Request, distinct, rank
 from attngen.schedule.cost import shared_bytes
 from attngen.schedule.measured import Measured
 from attngen.schedule.space import LengthClass
-from attngen.schedule.structure import padded, structure
+from attngen.schedule.structure import structure
 
 TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -131,18 +132,18 @@ def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[
                 yield Case(emitted, kernel.role, request, fitting, [], options.attempts)
 
 
-_EMITTED: dict[tuple[str, frozenset[str]], Emitted] = {}
+_EMITTED: dict[tuple[str, Cuts], Emitted] = {}
 
 
 def _emit(name: str, request: Request) -> Emitted:
-    """The module of a variant for a kind of padding, emitted once."""
-    axes = frozenset(axis for axis, length in request.dims if padded(length) != length)
-    if (name, axes) not in _EMITTED:
-        source = build(analyse(catalog.load(name).cascade), name, axes)
+    """The module of a variant for lengths that are cut alike, emitted once."""
+    tiles = cuts(request.extents)
+    if (name, tiles) not in _EMITTED:
+        source = build(analyse(catalog.load(name).cascade), name, tiles)
         path = Path(tempfile.mkdtemp()) / "kernels.py"
         path.write_text(source.text, encoding="utf-8")
-        _EMITTED[name, axes] = Emitted(source, load_module(path, f"{name}_{'_'.join(sorted(axes))}"))
-    return _EMITTED[name, axes]
+        _EMITTED[name, tiles] = Emitted(source, load_module(path, f"{name}_{len(_EMITTED)}"))
+    return _EMITTED[name, tiles]
 
 
 def run(todo: list[Case], workers: int) -> int:

@@ -11,6 +11,7 @@ from attngen.emit.layout import WIDTH, break_lines, broken, split_items
 from attngen.frontend.attention import attention
 from attngen.frontend.spec import Spec
 from attngen.ir.parser import parse
+from attngen.ir.pieces import cuts
 from attngen.pipeline import analyse, build, for_dtype
 from tests.transform.test_biases import MODS
 from tests.variants import ALL
@@ -33,9 +34,9 @@ def test_every_emitted_module_is_formatted(tmp_path: Path) -> None:
     for name, cascade in cascades.items():
         program = analyse(cascade)
         half = for_dtype(program, "bfloat16")
-        every = frozenset(program.features)
-        for label, mine, padded in (("", program, frozenset[str]()), ("_half", half, frozenset[str]()), ("_padded", half, every)):
-            (tmp_path / f"{name}{label}.py").write_text(build(mine, name, padded).text, encoding="utf-8")
+        for mine, length in ((program, 64), (half, 64), (half, 8), (half, 96), (half, 72), (program, 240)):
+            text = build(mine, name, cuts(dict.fromkeys(program.features, length))).text
+            (tmp_path / f"{name}_{mine.dtype}_{length}.py").write_text(text, encoding="utf-8")
     assert judged(tmp_path) == ""
 
 

@@ -24,6 +24,7 @@ from attngen.frontend.spec import Spec
 from attngen.ir.cascade import Cascade
 from attngen.ir.interpret import axis_extents, interpret
 from attngen.ir.parser import parse
+from attngen.ir.pieces import Cuts, cuts
 from attngen.pipeline import analyse, build, for_dtype
 from attngen.runtime.interpreter import InterpretedKernel, interpreted
 from attngen.runtime.reference import TorchBackend, reference
@@ -74,10 +75,10 @@ def not_a_number(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devic
 
 
 @cache
-def emitted(cascade: Cascade, padded: frozenset[str], dtype: str, allocate: Allocate = not_a_number) -> Emitted:
-    """The module for a traced cascade and a dtype of arguments; feature axes `padded` are no power of two from 16 up."""
-    source = build(for_dtype(analyse(cascade), dtype), "tested", padded)
-    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), padded, dtype)))}.py"
+def emitted(cascade: Cascade, tiles_: Cuts, dtype: str, allocate: Allocate = not_a_number) -> Emitted:
+    """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so."""
+    source = build(for_dtype(analyse(cascade), dtype), "tested", tiles_)
+    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype)))}.py"
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
     vars(module)["torch"] = Torch(allocate)
@@ -108,9 +109,9 @@ def prepare(
     cascade = as_cascade(variant)
     extents = axis_extents(cascade, {name: tuple(getattr(value, "shape", ())) for name, value in values.items()})
     features = roles(cascade).features
-    padded = frozenset(axis for axis in features if extents[axis] < 16 or extents[axis] & (extents[axis] - 1))
+    tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
-    return emitted(cascade, padded, rewrites or str(model.dtype).removeprefix("torch."), allocate)
+    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
