@@ -25,6 +25,7 @@ from attngen.transform.distances import float_distances
 from attngen.transform.folds import fold_biases
 from attngen.transform.hoist import hoist
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
+from attngen.transform.products import join_products
 from attngen.transform.rewrites import Note
 from attngen.transform.runs import with_runs
 from attngen.transform.scales import fold_scales
@@ -82,6 +83,7 @@ class Rewrite:
 
 REWRITES: dict[str, Rewrite] = {
     "drop_maxima": Rewrite(drop_maxima, frozenset({"bfloat16"})),
+    "join_products": Rewrite(join_products),
     "split_biases": Rewrite(split_biases, frozenset({"float16", "bfloat16"})),
     "fold_biases": Rewrite(fold_biases, frozenset({"bfloat16"})),
     "fold_scales": Rewrite(fold_scales),

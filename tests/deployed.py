@@ -26,7 +26,10 @@ def imported(folder: Path, label: str) -> ModuleType:
     package = importlib.util.module_from_spec(spec)
     sys.modules[name] = package
     spec.loader.exec_module(package)
-    package.kernels = interpreted(package.kernels)  # type: ignore[attr-defined]
+    vars(package).update({label: interpreted(module) for label, module in vars(package).items() if label.startswith("kernels")})
+    if hasattr(package, "MODULES"):
+        own = {lengths: vars(package)[module.__name__.rpartition(".")[2]] for lengths, module in package.MODULES.items()}
+        vars(package)["MODULES"] = own
     return package
 
 

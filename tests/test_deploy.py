@@ -15,7 +15,7 @@ from torch import Tensor
 import attngen
 from attngen import catalog, cli
 from attngen.deploy import Difference, Order, check, folders, generate
-from attngen.deploy.order import cases, rows, source, surface
+from attngen.deploy.order import cases, rows, sources, surface
 from attngen.emit.deploy import render_package
 from attngen.errors import ArgumentError, UnknownArch
 from attngen.frontend.spec import Spec
@@ -40,7 +40,8 @@ def written(name: str, spec: Spec, out: Path, order: Order = ORDER) -> Path:
     tiles = ModuleSchedule(tuple((k.role, TileSchedule(32, None if k.streamed is None else 32, 4, 1)) for k in program.kernels))
     folder = out / name
     folder.mkdir(parents=True)
-    (folder / "kernels.py").write_text(source(program, name, order).text, encoding="utf-8")
+    for module, source in sources(program, name, order).items():
+        (folder / f"{module}.py").write_text(source.text, encoding="utf-8")
     table = rows(program, dict.fromkeys(cases(program, order), tiles))
     (folder / "__init__.py").write_text(render_package(surface(program, spec, name), table), encoding="utf-8")
     return folder
@@ -150,6 +151,17 @@ def test_results_in_a_dict_and_padded_features(tmp_path: Path) -> None:
     assert list(found) == ["out", "top"]
     torch.testing.assert_close(found["out"], torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=0.25), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found["top"], torch.logsumexp(q @ k.mT * 0.25, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_lengths_that_are_cut_differently_have_modules_of_their_own(tmp_path: Path) -> None:
+    spec = catalog.load("causal")
+    order = Order(("sm90",), ("bfloat16",), ((16,), (48,), (24,), (80,)))
+    package = imported(written("causal", spec, tmp_path, order), "several")
+    assert len({id(module) for module in package.MODULES.values()}) == 3, "48 and 80 are two tiles each"
+    for dim in (16, 48, 24):
+        agrees(package, spec, dim)
+    with pytest.raises(ValueError, match="no kernels for"):
+        agrees(package, spec, 32)
 
 
 # ---- what is written

@@ -11,7 +11,7 @@ from typing import Any
 
 from attngen import catalog
 from attngen import target as targets
-from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, entry, rows, source, surface
+from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, entry, rows, sources, surface
 from attngen.emit.deploy import render_package
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
@@ -67,7 +67,7 @@ def check(folder: Path, load: Callable[[str], Spec] = catalog.load) -> tuple[Dif
     if str(program.cascade).splitlines() != manifest["cascade"]:
         found = (*found, Difference(folder.name, MANIFEST, "was made of another cascade"))
     emitted = {
-        "kernels.py": source(program, folder.name, order).text,
+        **{f"{module}.py": source.text for module, source in sources(program, folder.name, order).items()},
         "__init__.py": render_package(surface(program, spec, folder.name), rows(program, _schedules(program, manifest))),
     }
     for file, text in emitted.items():

@@ -11,6 +11,7 @@ from attngen import target as targets
 from attngen.emit.deploy import Row, Surface
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec
+from attngen.ir.pieces import Cuts, cuts
 from attngen.pipeline import Program, Source, build
 from attngen.runtime.handle import dtype_name, feature_lengths
 from attngen.schedule.plan import ModuleSchedule
@@ -46,6 +47,11 @@ class Case:
     arch: str
     dtype: str
     lengths: tuple[tuple[str, int], ...]
+
+    @property
+    def cuts(self) -> Cuts:
+        """Into which tiles its lengths are cut."""
+        return cuts(dict(self.lengths))
 
     @property
     def label(self) -> str:
@@ -90,15 +96,24 @@ def surface(program: Program, spec: Spec, name: str) -> Surface:
 
 def rows(program: Program, schedules: Mapping[Case, ModuleSchedule]) -> tuple[Row, ...]:
     """The table of tiles."""
+    modules = module_names(schedules)
     return tuple(
-        Row(case.arch, case.dtype, tuple(length for _, length in case.lengths), schedule.as_tiles(program.kernels))
+        Row(case.arch, case.dtype, tuple(length for _, length in case.lengths), schedule.as_tiles(program.kernels), modules[case.cuts])
         for case, schedule in schedules.items()
     )
 
 
-def source(program: Program, name: str, order: Order) -> Source:
-    """One module for all lengths of an order: an axis is padded if it is for one of them."""
-    raise NotImplementedError
+def module_names(cases: Iterable[Case]) -> dict[Cuts, str]:
+    """The modules of a folder, in the order of its cases: one for all lengths that are cut alike."""
+    found: dict[Cuts, str] = {}
+    for case in cases:
+        found.setdefault(case.cuts, f"kernels_{len(found) + 1}" if found else "kernels")
+    return found
+
+
+def sources(program: Program, name: str, order: Order) -> dict[str, Source]:
+    """The modules of a folder, by their names."""
+    return {module: build(program, name, tiles) for tiles, module in module_names(cases(program, order)).items()}
 
 
 def entry(content: bytes) -> dict[str, object]:

@@ -16,7 +16,7 @@ from types import ModuleType
 
 from attngen import target as targets
 from attngen.cache.load import load_module
-from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, cases, entry, rows, source, surface
+from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, cases, entry, module_names, rows, sources, surface
 from attngen.emit.deploy import render_package
 from attngen.errors import ArgumentError, CacheError
 from attngen.frontend.spec import Spec
@@ -66,13 +66,14 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
     if target.exists() and not (target / MANIFEST).is_file():
         raise ArgumentError(f"{target} is there and is no folder of kernels", remedy="Choose another name, or remove it.")
     program = analyse(spec.cascade)
-    emitted = source(program, name, order)
+    emitted = sources(program, name, order)
     out.mkdir(parents=True, exist_ok=True)
     staging = out / f".tmp-{name}-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
-        _write(staging / "kernels.py", emitted.text.encode())
+        for module, source in emitted.items():
+            _write(staging / f"{module}.py", source.text.encode())
         built = _Built(program, spec, name, order, staging, emitted, progress)
         files = built.write()
         manifest = {**built.manifest(named), "files": {file: entry((staging / file).read_bytes()) for file in files}}
@@ -86,28 +87,33 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
 class _Built:
     """One folder while it is compiled."""
 
-    def __init__(self, program: Program, spec: Spec, name: str, order: Order, staging: Path, source: Source, progress: Progress) -> None:
+    def __init__(
+        self, program: Program, spec: Spec, name: str, order: Order, staging: Path, emitted: Mapping[str, Source], progress: Progress
+    ) -> None:
         self.program, self.spec, self.name, self.order = program, spec, name, order
-        self.staging, self.source, self.progress = staging, source, progress
+        self.staging, self.emitted, self.progress = staging, emitted, progress
         self.schedules: dict[Case, ModuleSchedule] = {}
         self.resources: list[dict[str, object]] = []
         self.binaries: list[str] = []
 
     def write(self) -> tuple[str, ...]:
         """Compile all cases and write everything but the manifest; returns the names of the files."""
-        module = load_module(self.staging / "kernels.py", f"deployed_{self.name}")
-        for case in cases(self.program, self.order):
-            self.compile(case, module)
+        loaded = {name: load_module(self.staging / f"{name}.py", f"deployed_{self.name}_{name}") for name in self.emitted}
+        wanted = cases(self.program, self.order)
+        names = module_names(wanted)
+        for case in wanted:
+            name = names[case.cuts]
+            self.compile(case, self.emitted[name], loaded[name])
         text = render_package(surface(self.program, self.spec, self.name), rows(self.program, self.schedules))
         _write(self.staging / "__init__.py", text.encode())
-        return ("__init__.py", "kernels.py", *self.binaries)
+        return ("__init__.py", *(f"{name}.py" for name in self.emitted), *self.binaries)
 
-    def compile(self, case: Case, module: ModuleType) -> None:
+    def compile(self, case: Case, source: Source, module: ModuleType) -> None:
         target = targets.get(case.arch)
         kernels = Kernels(self.program, self.name, Options(case.arch), Knobs.from_env())
         schedule = kernels.settled(dict(case.lengths), case.dtype, target)
         self.schedules[case] = schedule
-        for found in compile_module(self.name, self.source, module, schedule, Request(case.lengths, case.dtype, target)):
+        for found in compile_module(self.name, source, module, schedule, Request(case.lengths, case.dtype, target)):
             row = found.resources
             self.resources.append({**found.row(), "lengths": dict(case.lengths), "tile": str(schedule[row.role])})
             figures = f"{row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared"

@@ -145,6 +145,10 @@ class DeployContext:
         restored: as it unpacks them.
         backward: arguments of the backward kernels.
         indexes: whether captured tensors are indexed by positions.
+        imports: the modules of kernels; modules: lengths and module of each, if there are several.
+        settings: what the kernels are launched with, before their inputs; `ungraded` stands for their gradients,
+            `first` is how many they are.
+        module, remembered_module: where the kernels are, for the forward and for the backward.
     """
 
     title: Code
@@ -177,3 +181,10 @@ class DeployContext:
     names: tuple[Code, ...]
     backward: tuple[Code, ...]
     indexes: bool
+    imports: tuple[Code, ...]
+    modules: tuple[Code, ...]
+    settings: tuple[Code, ...]
+    module: Code
+    remembered_module: Code
+    ungraded: Code
+    first: Code

@@ -52,12 +52,13 @@ class Surface:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Tiles by role for one architecture, dtype and the lengths of the feature axes."""
+    """Tiles by role for one architecture, dtype and the lengths of the feature axes; `module` holds the kernels."""
 
     arch: str
     dtype: str
     lengths: tuple[int, ...]
     tiles: Tiles
+    module: str
 
 
 def render_package(surface: Surface, rows: tuple[Row, ...]) -> str:
@@ -67,7 +68,7 @@ def render_package(surface: Surface, rows: tuple[Row, ...]) -> str:
         UnsupportedError: the lengths of the axes cannot be read off the arguments.
     """
     source = break_lines(render_template("deploy.py.j2", deploy=_Deploy(surface).context(rows)))
-    check(source, siblings=("kernels",))
+    check(source, siblings=tuple(row.module for row in rows))
     return source
 
 
@@ -92,6 +93,9 @@ class _Deploy:
         kept += [tensor_name(name) for name in self.surface.saved]
         requests = [f"return_{name}=False" for name in surface.on_request]
         lengths = self.lengths()
+        imports = tuple(dict.fromkeys(identifier(row.module) for row in rows))
+        modules = tuple(dict.fromkeys(Code(f"({_lengths(row)}): {identifier(row.module)}") for row in rows))
+        settings = (Code("tiles"),) if len(imports) == 1 else (Code("module"), Code("tiles"))
         return DeployContext(
             title=comment(surface.title),
             version=comment(surface.version),
@@ -123,6 +127,13 @@ class _Deploy:
             names=tuple(Code(f'"{name}"') for name in names),
             backward=tuple(self.backward()),
             indexes=bool(self.reaches()),
+            imports=imports,
+            modules=modules if len(imports) > 1 else (),
+            settings=settings,
+            module=Code("kernels" if len(imports) == 1 else "module"),
+            remembered_module=Code("kernels" if len(imports) == 1 else "ctx.module"),
+            ungraded=Code(", ".join("None" for _ in settings)),
+            first=number(len(settings)),
         )
 
     def is_wide(self, item: Input) -> bool:
@@ -257,6 +268,10 @@ def _targets(computed: list[Code], count: int) -> Code:
     """What the results are assigned to; those that only the backward reads have no name here."""
     names = [*computed[:count], *(["*_"] if len(computed) > count else [])]
     return Code(", ".join(names))
+
+
+def _lengths(row: Row) -> str:
+    return "".join(f"{number(length)}, " for length in row.lengths).removesuffix(" " if len(row.lengths) == 1 else ", ")
 
 
 def _row(row: Row) -> DeployRow:

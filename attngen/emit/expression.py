@@ -164,12 +164,23 @@ class Printer:
         tile, scale = expr.args
         return kind_of(tile) == "float" and self.values.layout(tile) == layout and not self.values.layout(scale)
 
+    def is_constant(self, expr: Expr) -> bool:
+        """Whether a value is a plain number when the kernel is compiled: made of lengths of feature axes."""
+        match expr:
+            case Const():
+                return True
+            case Extent():
+                return self.values.leaf(expr)[0].startswith("DIM_")
+            case Apply(op="add" | "sub" | "mul", args=args):
+                return all(map(self.is_constant, args))
+            case _:
+                return False
+
     def power(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         base, exponent = expr.args
-        if isinstance(base, Extent) and isinstance(exponent, Const):
-            text, own = self.values.leaf(base)
-            if not own and text.startswith("DIM_"):
-                return f"{text}**{number(exponent.value)}", 12
+        if isinstance(exponent, Const) and not isinstance(base, Const) and self.is_constant(base):
+            text = self.operand(base, layout, 12)
+            return f"{text} ** {number(exponent.value)}" if text.startswith("(") else f"{text}**{number(exponent.value)}", 12
         if isinstance(exponent, Const):
             value = float(exponent.value)
             if value == 0.5:
@@ -207,8 +218,7 @@ class Printer:
         text = self.operand(arg, layout, _ATOM)
         if isinstance(arg, Const):
             return f"tl.full((), {text}, ACC)", _ATOM
-        # The length of a feature axis is a constant of the kernel.
-        return (text if text.startswith("DIM_") else f"{text}.to(ACC)"), _ATOM
+        return (text if self.is_constant(arg) else f"{text}.to(ACC)"), _ATOM
 
     def to_int(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         return f"{self.operand(expr.args[0], layout, _ATOM)}.to(tl.int32)", _ATOM

@@ -46,6 +46,7 @@ class Lowering:
         self.accumulators = {item.name: item for item in kernel.accumulators}
         self.zeroed: dict[str, Expr | None] = {}
         self.valid: dict[Expr | None, Code] = {}
+        self.entering: dict[tuple[Expr, Expr | None], str] = {}
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
         self.folds = {fold.step: fold for fold in kernel.folds}
@@ -215,7 +216,7 @@ class Lowering:
             writer.put(f"{name}_old = {name}", Stage.TILE)
         if len(layout) == 2:
             left, right = self.sides(step, (resident, streamed), (streamed, layout[1]))
-            tile = self.selected(step, left, name)
+            tile = self.selected(step, left, name.removesuffix(writer.numbers(layout)))
             b = self.operand(right, (streamed, layout[1]))
             if follow:
                 writer.put(f"{name} = {follow}", Stage.TILE)
@@ -244,10 +245,13 @@ class Lowering:
     def selected(self, step: Einsum, expr: Expr, name: str) -> str:
         """The name of the tile that enters a sum, set to 0 where nothing exists.
 
-        A tile that exists just where the sum does is zeroed in place, for all who read it later; else the sum gets a copy.
+        A tile that exists just where the sum does is zeroed in place, for all who read it later; else the sum gets a copy, which all
+        sums of that tile share.
         """
         writer = self.writer
         exists = self.exists.get(step.name)
+        if (expr, exists) in self.entering:
+            return self.entering[expr, exists]
         previous, writer.stage = writer.stage, Stage.TILE
         zeroed = self.is_zeroed(expr, exists)
         whole = writer.layout(expr) == self.pair
@@ -256,7 +260,7 @@ class Lowering:
             text: str = writer.printer.code(expr, self.pair)
             self.zeroed[expr.tensor] = exists
         else:
-            text = writer.name(f"{name}_in")
+            text = self.entering[expr, exists] = writer.name(f"{name}_in")
             if whole:
                 writer.assign(text, expr, self.pair, Stage.TILE)
             else:

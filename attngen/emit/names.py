@@ -22,7 +22,7 @@ RESERVED: frozenset[str] = frozenset(
     load safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled
     forward backward attention alpha delta valid item range float int min max abs sum len
     launch args constants programs pieces tile tiles accumulator needed gradients index scattered steps rows runs lists wide position
-    TYPES TILES Attention kernels ctx name names found find_tiles check_tensors check_shape check_length dense
+    TYPES TILES MODULES module find_module Attention kernels ctx name names found find_tiles check_tensors check_shape check_length dense
     """.split()  # noqa: SIM905  as a list it would fill a screen
 )
 _PREFIXES = ("offs_", "len_", "ok_", "range_", "start_", "turn_", "list_", "count_", "tile_", "tiles_", "pad_", "dim_", "DIM_", "BLOCK_", "PAD_")

@@ -113,7 +113,7 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
     if item > 2:
         # Every operand made of scores is copied, and sums of rows as well.
         return sum(kept) + ring + len(structure.carried) * scores + vectors + narrow + _sum_bytes(structure, tile)
-    accumulator = max(_columns(structure.carried, dims), default=0)
+    accumulator = _widest(structure.carried, dims)
     moved = scores if tile.resident < accumulator else 0
     again = max((tile.streamed * columns * item for columns in _columns(structure.held, dims)), default=0) if tile.num_stages == 1 else 0
     return sum(kept) + ring + moved + again + vectors + narrow
@@ -250,7 +250,7 @@ def _exchanges(structure: Structure, dims: Mapping[str, int], dtype: str, tile: 
     shared_rows = tile.resident < 16 * tile.num_warps
     if uses_wide_units(tile, dtype, target):
         return structure.sums if shared_rows else 0
-    moved = shared_rows or tile.resident < max(_columns(structure.carried, dims), default=0)
+    moved = shared_rows or tile.resident < _widest(structure.carried, dims)
     return (len(structure.carried) if moved else 0) + (structure.sums if shared_rows else 0)
 
 

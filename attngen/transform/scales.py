@@ -71,8 +71,10 @@ def is_positive(expr: Expr) -> bool:
             return 0 < value < float("inf")
         case Extent():
             return True
-        case Apply(op="pow", args=(Extent(), Const())):
-            return True
+        case Apply(op="pow", args=(base, Const())):
+            return _is_positive(base)
+        case Apply(op="add" | "mul" | "div" | "to_float", args=args):
+            return all(map(_is_positive, args))
         case _:
             return False
 

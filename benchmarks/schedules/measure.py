@@ -35,8 +35,8 @@ from attngen.schedule.structure import structure
 
 TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
-# One extent of every kind of tile: exact, padded, and two different ones. 80 shares its tile with 96 and follows it.
-DIMS = ("256", "192", "192,128", "128", "96", "80", "64", "40", "32", "24", "16", "8")
+# One extent of every kind of tile: exact, padded, in pieces, and two different ones.
+DIMS = ("256", "192", "192,128", "576,512", "128", "96", "80", "64", "40", "32", "24", "16", "8")
 # A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer.
 TOLERATED_SPILL_BYTES = 32
 CLEAN_IS_TOO_SLOW = 1.25

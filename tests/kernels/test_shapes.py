@@ -7,7 +7,7 @@ import pytest
 from tests.kernels import cases, harness
 
 LENGTHS = [(1, 1), (1, 100), (100, 1), (63, 100), (100, 63), (0, 63), (63, 0), (0, 0)]
-DIMS = [(8, 8), (24, 40), (40, 24), (64, 96), (72, 80), (80, 72), (96, 64), (16, 3), (1, 16)]
+DIMS = [(8, 8), (24, 40), (40, 24), (64, 96), (72, 80), (80, 72), (96, 64), (16, 3), (1, 16), (112, 240)]
 GROUPS = [(1, 4), (2, 3), (1, 6), (3, 1)]
 BLOCKS = [(16, 32), (32, 16), (32, 128), (128, 32)]
 OF_FEATURES = ["softmax", "causal_alibi", "relu", "gate", "differential", "entropy", "sink", "learned_bias"]
