@@ -3,6 +3,8 @@
     s_0[m,n] = sum[d_0] q[m,d_0] * k[n,d_0]            s = tl.dot(q_0, tl.trans(k_0))
     s_1[m,n] = sum[d_1] q[m,d_1] * k[n,d_1]     ->     s = tl.dot(q_1, tl.trans(k_1), s)
     s[m,n]   = s_0[m,n] + s_1[m,n]
+
+The products may be those of the pieces of one axis, or of different operands.
 """
 
 from __future__ import annotations

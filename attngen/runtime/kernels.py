@@ -1,4 +1,4 @@
-"""The kernels of one program: modules by the tiles of feature axes, loaded for the compiler or the interpreter, with the tiles for a call."""
+"""The kernels of one program: modules by the cuts of feature axes, loaded for the compiler or the interpreter, with tiles for a call."""
 
 from __future__ import annotations
 

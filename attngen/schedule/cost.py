@@ -97,7 +97,8 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
     narrow = tile.streamed * structure.folded * item
     if target.backend == "hip":
         ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else max(passing)
-        shallow = item == 2 and min(_columns(structure.dots, dims), default=target.matrix_depth) < target.matrix_depth
+        narrowest = min((pieces(dims[axis])[-1] for axis in structure.dots), default=target.matrix_depth)
+        shallow = item == 2 and narrowest < target.matrix_depth
         moved = scores if tile.resident < 32 * tile.num_warps or shallow else 0
         return max(ring + moved + vectors, *kept, 0) + narrow
     if uses_wide_units(tile, dtype, target):

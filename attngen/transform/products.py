@@ -45,8 +45,8 @@ def _joined(step: Einsum, kernel: Kernel, names: Names) -> tuple[Einsum, list[Ei
         """Parts come before the sums that hold them: a longer sum takes the place of a shorter one."""
         if not isinstance(node, Apply) or node.op != "add":
             return None
-        known = [(sign, term) for sign, term in signed_terms(node)]
-        terms = [item for sign, term in known for item in (signed_terms(totals.pop(term).body) if term in totals else [(sign, term)])]
+        shorter = {term: totals.pop(term) for _, term in signed_terms(node) if term in totals}
+        terms = [item for sign, term in signed_terms(node) for item in _opened(sign, term, shorter)]
         mine = [(sign, term) for sign, term in terms if sign > 0 and term in products]
         if len(mine) < 2:
             return None
@@ -55,12 +55,18 @@ def _joined(step: Einsum, kernel: Kernel, names: Names) -> tuple[Einsum, list[Ei
         if shared:
             notes[first] = Note(first, kernel.role, False, f"{', '.join(shared)} is needed by itself")
             return None
-        read = build.read(names.fresh(f"{first}_total"), step.axes)
+        name = next(iter(shorter.values())).name if shorter else names.fresh(f"{first}_total")
+        read = build.read(name, step.axes)
         totals[read] = Einsum(read.tensor, step.axes, signed_sum(mine), loc=step.loc)
         notes[first] = Note(first, kernel.role, True, "its sum with other products is formed in one accumulator")
         return signed_sum([(1, read), *(item for item in terms if item not in mine)])
 
     return replace(step, body=rewrite(step.body, rule)), list(totals.values()), list(notes.values())
+
+
+def _opened(sign: int, term: Expr, totals: dict[Expr, Einsum]) -> list[tuple[int, Expr]]:
+    """The terms of a total, or the term itself."""
+    return signed_terms(totals[term].body, sign) if term in totals else [(sign, term)]
 
 
 def _products(step: Einsum, kernel: Kernel) -> set[Expr]:

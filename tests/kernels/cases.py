@@ -145,7 +145,7 @@ def case(
     for item in cascade.inputs:
         if item.axes is not None:
             values[item.name] = normal(*(sizes.axis(axis) for axis in item.axes)) * (scale if item.name.startswith("q") else 1.0)
-        else:
+        elif item.name not in (overrides or {}):
             values[item.name] = _capture(item.name, sizes, normal)
     values.update(overrides or {})
     cotangents = {name: normal(*(sizes.axis(axis) for axis in cascade.axes(name))) for name in cascade.outputs}

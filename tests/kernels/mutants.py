@@ -437,7 +437,7 @@ MUTANTS = (
         first=OF_SCHEDULES,
     ),
     Mutant(
-        "powers of two padded", SCHEDULE, "1 << (max(length, 16) - 1).bit_length()", "1 << max(length, 16).bit_length()", first=OF_SCHEDULES
+        "powers of two padded", "ir/pieces.py", "-(-length // _NARROWEST)", "(length // _NARROWEST + 1)", first="tests/ir/test_pieces.py"
     ),
     Mutant("decoding ends a token early", SCHEDULE, "if q_len <= DECODE_TOKENS:", "if q_len < DECODE_TOKENS:", first=OF_SCHEDULES),
     Mutant(

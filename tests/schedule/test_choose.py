@@ -106,8 +106,8 @@ def test_a_head_dim_that_does_not_fit(kernels, arch, dim):
     assert "up to" in caught.value.remedy
 
 
-def test_padded_extents_share_a_tile(kernels):
-    tiles = {choose(kernels["softmax"], request_for(n), table()).schedule for n in (72, 80, 96, 120)}
+def test_extents_that_are_cut_alike_share_a_tile(kernels):
+    tiles = {choose(kernels["softmax"], request_for(n), table()).schedule for n in (66, 72, 79)}
     assert len(tiles) == 1
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
-from attngen.schedule.structure import padded, structure
+from attngen.schedule.structure import structure
 from tests.variants import ALL, DIFFERENTIAL, SOFTMAX
 
 CAUSAL = SOFTMAX.replace("* 0.25\n", "* 0.25  if m >= n\n")
@@ -12,10 +12,6 @@ CAUSAL = SOFTMAX.replace("* 0.25\n", "* 0.25  if m >= n\n")
 
 def structures(text):
     return {kernel.role: structure(kernel) for kernel in analyse(parse(text)).kernels}
-
-
-def test_padding():
-    assert [padded(n) for n in (1, 8, 16, 17, 64, 80, 128, 192, 256)] == [16, 16, 16, 32, 64, 128, 128, 256, 256]
 
 
 def test_forward_of_softmax():
@@ -49,12 +45,12 @@ def test_masks_are_counted_apart_from_the_arithmetic_of_full_tiles():
     assert plain.arithmetic != masked.arithmetic
 
 
-def test_keys_name_tiles_by_what_they_are_padded_to():
+def test_keys_name_tiles_by_their_pieces():
     held = structures(SOFTMAX)["forward"]
     assert held.key({"d": 64, "e": 64}) == "forward:64>64.64;64+64;2;full"
-    assert held.key({"d": 192, "e": 128}) == "forward:256p>256p.128;256p+128;2;full"
-    assert held.key({"d": 80, "e": 80}) == held.key({"d": 96, "e": 96})
-    assert held.key({"d": 80, "e": 80}) != held.key({"d": 128, "e": 128})
+    assert held.key({"d": 192, "e": 128}) == "forward:128-64>128-64.128;128-64+128;2;full"
+    assert held.key({"d": 72, "e": 72}) == held.key({"d": 66, "e": 66}) == "forward:64-16p>64-16p.64-16p;64-16p+64-16p;2;full"
+    assert held.key({"d": 80, "e": 80}) != held.key({"d": 72, "e": 72})
 
 
 @pytest.mark.parametrize("name", ALL)

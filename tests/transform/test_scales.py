@@ -24,7 +24,7 @@ MASKS: dict[str, Any] = {
 
 def notes(spec: attngen.Spec) -> dict[str, tuple[bool, str]]:
     """What became of each exponent in the forward."""
-    (_, found), *_ = analyse(spec.cascade).rewrites
+    found = dict(analyse(spec.cascade).rewrites)["fold_scales"]
     return {note.step: (note.applied, note.text) for note in found if note.role == "forward"}
 
 
