@@ -25,7 +25,10 @@ RESERVED: frozenset[str] = frozenset(
     TYPES TILES MODULES module find_module Attention kernels ctx name names found find_tiles check_tensors check_shape check_length dense
     """.split()  # noqa: SIM905  as a list it would fill a screen
 )
-_PREFIXES = tuple("offs_ len_ ok_ range_ start_ turn_ list_ count_ tile_ tiles_ pad_ dim_ DIM_ BLOCK_ PAD_".split())
+_PREFIXES = (
+    *("offs_", "len_", "ok_", "range_", "start_", "turn_", "list_", "count_", "tile_", "tiles_"),
+    *("pad_", "dim_", "DIM_", "BLOCK_", "PAD_"),
+)
 # Registers of expressions, and bounds of the second and third piece of a mask.
 _NUMBERED = re.compile(r"t\d+|(begin|end|full_begin|full_end|full_length|gap|full_gap)_\d+")
 
