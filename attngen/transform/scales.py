@@ -72,9 +72,9 @@ def is_positive(expr: Expr) -> bool:
         case Extent():
             return True
         case Apply(op="pow", args=(base, Const())):
-            return _is_positive(base)
+            return is_positive(base)
         case Apply(op="add" | "mul" | "div" | "to_float", args=args):
-            return all(map(_is_positive, args))
+            return all(map(is_positive, args))
         case _:
             return False
 

@@ -28,6 +28,8 @@ MASK = "attngen/analysis/*.py"
 TRANSFORM = "attngen/transform/*.py"
 SCHEDULE = "attngen/schedule/*.py"
 OF_SCHEDULES = "tests/schedule"
+OF_PIECES = "tests/transform/test_pieces.py"
+OF_PRODUCTS = "tests/transform/test_products.py"
 RUNTIME = "attngen/runtime/*.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
 OF_BIASES = "tests/transform/test_biases.py"
@@ -181,8 +183,13 @@ MUTANTS = (
         "ok_{streamed} = offs_{streamed} < len_{streamed}",
         "ok_{streamed} = offs_{streamed} <= len_{streamed}",
     ),
-    Mutant("one feature too many", EMIT, "ok_{feature} = offs_{feature} < DIM_", "ok_{feature} = offs_{feature} <= DIM_"),
+    Mutant("one feature too many", EMIT, "ok_{part} = offs_{part} < {dim}", "ok_{part} = offs_{part} <= {dim}"),
     Mutant("masks in full tiles only", EMIT, "'==' if walked == FULL else '!='", "'!=' if walked == FULL else '=='"),
+    # Pieces of feature axes, and sums of products.
+    Mutant("a product forgets those before", EMIT, 'f", {name}" if total is not None', '"" if total is not None', first=OF_PIECES),
+    Mutant("one piece stored", EMIT, "for part in parts.stored[name]:", "for part in parts.stored[name][:1]:", first=OF_PIECES),
+    Mutant("positions within a piece", EMIT, "tl.arange({first}, {' + '.join((*before, size))})", "tl.arange(0, {size})", first=OF_PIECES),
+    Mutant("products joined that others need", TRANSFORM, "if uses[name] > 1 or inside[name] > 1 or", "if", first=OF_PRODUCTS),
     # Addresses.
     Mutant("stores without masks", EMIT, "element_ty), mask={' & '.join(masks)})\"", 'element_ty))"'),
     Mutant("gradients of padding scattered", EMIT, "*([tail] if tail else []), *inside]", "*([tail] if tail else [])]", first="infinite"),
@@ -437,7 +444,11 @@ MUTANTS = (
         first=OF_SCHEDULES,
     ),
     Mutant(
-        "powers of two padded", "ir/pieces.py", "-(-length // _NARROWEST)", "(length // _NARROWEST + 1)", first="tests/ir/test_pieces.py"
+        "powers of two padded",
+        "attngen/ir/pieces.py",
+        "-(-length // _NARROWEST)",
+        "(length // _NARROWEST + 1)",
+        first="tests/ir/test_pieces.py",
     ),
     Mutant("decoding ends a token early", SCHEDULE, "if q_len <= DECODE_TOKENS:", "if q_len < DECODE_TOKENS:", first=OF_SCHEDULES),
     Mutant(
