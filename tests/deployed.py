@@ -28,8 +28,10 @@ def imported(folder: Path, label: str) -> ModuleType:
     spec.loader.exec_module(package)
     vars(package).update({label: interpreted(module) for label, module in vars(package).items() if label.startswith("kernels")})
     if hasattr(package, "MODULES"):
-        own = {lengths: vars(package)[module.__name__.rpartition(".")[2]] for lengths, module in package.MODULES.items()}
-        vars(package)["MODULES"] = own
+        # Kernels for bfloat16 are exact at any precision, apart from its roundings.
+        own = {key: vars(package)[module.__name__.rpartition(".")[2]] for key, module in package.MODULES.items()}
+        wide = {(dtype, *lengths): module for (_, *lengths), module in own.items() for dtype in ("float32", "float64")}
+        vars(package)["MODULES"] = wide | own
     return package
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import attngen
 from attngen import catalog, cli
 from attngen.deploy import Difference, Order, check, folders, generate
-from attngen.deploy.order import cases, rows, sources, surface
+from attngen.deploy.order import modules, rows, surface
 from attngen.emit.deploy import render_package
 from attngen.errors import ArgumentError, UnknownArch
 from attngen.frontend.spec import Spec
@@ -40,9 +40,10 @@ def written(name: str, spec: Spec, out: Path, order: Order = ORDER) -> Path:
     tiles = ModuleSchedule(tuple((k.role, TileSchedule(32, None if k.streamed is None else 32, 4, 1)) for k in program.kernels))
     folder = out / name
     folder.mkdir(parents=True)
-    for module, source in sources(program, name, order).items():
-        (folder / f"{module}.py").write_text(source.text, encoding="utf-8")
-    table = rows(program, dict.fromkeys(cases(program, order), tiles))
+    mine = modules(program, name, order)
+    for module in mine.values():
+        (folder / f"{module.name}.py").write_text(module.source.text, encoding="utf-8")
+    table = rows(program, dict.fromkeys(mine, tiles), mine)
     (folder / "__init__.py").write_text(render_package(surface(program, spec, name), table), encoding="utf-8")
     return folder
 
@@ -162,6 +163,17 @@ def test_lengths_that_are_cut_differently_have_modules_of_their_own(tmp_path: Pa
         agrees(package, spec, dim)
     with pytest.raises(ValueError, match="no kernels for"):
         agrees(package, spec, 32)
+
+
+def test_dtypes_that_allow_other_rewrites_have_modules_of_their_own(tmp_path: Path) -> None:
+    order = Order(("sm90",), ("bfloat16", "float32"), ((16,), (32,)))
+    for name, count in (("causal", 1), ("alibi_causal", 2)):
+        found = {case: module.name for case, module in modules(analyse(catalog.load(name).cascade), name, order).items()}
+        assert len(set(found.values())) == count
+    spec = catalog.load("alibi_causal")
+    package = imported(written("alibi_causal", spec, tmp_path, order), "dtypes")
+    assert package.find_module(torch.empty(0, dtype=torch.bfloat16), 16, 16) is package.kernels
+    assert package.find_module(torch.empty(0), 16, 16) is package.kernels_2
 
 
 # ---- what is written

@@ -2,7 +2,7 @@
 
     generated/<name>/
       __init__.py     attention(q, k, v, ...), differentiable, with its tiles
-      kernels.py      the emitted module; further ones where lengths are cut into tiles differently
+      kernels.py      the emitted module; further ones where lengths are cut into tiles or dtypes rounded differently
       manifest.json   hashes, cascade, schedules, resources, versions
       <arch>.<dtype>.<lengths>.<role>.cubin   on request
 

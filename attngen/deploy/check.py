@@ -11,11 +11,11 @@ from typing import Any
 
 from attngen import catalog
 from attngen import target as targets
-from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, entry, rows, sources, surface
+from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, entry, modules, rows, surface
 from attngen.emit.deploy import render_package
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
-from attngen.pipeline import Program, analyse
+from attngen.pipeline import Program, analyse, for_dtype
 from attngen.runtime.kernels import Kernels, Options
 from attngen.schedule.plan import ModuleSchedule, parse_schedule
 
@@ -66,9 +66,10 @@ def check(folder: Path, load: Callable[[str], Spec] = catalog.load) -> tuple[Dif
     program = analyse(spec.cascade)
     if str(program.cascade).splitlines() != manifest["cascade"]:
         found = (*found, Difference(folder.name, MANIFEST, "was made of another cascade"))
+    mine = modules(program, folder.name, order)
     emitted = {
-        **{f"{module}.py": source.text for module, source in sources(program, folder.name, order).items()},
-        "__init__.py": render_package(surface(program, spec, folder.name), rows(program, _schedules(program, manifest))),
+        **{f"{module.name}.py": module.source.text for module in mine.values()},
+        "__init__.py": render_package(surface(program, spec, folder.name), rows(program, _schedules(program, manifest), mine)),
     }
     for file, text in emitted.items():
         path = folder / file
@@ -99,7 +100,8 @@ def _schedules(program: Program, manifest: Mapping[str, Any]) -> dict[Case, Modu
     for row in manifest["schedules"]:
         lengths = {axis: row["lengths"][axis] for axis in program.features}
         case = Case(row["arch"], row["dtype"], tuple(lengths.items()))
-        choice = Kernels(program, manifest["name"], Options(case.arch), Knobs()).choice(lengths, case.dtype, targets.get(case.arch))
+        kernels = Kernels(for_dtype(program, case.dtype), manifest["name"], Options(case.arch), Knobs())
+        choice = kernels.choice(lengths, case.dtype, targets.get(case.arch))
         settled = parse_schedule(row["tiles"])
         found[case] = choice.schedule.replace({role: settled[role] for role in choice.unsettled})
     return found

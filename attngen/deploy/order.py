@@ -12,7 +12,7 @@ from attngen.emit.deploy import Row, Surface
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec
 from attngen.ir.pieces import Cuts, cuts
-from attngen.pipeline import Program, Source, build
+from attngen.pipeline import Program, Source, build, for_dtype
 from attngen.runtime.handle import dtype_name, feature_lengths
 from attngen.schedule.plan import ModuleSchedule
 from attngen.version import VERSION
@@ -94,26 +94,34 @@ def surface(program: Program, spec: Spec, name: str) -> Surface:
     )
 
 
-def rows(program: Program, schedules: Mapping[Case, ModuleSchedule]) -> tuple[Row, ...]:
+def rows(program: Program, schedules: Mapping[Case, ModuleSchedule], modules: Mapping[Case, Module]) -> tuple[Row, ...]:
     """The table of tiles."""
-    modules = module_names(schedules)
     return tuple(
-        Row(case.arch, case.dtype, tuple(length for _, length in case.lengths), schedule.as_tiles(program.kernels), modules[case.cuts])
+        Row(case.arch, case.dtype, tuple(length for _, length in case.lengths), schedule.as_tiles(program.kernels), modules[case].name)
         for case, schedule in schedules.items()
     )
 
 
-def module_names(cases: Iterable[Case]) -> dict[Cuts, str]:
-    """The modules of a folder, in the order of its cases: one for all lengths that are cut alike."""
-    found: dict[Cuts, str] = {}
-    for case in cases:
-        found.setdefault(case.cuts, f"kernels_{len(found) + 1}" if found else "kernels")
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module of a folder."""
+
+    name: str
+    source: Source
+
+
+def modules(program: Program, name: str, order: Order) -> dict[Case, Module]:
+    """The module for each case: one for all lengths that are cut alike and all dtypes that allow the same rewrites."""
+    texts: dict[str, Module] = {}
+    sources: dict[tuple[str, Cuts], Source] = {}
+    found: dict[Case, Module] = {}
+    for case in cases(program, order):
+        key = (case.dtype, case.cuts)
+        if key not in sources:
+            sources[key] = build(for_dtype(program, case.dtype), name, case.cuts)
+        module = Module(f"kernels_{len(texts) + 1}" if texts else "kernels", sources[key])
+        found[case] = texts.setdefault(sources[key].text, module)
     return found
-
-
-def sources(program: Program, name: str, order: Order) -> dict[str, Source]:
-    """The modules of a folder, by their names."""
-    return {module: build(program, name, tiles) for tiles, module in module_names(cases(program, order)).items()}
 
 
 def entry(content: bytes) -> dict[str, object]:

@@ -16,7 +16,7 @@ from types import ModuleType
 
 from attngen import target as targets
 from attngen.cache.load import load_module
-from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, cases, entry, module_names, rows, sources, surface
+from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, entry, modules, rows, surface
 from attngen.emit.deploy import render_package
 from attngen.errors import ArgumentError, CacheError
 from attngen.frontend.spec import Spec
@@ -66,14 +66,14 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
     if target.exists() and not (target / MANIFEST).is_file():
         raise ArgumentError(f"{target} is there and is no folder of kernels", remedy="Choose another name, or remove it.")
     program = analyse(spec.cascade)
-    emitted = sources(program, name, order)
+    emitted = modules(program, name, order)
     out.mkdir(parents=True, exist_ok=True)
     staging = out / f".tmp-{name}-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
-        for module, source in emitted.items():
-            _write(staging / f"{module}.py", source.text.encode())
+        for module in emitted.values():
+            _write(staging / f"{module.name}.py", module.source.text.encode())
         built = _Built(program, spec, name, order, staging, emitted, progress)
         files = built.write()
         manifest = {**built.manifest(named), "files": {file: entry((staging / file).read_bytes()) for file in files}}
@@ -88,7 +88,7 @@ class _Built:
     """One folder while it is compiled."""
 
     def __init__(
-        self, program: Program, spec: Spec, name: str, order: Order, staging: Path, emitted: Mapping[str, Source], progress: Progress
+        self, program: Program, spec: Spec, name: str, order: Order, staging: Path, emitted: Mapping[Case, Module], progress: Progress
     ) -> None:
         self.program, self.spec, self.name, self.order = program, spec, name, order
         self.staging, self.emitted, self.progress = staging, emitted, progress
@@ -98,19 +98,17 @@ class _Built:
 
     def write(self) -> tuple[str, ...]:
         """Compile all cases and write everything but the manifest; returns the names of the files."""
-        loaded = {name: load_module(self.staging / f"{name}.py", f"deployed_{self.name}_{name}") for name in self.emitted}
-        wanted = cases(self.program, self.order)
-        names = module_names(wanted)
-        for case in wanted:
-            name = names[case.cuts]
-            self.compile(case, self.emitted[name], loaded[name])
-        text = render_package(surface(self.program, self.spec, self.name), rows(self.program, self.schedules))
+        names = tuple(dict.fromkeys(module.name for module in self.emitted.values()))
+        loaded = {name: load_module(self.staging / f"{name}.py", f"deployed_{self.name}_{name}") for name in names}
+        for case, module in self.emitted.items():
+            self.compile(case, module.source, loaded[module.name])
+        text = render_package(surface(self.program, self.spec, self.name), rows(self.program, self.schedules, self.emitted))
         _write(self.staging / "__init__.py", text.encode())
-        return ("__init__.py", *(f"{name}.py" for name in self.emitted), *self.binaries)
+        return ("__init__.py", *(f"{name}.py" for name in names), *self.binaries)
 
     def compile(self, case: Case, source: Source, module: ModuleType) -> None:
         target = targets.get(case.arch)
-        kernels = Kernels(self.program, self.name, Options(case.arch), Knobs.from_env())
+        kernels = Kernels(source.program, self.name, Options(case.arch), Knobs.from_env())
         schedule = kernels.settled(dict(case.lengths), case.dtype, target)
         self.schedules[case] = schedule
         for found in compile_module(self.name, source, module, schedule, Request(case.lengths, case.dtype, target)):

@@ -94,7 +94,7 @@ class _Deploy:
         requests = [f"return_{name}=False" for name in surface.on_request]
         lengths = self.lengths()
         imports = tuple(dict.fromkeys(identifier(row.module) for row in rows))
-        modules = tuple(dict.fromkeys(Code(f"({_lengths(row)}): {identifier(row.module)}") for row in rows))
+        modules = tuple(dict.fromkeys(Code(f'("{row.dtype}", {_lengths(row)}): {identifier(row.module)}') for row in rows))
         settings = (Code("tiles"),) if len(imports) == 1 else (Code("module"), Code("tiles"))
         return DeployContext(
             title=comment(surface.title),
