@@ -108,6 +108,8 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
             shared_rows = _CROSS_WARP_BYTES if tile.resident < 16 * tile.num_warps else 0
             # A narrow product has both of its operands here, and what is held is held once more.
             again = narrow + tile.resident * structure.folded * item + held + _NARROW_BARRIER_BYTES if narrow else 0
+            # So is the widest piece of what is held in several.
+            again += sum(tile.streamed * pieces(dims[axis])[0] * item for axis in structure.held if len(pieces(dims[axis])) > 1)
             return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + aligned + _BARRIER_BYTES + shared_rows + again
         return sum(kept) + ring + aligned + narrow
     ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else sum(passing)

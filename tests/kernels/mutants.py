@@ -405,7 +405,7 @@ MUTANTS = (
         "return step.where",
         first="relu_window",
     ),
-    Mutant("sums of nothing that are something", EMIT, "if step.name in self.patchy:", "if False:", first="scores_of_some"),
+    Mutant("sums of nothing that are something", EMIT, "if step.name in self.patchy and", "if False and", first="scores_of_some"),
     Mutant(
         "full tiles with zeros in them",
         TRANSFORM,
