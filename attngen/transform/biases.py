@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from attngen.ir import build
 from attngen.ir.algebra import Product, products, signed_terms, times
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start
+from attngen.ir.expr import Apply, Const, Expr, Index, Offset, Read, Start
 from attngen.ir.names import Names
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads, rewrite, walk
@@ -282,7 +282,7 @@ def _over(expr: Expr, scale: Expr) -> Expr:
     match scale:
         case Const(value=value):
             return build.mul(expr, build.const(1.0 / value))
-        case Apply(op="pow", args=(Extent() as base, Const(value=power))):
+        case Apply(op="pow", args=(base, Const(value=power))):
             return build.mul(expr, build.apply("pow", base, build.const(-power)))
         case _:
             return build.apply("div", expr, scale)

@@ -18,7 +18,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr, Index, Offset, Read, Start
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, names_read, reads, walk
-from attngen.transform.partition import Fold, Kernel
+from attngen.transform.partition import Fold, Kernel, addends
 from attngen.transform.rewrites import Note
 from attngen.transform.scales import exponent_row
 
@@ -51,7 +51,8 @@ def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
     """The product of features that a step, part of an exponent, adds products of one side each to."""
     terms = signed_terms(step.body)
     pair = {kernel.resident, kernel.streamed}
-    dots = {other.name for other in kernel.steps if other.reduce == "sum" and set(other.over) <= set(kernel.features)}
+    sums = {other.name for other in kernel.steps if other.reduce == "sum" and set(other.over) <= set(kernel.features)}
+    dots = sums | {other.name for other in kernel.steps if addends(other) and sums.issuperset(addends(other))}
     tiles = [term for sign, term in terms if sign > 0 and isinstance(term, Read) and term.tensor in dots and pair <= set(free_axes(term))]
     others = [term for _, term in terms if term not in tiles]
     narrow = all(not pair <= set(free_axes(factor)) for term in others for factor in factors(term))
