@@ -16,6 +16,7 @@ from attngen.errors import InternalError, UnsupportedError
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.printer import print_expr
+from attngen.ir.traverse import walk
 
 Layout = tuple[str, ...]
 
@@ -256,7 +257,7 @@ def _numbers(expr: Apply) -> tuple[Expr, ...]:
         return tuple(Apply("to_int", (arg,)) if arithmetic and kind_of(arg) == "bool" else arg for arg in expr.args)
     values = expr.args[1:] if expr.op == "where" else expr.args
     constant = all(isinstance(arg, Const) for arg in values)
-    settled = any(kind_of(arg) == "float" and not isinstance(arg, Const) for arg in values)
+    settled = any(kind_of(arg) == "float" and not is_number(arg) for arg in values)
 
     def converted(arg: Expr) -> Expr:
         if isinstance(arg, Const):
@@ -266,6 +267,11 @@ def _numbers(expr: Apply) -> tuple[Expr, ...]:
         return Apply("to_float", (arg,)) if wide else arg
 
     return (*expr.args[: len(expr.args) - len(values)], *map(converted, values))
+
+
+def is_number(expr: Expr) -> bool:
+    """Whether to Triton a value may be a number of Python, which takes the type of what it meets."""
+    return all(isinstance(node, Const | Extent | Apply) for node in walk(expr))
 
 
 def _fits_fp32(value: float) -> bool:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from attngen.emit.expression import Layout
+from attngen.emit.expression import Layout, is_number
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.sections import Stage, Value
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Const, Expr, Extent
-from attngen.ir.traverse import walk
+from attngen.ir.expr import Expr
 from attngen.transform.partition import Fold
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def _text(lowering: Lowering, value: Expr, axis: str) -> str:
     writer, value = lowering.writer, build.apply("to_float", value)
     layout: Layout = writer.layout(value)
     short = writer.printer.code(value, layout)
-    if all(isinstance(node, Const | Extent | Apply) for node in walk(value)):
+    if is_number(value):
         # To Triton it is a constant, which has no type to be rounded to.
         return f"tl.full((), {short}, ACC)"
     text = writer.temporary(value, layout) if len(short) > 24 else short

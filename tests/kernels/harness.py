@@ -75,10 +75,12 @@ def not_a_number(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devic
 
 
 @cache
-def emitted(cascade: Cascade, tiles_: Cuts, dtype: str, allocate: Allocate = not_a_number) -> Emitted:
+def emitted(
+    cascade: Cascade, tiles_: Cuts, dtype: str, allocate: Allocate = not_a_number, without: frozenset[str] = frozenset()
+) -> Emitted:
     """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so."""
-    source = build(for_dtype(analyse(cascade), dtype), "tested", tiles_)
-    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype)))}.py"
+    source = build(for_dtype(analyse(cascade, without=without), dtype), "tested", tiles_)
+    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without)))}.py"
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
     vars(module)["torch"] = Torch(allocate)
@@ -103,15 +105,19 @@ def as_cascade(variant: str | Cascade | Spec) -> Cascade:
 
 
 def prepare(
-    variant: str | Cascade | Spec, values: Mapping[str, Any], allocate: Allocate = not_a_number, rewrites: str | None = None
+    variant: str | Cascade | Spec,
+    values: Mapping[str, Any],
+    allocate: Allocate = not_a_number,
+    rewrites: str | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> Emitted:
-    """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one."""
+    """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one, but for some."""
     cascade = as_cascade(variant)
     extents = axis_extents(cascade, {name: tuple(getattr(value, "shape", ())) for name, value in values.items()})
     features = roles(cascade).features
     tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
-    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate)
+    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
@@ -181,9 +187,10 @@ def run(
     tile: Tiles | None = None,
     allocate: Allocate = not_a_number,
     rewrites: str | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> Results:
     """Outputs and all gradients of the emitted kernels."""
-    kernels = prepare(variant, values, allocate, rewrites)
+    kernels = prepare(variant, values, allocate, rewrites, without)
     tile = tiles() if tile is None else tile
     known = forward(kernels, values, tile)
     gradients = backward(kernels, values, known, cotangents, tile)
