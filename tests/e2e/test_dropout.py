@@ -14,7 +14,7 @@ from attngen.errors import ArgumentError
 from attngen.ir.philox import BITS, random_bits
 from tests.e2e.dense import FEW, normal
 
-B, G, R, M, N, D, E = 2, 2, 2, 37, 45, 16, 24
+B, G, R, M, N, D, E = 2, 1, 2, 37, 45, 16, 24
 H = G * R
 RATE = 0.3
 TILES = [{"BLOCK_M": 64, "BLOCK_N": 64}, {"BLOCK_M": 16, "BLOCK_N": 32}]
