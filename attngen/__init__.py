@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from attngen.frontend.attention import attention
     from attngen.frontend.blocks import block_table
     from attngen.frontend.cascade import cascade
+    from attngen.frontend.dropout import dropout
     from attngen.frontend.grid import grid
+    from attngen.frontend.low_rank import factor, low_rank
     from attngen.frontend.spec import Spec
     from attngen.generation import generate
     from attngen.merging import merge
@@ -38,7 +40,10 @@ _HOMES = {
     "attention": "attngen.frontend.attention",
     "block_table": "attngen.frontend.blocks",
     "cascade": "attngen.frontend.cascade",
+    "dropout": "attngen.frontend.dropout",
+    "factor": "attngen.frontend.low_rank",
     "grid": "attngen.frontend.grid",
+    "low_rank": "attngen.frontend.low_rank",
     "Spec": "attngen.frontend.spec",
     **dict.fromkeys(_FUNCTIONS, "attngen.frontend.functions"),
 }
@@ -55,4 +60,19 @@ def __dir__() -> list[str]:
     return sorted([*_HOMES, "__version__", "errors"])
 
 
-__all__ = ["Attention", "Spec", "__version__", "attention", "block_table", "cascade", "compile", "generate", "grid", "merge", *_FUNCTIONS]
+__all__ = [
+    "Attention",
+    "Spec",
+    "__version__",
+    "attention",
+    "block_table",
+    "cascade",
+    "compile",
+    "dropout",
+    "factor",
+    "generate",
+    "grid",
+    "low_rank",
+    "merge",
+    *_FUNCTIONS,
+]

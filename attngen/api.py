@@ -11,24 +11,22 @@ import torch
 from torch import Tensor
 
 from attngen import target as targets
-from attngen.errors import ArgumentError, RewriteRefused, ShapeMismatch
+from attngen.errors import ArgumentError, ShapeMismatch
 from attngen.explain import Explanation, explain
-from attngen.frontend.spec import Spec, with_lse
-from attngen.ir.cascade import Cascade
-from attngen.knobs import Knobs
-from attngen.pipeline import REWRITES, Program, Source, analyse, for_dtype
+from attngen.frontend.dropout import without_dropout
+from attngen.frontend.spec import Spec, captured_lengths, with_lse
+from attngen.pipeline import Program, Source, for_dtype
 from attngen.runtime import arguments as binding
 from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
-from attngen.runtime.kernels import Kernels, Options, freeze
+from attngen.runtime.kernels import Options, freeze
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken, without_order
 from attngen.runtime.overflow import check_numbers
 from attngen.runtime.reference import reference as evaluate
+from attngen.runtime.seeds import followed, seed_on
+from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
 from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
-
-_PROGRAMS: dict[tuple[str, frozenset[str]], Program] = {}
-_KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
 
 
 def compile(
@@ -73,47 +71,11 @@ def compile(
         )
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen = freeze(schedule) if schedule is not None else None
-    attend = Attention(spec, Options(arch, frozen, deterministic, keep_lists, _rewrites(without)))
-    _check_required(attend.program, _rewrites(require), dtype_name("bfloat16" if dtype is None else dtype))
+    attend = Attention(spec, Options(arch, frozen, deterministic, keep_lists, rewrites_named(without)))
+    check_required(attend.program, rewrites_named(require), dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
     return attend
-
-
-def _rewrites(names: Iterable[str]) -> frozenset[str]:
-    found = frozenset(names)
-    for name in sorted(found - REWRITES.keys()):
-        raise ArgumentError(f"there is no rewrite {name!r}", remedy=f"They are {', '.join(REWRITES)}.")
-    return found
-
-
-def _check_required(program: Program, names: frozenset[str], dtype: str) -> None:
-    told = dict(for_dtype(program, dtype).rewrites)
-    for name in sorted(names):
-        notes = told.get(name)
-        if notes is None:
-            why = f"it is left out, or not for {dtype}"
-        elif any(note.applied for note in notes):
-            continue
-        else:
-            why = "; ".join(dict.fromkeys(f"not {note.step}, for {note.text}" for note in notes)) or "no step has its form"
-        raise RewriteRefused(f"the rewrite {name} does not apply: {why}", remedy="Leave it out of `require`, or change what it names.")
-
-
-def _program(cascade: Cascade, without: frozenset[str]) -> Program:
-    """The analysed program of a cascade; equal cascades are analysed once."""
-    key = str(cascade), without
-    if key not in _PROGRAMS:
-        _PROGRAMS[key] = analyse(cascade, without=without)
-    return _PROGRAMS[key]
-
-
-def _kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
-    knobs = Knobs.from_env()
-    key = (str(cascade), options, knobs)
-    if key not in _KERNELS:
-        _KERNELS[key] = Kernels(_program(cascade, options.without), name, options, knobs)
-    return _KERNELS[key]
 
 
 class Attention:
@@ -129,22 +91,32 @@ class Attention:
         self.options = options
         self._captures = tuple(capture.value for capture in spec.captures)
         self._moved: dict[tuple[int, torch.device], tuple[int, Tensor]] = {}
-        self._kernels = _kernels(spec.cascade, spec.name, options)
+        self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
         self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, self.program.cascade))
-        self._lse: Attention | None = None
 
     @property
     def program(self) -> Program:
         """The analysed variant: cascades, kernels, saved state."""
         return self._kernels.program
 
-    def __call__(self, *args: Any, return_lse: bool = False, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        *args: Any,
+        return_lse: bool = False,
+        seed: int | Tensor | None = None,
+        return_seed: bool = False,
+        training: bool = True,
+        **kwargs: Any,
+    ) -> Any:
         """Run the variant.
 
         Args:
             args, kwargs: the tensors of the spec, [B, H, N, D] each for `attngen.attention`; one floating dtype, one device, any strides.
             return_lse: also return the logsumexp of the scores, natural, fp32, [B, Hq, Nq]; needs exactly one logsumexp in the spec.
+            seed: what dropout draws from, an integer or a 0-d tensor of one; a new one from PyTorch's generator for None.
+            return_seed: also return the seed, int64 [], behind the outputs: `reference(..., seed=seed)` drops the same weights.
+            training: False drops nothing, as in `torch.nn.functional.dropout`.
 
         Returns:
             The outputs in return order (a dict if the spec's function returned one); row statistics come in fp32.
@@ -152,14 +124,28 @@ class Attention:
         Raises:
             ShapeMismatch, DtypeMismatch, DeviceMismatch, ArchMismatch, ArgumentError, NotDifferentiable
         """
-        if return_lse and not self.spec.on_request:
-            return self._with_lse()(*args, return_lse=True, **kwargs)
-        tensors = binding.autocast(binding.bind(self.spec, args, kwargs))
-        views, extents = binding.split(self.spec, tensors)
-        if torch.compiler.is_compiling():
-            return self._run(views, extents, return_lse)
-        self._check(tensors, extents)
-        return self._suited(extents)._run(views, extents, return_lse)
+        chosen = self._asked(return_lse, training)
+        tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs))
+        views, extents = binding.split(chosen.spec, tensors)
+        drawn = chosen._drawn(seed if training else None, return_seed, views[0].device)
+        if not torch.compiler.is_compiling():
+            chosen._check(tensors, extents)
+            chosen = chosen._suited(extents)
+        result = chosen._run(views, extents, return_lse, drawn)
+        return followed(result, drawn) if return_seed else result
+
+    def _asked(self, return_lse: bool, training: bool) -> Attention:
+        """The variant for the options of a call."""
+        chosen = self if training or self.spec.seed is None else self._without_dropout
+        return chosen._with_lse if return_lse and not chosen.spec.on_request else chosen
+
+    def _drawn(self, seed: int | Tensor | None, return_seed: bool, device: torch.device) -> Tensor | None:
+        """The seed of a call; None where nothing is dropped."""
+        if self.spec.seed is not None:
+            return seed_on(device, seed)
+        if return_seed or seed is not None:
+            raise ArgumentError(f"{self.spec.name} drops nothing: it takes no seed and has none", remedy="Leave seed and return_seed out.")
+        return None
 
     def _check(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> None:
         """What a traced call cannot look at: types, devices, captured values, lengths."""
@@ -187,10 +173,12 @@ class Attention:
             return self
         return other if classes_pay(other.spec.classes, extents, targets.get(self.options.arch or "sm90")) else self
 
-    def _run(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool) -> Any:
+    def _run(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool, seed: Tensor | None) -> Any:
         tensors = taken(self.spec, views, extents, self._on_device)
         device = views[0].device
         given = dict(zip((capture.name for capture in self.spec.captures), self._captures, strict=True)) | lengths(self.spec, extents)
+        if self.spec.seed is not None and seed is not None:
+            given[self.spec.seed] = seed
         results = self._operators.forward(*tensors, *(self._on_device(value, device) for value in given.values()))
         return self._returned(results if isinstance(results, tuple) else (results,), extents, return_lse)
 
@@ -215,18 +203,23 @@ class Attention:
             self._moved[key] = version, value.to(device)
         return self._moved[key][1]
 
+    @functools.cached_property
     def _with_lse(self) -> Attention:
         """The same variant with its one logsumexp as an extra output."""
-        if self._lse is None:
-            self._lse = Attention(with_lse(self.spec), self.options)
-        return self._lse
+        return Attention(with_lse(self.spec), self.options)
+
+    @functools.cached_property
+    def _without_dropout(self) -> Attention:
+        """The same variant for inference."""
+        return Attention(without_dropout(self.spec), self.options)
 
     # ---- looking inside
 
     @property
     def kernels(self) -> tuple[KernelHandle, ...]:
         """The kernels in launch order, without tiles yet."""
-        return tuple(KernelHandle(self._kernels, kernel.role) for kernel in self.program.kernels)
+        known = tuple(captured_lengths(self.spec).items())
+        return tuple(KernelHandle(self._kernels, kernel.role, known) for kernel in self.program.kernels)
 
     def explain(
         self,
@@ -322,19 +315,34 @@ class Attention:
         """Feature axis -> length."""
         features = self.program.features
         if extents is not None:
+            extents = captured_lengths(self.spec) | dict(extents)
             missing = [axis for axis in features if axis not in extents]
             if missing:
                 raise ShapeMismatch(f"extents lacks {', '.join(missing)}", remedy=f"The feature axes are {', '.join(features)}.")
             return {axis: int(extents[axis]) for axis in features}
-        return feature_lengths(features, head_dim)
+        return feature_lengths(features, head_dim, captured_lengths(self.spec))
 
-    def reference(self, *args: Any, return_lse: bool = False, **kwargs: Any) -> Any:
-        """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to."""
-        if return_lse and not self.spec.on_request:
-            return self._with_lse().reference(*args, return_lse=True, **kwargs)
-        views, extents = binding.split(self.spec, binding.bind(self.spec, args, kwargs))
+    def reference(
+        self,
+        *args: Any,
+        return_lse: bool = False,
+        seed: int | Tensor | None = None,
+        return_seed: bool = False,
+        training: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to. Arguments as for a call."""
+        chosen = self._asked(return_lse, training)
+        views, extents = binding.split(chosen.spec, binding.bind(chosen.spec, args, kwargs))
+        drawn = chosen._drawn(seed if training else None, return_seed, views[0].device)
+        result = chosen._evaluated(views, extents, return_lse, drawn)
+        return followed(result, drawn) if return_seed else result
+
+    def _evaluated(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool, seed: Tensor | None) -> Any:
         views = taken(self.spec, views, extents, self._on_device)
         names = [argument.name for argument in self.spec.arguments]
         values = {**dict(zip(names, views, strict=True)), **{capture.name: capture.value for capture in self.spec.captures}}
+        if self.spec.seed is not None:
+            values[self.spec.seed] = seed
         found = evaluate(self.spec.cascade, values)
         return self._returned([found[output.name] for output in self.spec.outputs], extents, return_lse)

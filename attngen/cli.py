@@ -271,6 +271,7 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
     """The spec, its kernels for the target asked for, feature lengths and dtype."""
     from attngen import target as targets
     from attngen.deploy import parse_head_dims
+    from attngen.frontend.spec import captured_lengths
     from attngen.knobs import Knobs
     from attngen.pipeline import analyse
     from attngen.runtime.handle import dtype_name, feature_lengths
@@ -278,11 +279,10 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
     from attngen.runtime.ordering import best_order
 
     target = targets.get(arguments.arch)
-    dtype = dtype_name(arguments.dtype)
     spec = best_order(_load(arguments.spec) if spec is None else spec, target)
     program = analyse(spec.cascade)
-    lengths = feature_lengths(program.features, parse_head_dims([arguments.head_dim])[0])
-    return spec, Kernels(program, spec.name, Options(arguments.arch), Knobs.from_env()), lengths, dtype
+    lengths = feature_lengths(program.features, parse_head_dims([arguments.head_dim])[0], captured_lengths(spec))
+    return spec, Kernels(program, spec.name, Options(arguments.arch), Knobs.from_env()), lengths, dtype_name(arguments.dtype)
 
 
 def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping[str, int], dtype: str) -> list[dict[str, Any]]:
@@ -290,12 +290,12 @@ def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping
     from attngen import target as targets
     from attngen.runtime.resources import inspect_kernels
 
-    found = inspect_kernels(kernels, lengths, dtype, targets.get(arguments.arch))
-    folder: Path | None = getattr(arguments, "cubin", None)
-    if folder is not None:
+    target = targets.get(arguments.arch)
+    found = inspect_kernels(kernels, lengths, dtype, target)
+    if (folder := getattr(arguments, "cubin", None)) is not None:
         folder.mkdir(parents=True, exist_ok=True)
         for item in found:
-            suffix = "cubin" if targets.get(arguments.arch).backend == "cuda" else "hsaco"
+            suffix = "cubin" if target.backend == "cuda" else "hsaco"
             (folder / f"{item.resources.name}.{item.resources.role}.{suffix}").write_bytes(item.compiled.binary)
     return [item.row() for item in found]
 

@@ -30,6 +30,8 @@ CAPTURES: dict[str, dict[str, Any]] = {
     "softcap": {"softcap": torch.tensor(3.0)},
     "prefix_lm": {"prefix": torch.tensor([5, 40], dtype=torch.int32)},
     "sigmoid": {"bias": torch.tensor(-2.0)},
+    "dropped": {"seed": torch.tensor(2**40 + 3)},
+    "low_rank": {"phi": torch.randn(4, 37, 5), "psi": torch.randn(45, 5)},
 }
 ORDER = Order(("sm90",), ("bfloat16",), ((16,),))
 
@@ -40,7 +42,7 @@ def written(name: str, spec: Spec, out: Path, order: Order = ORDER) -> Path:
     tiles = ModuleSchedule(tuple((k.role, TileSchedule(32, None if k.streamed is None else 32, 4, 1)) for k in program.kernels))
     folder = out / name
     folder.mkdir(parents=True)
-    mine = modules(program, name, order)
+    mine = modules(program, spec, name, order)
     for module in mine.values():
         (folder / f"{module.name}.py").write_text(module.source.text, encoding="utf-8")
     table = rows(program, dict.fromkeys(mine, tiles), mine)
@@ -86,6 +88,15 @@ def agrees(package: ModuleType, spec: Spec, dim: int) -> None:
 def test_an_emitted_package_agrees_with_the_reference(name: str, tmp_path: Path) -> None:
     spec = catalog.load(name)
     agrees(imported(written(name, spec, tmp_path), "emitted"), spec, 16)
+
+
+def test_seeds_and_factors_are_arguments_of_a_package(tmp_path: Path) -> None:
+    """The length of a captured feature is its own, not that of the heads."""
+    bias = attngen.low_rank(*CAPTURES["low_rank"].values())
+    dropped = attngen.attention(dropout=0.25, name="dropped")
+    low_rank = attngen.attention(lambda score, b, h, q_idx, kv_idx: score + bias(b, h, q_idx, kv_idx), name="low_rank")
+    for spec in (dropped, low_rank):
+        agrees(imported(written(spec.name, spec, tmp_path), "emitted"), spec, 16)
 
 
 @pytest.mark.parametrize("name", catalog.names())

@@ -66,7 +66,7 @@ def check(folder: Path, load: Callable[[str], Spec] = catalog.load) -> tuple[Dif
     program = analyse(spec.cascade)
     if str(program.cascade).splitlines() != manifest["cascade"]:
         found = (*found, Difference(folder.name, MANIFEST, "was made of another cascade"))
-    mine = modules(program, folder.name, order)
+    mine = modules(program, spec, folder.name, order)
     emitted = {
         **{f"{module.name}.py": module.source.text for module in mine.values()},
         "__init__.py": render_package(surface(program, spec, folder.name), rows(program, _schedules(program, manifest), mine)),

@@ -10,7 +10,7 @@ from attngen import catalog
 from attngen import target as targets
 from attngen.emit.deploy import Row, Surface
 from attngen.errors import ArgumentError
-from attngen.frontend.spec import Spec
+from attngen.frontend.spec import Spec, captured_lengths
 from attngen.ir.pieces import Cuts, cuts
 from attngen.pipeline import Program, Source, build, for_dtype
 from attngen.runtime.handle import dtype_name, feature_lengths
@@ -59,14 +59,15 @@ class Case:
         return " ".join((self.arch, self.dtype, *(f"{axis}={length}" for axis, length in self.lengths)))
 
 
-def cases(program: Program, order: Order) -> tuple[Case, ...]:
+def cases(program: Program, spec: Spec, order: Order) -> tuple[Case, ...]:
     """All combinations of an order, each once, in its order.
 
     Raises:
         UnknownArch, DtypeMismatch, ArgumentError: one of its entries is not legal.
     """
+    known = captured_lengths(spec)
     found = [
-        Case(targets.get(arch).name, dtype_name(dtype), tuple(feature_lengths(program.features, head_dim).items()))
+        Case(targets.get(arch).name, dtype_name(dtype), tuple(feature_lengths(program.features, head_dim, known).items()))
         for arch in order.archs
         for dtype in order.dtypes
         for head_dim in order.head_dims
@@ -110,12 +111,12 @@ class Module:
     source: Source
 
 
-def modules(program: Program, name: str, order: Order) -> dict[Case, Module]:
+def modules(program: Program, spec: Spec, name: str, order: Order) -> dict[Case, Module]:
     """The module for each case: one for all lengths that are cut alike and all dtypes that allow the same rewrites."""
     texts: dict[str, Module] = {}
     sources: dict[tuple[str, Cuts], Source] = {}
     found: dict[Case, Module] = {}
-    for case in cases(program, order):
+    for case in cases(program, spec, order):
         key = (case.dtype, case.cuts)
         if key not in sources:
             sources[key] = build(for_dtype(program, case.dtype), name, case.cuts)

@@ -66,7 +66,7 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
     if target.exists() and not (target / MANIFEST).is_file():
         raise ArgumentError(f"{target} is there and is no folder of kernels", remedy="Choose another name, or remove it.")
     program = analyse(spec.cascade)
-    emitted = modules(program, name, order)
+    emitted = modules(program, spec, name, order)
     out.mkdir(parents=True, exist_ok=True)
     staging = out / f".tmp-{name}-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)

@@ -163,7 +163,7 @@ class _Deploy:
     # ---- lengths and checks
 
     def lengths(self) -> list[Code]:
-        """One statement for each axis that the arguments tell."""
+        """One statement for each axis that the arguments tell, or else captured rows."""
         found: dict[str, Code] = {}
         dims = [(tensor_name(name), i, dim) for name, pattern in self.surface.arguments for i, dim in enumerate(pattern)]
         for name, i, dim in dims:
@@ -179,7 +179,17 @@ class _Deploy:
             for axis in unknown:
                 others = " * ".join(f"len_{other}" for other in dim if other != axis)
                 found[axis] = Code(f"len_{axis} = {name}.shape[{i}] // max({others}, 1)")
+        for node, name in self.captured():
+            for i, at in enumerate(node.at):
+                if isinstance(at, Index):
+                    found.setdefault(at.axis, Code(f"len_{at.axis} = {name}.shape[{i}]"))
         return list(found.values())
+
+    def captured(self) -> list[tuple[Read, Code]]:
+        """Every read of a captured tensor, with its name."""
+        names = {item.name: tensor_name(item.name) for item in self.captures}
+        exprs = (expr for step in self.surface.cascade.steps for expr in (step.body, step.where) if expr is not None)
+        return [(node, names[node.tensor]) for expr in exprs for node in walk(expr) if isinstance(node, Read) and node.tensor in names]
 
     def checks(self) -> list[Code]:
         lines: list[Code] = []
@@ -193,17 +203,12 @@ class _Deploy:
 
     def reaches(self) -> list[Code]:
         """How far captured tensors must reach where plain positions index them."""
-        captured = {item.name for item in self.captures}
         found: dict[Code, None] = {}
-        for step in self.surface.cascade.steps:
-            for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
-                if not isinstance(node, Read) or node.tensor not in captured:
-                    continue
-                name = tensor_name(node.tensor)
-                for position, at in enumerate(node.at):
-                    length = _reach(at)
-                    if length:
-                        found[Code(f'check_length("{name}", {name}, {position}, {length})')] = None
+        for node, name in self.captured():
+            for position, at in enumerate(node.at):
+                length = _reach(at)
+                if length:
+                    found[Code(f'check_length("{name}", {name}, {position}, {length})')] = None
         return list(found)
 
     # ---- from whole tensors to split ones and back

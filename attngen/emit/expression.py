@@ -79,6 +79,10 @@ class Values(Protocol):
         """Note that a helper function is called."""
         ...
 
+    def halves(self, position: Expr) -> tuple[Expr, Expr]:
+        """Half of a position, rounded down, and what is left of it."""
+        ...
+
 
 class Printer:
     """Prints expressions of one kernel."""
@@ -231,6 +235,14 @@ class Printer:
         zero = build.ZERO if kind_of(expr) == "float" else build.const(0)
         return self.call("tl.maximum", (expr.args[0], zero), layout), _ATOM
 
+    def random_bits(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        """Positions go in as halves and what is left of them: neighbours in a tile share a counter where the compiler can see it."""
+        self.values.use("random_bits")
+        seed, stream, *positions = expr.args
+        halves = [self.values.halves(position) for position in positions]
+        args = (seed, stream, *(half for half, _ in halves), *(bit for _, bit in halves))
+        return self.call("random_bits", args, layout), _ATOM
+
 
 _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "neg": Printer.negate,
@@ -243,6 +255,7 @@ _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "to_int": Printer.to_int,
     "to_bool": Printer.to_bool,
     "relu": Printer.rectify,
+    "random_bits": Printer.random_bits,
 }
 
 

@@ -11,6 +11,7 @@ from attngen.emit.layout import WIDTH
 from attngen.emit.loads import Loads, is_head_index
 from attngen.emit.names import Code, identifier, tensor_name
 from attngen.emit.sections import MASKED, Sections, Shapes, Stage, Value
+from attngen.ir.build import const
 from attngen.ir.expr import Apply, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.partition import Kernel
@@ -36,6 +37,7 @@ class Writer:
         self.addresses: dict[str, Code] = {}
         self.starts: dict[tuple[tuple[str, ...], Stage, bool], Code] = {}
         self.steps: dict[str, Value] = {}
+        self.halved: dict[str, tuple[Expr, Expr]] = {}
         self.known: dict[tuple[Expr, bool], Value] = {}
         self.taken: set[str] = {*kernel.grid, *kernel.loops, *(tensor_name(item.name) for item in kernel.inputs if item.by_value)}
         self.inputs = {item.name: item for item in kernel.inputs}
@@ -85,9 +87,9 @@ class Writer:
             return expr
         key = (expr, self.partial)
         if key not in self.known:
-            name = self.name(hint(expr))
-            self.assign(name, expr, own, self.stage)
-            self.known[key] = Value(name, own, self.stage)
+            name, stage = self.name(hint(expr)), self.stage if own else self.stage_of(expr)
+            self.assign(name, expr, own, stage)
+            self.known[key] = Value(name, own, stage)
         placeholder = Read(self.known[key].code, tuple(Index(axis) for axis in own), kind_of(expr))
         self.known[(placeholder, self.partial)] = self.known[key]
         return placeholder
@@ -126,6 +128,25 @@ class Writer:
     def layout(self, expr: Expr) -> Layout:
         axes = free_axes(expr)
         return tuple(axis for axis in self.order if axis in axes)
+
+    def halves(self, position: Expr) -> tuple[Expr, Expr]:
+        """A tile starts at a whole number of tiles: written so, half of an index is seen to be the same for two neighbours."""
+        if not (isinstance(position, Index) and position.axis in (self.kernel.resident, self.kernel.streamed)):
+            return Apply("floordiv", (position, const(2))), Apply("mod", (position, const(2)))
+        axis, stage = position.axis, self.stage_of(position)
+        if axis not in self.halved:
+            start = f"start_{axis}" if axis == self.kernel.streamed else f"first_{axis}"
+            half, bit = self.name(f"half_{axis}"), self.name(f"bit_{axis}")
+            before, self.partial = self.partial, False
+            self.put(f"{half} = {start} // 2 + range_{axis} // 2", stage)
+            self.put(f"{bit} = range_{axis} % 2", Stage.PROLOGUE)
+            self.partial = before
+            # No step has a name with a space.
+            parts = Read(f"half {axis}", (position,), "int"), Read(f"bit {axis}", (position,), "int")
+            for part, name in zip(parts, (half, bit), strict=True):
+                self.steps[part.tensor] = Value(name, (axis,), stage)
+            self.halved[axis] = parts
+        return self.halved[axis]
 
     def leaf(self, node: Expr) -> tuple[Code, Layout]:
         match node:
@@ -221,6 +242,7 @@ _HINTS = {
     "mul": "product",
     "div": "quotient",
     "safe_div": "quotient",
+    "random_bits": "bits",
     "floordiv": "quotient",
     "mod": "remainder",
     "where": "choice",

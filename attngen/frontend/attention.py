@@ -15,6 +15,7 @@ import torch
 from attngen.errors import CaptureError, ModReturn, SpecError
 from attngen.frontend.blocks import BlockTable, as_mask_mod
 from attngen.frontend.captures import Lifter, name_of
+from attngen.frontend.dropout import check_rate, keep_step
 from attngen.frontend.grid import Neighborhood
 from attngen.frontend.masking import lift_missing
 from attngen.frontend.ordering import Order, as_order
@@ -62,6 +63,7 @@ class _Request:
     softcap: Scalar | None
     sink: Scalar | None
     normalizer: str
+    dropout: float
     order: Order | None
     place: Place | None
 
@@ -74,6 +76,7 @@ def attention(
     normalizer: str = "softmax",
     softcap: Scalar | None = None,
     sink: Scalar | None = None,
+    dropout: float = 0.0,
     order: torch.Tensor | Order | None = None,
     name: str | None = None,
 ) -> Spec:
@@ -87,6 +90,8 @@ def attention(
             "identity" or "none" (the scores themselves).
         softcap: c, for c * tanh(score / c).
         sink: a logit that takes part in the softmax without a value: a tensor [Hq], a 0-d tensor or a number.
+        dropout: the rate, in [0, 1), at which weights are set to 0 after normalization; the others are divided by 1 - dropout, and lse is
+            not affected. Each call draws a seed from PyTorch's generator, or takes it (`seed=`); `training=False` drops nothing.
         order: integers [N], a permutation: which token kernels take first, second and so on, so that tokens which attend to each other
             share tiles. Mods, arguments and results keep their positions. See `attngen.grid(...).order`.
         name: a legal identifier; made from the mods' names unless given.
@@ -96,7 +101,7 @@ def attention(
         lse [B, Hq, Nq] in natural units.
 
     Raises:
-        SpecError: an unknown normalizer, a sink without a softmax, or an illegal name.
+        SpecError: an unknown normalizer, a sink without a softmax, a rate outside of [0, 1), or an illegal name.
         ArgumentError: `order` is no permutation.
         TraceError: a mod does something that cannot be traced; the class says what.
     """
@@ -110,7 +115,7 @@ def attention(
             check_signature(mod, expected, role)
     kind = "identity" if normalizer == "none" else normalizer
     given = None if order is None else as_order(order)
-    request = _Request(score_mod, mask_mod, scale, softcap, sink, kind, given, user_place())
+    request = _Request(score_mod, mask_mod, scale, softcap, sink, kind, check_rate(dropout), given, user_place())
     chosen = _name(request, name)
     spec = _spec(request, chosen)
     if isinstance(mask_mod, BlockTable):
@@ -165,7 +170,8 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
         if mod is not None and hasattr(mod, "__code__")
     )
     on_request = tuple(output for output in outputs if output == "lse")
-    return Spec(name, cascade, _PATTERNS, tuple(_OUTPUTS[output] for output in outputs), captures, on_request, source=sources)
+    results = tuple(_OUTPUTS[output] for output in outputs)
+    return Spec(name, cascade, _PATTERNS, results, captures, on_request, seed=trace.seed_of(cascade), source=sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +185,12 @@ class _Builder:
 
 def _normalize(request: _Request, builder: _Builder, x: Expr) -> tuple[str, ...]:
     v = build.read("v", ("b", "g", "n", "e"))
+
+    def kept(weights: Expr) -> Expr:
+        if request.dropout == 0.0:
+            return build.mul(weights, v)
+        return build.mul(build.mul(weights, keep_step(builder.trace, _TILE, request.dropout, builder.loc)), v)
+
     if request.normalizer == "softmax":
         if request.sink is None:
             lse = builder.step("lse", _ROW, x, "logsumexp", ("n",))
@@ -186,19 +198,19 @@ def _normalize(request: _Request, builder: _Builder, x: Expr) -> tuple[str, ...]
             keys_only = builder.step("lse0", _ROW, x, "logsumexp", ("n",))
             lse = builder.step("lse", _ROW, build.apply("logaddexp", keys_only, _sink(request.sink, builder.trace)))
         p = builder.step("p", _TILE, build.exp(build.sub(x, lse)))
-        builder.step("o", _OUT, build.mul(p, v), "sum", ("n",))
+        builder.step("o", _OUT, kept(p), "sum", ("n",))
         return ("o", "lse")
     if request.normalizer == "identity":
-        builder.step("o", _OUT, build.mul(x, v), "sum", ("n",))
+        builder.step("o", _OUT, kept(x), "sum", ("n",))
         return ("o",)
     if request.normalizer == "sigmoid":
         p = builder.step("p", _TILE, build.apply("sigmoid", x))
-        builder.step("o", _OUT, build.mul(p, v), "sum", ("n",))
+        builder.step("o", _OUT, kept(p), "sum", ("n",))
         return ("o",)
     relu = build.apply("relu", x)
     a = builder.step("a", _TILE, relu if request.normalizer == "relu" else build.mul(relu, relu))
     weight = builder.step("l", _ROW, a, "sum", ("n",))
-    total = builder.step("u", _OUT, build.mul(a, v), "sum", ("n",))
+    total = builder.step("u", _OUT, kept(a), "sum", ("n",))
     builder.step("o", _OUT, build.safe_div(total, weight))
     return ("o",)
 

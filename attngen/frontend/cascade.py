@@ -27,6 +27,8 @@ from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input
 from attngen.ir.expr import Expr, Kind, Read
 
+# What a call takes besides tensors.
+_OPTIONS = frozenset(("return_lse", "seed", "return_seed", "training"))
 _KINDS: dict[str, Kind] = {"": "float", "float": "float", "int": "int", "bool": "bool"}
 
 
@@ -77,7 +79,7 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
     inputs: list[Input] = []
     for name in (name for name in parameters if name in signature):
         text, _, kind = signature[name].partition(":")
-        if kind.strip() not in _KINDS or name in RESERVED:
+        if kind.strip() not in _KINDS or name in RESERVED | _OPTIONS:
             raise SpecError(
                 f"the argument {name}={signature[name]!r}", remedy='Write axes, and perhaps a kind: "b n: int"; avoid reserved names.'
             )
@@ -102,7 +104,7 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     signature = [argument.pattern for argument in header.arguments]
     outputs = tuple(Argument(name, trace.layouts.get(name) or patterns.grouped(traced.axes(name), signature)) for name in names)
     label = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in function.__name__).strip("_") or "cascade"
-    return Spec(label, traced, header.arguments, outputs, captures, keys=keys)
+    return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced))
 
 
 def locate_definition(function: Callable[..., Any]) -> Any:

@@ -171,11 +171,17 @@ def _value(x: Any) -> Traced:
     return lift(x, None)
 
 
+def traced(x: Any) -> tuple[Traced, Trace]:
+    """A value of a cascade and the run it belongs to."""
+    value = _value(x)
+    return value, _trace_of(value)
+
+
 def _trace_of(*values: Any) -> Trace:
     for value in values:
         if type(value) is Traced and value.trace is not None:
             return value.trace
-    raise SpecError("a reduction of values that are not part of a cascade", remedy="Call it inside a function under @attngen.cascade.")
+    raise SpecError("values that are not part of a cascade", remedy="Call it inside a function under @attngen.cascade.")
 
 
 def _words(axes: list[str] | tuple[str, ...]) -> str:

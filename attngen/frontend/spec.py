@@ -11,6 +11,8 @@ from attngen.frontend.blocks import BlockTable
 from attngen.frontend.ordering import Order
 from attngen.ir.cascade import Cascade
 from attngen.ir.classes import Classes
+from attngen.ir.expr import Index
+from attngen.ir.traverse import reads
 
 Pattern = tuple[tuple[str, ...], ...]
 """One entry a dimension of the user's tensor; an entry of several axes is a composite dimension: "b (g r) m d"."""
@@ -48,6 +50,7 @@ class Spec:
         reordered: the same variant with tokens in an order that its mask suggests, for `compile` to choose; `pairs` are the queries times
             keys in tiles that hold anything, in this order and in that one.
         classes: how tokens fall into classes that are tiled by themselves; the cascade is over these then, arguments and results are not.
+        seed: the captured integer that decides what dropout drops; each call brings another value. None without dropout.
         captures: values behind the captured inputs. A captured Python float is a 0-d float64 tensor; a Python int or bool stays one.
     """
 
@@ -58,6 +61,7 @@ class Spec:
     captures: tuple[Capture, ...]
     on_request: tuple[str, ...] = ()
     keys: tuple[str, ...] | None = None
+    seed: str | None = None
     blocks: BlockTable | None = field(default=None, compare=False)
     order: Order | None = field(default=None, compare=False)
     reordered: Spec | None = field(default=None, compare=False)
@@ -85,3 +89,16 @@ def with_lse(spec: Spec) -> Spec:
     output = Argument(step.name, tuple((axis,) for axis in step.axes))
     keys = (*spec.keys, "lse") if spec.keys is not None else None
     return replace(spec, cascade=cascade, outputs=(*spec.outputs, output), on_request=(step.name,), keys=keys)
+
+
+def captured_lengths(spec: Spec) -> dict[str, int]:
+    """Lengths of the axes that captured tensors alone have: the features of captured rows."""
+    tensors = {capture.name: capture.value for capture in spec.captures if isinstance(capture.value, torch.Tensor)}
+    given = {axis for item in spec.cascade.inputs for axis in item.axes or ()}
+    found: dict[str, int] = {}
+    for step in spec.cascade.steps:
+        for read in reads(step.body):
+            for at, size in zip(read.at, tensors[read.tensor].shape if read.tensor in tensors else (), strict=False):
+                if isinstance(at, Index) and at.axis not in given:
+                    found.setdefault(at.axis, size)
+    return found

@@ -64,6 +64,8 @@ class Trace:
         self._keys: dict[str, Hashable] = {}
         self._features: dict[int, str] = {}
         self._placeholders = 0
+        self._draws = 0
+        self.seed: str | None = None
 
     def fresh(self, hint: str, first: int = 0) -> str:
         """A name that nothing else has, as close to `hint` as possible; numbered from `first` if that is not 0."""
@@ -137,6 +139,20 @@ class Trace:
         self._keys[name] = key
         self._numbers[key] = Read(name, (), kind)
         return self._numbers[key]
+
+    def draw(self) -> tuple[Read, int]:
+        """The seed that each call brings along, and which draw of this run it is for."""
+        if self.seed is None:
+            item = Input(self.fresh("seed"), None, 0, "int")
+            self.seed = item.name
+            self._inputs[item.name] = item
+            self._values[item.name] = torch.zeros((), dtype=torch.int64)
+        self._draws += 1
+        return Read(self.seed, (), "int"), self._draws - 1
+
+    def seed_of(self, cascade: Cascade) -> str | None:
+        """The seed, if any output of the finished cascade depends on it."""
+        return self.seed if self.seed is not None and cascade.input(self.seed) is not None else None
 
     def value_of(self, name: str) -> bool | int | float:
         """The value that a captured number has now."""

@@ -6,7 +6,7 @@
 
 Takes what a model hands to its attention function (queries, keys and values per head, grouped heads unrepeated, a mask of truth values or
 a bias, a cap, sinks) and gives what the model expects back. Which of these are there decides the variant; numbers and tensors are passed
-at each call, so that the layers of a model share kernels. It does not drop out weights and does not return them.
+at each call, so that the layers of a model share kernels. It does not return weights.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Variant:
         scale: multiplies q @ k; D ** -0.5 unless given.
         bias: a tensor is added to the scores.
         sink: logits take part in the softmax without a value.
+        dropout: the rate at which weights are dropped.
     """
 
     keep: Keep = ""
@@ -48,6 +49,7 @@ class Variant:
     scale: float | None = None
     bias: bool = False
     sink: bool = False
+    dropout: float = 0.0
 
 
 def register(name: str = "attngen") -> None:
@@ -73,15 +75,16 @@ def attention_forward(
     Args:
         query: [B, Hq, Nq, D]. key, value: [B, Hkv, Nkv, D].
         attention_mask: truth values or additive, [B or 1, Hq or 1, Nq, at least Nkv]; None if every key is seen, or causal.
+        dropout: the rate at which weights are dropped; transformers passes 0 in evaluation. PyTorch's generator decides which.
         options: scaling, is_causal, softcap, sliding_window, s_aux, position_bias; others are of no concern to attention.
 
     Returns:
         The output [B, Nq, Hq, D], and None for the weights.
 
     Raises:
-        UnsupportedError: dropout, paged caches, or a request for the weights.
+        UnsupportedError: paged caches, or a request for the weights.
     """
-    _refuse(dropout, options)
+    _refuse(options)
     causal = options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal) and attention_mask is None and query.shape[2] > 1
     keep, mask, bias = _masks(attention_mask, options.get("position_bias"), key.shape[2], query.dtype)
@@ -94,6 +97,7 @@ def attention_forward(
         scale=options.get("scaling"),
         bias=bias is not None,
         sink=sink is not None,
+        dropout=float(dropout),
     )
     given = {"keep": mask, "bias": bias, "sink": None if sink is None else sink.to(query.dtype)}
     output: Tensor = compiled(variant)(query, key, value, **{name: tensor for name, tensor in given.items() if tensor is not None})
@@ -111,7 +115,7 @@ def compiled(variant: Variant) -> attngen.Attention:
     if variant.sink:
         signature["sink"] = "(g r)"
 
-    scale, softcap, window = variant.scale, variant.softcap, variant.window
+    scale, softcap, window, rate = variant.scale, variant.softcap, variant.window, variant.dropout
 
     def transformers_attention(q: Any, k: Any, v: Any, keep: Any = None, bias: Any = None, sink: Any = None) -> Any:
         score = attngen.einsum("b (g r) m d, b g n d -> b (g r) m n", q, k)
@@ -131,16 +135,12 @@ def compiled(variant: Variant) -> attngen.Attention:
             weights = attngen.exp(score - total)
         else:
             weights = attngen.softmax(score, over="n")
-        return attngen.einsum("b (g r) m n, b g n e -> b (g r) m e", weights, v)
+        return attngen.einsum("b (g r) m n, b g n e -> b (g r) m e", attngen.dropout(weights, rate), v)
 
     return attngen.compile(attngen.cascade(**signature)(transformers_attention))
 
 
-def _refuse(dropout: float, options: dict[str, Any]) -> None:
-    if dropout:
-        raise UnsupportedError(
-            "dropout inside of attention is not available", remedy="Set the model's attention dropout to 0, or call eval()."
-        )
+def _refuse(options: dict[str, Any]) -> None:
     if options.get("output_attentions"):
         raise UnsupportedError("attention weights never exist as a tensor here", remedy='Use attn_implementation="eager" to look at them.')
     if type(options.get("cache")).__name__ == "PagedAttentionCache":

@@ -81,9 +81,11 @@ OPS: dict[str, Op] = _table(
     Op("to_float", 1, "float"),
     Op("to_int", 1, "int"),
     Op("to_bool", 1, "bool"),
+    Op("random_bits", 4, "int"),
 )
 """`safe_div(a, b)` is a / b, and 0 where b == 0: how an average over no keys becomes 0. `to_int` truncates towards zero;
-`floordiv` and `mod` round towards minus infinity, as in Python. `sign(0)` is 0; `relu` and `abs` have derivative 0 at 0."""
+`floordiv` and `mod` round towards minus infinity, as in Python. `sign(0)` is 0; `relu` and `abs` have derivative 0 at 0.
+`random_bits(seed, stream, row, column)` is uniform in [0, 2**31) and always the same for the same arguments (`philox`)."""
 
 
 @dataclass(frozen=True, slots=True)

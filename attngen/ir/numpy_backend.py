@@ -11,6 +11,7 @@ import numpy as np
 
 from attngen.ir.cascade import Reduce
 from attngen.ir.expr import Kind
+from attngen.ir.philox import random_bits
 
 Array = Any
 _erf_of = np.vectorize(math.erf, otypes=[np.float64])
@@ -106,6 +107,7 @@ _POINTWISE: dict[str, Callable[..., Array]] = {
     "floor": np.floor,
     "ceil": np.ceil,
     "sign": np.sign,
+    "random_bits": random_bits,
 }
 
 

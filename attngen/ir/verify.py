@@ -16,7 +16,7 @@ from attngen.ir.traverse import extents, free_axes, live_steps, reads, walk
 Rule = Callable[[Cascade], None]
 RESERVED = frozenset(("inf", "extent", "sum", "max", "logsumexp", "first", "last", *keyword.kwlist))
 """What no tensor and no axis may be called: the printed text could not be read back, or the bounds of a tile would be hidden."""
-_BITWISE = frozenset(("bitand", "bitor", "bitxor", "shl", "shr"))
+_WHOLE = frozenset(("bitand", "bitor", "bitxor", "shl", "shr", "random_bits"))
 
 
 class Form:
@@ -145,7 +145,7 @@ def kinds_are_right(cascade: Cascade) -> None:
                     raise _broken(f"{print_expr(node)} needs truth values", step)
                 case Apply(op="where", args=(condition, _, _)) if kind_of(condition) != "bool":
                     raise _broken(f"the condition of {print_expr(node)} is not bool", step)
-                case Apply(op=op, args=args) if op in _BITWISE and any(kind_of(arg) == "float" for arg in args):
+                case Apply(op=op, args=args) if op in _WHOLE and any(kind_of(arg) == "float" for arg in args):
                     raise _broken(f"{print_expr(node)} needs integers", step)
                 case _:
                     pass

@@ -5,7 +5,7 @@ Also how users name dtypes and feature lengths. Triton is imported when somethin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KernelHandle:
-    """One kernel: `role` is "forward", "backward_rows", "backward_columns" and the like."""
+    """One kernel: `role` is "forward", "backward_rows", "backward_columns" and the like; `known` are lengths of captured features."""
 
     kernels: Kernels
     role: str
+    known: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -33,7 +34,8 @@ class KernelHandle:
     @property
     def source(self) -> str:
         """The text of the emitted function for bfloat16, for feature lengths that are powers of two."""
-        text = self.kernels.at("bfloat16").source(feature_lengths(self.kernels.program.features, None)).text
+        lengths = feature_lengths(self.kernels.program.features, None, dict(self.known))
+        text = self.kernels.at("bfloat16").source(lengths).text
         start = text.rindex("@triton.jit", 0, text.index(f"def {self.name}("))
         return text[start : text.index("\n\n\n", start)] + "\n"
 
@@ -51,7 +53,7 @@ class KernelHandle:
         from attngen.runtime.resources import inspect_kernels
 
         target = targets.get(arch or self.kernels.arch or "sm90")
-        lengths = feature_lengths(self.kernels.program.features, head_dim)
+        lengths = feature_lengths(self.kernels.program.features, head_dim, dict(self.known))
         return inspect_kernels(self.kernels, lengths, dtype_name(dtype), target, (self.role,))[0].compiled
 
 
@@ -67,21 +69,27 @@ def dtype_name(dtype: object) -> str:
     return name
 
 
-def feature_lengths(features: Sequence[str], head_dim: int | Sequence[int] | None) -> dict[str, int]:
+def feature_lengths(
+    features: Sequence[str], head_dim: int | Sequence[int] | None, known: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Feature axis -> length.
 
     Args:
         features: axes in order of appearance, that of queries and keys first.
-        head_dim: one length for all of them, or one for each; the last one stands for the rest. None is 128.
+        head_dim: one length for all that are not known, or one for each; the last one stands for the rest. None is 128.
+        known: lengths of axes that captured tensors have.
 
     Raises:
         ArgumentError: more lengths than axes, or an illegal one.
     """
+    given = dict(known or {})
+    asked = [axis for axis in features if axis not in given]
     sizes = (128,) if head_dim is None else (head_dim,) if isinstance(head_dim, int) else tuple(head_dim)
     legal = all(type(size) is int and size >= 1 for size in sizes)
-    if not sizes or len(sizes) > max(len(features), 1) or not legal:
+    if not sizes or len(sizes) > max(len(asked), 1) or not legal:
         raise ArgumentError(
-            f"head_dim={head_dim!r} does not fit the feature axes {', '.join(features)}", remedy="Give one length, or one for each axis."
+            f"head_dim={head_dim!r} does not fit the feature axes {', '.join(asked)}", remedy="Give one length, or one for each axis."
         )
-    sizes = (*sizes, *[sizes[-1]] * (len(features) - len(sizes)))
-    return dict(zip(features, sizes, strict=True))
+    sizes = (*sizes, *[sizes[-1]] * (len(asked) - len(sizes)))
+    given |= dict(zip(asked, sizes, strict=False))
+    return {axis: given[axis] for axis in features}

@@ -16,6 +16,7 @@ from torch import Tensor
 from attngen.ir.cascade import Cascade, Reduce
 from attngen.ir.expr import Kind
 from attngen.ir.interpret import interpret
+from attngen.ir.philox import random_bits
 
 
 def reference(
@@ -121,6 +122,7 @@ _POINTWISE: dict[str, Callable[..., Tensor]] = {
     "floor": torch.floor,
     "ceil": torch.ceil,
     "sign": torch.sign,
+    "random_bits": random_bits,
 }
 
 

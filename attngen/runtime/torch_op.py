@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.emit.names import tensor_name
 from attngen.errors import Nondeterministic, NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
@@ -145,7 +146,8 @@ class _Registration:
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
         kept = dict(zip(self.saved, rest, strict=False))
         saved = [kept[name].contiguous() for name in kernels.saved]
-        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, names, **self.kept(kernels, loaded, tensors))
+        needed_there = {str(tensor_name(name)) for name in names}
+        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, needed_there, **self.kept(kernels, loaded, tensors))
         model = self.model(tensors)
         by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
         return [self.gradient(item, found, by_name, names, model) for item in self.differentiable]
@@ -153,7 +155,8 @@ class _Registration:
     def gradient(self, item: Input, found: dict[str, Tensor], by_name: dict[str, Any], names: set[str], model: Tensor) -> Tensor:
         if item.name not in names:
             return model.new_empty(0)
-        return found[item.name] if item.name in found else torch.zeros_like(by_name[item.name], memory_format=torch.contiguous_format)
+        name = str(tensor_name(item.name))
+        return found[name] if name in found else torch.zeros_like(by_name[item.name], memory_format=torch.contiguous_format)
 
     def backward_fake(self, *values: Any) -> list[Tensor]:
         needed, tensors = values[-1], values[: len(self.inputs)]

@@ -22,7 +22,7 @@ _SPECIAL = {
     "tanh": 2, "sigmoid": 2, "softplus": 2, "gelu": 2, "gelu_tanh": 3, "logaddexp": 2,
 }  # fmt: skip
 # Operations that are several instructions.
-_LONG = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4}
+_LONG = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4, "random_bits": 50}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ bfloat16: weights of fp16 reach from 6e-8 to 65504 only, and at fp32 the roundin
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from attngen.analysis.tile import interval
@@ -30,7 +31,8 @@ def drop_maxima(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     notes: list[Note] = []
     bodies = {step.name: step.body for step in kernel.steps if step.reduce is None}
     for gauge in kernel.gauges:
-        low, high = interval(inline(bodies[gauge.exponent], bodies), {})
+        # A product of queries and keys itself has no bounds.
+        low, high = interval(inline(bodies[gauge.exponent], bodies), {}) if gauge.exponent in bodies else (-math.inf, math.inf)
         if not high - low <= 2 * LARGEST:
             notes.append(Note(gauge.exponent, kernel.role, False, f"it has no bounds, or wider ones than {2 * LARGEST:g}"))
         elif gauge.floor:

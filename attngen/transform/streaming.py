@@ -25,7 +25,7 @@ from attngen.errors import NotStreamable
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
-from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
+from attngen.ir.traverse import children, free_axes, inline, map_steps, rewrite, step_reads, walk
 from attngen.transform.check import check_streaming
 from attngen.transform.existence import mask_of
 from attngen.transform.exponentials import Rewriter
@@ -51,7 +51,7 @@ def streaming(cascade: Cascade, resident: str, streamed: str) -> Streamed:
         NotStreamable: a reduction does not separate, or needs another pass; names the factor and the user's line.
         MaxNotAShift: the outputs depend on a maximum over the streamed axis.
     """
-    cascade = _without_grid_steps(cascade, {resident, streamed})
+    cascade = _over_the_grid(_without_grid_steps(cascade, {resident, streamed}), {resident, streamed})
     builder = _Builder(cascade, resident, streamed)
     for step in cascade.steps:
         builder.take(step)
@@ -71,6 +71,27 @@ def _without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
         else:
             steps.append(step)
     return replace(cascade, steps=tuple(steps))
+
+
+def _over_the_grid(cascade: Cascade, sequence: set[str]) -> Cascade:
+    """Values of a row and a key take on the grid axes of all that reads them, so that their gradients are of one program."""
+    pairs = sorted((step.axes for step in cascade.steps if sequence <= set(step.axes)), key=len, reverse=True)
+    order = tuple(dict.fromkeys(axis for axes in pairs for axis in axes))
+    wide: dict[str, tuple[str, ...]] = {}
+    for step in reversed(cascade.steps):
+        spaces = [{*wide.get(other.name, other.axes), *other.over} for other in cascade.steps if step.name in step_reads(other)]
+        if sequence <= set(step.axes) and step.name not in cascade.outputs and spaces:
+            shared = set[str].intersection(*spaces) | set(step.axes)
+            wide[step.name] = tuple(axis for axis in order if axis in shared)
+
+    def rule(node: Expr) -> Expr | None:
+        return build.read(node.tensor, wide[node.tensor], node.kind) if isinstance(node, Read) and node.tensor in wide else None
+
+    def widened(step: Einsum) -> Einsum:
+        where = None if step.where is None else rewrite(step.where, rule)
+        return replace(step, axes=wide.get(step.name, step.axes), body=rewrite(step.body, rule), where=where)
+
+    return cascade if all(cascade.axes(name) == axes for name, axes in wide.items()) else map_steps(cascade, widened)
 
 
 class _Builder:

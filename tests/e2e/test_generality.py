@@ -195,6 +195,101 @@ def second_moment() -> Case:
 
 
 @case
+def factors_of_rows_and_keys() -> Case:
+    """Scores times a temperature of the query and a gate of the key."""
+    temperature, gate = normal(B, M), normal(H, N, seed=1)
+
+    def scaled(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        return score * torch.exp(temperature[b, q_idx]) * gate[h, kv_idx]
+
+    return Case(attngen.attention(scaled, lambda b, h, q_idx, kv_idx: q_idx + 20 >= kv_idx), QKV, (temperature, gate))
+
+
+@case
+def factors_as_arguments() -> Case:
+    @attngen.cascade(q="b (g r) m d", k="b g n d", v="b g n e", temperature="b m", gate="g n")
+    def scaled(q: Any, k: Any, v: Any, temperature: Any, gate: Any) -> Any:
+        s = attngen.einsum("b (g r) m d, b g n d -> b (g r) m n", q, k) * temperature * gate
+        return attngen.einsum("b (g r) m n, b g n e -> b (g r) m e", attngen.softmax(s, over="n"), v)
+
+    return Case(scaled, {**QKV, "temperature": (B, M), "gate": (G, N)})
+
+
+@case
+def contextual_bias() -> Case:
+    """A second product of other rows, whose keys all heads share, bounds and adds to the scores."""
+
+    @attngen.cascade(q="b (g r) m d", k="b g n d", v="b g n e", q2="b (g r) m c", k2="b n c")
+    def contextual(q: Any, k: Any, v: Any, q2: Any, k2: Any) -> Any:
+        bias = attngen.tanh(attngen.einsum("b (g r) m c, b n c -> b (g r) m n", q2, k2))
+        s = attngen.einsum("b (g r) m d, b g n d -> b (g r) m n", q, k) * attngen.extent("d") ** -0.5 + bias
+        s = attngen.where(attngen.causal("m", "n", align="bottom_right"), s, float("-inf"))
+        return attngen.einsum("b (g r) m n, b g n e -> b (g r) m e", attngen.softmax(s, over="n"), v)
+
+    return Case(contextual, {**QKV, "q2": (B, H, M, 8), "k2": (B, N, 8)})
+
+
+@case
+def bias_of_all_batches() -> Case:
+    """Rows and keys of the second product lack axes that the scores have."""
+
+    @attngen.cascade(q="b h m d", k="b h n d", v="b h n e", rows="m c", keys="h n c")
+    def shared(q: Any, k: Any, v: Any, rows: Any, keys: Any) -> Any:
+        bias = attngen.einsum("m c, h n c -> h m n", rows, keys)
+        s = attngen.einsum("b h m d, b h n d -> b h m n", q, k) * attngen.extent("d") ** -0.5 + bias
+        return attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(s, over="n"), v)
+
+    return Case(shared, {"q": (B, 2, M, D), "k": (B, 2, N, D), "v": (B, 2, N, E), "rows": (M, 8), "keys": (2, N, 8)})
+
+
+@case
+def branches_by_position() -> Case:
+    """Near keys and far ones are scored by different products, as in rotary embeddings that stop rotating."""
+
+    @attngen.cascade(q="b h m d", k="b h n d", q2="b h m d", k2="b h n d", v="b h n e")
+    def branches(q: Any, k: Any, q2: Any, k2: Any, v: Any) -> Any:
+        near = attngen.einsum("b h m d, b h n d -> b h m n", q, k)
+        far = attngen.einsum("b h m d, b h n d -> b h m n", q2, k2)
+        distance = attngen.index("m") - attngen.index("n")
+        s = torch.where(distance < 7, near, far) * attngen.extent("d") ** -0.5
+        s = attngen.where(distance >= -20, s, float("-inf"))
+        return attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(s, over="n"), v)
+
+    q, k = (B, 2, M, D), (B, 2, N, D)
+    return Case(branches, {"q": q, "k": k, "q2": q, "k2": k, "v": (B, 2, N, E)})
+
+
+@case
+def branches_of_captured_rows() -> Case:
+    q2, k2 = normal(B, H, M, 24), normal(G, N, 24, seed=1)
+
+    def either(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        return torch.where(q_idx - kv_idx < 7, score, q2[b, h, q_idx] @ k2[h // R, kv_idx])
+
+    return Case(attngen.attention(either, normalizer="sigmoid"), QKV, (q2, k2))
+
+
+@case
+def low_rank_bias() -> Case:
+    """Factors per batch and head, and shared ones."""
+    own = normal(B, H, M, 5), normal(1, H, N, 5, seed=1)
+    shared = normal(M, 3, seed=2), normal(N, 3, seed=3)
+    first, second = attngen.low_rank(*own), attngen.low_rank(*shared)
+
+    def biased(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        return score + first(b, h, q_idx, kv_idx) - 0.5 * second(b, h, q_idx, kv_idx)
+
+    return Case(attngen.attention(biased, lambda b, h, q_idx, kv_idx: q_idx + 20 >= kv_idx), QKV, (*own, *shared))
+
+
+@case
+def dropout_with_a_sink() -> Case:
+    logits = normal(H)
+    spec = attngen.attention(mask_mod=lambda b, h, q_idx, kv_idx: q_idx >= kv_idx + 3, sink=logits, dropout=0.3)
+    return Case(spec, QKV, (logits,), {"seed": 5})
+
+
+@case
 def learned_biases() -> Case:
     """Captured tensors of every rank, each with a gradient."""
     bias, column, row, scalar = normal(H, M, N), normal(B, N, seed=1), normal(M, seed=2), normal(seed=3)
@@ -244,12 +339,12 @@ def test_finite_differences(name: str) -> None:
     """Gradients as PyTorch's own check sees them, at lengths below one tile."""
     case = CASES[name]()
     attend = attngen.compile(case.spec, schedule=FEW)
-    short = {M: 7, N: 9, B: 1}
-    shapes = {
-        argument: tuple([1, *shape[1:2], *(short.get(size, size) for size in shape[2:])]) if len(shape) > 1 else shape
-        for argument, shape in case.shapes.items()
-    }
-    tensors = [normal(*shape, seed=seed) for seed, shape in enumerate(shapes.values())]
+    short = {("m",): 7, ("n",): 9, ("b",): 1}
+    shapes = [
+        [short.get(dim, size) for dim, size in zip(argument.pattern, case.shapes[argument.name], strict=True)]
+        for argument in case.spec.arguments
+    ]
+    tensors = [normal(*shape, seed=seed) for seed, shape in enumerate(shapes)]
 
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         return tuple(flat(attend(*values[: len(tensors)], **case.options)))

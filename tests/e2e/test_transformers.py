@@ -138,9 +138,21 @@ def test_layers_share_kernels() -> None:
     assert str(first.spec.cascade) == str(second.spec.cascade)
 
 
+def test_weights_are_dropped_as_the_generator_says() -> None:
+    q, k, v = (torch.randn(1, 2, 10, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in range(3))
+
+    def run(seed: int, rate: float) -> Tensor:
+        torch.manual_seed(seed)
+        found: Tensor = attention_forward(torch.nn.Identity(), q, k, v, None, dropout=rate)[0]
+        return found
+
+    assert torch.equal(run(0, 0.5), run(0, 0.5))
+    assert not torch.equal(run(0, 0.5), run(1, 0.5))
+    mean = torch.stack([run(seed, 0.1) for seed in range(20)]).mean(0)
+    assert (mean - run(0, 0.0)).abs().mean() < 0.5 * (run(0, 0.1) - run(0, 0.0)).abs().mean()
+
+
 def test_what_it_cannot_do_is_refused() -> None:
     q = torch.zeros(1, 2, 4, 8)
-    with pytest.raises(UnsupportedError):
-        attention_forward(torch.nn.Identity(), q, q, q, None, dropout=0.1)
     with pytest.raises(UnsupportedError):
         attention_forward(torch.nn.Identity(), q, q, q, None, output_attentions=True)

@@ -79,6 +79,23 @@ MORE = {
         "e])", "e]; table: float[:])", 1
     ),
     "softcap": variants.SOFTMAX.replace("s[b,g,r,m,n] * 0.25", "5.0 * tanh(s[b,g,r,m,n] * 0.25 / 5.0)", 1),
+    "dropout": masked("m >= n", "seed: int[]")
+    .replace(
+        "  o[",
+        "  keep[b,g,r,m,n] = where(random_bits(seed, (b * extent(g) + g) * extent(r) + r, m, n) >= 644245094, 1.4285714285714286, 0.0)\n"
+        "  o[",
+    )
+    .replace("* v[", "* keep[b,g,r,m,n] * v["),
+    "factors": masked("m >= n", "row: float[:, :], col: float[:, :]").replace(
+        "-0.5", "-0.5 * sigmoid(row[b,m]) * (col[b,n] + row[b,m])", 1
+    ),
+    "low_rank": masked("m >= n", "phi: float[:, :, :], psi: float[:, :]")
+    .replace("  x[", "  t[g,r,m,n] = sum[f] phi[g * extent(r) + r,m,f] * psi[n,f]\n  x[")
+    .replace("-0.5", "-0.5 + t[g,r,m,n]", 1),
+    "branches": masked("abs(m - n) < 60")
+    .replace("v[b,g,n,e])", "v[b,g,n,e], q2[b,g,r,m,d], k2[b,n,d])")
+    .replace("  x[", "  s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,n,d]\n  x[")
+    .replace("= s[b,g,r,m,n] * extent(d) ** -0.5", "= where(m - n < 7, s[b,g,r,m,n], s2[b,g,r,m,n] * 0.5) * extent(d) ** -0.5", 1),
 }
 """Other normalisations under masks."""
 
@@ -171,6 +188,12 @@ def _capture(name: str, sizes: Sizes, normal: Any) -> Any:
             return normal(sizes.b, sizes.m)
         case "temp":
             return normal().reshape(())
+        case "phi":
+            return normal(heads, sizes.m, 5)
+        case "psi":
+            return normal(sizes.n, 5)
+        case "seed":
+            return torch.tensor(-(2**40) - 7)
         case "width":
             return 17
         case "prefix":

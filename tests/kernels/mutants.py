@@ -459,6 +459,33 @@ MUTANTS = (
         first=OF_SCHEDULES,
     ),
     Mutant("a tile for another kernel", SCHEDULE, "if name == role:", "if name != role:", first=OF_SCHEDULES),
+    # Random bits and biases of low rank.
+    Mutant("one word for two columns", LIB, "lower = tl.where(column_bit != 0, c3, c2)", "lower = c2", first="dropout"),
+    Mutant("nine rounds", LIB, "tl.static_range(10)", "tl.static_range(9)", first="dropout"),
+    Mutant(
+        "halves of a tile alone", EMIT, 'f"{half} = {start} // 2 + range_{axis} // 2"', 'f"{half} = range_{axis} // 2"', first="dropout"
+    ),
+    Mutant(
+        "draws that share their bits",
+        "attngen/frontend/*.py",
+        'return Read(self.seed, (), "int"), self._draws - 1',
+        'return Read(self.seed, (), "int"), 0',
+        first="tests/frontend/test_dropout.py",
+    ),
+    Mutant(
+        "gradients by the names of users",
+        RUNTIME,
+        "needed_there = {str(tensor_name(name)) for name in names}",
+        "needed_there = set(names)",
+        first="tests/runtime/test_torch_op.py",
+    ),
+    Mutant(
+        "shared products without a program of their own",
+        TRANSFORM,
+        "return cascade if all(cascade.axes(name) == axes",
+        "return cascade if any(cascade.axes(name) == axes",
+        first="low_rank",
+    ),
     # Classes of equal remainder.
     Mutant(
         "all classes are the first",

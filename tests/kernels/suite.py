@@ -37,6 +37,8 @@ IN_TALL = (
         "two_masks_of_sums",
         "every_other_value",
         "scores_of_some",
+        "dropout",
+        "low_rank",
     ),
 )
 

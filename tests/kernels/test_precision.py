@@ -39,9 +39,12 @@ def test_scores_of_a_thousand(variant, dtype):
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=names)
-@pytest.mark.parametrize("variant", cases.ALL)
+@pytest.mark.parametrize("variant", [variant for variant in cases.ALL if variant != "factors"])
 def test_row_offsets_of_ten_thousand(variant, dtype):
-    """Feature 0 of each query and key multiplies to an offset of the scores: up, down and none, by turns."""
+    """Feature 0 of each query and key multiplies to an offset of the scores: up, down and none, by turns.
+
+    A factor of the key would make of an offset of the row scores that are thousands apart.
+    """
     case = cases.case(variant, SMALL, seed=3)
     for name, value in case.values.items():
         if name[0] in "qk":

@@ -1,0 +1,61 @@
+"""What equal variants share in a process, their analysed program and its kernels; and the rewrites that a user names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attngen.errors import ArgumentError, RewriteRefused
+from attngen.ir.cascade import Cascade
+from attngen.knobs import Knobs
+from attngen.pipeline import REWRITES, Program, analyse, for_dtype
+from attngen.runtime.kernels import Kernels, Options
+
+_PROGRAMS: dict[tuple[str, frozenset[str]], Program] = {}
+_KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
+
+
+def rewrites_named(names: Iterable[str]) -> frozenset[str]:
+    """Names of rewrites, as a set.
+
+    Raises:
+        ArgumentError: there is none of that name.
+    """
+    found = frozenset(names)
+    for name in sorted(found - REWRITES.keys()):
+        raise ArgumentError(f"there is no rewrite {name!r}", remedy=f"They are {', '.join(REWRITES)}.")
+    return found
+
+
+def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
+    """Refuse a program to whose kernels a rewrite that is asked for does not apply.
+
+    Raises:
+        RewriteRefused: with the reason at each step.
+    """
+    told = dict(for_dtype(program, dtype).rewrites)
+    for name in sorted(names):
+        notes = told.get(name)
+        if notes is None:
+            why = f"it is left out, or not for {dtype}"
+        elif any(note.applied for note in notes):
+            continue
+        else:
+            why = "; ".join(dict.fromkeys(f"not {note.step}, for {note.text}" for note in notes)) or "no step has its form"
+        raise RewriteRefused(f"the rewrite {name} does not apply: {why}", remedy="Leave it out of `require`, or change what it names.")
+
+
+def _program(cascade: Cascade, without: frozenset[str]) -> Program:
+    """The analysed program of a cascade; equal cascades are analysed once."""
+    key = str(cascade), without
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = analyse(cascade, without=without)
+    return _PROGRAMS[key]
+
+
+def shared_kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
+    """The kernels of a cascade as the environment wants them; equal cascades share them."""
+    knobs = Knobs.from_env()
+    key = (str(cascade), options, knobs)
+    if key not in _KERNELS:
+        _KERNELS[key] = Kernels(_program(cascade, options.without), name, options, knobs)
+    return _KERNELS[key]
