@@ -27,6 +27,7 @@ from attngen.runtime.seeds import followed, seed_on
 from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
 from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
+from attngen.transform.derivative import whole_only
 
 
 def compile(
@@ -50,7 +51,7 @@ def compile(
         dtype: with `head_dim` or `extents`, kernels are built at once instead of at the first call.
         head_dim: Dqk = Dv, or (Dqk, Dv).
         extents: the same for a cascade: the length of each feature axis.
-        deterministic: True refuses gradients that need atomic additions; None follows torch.use_deterministic_algorithms.
+        deterministic: whether results must be the same from run to run. They are in any case: nothing is added up in a varying order.
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
             mask reads, or a length, changes; without it they are made at each call. A change of a tensor is one that PyTorch counts:
@@ -71,7 +72,7 @@ def compile(
         )
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen = freeze(schedule) if schedule is not None else None
-    attend = Attention(spec, Options(arch, frozen, deterministic, keep_lists, rewrites_named(without)))
+    attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without)))
     check_required(attend.program, rewrites_named(require), dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
@@ -94,6 +95,7 @@ class Attention:
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
         self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, self.program.cascade))
+        self._converted = whole_only(spec.cascade)
 
     @property
     def program(self) -> Program:
@@ -158,6 +160,8 @@ class Attention:
         places = self.spec.order.places if self.spec.order is not None else None
         binding.check_captures(self.program.cascade, captures, extents, places)
         self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
+        names = (item.name for item in self.spec.cascade.inputs)
+        binding.refuse_lost_gradients(self._converted, {**dict(zip(names, tensors, strict=False)), **captures})
         binding.refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
 
     @functools.cached_property
@@ -247,7 +251,7 @@ class Attention:
         kernels = shown._kernels.at(dtype_name(dtype))
         choice = kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
         program = for_dtype(shown.program, dtype_name(dtype))
-        return explain(self.spec.cascade, program, choice, kernels.atomic, describe(shown.spec, target))
+        return explain(self.spec.cascade, program, choice, describe(shown.spec, target))
 
     def mask_tiles(
         self,

@@ -129,10 +129,6 @@ class RewriteRefused(UnsupportedError):
     """A rewrite that the user asked for does not apply."""
 
 
-class Nondeterministic(UnsupportedError):
-    """A gradient needs atomic additions, and deterministic results were asked for."""
-
-
 # ---- schedules and targets
 
 

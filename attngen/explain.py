@@ -6,7 +6,7 @@ or in full. Nothing is computed anew but the ranges of masks and the number of p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from attngen.analysis.mask import describe, walked_ranges
@@ -16,12 +16,11 @@ from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError
 from attngen.ir.cascade import Cascade
 from attngen.ir.printer import print_expr, print_step
+from attngen.ir.traverse import free_axes
 from attngen.pipeline import Program, analyse
 from attngen.schedule.choose import Choice
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import told
-
-_ATOMIC = "several queries or keys may read the same element, so that their contributions meet there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Explanation:
         saved: what the backward reads of the forward; of it, `rows` are numbers a row and `extra` tensors with features, both no output.
         kernels: in launch order.
         tiles: the choice, first line of each kernel. candidates: the same with what lost.
-        atomics: gradients that need atomic additions, with the reason.
+        captured: how the gradient of each captured tensor is formed.
         order: which order tokens are taken in, where that is not theirs.
         rewrites: what each saved, or why it was not done.
     """
@@ -69,7 +68,7 @@ class Explanation:
     kernels: tuple[KernelFacts, ...]
     tiles: tuple[str, ...]
     candidates: tuple[str, ...]
-    atomics: tuple[str, ...]
+    captured: tuple[str, ...]
     order: str = ""
     rewrites: tuple[str, ...] = ()
 
@@ -90,7 +89,7 @@ class Explanation:
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
             _block("tiles", self.candidates if full else self.tiles),
-            _block("atomic additions", self.atomics or ("none",)),
+            *([_block("gradients of captured tensors", self.captured)] if self.captured else []),
             *([_block("order of tokens", (self.order,))] if self.order else []),
         ]
         return "\n".join(blocks)
@@ -103,14 +102,13 @@ class Explanation:
         return [f"{item}{notes.get(item, '  (an output)')}" for item in self.saved] or ["nothing"]
 
 
-def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collection[str], order: str = "") -> Explanation:
+def explain(traced: Cascade, program: Program, choice: Choice, order: str = "") -> Explanation:
     """Collect the facts.
 
     Args:
         traced: the cascade before any pass.
         program: made of it.
         choice: tiles for its kernels.
-        atomic: names of inputs whose gradients need atomic additions.
         order: what is to be said about the order of tokens.
     """
     streamed, backward = program.streamed, program.backward
@@ -133,7 +131,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, atomic: Collectio
         kernels=tuple(_facts(kernel) for kernel in program.kernels),
         tiles=tuple(reason.lines()[0] for reason in choice.reasons),
         candidates=choice.lines(),
-        atomics=tuple(f"{name}: {_ATOMIC}" for name in sorted(atomic)),
+        captured=_captured(program),
         order=order or _gaps(program),
         rewrites=tuple(line for name, notes in program.rewrites for line in told(name, notes)),
     )
@@ -207,6 +205,32 @@ def _kernel_lines(kernel: KernelFacts, full: bool) -> list[str]:
 
 def _kernel_text(kernel: object) -> str:
     return "\n".join(_kernel_lines(_facts(kernel), full=True)) if isinstance(kernel, Kernel) else str(kernel)
+
+
+def _captured(program: Program) -> tuple[str, ...]:
+    """How the gradients of captured tensors are formed, one line for each read of theirs."""
+    inputs = {item.name: item for item in program.cascade.inputs}
+    gradients = program.backward.gradients if program.backward is not None else ()
+    lines: list[str] = []
+    for gradient in gradients:
+        kernel = next((kernel for kernel in program.kernels if gradient.step in kernel.outputs), None)
+        if inputs[gradient.target].axes is None and gradient.at is not None and kernel is not None:
+            at = f"{gradient.target}[{', '.join(print_expr(expr) for expr in gradient.at)}]"
+            lines.append(f"{at}: {_formed(kernel, gradient.step, {axis for expr in gradient.at for axis in free_axes(expr)})}")
+    return tuple(dict.fromkeys(lines))
+
+
+def _formed(kernel: Kernel, step: str, position: set[str]) -> str:
+    place = next((item for item in kernel.destinations if item.step == step), None)
+    if place is not None:
+        summed = f"summed over {', '.join(kernel.loops)}, " if kernel.loops else ""
+        return f"{summed}{_FORMS[place.form]} in {kernel.role}"
+    rest = [axis for axis in kernel.axes(step) if axis not in position]
+    lines = "rows" if kernel.resident in kernel.axes(step) and kernel.role.startswith("backward_rows") else "columns"
+    return f"by {lines} in {kernel.role}" + (f", partials summed over {', '.join(rest)}" if rest else "")
+
+
+_FORMS = {"stored": "stored once", "diagonals": "added up by diagonals", "sorted": "added up by sorted positions"}
 
 
 def _with_axes(cascade: Cascade, name: str) -> str:

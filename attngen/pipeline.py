@@ -9,7 +9,7 @@ from typing import TypeVar
 from attngen.analysis.dependence import roles
 from attngen.emit.context import ModuleContext
 from attngen.emit.host import Plan, gradient_axes, host_context
-from attngen.emit.kernel import Lowered, Scatter, is_injective, listings, lower_kernel
+from attngen.emit.kernel import Lowered, listings, lower_kernel
 from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
@@ -69,7 +69,6 @@ class Source:
     text: str
     program: Program
     lowered: tuple[tuple[Kernel, Lowered], ...]
-    scatters: tuple[tuple[str, Scatter], ...]
     shapes: Shapes
 
 
@@ -149,14 +148,12 @@ def build(program: Program, name: str, cuts: Cuts = ()) -> Source:
     """
     backward = program.backward
     saved = tuple(item.name for item in backward.saved) if backward is not None else ()
-    stored = scatters(program)
     owned = frozenset({*saved, *(step for kernel in program.kernels for step in kernel.outputs)})
     own = shapes(owned, cuts, {axis for kernel in program.kernels for axis in (*kernel.grid, *kernel.loops, *kernel.features)})
     lowered: list[tuple[Kernel, Lowered]] = []
     for kernel in program.kernels:
-        mine = tuple(scatter for step, scatter in stored if step in kernel.outputs)
         before = [item for _, item in lowered]
-        lowered += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, mine, before))]
+        lowered += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
     forward = tuple(item for item in lowered if "forward" in (item[0].role, item[0].lists))
     plan = Plan(
         inputs=tuple(item for item in program.cascade.inputs),
@@ -167,7 +164,6 @@ def build(program: Program, name: str, cuts: Cuts = ()) -> Source:
         forward=forward,
         backward=tuple(item for item in lowered if item not in forward),
         gradients=backward.gradients if backward is not None else (),
-        scatters=dict(stored),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
         shapes=own,
     )
@@ -179,21 +175,4 @@ def build(program: Program, name: str, cuts: Cuts = ()) -> Source:
         kernels=tuple(item.context for _, item in lowered),
         host=host_context(plan),
     )
-    return Source(render(module), program, tuple(lowered), stored, own)
-
-
-def scatters(program: Program) -> tuple[tuple[str, Scatter], ...]:
-    """Gradients of captures that vary with both sequence axes: stored tile by tile, once if each element is read once."""
-    if program.backward is None or program.gradient is None:
-        return ()
-    inputs = {item.name: item for item in program.cascade.inputs}
-    pair = {program.streamed.resident, program.streamed.streamed}
-    found: list[tuple[str, Scatter]] = []
-    for gradient in program.backward.gradients:
-        if gradient.at is None or gradient.step not in {step.name for step in program.gradient.steps}:
-            continue
-        axes = program.gradient.axes(gradient.step)
-        if pair <= set(axes):
-            atomic = not is_injective(gradient.at, axes)
-            found.append((gradient.step, Scatter(inputs[gradient.target], gradient.step, gradient.at, atomic)))
-    return tuple(found)
+    return Source(render(module), program, tuple(lowered), own)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,14 @@ from attngen.ir.parser import parse
 from attngen.pipeline import analyse
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.measured import Table
-from tests.variants import ALL, CAUSAL_ALIBI, DIFFERENTIAL, SIGMOID
+from tests.variants import ALL, CAUSAL_ALIBI, DIFFERENTIAL, SIGMOID, SOFTMAX
 
 
-def explained(text: str, atomic: tuple[str, ...] = ()) -> Explanation:
+def explained(text: str) -> Explanation:
     cascade = parse(text)
     program = analyse(cascade)
     request = Request(tuple((axis, 64) for axis in program.features), "bfloat16", targets.get("sm90"))
-    return explain(cascade, program, choose(program.kernels, request, Table(())), atomic)
+    return explain(cascade, program, choose(program.kernels, request, Table(())))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -41,7 +42,7 @@ def test_causal_alibi() -> None:
     assert "unmasked in [0, min(first + 1, extent(n)))" in by_role["forward"].visits
     assert by_role["backward_columns"].sums_over == ("r",)
     assert by_role["backward_prepare"].passes is None
-    assert found.atomics == ()
+    assert found.captured == ("slopes[g * extent(r) + r]: by rows in backward_rows, partials summed over b, m",)
 
 
 def test_differential_saves_one_tensor_as_large_as_an_output() -> None:
@@ -59,9 +60,20 @@ def test_sigmoid_needs_no_gauge_and_saves_nothing() -> None:
     assert "nothing" in found.text()
 
 
-def test_atomic_additions_are_named() -> None:
-    found = explained(CAUSAL_ALIBI, ("slopes",))
-    assert found.atomics[0].startswith("slopes: ")
+def test_gradients_of_captured_tensors_tell_how_they_are_formed() -> None:
+    captures = "bias: float[:, :, :, :], pair: float[:, :], table: float[:], near: int[:, :], last: float[:]"
+    score = "* 0.25 + bias[b, g, m, n] + pair[m, n] + table[abs(m - n)] + table[near[m, n]] + last[n]"
+    found = explained(SOFTMAX.replace("e])", f"e]; {captures})", 1).replace("* 0.25", score, 1))
+    assert [line.rpartition("]: ")[2] for line in found.captured] == [
+        "summed over r, stored once in backward_pairs",
+        "summed over b, g, r, stored once in backward_pairs_2",
+        "summed over b, g, r, added up by diagonals in backward_pairs_2",
+        "summed over b, g, r, added up by sorted positions in backward_pairs_2",
+        "by columns in backward_columns, partials summed over b, g",
+    ]
+    biased = SOFTMAX.replace("e])", "e]; bias: float[:, :, :, :])", 1)
+    whole = explained(biased.replace("* 0.25", "* 0.25 + bias[b, g * extent(r) + r, m, n]"))
+    assert whole.captured == ("bias[b, g * extent(r) + r, m, n]: stored once in backward_rows",)
 
 
 @pytest.mark.parametrize("step", ["trace", "canonicalize", "streaming", "differentiate", "hoist", "partition"])
@@ -82,9 +94,17 @@ def test_an_unknown_step_lists_the_steps() -> None:
 
 
 def test_gaps_are_pointed_out() -> None:
-    bias = torch.zeros(64, requires_grad=True)
-    spec = attngen.attention(lambda s, b, h, q, k: s + bias[k], lambda b, h, q, k: ((q - k) % 4 == 0) & (q >= k), name="dilated")
-    attend = attngen.compile(spec, arch="sm90")
+    """Tokens stay as they come where a length is read."""
+
+    @attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
+    def dilated(q: Any, k: Any, v: Any) -> Any:
+        m, n = attngen.index("m"), attngen.index("n")
+        scores = attngen.einsum("b h m d, b h n d -> b h m n", q, k)
+        holds = ((m - n) % 4 == 0) & (m + attngen.extent("n") - attngen.extent("m") >= n)
+        weights = attngen.softmax(attngen.where(holds, scores, -torch.inf), over="n")
+        return attngen.einsum("b h m n, b h n e -> b h m e", weights, v)
+
+    attend = attngen.compile(dilated, arch="sm90")
     assert "order=attngen.grid(N).order(dilation=4) leaves about one tile in 4 to visit" in attend.explain()
     other = attngen.attention(mask_mod=lambda b, h, q, k: (q - k) % 4 == 0, order=attngen.grid(64).order(dilation=4), name="dilated")
     assert attngen.compile(other, arch="sm90").explain().endswith("in tiles of 16 of equal remainders by 4")

@@ -67,11 +67,14 @@ class KernelContext:
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How the host calls one kernel: allocation, grid, arguments in the order of its parameters, constants, what is kept of it, and when
-    it is called: "" for always, else what follows is indented."""
+    it is called: "" for always, else what follows is indented. `chunks` heads a loop over chunks of rows, "" for none, `chunk` are
+    statements at the beginning of each."""
 
     kernel: Code
     role: Code
     allocate: tuple[Code, ...]
+    chunks: Code
+    chunk: tuple[Code, ...]
     programs: Code
     arguments: tuple[Code, ...]
     constants: Code
@@ -82,6 +85,11 @@ class Launch:
     def indent(self) -> Code:
         """Before each statement."""
         return Code("    " if self.condition else "")
+
+    @property
+    def inner(self) -> Code:
+        """Before each statement of the launch itself."""
+        return Code(self.indent + ("    " if self.chunks else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,8 @@ class Finish:
 @dataclass(frozen=True, slots=True)
 class HostContext:
     """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
-    axis has several tiles; `listed`: whether some kernel walks over a list of tiles, which the caller may keep."""
+    axis has several tiles; `listed`: whether some kernel walks over a list of tiles, which the caller may keep;
+    `chunks`: whether some kernel is called for a chunk of rows at a time."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]
@@ -103,6 +112,7 @@ class HostContext:
     runs: bool
     pieces: bool
     listed: bool
+    chunks: bool
     forward: tuple[Launch, ...]
     forward_results: tuple[Code, ...]
     differentiable: bool

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attngen.emit import chunks
 from attngen.emit.context import Finish, HostContext, Launch
-from attngen.emit.kernel import Lowered, Scatter
+from attngen.emit.kernel import Lowered
 from attngen.emit.listing import NARROW_TILES, names_of
 from attngen.emit.names import Code, number, tensor_name
 from attngen.emit.sections import Shapes
@@ -29,7 +30,7 @@ class Plan:
         cotangents: (output, name of its cotangent).
         features: feature axes.
         forward, backward: kernels with their lowered form.
-        gradients: how each is completed; `scatters` by step are stored inside a kernel.
+        gradients: how each is completed, where a kernel does not store all of it.
         axes: of the gradient cascade, for partial gradients.
         shapes: what the kernels were lowered for.
     """
@@ -42,7 +43,6 @@ class Plan:
     forward: tuple[tuple[Kernel, Lowered], ...]
     backward: tuple[tuple[Kernel, Lowered], ...]
     gradients: tuple[Gradient, ...]
-    scatters: Mapping[str, Scatter]
     axes: Mapping[str, tuple[str, ...]]
     shapes: Shapes
 
@@ -63,6 +63,7 @@ def host_context(plan: Plan) -> HostContext:
         runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
         pieces=bool(plan.shapes.pieces),
         listed=listed,
+        chunks=any(kernel.in_chunks for kernel, _ in plan.backward),
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
         forward_results=(*results, *extra),
         differentiable=bool(plan.backward),
@@ -133,14 +134,14 @@ def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:
     if kernel.lists:
         return _allocate_lists(kernel, model)
     for name in kernel.outputs:
-        scatter = plan.scatters.get(name)
-        if scatter is None:
+        place = next((item for item in kernel.destinations if item.step == name), None)
+        if place is None:
             lines.append(_empty(plan, name, kernel.axes(name)))
             continue
-        target = tensor_name(scatter.target.name)
-        dtype = "accumulator" if scatter.atomic else f"{target}.dtype"
+        target = tensor_name(place.target.name)
+        dtype = f"{target}.dtype" if place.form == "stored" else "accumulator"
         lines.append(Code(f"{tensor_name(name)} = torch.zeros({target}.shape, dtype={dtype}, device={model}.device)"))
-    return lines
+    return [*lines, *(chunks.begin(kernel) if kernel.in_chunks else [])]
 
 
 def _allocate_lists(kernel: Kernel, model: str) -> list[Code]:
@@ -162,7 +163,8 @@ def _allocate_lists(kernel: Kernel, model: str) -> list[Code]:
 
 def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str]) -> Launch:
     axis = kernel.resident
-    grid = " * ".join([f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])', *(f"len_{name}" for name in kernel.grid)])
+    rows = "chunk" if kernel.in_chunks else f"len_{axis}"
+    grid = " * ".join([f'triton.cdiv({rows}, tile["BLOCK_{axis.upper()}"])', *(f"len_{name}" for name in kernel.grid)])
     model = tensor_name(_model(plan))
     constants = [f'"DIM_{a.upper()}": len_{a}' for a in kernel.features if f"DIM_{a.upper()}" in lowered.constexprs]
     tiles = [name for axis in kernel.features for name in plan.shapes.constants(axis)]
@@ -176,18 +178,21 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
         kernel=lowered.context.name,
         role=Code(kernel.lists or kernel.role),
         allocate=(*([Code(f'{lists} = lists["{kernel.role}"]')] if takes else []), *_allocate(plan, kernel)),
+        chunks=Code(f"chunk_begin in range(0, len_{axis}, chunk_rows)" if kernel.in_chunks else ""),
+        chunk=tuple(chunks.chunk(kernel, model) if kernel.in_chunks else ()),
         programs=Code(grid),
         arguments=tuple(_argument(plan, kernel, name) for name in lowered.params),
         constants=Code(f"{{{', '.join(constants)}}}"),
-        keep=(Code(f'lists["{kernel.lists}"] = {lists}'),) if kernel.lists else (),
+        keep=(Code(f'lists["{kernel.lists}"] = {lists}'),) if kernel.lists else tuple(chunks.added(kernel)),
         condition=Code(" and ".join(conditions)),
     )
 
 
 def _argument(plan: Plan, kernel: Kernel, param: str) -> Code:
     """What the host passes for one kernel parameter."""
-    if param.startswith("len_"):
-        return Code(param)
+    stride = chunks.stride(kernel, param)
+    if stride is not None:
+        return stride
     for item in (*kernel.inputs, *plan.inputs):
         name = tensor_name(item.name)
         if param in (name, f"{name}_ptr"):
@@ -201,7 +206,8 @@ def _argument(plan: Plan, kernel: Kernel, param: str) -> Code:
     for output in map(tensor_name, kernel.outputs):
         if param.startswith(f"{output}_stride_"):
             return Code(f"{output}.stride({param.removeprefix(f'{output}_stride_')})")
-    return Code(param.removesuffix("_out").removesuffix("_ptr"))
+    whole = param.startswith("len_") or param in chunks.CHUNK
+    return Code(param if whole else param.removesuffix("_out").removesuffix("_ptr"))
 
 
 def _targets(plan: Plan, kernel: Kernel) -> frozenset[str]:
@@ -236,7 +242,7 @@ def _finish(plan: Plan) -> list[Finish]:
 
 
 def _complete(plan: Plan, item: Input, gradient: Gradient) -> list[str]:
-    if gradient.step in plan.scatters:
+    if any(gradient.step == item.step for kernel, _ in plan.backward for item in kernel.destinations):
         return []
     step, axes = tensor_name(gradient.step), plan.axes[gradient.step]
     if gradient.at is None:

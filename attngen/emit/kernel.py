@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from attngen.emit.bounds import Bounds, bounds
 from attngen.emit.context import KernelContext
+from attngen.emit.destinations import store_tiles
 from attngen.emit.layout import WIDTH
 from attngen.emit.listing import listing_kernel, write_lists
 from attngen.emit.loads import scaled
@@ -16,23 +17,10 @@ from attngen.emit.names import Code, folded, identifier, tensor_name
 from attngen.emit.sections import Shapes, Stage
 from attngen.emit.segments import Segments, guarded, offsets, segments_of, turn, turns, walk
 from attngen.emit.writer import Writer
-from attngen.ir import build
-from attngen.ir.cascade import Input
-from attngen.ir.expr import Apply, Expr, Index, Read
+from attngen.ir.expr import Read
 from attngen.ir.printer import print_expr, print_step
-from attngen.ir.traverse import free_axes
 from attngen.transform.partition import Kernel
 from attngen.transform.pieces import split
-
-
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """A gradient element stored or added at a gathered position of a capture, inside the stream."""
-
-    target: Input
-    step: str
-    at: tuple[Expr, ...]
-    atomic: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +34,12 @@ class Lowered:
     limits: Bounds
 
 
-def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] = (), before: Iterable[Lowered] = ()) -> Lowered:
+def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ()) -> Lowered:
     """Statements of one kernel.
 
     Args:
         kernel: what to compute.
         shapes: padding and ownership.
-        scatters: gradients of gathered captures that are stored tile by tile.
         before: kernels of the same module, whose functions this one may call.
 
     Raises:
@@ -62,12 +49,11 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, scatters: tuple[Scatter, ...] =
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
     lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None)
     writer = lowering.run()
-    for scatter in scatters:
-        _scatter(lowering, scatter)
+    store_tiles(lowering)
     known = [item.limits.function for item in before if item.limits.function is not None]
     limits = bounds(writer, segments, known) if segments is not None else Bounds(Stage.PROLOGUE, ())
     for name in kernel.outputs:
-        if name not in {scatter.step for scatter in scatters}:
+        if name not in {item.step for item in kernel.destinations}:
             for part in parts.stored[name]:
                 _store(writer, name, kernel.axes(name), part)
     if limits.stage == Stage.PROLOGUE:
@@ -120,33 +106,6 @@ def _row_stride(writer: Writer, axes: tuple[str, ...], axis: str) -> str:
     return " * ".join(writer.length(inner) for inner in after) or "1"
 
 
-def _scatter(lowering: Lowering, scatter: Scatter) -> None:
-    """Store (each element once) or add (atomically) one gradient tile at the positions its read came from."""
-    writer = lowering.writer
-    read = Read(scatter.target.name, scatter.at)
-    writer.inputs.setdefault(scatter.target.name, scatter.target)
-    before = writer.stage, writer.partial
-    writer.stage, writer.partial = Stage.TILE, False
-    step = lowering.by_name[scatter.step]
-    value = lowering.selected(step, build.read(step.name, step.axes), str(writer.steps[step.name].code))
-    mine = writer.parameter(f"{tensor_name(scatter.step)}_out")
-    name = writer.name(f"{tensor_name(scatter.step)}_to")
-    pointers, masks, tail = writer.loads.address(read, lowering.pair, name, mine)
-    # Padding has no position of its own, but a computed one may point into the tensor; a weight there can be infinite.
-    inside = [writer.printer.broadcast(f"ok_{axis}", (axis,), lowering.pair) for axis in lowering.pair]
-    every: list[str] = [*masks, *([tail] if tail else []), *inside]
-    terms = list(dict.fromkeys(every))
-    mask = " & ".join(terms)
-    if len(terms) > 2:
-        mask = writer.name(f"{name}_ok")
-        writer.add_up(mask, terms, Stage.TILE, "&")
-    if scatter.atomic:
-        writer.put(f'tl.atomic_add({pointers}, {value}, mask={mask}, sem="relaxed")')
-    else:
-        writer.put(f"tl.store({pointers}, {value}.to({mine}.dtype.element_ty), mask={mask})")
-    writer.stage, writer.partial = before
-
-
 def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits: Bounds) -> Lowered:
     """Sections to a context. What is left of the lines of `limits` depends on the turn of an outer loop."""
     late = limits.lines
@@ -160,7 +119,7 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
     constexprs = (*dims, *tiles, *blocks, *types)
     by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
     outer = _outer_strides(kernel)
-    unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value or name in outer]
+    unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value | outer | writer.chunked]
     sections = writer.sections
     tile = guarded(offsets(segments) + sections.tile, segments) if segments else ()
     below = (*sections.prologue, *sections.init, *sections.loop, *late, *tile, *sections.epilogue, *sections.stores)
@@ -179,7 +138,7 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
         init=tuple(sections.init),
         flat=bool(kernel.loops) and not late,
         nested=bool(kernel.loops) and bool(late),
-        loop_count=Code(" * ".join(f"len_{axis}" for axis in kernel.loops)),
+        loop_count=_turns(kernel),
         loop=(*_decode_loop(kernel, segments if not late else None), *sections.loop, *late),
         indent=Code("    " if late else ""),
         streamed=streamed is not None,
@@ -226,12 +185,17 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: Segmen
     axis = kernel.resident
     block = f"BLOCK_{axis.upper()}"
     lines = ["pid = tl.program_id(0)", f"tiles_{axis} = tl.cdiv(len_{axis}, {block})"]
+    tiles, begin = f"tiles_{axis}", ""
+    if kernel.in_chunks:
+        tiles, begin = "chunk_tiles", "chunk_begin + "
+        lines.append(f"{tiles} = tl.cdiv(chunk_end - chunk_begin, {block})")
     # The tiles with the most to do start first, so that none of them is left for the end.
     heaviest_first = segments is not None and segments.grows
-    lines.append(f"first_{axis} = {f'(tiles_{axis} - 1 - pid % tiles_{axis})' if heaviest_first else f'pid % tiles_{axis}'} * {block}")
+    turn = f"({tiles} - 1 - pid % {tiles})" if heaviest_first else f"pid % {tiles}"
+    lines.append(f"first_{axis} = {begin}{turn} * {block}")
     if segments is not None:
         lines.append(f"last_{axis} = tl.minimum(first_{axis} + {block}, len_{axis}) - 1")
-    lines += [f"start_{axis} = tl.cast(first_{axis}, tl.int64)", f"rest = pid // tiles_{axis}"]
+    lines += [f"start_{axis} = tl.cast(first_{axis}, tl.int64)", f"rest = pid // {tiles}"]
     for i, name in enumerate(reversed(kernel.grid)):
         outermost = i == len(kernel.grid) - 1
         lines.append(f"{identifier(name)} = tl.cast(rest{'' if outermost else f' % len_{name}'}, tl.int64)")
@@ -270,18 +234,25 @@ def _used(lines: list[Code], below: tuple[Code, ...]) -> tuple[Code, ...]:
     return tuple(reversed(kept))
 
 
+def _turns(kernel: Kernel) -> Code:
+    """The number of turns over the summed axes."""
+    return Code(" * ".join(f"len_{axis}" for axis in kernel.loops))
+
+
 def _decode_loop(kernel: Kernel, flat: Segments | None) -> list[Code]:
-    """Positions along the summed axes from the number of the item; `flat`: also the variable of the stream, which shares the loop."""
+    """Positions along the summed axes from the number of the item; `flat`: also the variable of the stream, which shares the loop. Its
+    turns are the inner ones, but where tiles are summed."""
     if not kernel.loops:
         return []
     lines: list[Code] = []
-    rest = "item // steps" if flat else "item"
+    rest = "item // steps" if flat and not kernel.sums_tiles else "item"
     for i, axis in enumerate(reversed(kernel.loops)):
-        outermost = i == len(kernel.loops) - 1
+        outermost = i == len(kernel.loops) - 1 and not kernel.sums_tiles
         lines.append(Code(f"{identifier(axis)} = tl.cast({rest if outermost else f'{rest} % len_{axis}'}, tl.int64)"))
         rest = f"({rest}) // len_{axis}"
     if flat:
-        lines.append(Code(f"{turn(flat)} = {turns(flat)[1]}"))
+        step = f"item // ({_turns(kernel)})" if len(kernel.loops) > 1 else f"item // {_turns(kernel)}"
+        lines.append(Code(f"{turn(flat)} = {turns(flat, step if kernel.sums_tiles else 'item % steps')[1]}"))
     return lines
 
 
@@ -291,18 +262,5 @@ _TITLES = {
     "backward_prepare": "Row values of the backward that need a whole row of features.",
     "backward_rows": "Rows stay, the streamed axis passes: gradients of what belongs to rows.",
     "backward_columns": "The streamed axis stays, rows pass: gradients of what belongs to it.",
+    "backward_pairs": "Rows stay, the streamed axis passes: gradients of what belongs to pairs, by tiles.",
 }
-
-
-def is_injective(at: tuple[Expr, ...], axes: tuple[str, ...]) -> bool:
-    """Whether different positions along `axes` always read different elements: each axis alone in a dimension, or a composite."""
-    used: list[str] = []
-    for expr in at:
-        match expr:
-            case Index(axis=axis):
-                used.append(axis)
-            case Apply(op="add", args=(Apply(op="mul", args=(Index(axis=outer), extent)), Index(axis=inner))) if free_axes(extent) == ():
-                used += [outer, inner]
-            case _:
-                return False
-    return sorted(used) == sorted(axes)

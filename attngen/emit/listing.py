@@ -38,6 +38,7 @@ def listing_kernel(kernel: Kernel) -> Kernel:
         outputs=(),
         gauges=(),
         accumulators=(),
+        destinations=(),
     )
 
 

@@ -129,8 +129,10 @@ class Loads:
             return [self.writer.start(f"{name}_base", [pointer, *base], stage), *here]
         return [pointer, *base, *here]
 
-    def computed(self, read: Read, position: int, layout: Layout, stride: str, into: tuple[list[str], list[str], list[str]]) -> None:
-        """One dimension indexed by an expression: guarded unless its range is checked on the host."""
+    def computed(
+        self, read: Read, position: int, layout: Layout, stride: str, into: tuple[list[str], list[str], list[str]], dtype: str = "tl.int64"
+    ) -> None:
+        """One dimension indexed by an expression: guarded unless its range is checked on the host. `dtype` is wide enough for offsets."""
         scalars, vectors, masks = into
         at = read.at[position]
         own = self.writer.layout(at)
@@ -145,7 +147,7 @@ class Loads:
             text = wrapped
             masks.append(self.writer.printer.broadcast(f"({text} >= 0)", own, layout))
             masks.append(self.writer.printer.broadcast(f"({text} < {size})", own, layout))
-        wide = text if is_head_index(at) or isinstance(at, Const) else f"tl.cast({text}, tl.int64)"
+        wide = text if is_head_index(at) or isinstance(at, Const) else f"tl.cast({text}, {dtype})"
         (vectors if own else scalars).append(scaled(self.writer.printer.broadcast(wide, own, layout), stride))
 
     def strides(self, read: Read) -> list[str]:

@@ -18,6 +18,7 @@ from attngen.emit.fold import add_fold
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.online import Online
 from attngen.emit.sections import Shapes, Stage, Value
+from attngen.emit.totals import add_total
 from attngen.emit.writer import Writer
 from attngen.errors import NotAContraction
 from attngen.ir import build
@@ -75,6 +76,8 @@ class Lowering:
             self.online.weight(step, self.gauges[step.name])
         elif step.name in self.folds:
             add_fold(self, step, self.folds[step.name])
+        elif set(step.over) & set(self.kernel.loops):
+            add_total(self, step)
         elif step.over:
             self.contract(step)
         elif step.name not in self.chains:

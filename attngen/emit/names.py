@@ -22,12 +22,13 @@ RESERVED: frozenset[str] = frozenset(
     load safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled random_bits
     forward backward attention alpha delta valid item range float int min max abs sum len
     launch args constants programs pieces tile tiles accumulator needed gradients index scattered steps rows runs lists wide position
+    chunk chunk_begin chunk_end chunk_rows chunk_tiles row_elements shape dtype add_by_key by_rows rows_at_once CHUNK_BYTES
     TYPES TILES MODULES module find_module Attention kernels ctx name names found find_tiles check_tensors check_shape check_length dense
     """.split()  # noqa: SIM905  as a list it would fill a screen
 )
 _PREFIXES = (
     *("offs_", "len_", "ok_", "range_", "start_", "turn_", "list_", "count_", "tile_", "tiles_"),
-    *("pad_", "dim_", "DIM_", "BLOCK_", "PAD_"),
+    *("keys_", "pad_", "dim_", "DIM_", "BLOCK_", "PAD_"),
 )
 # Registers of expressions, and bounds of the second and third piece of a mask.
 _NUMBERED = re.compile(r"t\d+|(begin|end|full_begin|full_end|full_length|gap|full_gap)_\d+")

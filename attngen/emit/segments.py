@@ -102,12 +102,12 @@ def walk(segments: Segments) -> Code:
     return Code(ends if segments.listed else f"{ends}, BLOCK_{segments.ranges.stream.upper()}")
 
 
-def turns(segments: Segments) -> tuple[Code, Code]:
-    """The number of turns of a walk, and the variable in the turn `item % steps`."""
+def turns(segments: Segments, step: str = "item % steps") -> tuple[Code, Code]:
+    """The number of turns of a walk, and the variable in the turn number `step`."""
     block = f"BLOCK_{segments.ranges.stream.upper()}"
     if segments.listed:
-        return Code("ends[segment] - begins[segment]"), Code("begins[segment] + item % steps")
-    return Code(f"tl.cdiv(ends[segment] - begins[segment], {block})"), Code(f"begins[segment] + item % steps * {block}")
+        return Code("ends[segment] - begins[segment]"), Code(f"begins[segment] + {step}")
+    return Code(f"tl.cdiv(ends[segment] - begins[segment], {block})"), Code(f"begins[segment] + {step} * {block}")
 
 
 def offsets(segments: Segments) -> list[tuple[Code, int | None]]:

@@ -6,6 +6,7 @@ over a summed grid axis (loop), per streamed tile (tile), or after the last one 
 
 from __future__ import annotations
 
+from attngen.emit.chunks import CHUNK
 from attngen.emit.expression import Layout, Printer, refuse_shape
 from attngen.emit.layout import WIDTH
 from attngen.emit.loads import Loads, is_head_index
@@ -36,6 +37,8 @@ class Writer:
         self.wide = {*kernel.features, *self.whole.values()}
         self.addresses: dict[str, Code] = {}
         self.starts: dict[tuple[tuple[str, ...], Stage, bool], Code] = {}
+        self.chunked = set(CHUNK) if kernel.in_chunks else set[str]()
+        self.parameters |= dict.fromkeys(CHUNK if kernel.in_chunks else ())
         self.steps: dict[str, Value] = {}
         self.halved: dict[str, tuple[Expr, Expr]] = {}
         self.known: dict[tuple[Expr, bool], Value] = {}

@@ -120,7 +120,7 @@ def attention(
     spec = _spec(request, chosen)
     if isinstance(mask_mod, BlockTable):
         spec = replace(spec, blocks=mask_mod)
-    # A bias read at permuted positions could only have its gradient by atomic additions. Gaps along a single axis need no permutation.
+    # A bias would be read at permuted positions, and its gradient sorted by them. Gaps along a single axis need no permutation.
     if isinstance(mask_mod, Neighborhood) and len(mask_mod.grid.lengths) > 1 and given is None and score_mod is None:
         suggested = mask_mod.order()
         other = _spec(replace(request, order=suggested), chosen)

@@ -15,6 +15,7 @@ from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
 from attngen.ir.traverse import walk
+from attngen.source import SourceLoc
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -69,6 +70,22 @@ def refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
             raise NotDifferentiable(
                 "forward-mode derivatives are not available",
                 remedy="Use reverse mode (backward), or attend.reference(...) for small checks.",
+            )
+
+
+def refuse_lost_gradients(converted: Mapping[str, SourceLoc | None], values: Mapping[str, object]) -> None:
+    """A tensor that requires a gradient and is only ever converted to whole numbers would silently get zeros.
+
+    Raises:
+        NotDifferentiable
+    """
+    for name, loc in converted.items():
+        value = values.get(name)
+        if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
+            raise NotDifferentiable(
+                f"{name} requires a gradient, but is only converted to whole numbers, which have none",
+                loc=loc,
+                remedy=f"Pass {name}.detach(), or integers.",
             )
 
 

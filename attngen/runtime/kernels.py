@@ -23,7 +23,7 @@ from attngen.cache.store import Store, open_store
 from attngen.errors import ArchMismatch, MissingKernel
 from attngen.ir.pieces import Cuts, cuts
 from attngen.knobs import Knobs, code_knobs
-from attngen.pipeline import VERSION, Program, Source, analyse, build, for_dtype, scatters
+from attngen.pipeline import VERSION, Program, Source, analyse, build, for_dtype
 from attngen.resources import templates_dir
 from attngen.runtime.kept import KeptLists
 from attngen.schedule.choose import Choice, Request, choose
@@ -45,11 +45,10 @@ class Loaded:
 @dataclass(frozen=True, slots=True)
 class Options:
     """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
-    tiles, frozen; `deterministic` None: as PyTorch is set; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out."""
+    tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out."""
 
     arch: str | None = None
     schedule: tuple[tuple[str, object], ...] | None = None
-    deterministic: bool | None = None
     keep_lists: bool = False
     without: frozenset[str] = frozenset()
 
@@ -73,8 +72,6 @@ class Kernels:
         self.options = options
         self.arch = options.arch
         self.override = options.schedule
-        self.deterministic = options.deterministic
-        self.atomic = {scatter.target.name for _, scatter in scatters(program) if scatter.atomic}
         self.knobs = knobs
         self.lock = threading.Lock()
         self.choices: dict[Request, Choice] = {}

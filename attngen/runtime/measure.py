@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from attngen.emit.chunks import CHUNK, buffers
 from attngen.emit.names import tensor_name
 from attngen.errors import CompileFailed
 from attngen.ir.pieces import pieces
@@ -90,7 +91,7 @@ def compile_job(task: Task) -> CompileJob:
 
 def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
     """Triton's name for the type of one run-time parameter."""
-    if param.startswith("len_") or "_stride_" in param or "_size_" in param:
+    if param.startswith("len_") or "_stride_" in param or "_size_" in param or param in CHUNK:
         return "i32"
     if param.startswith(("list_", "count_")):
         return "*i16" if param.startswith("list_") else "*i32"
@@ -99,6 +100,8 @@ def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
     if param in known:
         return _NUMBERS[known[param].kind]
     stem = param.removesuffix("_ptr").removesuffix("_out")
+    if stem in {buffer.name for _, _, buffer in buffers(kernel)}:
+        return "*i32"
     item = known.get(stem)
     if item is not None and item.axes is None:
         return f"*{_CAPTURED[item.kind]}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attngen.emit.names import tensor_name
-from attngen.errors import Nondeterministic, NotDifferentiable, ShapeMismatch
+from attngen.errors import NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
@@ -139,17 +139,20 @@ class _Registration:
         count = len(self.inputs)
         tensors, rest = values[:count], values[count:-1]
         names = {item.name for item, wanted in zip(self.differentiable, needed, strict=True) if wanted}
-        self.refuse_atomics(names)
         kernels = self.kernels.at(self.dtype(tensors)).wanting(frozenset(names))
+        by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
+        model = self.model(tensors)
+        if kernels.program.backward is None or not kernels.program.backward.gradients:
+            # What is only compared has a gradient, of zeros.
+            return [self.gradient(item, {}, by_name, names, model) for item in self.differentiable]
         loaded = self.load(kernels, tensors)
         ready = self.ready(tensors)
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
         kept = dict(zip(self.saved, rest, strict=False))
         saved = [kept[name].contiguous() for name in kernels.saved]
-        needed_there = {str(tensor_name(name)) for name in names}
-        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, needed_there, **self.kept(kernels, loaded, tensors))
-        model = self.model(tensors)
-        by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
+        # Modules call tensors by names of their own where the user's would be in the way.
+        emitted = {str(tensor_name(name)) for name in names}
+        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, emitted, **self.kept(kernels, loaded, tensors))
         return [self.gradient(item, found, by_name, names, model) for item in self.differentiable]
 
     def gradient(self, item: Input, found: dict[str, Tensor], by_name: dict[str, Any], names: set[str], model: Tensor) -> Tensor:
@@ -166,16 +169,6 @@ class _Registration:
             by_name[item.name].new_empty(by_name[item.name].shape) if wanted else model.new_empty(0)
             for item, wanted in zip(self.differentiable, needed, strict=True)
         ]
-
-    def refuse_atomics(self, names: set[str]) -> None:
-        """Gradients that need atomic additions are refused where deterministic results are asked for."""
-        if not (self.kernels.deterministic or torch.are_deterministic_algorithms_enabled()):
-            return
-        for target in sorted(self.kernels.atomic & names):
-            raise Nondeterministic(
-                f"the gradient of {target} needs atomic additions, whose order varies from run to run",
-                remedy="Index it so that each query, key or head owns its own elements, or allow nondeterminism.",
-            )
 
     # ---- autograd
 

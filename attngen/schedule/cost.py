@@ -87,12 +87,13 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
     item = DTYPE_BYTES[dtype]
     if tile.streamed is None:
         return _reduction_bytes(structure, tile)
-    passing = [tile.streamed * columns * item for columns in _columns(structure.passing, dims)]
+    passing = [elements * item for elements in _passing(structure, dims, tile)]
     held = sum(tile.streamed * columns * item for columns in _columns(structure.held, dims))
     kept = [tile.resident * columns * item for columns in _columns(structure.kept, dims)]
-    vectors = (tile.num_stages - 1) * (
-        structure.vectors * tile.streamed * max(item, 4) + structure.pairs * tile.resident * tile.streamed * item
-    )
+    rows = structure.pairs - structure.gathered
+    vectors = (tile.num_stages - 1) * (structure.vectors * tile.streamed * max(item, 4) + rows * tile.resident * tile.streamed * item)
+    # Tiles of single elements go from the layout of memory to that of products, or back, through a space that they share.
+    vectors += tile.resident * tile.streamed * max(item, 4) if structure.gathered or structure.stored else 0
     scores = tile.resident * tile.streamed * item
     narrow = tile.streamed * structure.folded * item
     if target.backend == "hip":
@@ -140,6 +141,12 @@ def _widest(axes: Iterable[str], dims: Mapping[str, int]) -> int:
     return max((pieces(dims[axis])[0] for axis in axes), default=0)
 
 
+def _passing(structure: Structure, dims: Mapping[str, int], tile: TileSchedule) -> list[int]:
+    """Elements of each tile that a turn fetches."""
+    streamed = [(tile.streamed or 0) * columns for columns in _columns(structure.passing, dims)]
+    return [*streamed, *(tile.resident * columns for columns in _columns(structure.again, dims))]
+
+
 def _reduction_bytes(structure: Structure, tile: TileSchedule) -> int:
     """A kernel without a stream uses shared memory for sums across warps only."""
     return tile.resident * 8 * max(len(structure.once), 1)
@@ -147,14 +154,15 @@ def _reduction_bytes(structure: Structure, tile: TileSchedule) -> int:
 
 # ---- registers
 
-# What a kernel starts with, then registers for each word of accumulators, of scores, of further score tiles alive at once, and for each 16
-# bytes copied per turn, per thread. Fitted to compiled kernels; the error is 20 to 30 registers on NVIDIA's targets, 60 on AMD's.
+# What a kernel starts with, then registers for each word of accumulators, of scores, of further score tiles alive at once, for each 16
+# bytes copied per turn, and for each word written per turn with its address and mask, per thread. Fitted to compiled kernels; the error is
+# 20 to 30 registers on NVIDIA's targets, 60 on AMD's.
 _REGISTERS = {
-    "wgmma": (25, 1.15, 1.05, 1.3, 12.0),
-    "tcgen05": (41, 0.6, 2.0, 0.0, 1.8),
-    "mma": (64, 1.2, 2.5, 0.0, 3.2),
-    "scalar": (45, 0.8, 5.5, 0.0, 3.7),
-    "mfma": (110, 1.7, 2.4, 3.9, 15.0),
+    "wgmma": (25, 1.15, 1.05, 1.3, 12.0, 3.2),
+    "tcgen05": (41, 0.6, 2.0, 0.0, 1.8, 3.2),
+    "mma": (64, 1.2, 2.5, 0.0, 3.2, 7.0),
+    "scalar": (45, 0.8, 5.5, 0.0, 3.7, 3.2),
+    "mfma": (110, 1.7, 2.4, 3.9, 15.0, 3.2),
 }
 
 
@@ -165,16 +173,16 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
     if tile.streamed is None:
         return 40 + tile.resident * sum(_columns(structure.once, dims)) // threads
     words = max(item, 4) / 4
-    start, per_carried, per_score, per_further, per_copy = _REGISTERS[_unit(tile, dtype, target)]
-    carried = tile.resident * sum(_columns(structure.carried, dims)) * words / threads
+    start, per_carried, per_score, per_further, per_copy, per_stored = _REGISTERS[_unit(tile, dtype, target)]
+    carried = tile.resident * (sum(_columns(structure.carried, dims)) + structure.totals * tile.streamed) * words / threads
     scores = tile.resident * tile.streamed * words / threads
-    copied = tile.streamed * sum(_columns(structure.passing, dims)) * item / 16 / threads
+    copied = sum(_passing(structure, dims, tile)) * item / 16 / threads
     further = max(0, len(structure.dots) - 1)
     if _unit(tile, dtype, target) == "scalar":
         # Products of single numbers want a row of operands for every score.
         per_score *= max(1, max(_columns(structure.dots, dims), default=0) / 32)
     # Under pressure the compiler forms addresses anew in every turn.
-    addresses = min(per_copy * copied, _ADDRESS_REGISTERS)
+    addresses = min(per_copy * copied, _ADDRESS_REGISTERS) + per_stored * structure.stored * scores
     return round(start + per_carried * carried + (per_score + per_further * further) * scores + addresses)
 
 
@@ -237,14 +245,15 @@ def _turn(
     tensor = 2 * pairs * columns / rate * (1 + (0.25 if wide and streamed < 64 else 0))
     special = structure.special * pairs / target.exp2_per_clock
     accumulators = resident * sum(_columns(structure.carried, dims)) if structure.sums else 0
-    copies = streamed * sum(_columns(structure.passing, dims)) * item / 16
+    fetched = sum(_passing(structure, dims, tile))
+    copies = fetched * item / 16
     issue = ((structure.simple + 3 + structure.sums) * pairs + accumulators + 4 * copies) / _LANES_PER_CLOCK
     # Every 64 rows (or every warp) read the streamed tile anew.
     readers = max(1, resident // WIDE_ROWS) if wide else min(tile.num_warps, max(1, resident // 16))
     products = len(structure.dots) + len(structure.carried)
-    passing = streamed * sum(_columns(structure.passing, dims)) * item
+    passing = fetched * item
     kept = resident * sum(_columns(structure.kept, dims)) * item if wide else 0
-    moved = (passing * (1 + readers * products / max(len(structure.passing), 1)) + kept) / _SHARED_BYTES_PER_CLOCK
+    moved = (passing * (1 + readers * products / max(len(structure.passing) + len(structure.again), 1)) + kept) / _SHARED_BYTES_PER_CLOCK
     return tensor, special, issue, moved, passing + structure.vectors * streamed * 4 + structure.pairs * pairs * item
 
 

@@ -59,7 +59,7 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
 
 
 def _resident(structure: Structure, scalar: bool, length: LengthClass) -> tuple[int, ...]:
-    by_rows = structure.role.startswith(("forward", "backward_rows"))
+    by_rows = not structure.role.startswith("backward_columns")
     if length == "decode" and by_rows:
         return (16,)
     if scalar:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Expr, Read
+from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.pieces import label
 from attngen.ir.traverse import free_axes, reads, walk
 from attngen.transform.partition import Kernel
@@ -32,14 +32,17 @@ class Structure:
     Attributes:
         role: of the kernel.
         kept: resident tiles [R, f] that the stream multiplies with.
+        again: resident tiles [R, f] that vary along a summed axis, so that each of its turns reads them anew.
         once: resident tiles [R, f] read before or after the stream only.
         passing: streamed tiles [S, f].
         held: those of them that a product over features and a carried sum both read, so that they live through a turn.
         vectors: streamed row values [S].
-        pairs: tensors read at [R, S].
+        pairs: tensors read at [R, S]; gathered: those of them that are read at computed positions.
         dots: features summed by products [R, f] x [f, S].
         carried: features of accumulators [R, f].
         sums: row accumulators [R], running maxima included.
+        totals: tiles [R, S] summed over the turns of a summed axis.
+        stored: tiles [R, S] written, positions included.
         special, simple: operations on one pair of positions, by the special function unit and by the arithmetic units.
         masks: operations of the predicates, which only tiles at the edge of a mask carry out; 0 without masks.
         folded: columns of the narrow products that add biases.
@@ -59,14 +62,19 @@ class Structure:
     simple: int
     masks: int
     folded: int = 0
+    again: tuple[str, ...] = ()
+    totals: int = 0
+    gathered: int = 0
+    stored: int = 0
 
     def key(self, dims: Mapping[str, int]) -> str:
         """The structure without its arithmetic, feature axes by their tiles: "forward:64-32>64-32.64;64-32+64;2;masked"."""
         name = {axis: label(length) for axis, length in dims.items()}
-        tensors = ">".join(".".join(name[axis] for axis in axes) for axes in (self.kept or self.once, self.passing))
+        tensors = ">".join(".".join(name[axis] for axis in axes) for axes in (self.kept or self.once, (*self.again, *self.passing)))
         products = "+".join(".".join(name[axis] for axis in axes) for axes in (self.dots, self.carried))
         extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
         extra += f"f{self.folded}" if self.folded else ""
+        extra += f"t{self.totals}" * bool(self.totals) + f"s{self.stored}" * bool(self.stored)
         return f"{self.role}:{tensors};{products};{self.sums}{extra};{'masked' if self.masks else 'full'}"
 
     @property
@@ -77,7 +85,7 @@ class Structure:
     @property
     def features(self) -> tuple[str, ...]:
         """Feature axes of any of its tiles, each once."""
-        return tuple(dict.fromkeys((*self.kept, *self.once, *self.passing, *self.dots, *self.carried)))
+        return tuple(dict.fromkeys((*self.kept, *self.again, *self.once, *self.passing, *self.dots, *self.carried)))
 
 
 def structure(kernel: Kernel) -> Structure:
@@ -85,6 +93,7 @@ def structure(kernel: Kernel) -> Structure:
     features, pair = set(kernel.features), {kernel.resident, kernel.streamed}
     inside = [step for step in kernel.steps if kernel.streamed is not None and kernel.streamed in (*step.axes, *step.over)]
     tiles = _tensors(kernel, inside)
+    turning = [item for item in tiles if kernel.resident in item[1] and item[1] & set(kernel.loops)]
     around = [item for item in _tensors(kernel, [step for step in kernel.steps if step not in inside]) if item[0] not in dict(tiles)]
     shapes = Counter(frozenset(axes & (pair | features)) for _, axes in tiles)
     dots = [step for step in inside if pair <= set(step.axes) and set(step.over) & features]
@@ -97,7 +106,8 @@ def structure(kernel: Kernel) -> Structure:
     predicates = dict.fromkeys(expr for expr in (kernel.some, kernel.every, *(step.where for step in on_pairs)) if expr is not None)
     return Structure(
         role=kernel.role,
-        kept=_features(kernel, tiles, kernel.resident),
+        kept=_features(kernel, [item for item in tiles if item not in turning], kernel.resident),
+        again=_features(kernel, turning, kernel.resident),
         once=_features(kernel, around, kernel.resident),
         passing=_features(kernel, tiles, kernel.streamed),
         held=_features(kernel, held, kernel.streamed),
@@ -106,6 +116,9 @@ def structure(kernel: Kernel) -> Structure:
         dots=tuple(axis for step in dots for axis in step.over if axis in features),
         carried=tuple(axis for step in carried for axis in step.axes if axis in features),
         sums=sum(not set(step.axes) & features for step in carried) + len(kernel.gauges),
+        totals=sum(pair <= set(step.axes) and bool(set(step.over) & set(kernel.loops)) for step in inside),
+        gathered=sum(_is_gather(read, pair) for read in _reads(kernel, inside)),
+        stored=sum(1 if item.form == "stored" else 2 for item in kernel.destinations),
         special=sum(_SPECIAL.get(op, 0) for op in ops),
         simple=sum(_LONG.get(op, 1) for op in ops),
         masks=sum(_LONG.get(op, 1) for expr in predicates for op in _ops(expr)),
@@ -118,13 +131,23 @@ def _ops(expr: Expr) -> list[str]:
     return [node.op for node in walk(expr) if isinstance(node, Apply) and free_axes(node)]
 
 
-def _tensors(kernel: Kernel, steps: list[Einsum]) -> list[tuple[str, set[str]]]:
-    """Tensors from outside with the axes they vary along, one entry for each different read."""
+def _reads(kernel: Kernel, steps: list[Einsum]) -> list[Read]:
+    """Different reads of tensors from outside."""
     known = {item.name for item in kernel.inputs}
     found: dict[Read, None] = {}
     for step in steps:
         found |= dict.fromkeys(read for read in (*reads(step.body), *reads(step.where)) if read.tensor in known)
-    return [(read.tensor, set(free_axes(read))) for read in found]
+    return list(found)
+
+
+def _is_gather(read: Read, pair: set[str | None]) -> bool:
+    """Whether a tile is read from computed positions, not row by row."""
+    return pair <= set(free_axes(read)) and not all(isinstance(at, Index) for at in read.at if pair & set(free_axes(at)))
+
+
+def _tensors(kernel: Kernel, steps: list[Einsum]) -> list[tuple[str, set[str]]]:
+    """Tensors from outside with the axes they vary along, one entry for each different read."""
+    return [(read.tensor, set(free_axes(read))) for read in _reads(kernel, steps)]
 
 
 def _features(kernel: Kernel, tensors: list[tuple[str, set[str]]], axis: str | None) -> tuple[str, ...]:

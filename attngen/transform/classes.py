@@ -19,7 +19,7 @@ from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.classes import Classes
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
 from attngen.ir.names import Names
-from attngen.ir.traverse import free_axes, walk
+from attngen.ir.traverse import walk
 
 _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 
@@ -60,13 +60,10 @@ def _value(divisor: Expr | None, numbers: Mapping[str, int]) -> int:
 
 
 def _is_movable(cascade: Cascade, sequence: tuple[str, str]) -> bool:
-    """Whether no length is read, and no captured tensor whose gradient could then only be added up atomically."""
-    captured = {item.name for item in cascade.inputs if item.axes is None and item.kind == "float"}
+    """Whether no length is read."""
     for step in cascade.steps:
         for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
             if isinstance(node, Extent) and node.axis in sequence:
-                return False
-            if isinstance(node, Read) and node.tensor in captured and set(sequence) & set(free_axes(node)):
                 return False
     return True
 

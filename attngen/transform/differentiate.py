@@ -244,10 +244,12 @@ class _Tape:
         return tuple(dict.fromkeys((*(axis for axis in free_axes(part.expr) if axis in rows), *axes)))
 
     def gather(self, item: Input, read: Read, part: _Part) -> Gradient:
-        """The partial gradient of one gathered read, over the axes that its position names (at least a whole row or column)."""
+        """The partial gradient of one gathered read, over the axes that its position names: pairs, or at least a whole row or column."""
         position = {axis for at in read.at for axis in free_axes(at)}
         resident, streamed = self.streamed.resident, self.streamed.streamed
-        if resident not in part.space:
+        if {resident, streamed} <= position:
+            wanted = position
+        elif resident not in part.space:
             wanted = position | self.grid() | {streamed}
         elif resident not in position and streamed in position:
             wanted = position | self.key_axes()

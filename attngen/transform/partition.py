@@ -4,8 +4,10 @@
     backward_prepare    row values of the backward that need a sum over a feature (delta); nothing streams
     backward_rows       gradients that carry the row axis
     backward_columns    gradients that carry the streamed axis: the same structure with the roles swapped
+    backward_pairs      gradients by pairs that are summed over axes of the grid, or that share elements (`destinations`)
 
-Gradients that carry neither are computed as one partial a row and finished outside.
+Gradients that carry neither are computed as one partial a row and finished outside. A kernel of pairs sums each of its tiles over `loops`
+before it goes on along the stream; the others walk along the whole stream once for each turn over `loops`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from attngen.ir import build
 from attngen.ir.algebra import signed_terms
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Index, Read
-from attngen.ir.traverse import names_read, step_reads
+from attngen.ir.names import Names
+from attngen.ir.traverse import free_axes, names_read, step_reads
+from attngen.transform.destinations import Destination, by_step, destinations, with_columns
 from attngen.transform.differentiate import Backward
 from attngen.transform.existence import contributions, existence, mask_of
 from attngen.transform.streaming import Accumulator, Gauge, Streamed
@@ -66,7 +70,7 @@ class Kernel:
     """One kernel before it has tiles.
 
     Attributes:
-        role: "forward", "backward_prepare", "backward_rows", "backward_columns" (numbered when there are several).
+        role: "forward", "backward_prepare", "backward_rows", "backward_columns", "backward_pairs" (numbered when there are several).
         resident: axis of the tile a program keeps.
         streamed: axis it walks along; None for a rowwise kernel.
         grid: the other axes that programs are spread over.
@@ -80,6 +84,7 @@ class Kernel:
         runs: inputs among `inputs` that only `reach` reads.
         lists: the role of the kernel whose tiles this one lists; it computes nothing else.
         folds: steps that are computed by a narrow product.
+        destinations: of outputs that are stored tile by tile.
     """
 
     role: str
@@ -99,6 +104,17 @@ class Kernel:
     runs: tuple[Runs, ...] = ()
     lists: str = ""
     folds: tuple[Fold, ...] = ()
+    destinations: tuple[Destination, ...] = ()
+
+    @property
+    def sums_tiles(self) -> bool:
+        """Whether each tile is summed over `loops`: their turns lie inside of the stream."""
+        return bool(self.loops and self.destinations)
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether it is called for a chunk of rows at a time."""
+        return any(item.form != "stored" for item in self.destinations)
 
     @property
     def bounding(self) -> tuple[Expr | None, Expr | None]:
@@ -143,7 +159,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
         features: feature axes.
     """
     rows, keys = backward.forward.resident, backward.forward.streamed
-    split = _Split(cascade, rows, keys, features)
+    split = _Split(cascade, rows, keys, features, destinations(backward.gradients, cascade, (rows, keys)))
     kernels: list[Kernel] = []
     if split.prepared:
         kernels.append(split.kernel("backward_prepare", rows, None, split.prepared, cascade.inputs))
@@ -152,6 +168,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
     for role, resident, streamed, outputs in (
         ("backward_rows", rows, keys, split.rows),
         ("backward_columns", keys, rows, split.columns),
+        ("backward_pairs", rows, keys, split.pairs),
     ):
         groups = _groups(cascade, outputs, resident, streamed, features)
         for number, group in enumerate(groups):
@@ -175,8 +192,9 @@ def _groups(cascade: Cascade, outputs: tuple[str, ...], resident: str, streamed:
 
 
 class _Split:
-    def __init__(self, cascade: Cascade, rows: str, keys: str, features: tuple[str, ...]) -> None:
+    def __init__(self, cascade: Cascade, rows: str, keys: str, features: tuple[str, ...], places: dict[str, Destination]) -> None:
         self.cascade = cascade
+        self.destinations = places
         self.features = features
         self.sequence = {rows, keys}
         by_name = {step.name: step for step in cascade.steps}
@@ -190,7 +208,11 @@ class _Split:
                 needs_features.add(step.name)
         read_by_tiles = {name for step in cascade.steps if step.name in touches_keys for name in step_reads(step)}
         steps = [name for name in cascade.outputs if name in by_name]
-        self.rows = tuple(name for name in steps if name in touches_keys and rows in by_name[name].axes)
+        # What a row's own kernel can store as it passes by needs no kernel of its own.
+        grid = {axis for step in cascade.steps if self.sequence <= set(step.axes) for axis in step.axes} - self.sequence
+        whole = {name for name, item in places.items() if item.form == "stored" and grid <= set(by_name[name].axes)}
+        self.pairs = tuple(name for name in steps if name in places and name not in whole)
+        self.rows = tuple(name for name in steps if name in touches_keys and rows in by_name[name].axes and name not in self.pairs)
         self.columns = tuple(name for name in steps if name in touches_keys and rows not in by_name[name].axes)
         row_outputs = [name for name in steps if name not in touches_keys]
         needed = [name for name in by_name if name in needs_features and name in read_by_tiles]
@@ -200,17 +222,40 @@ class _Split:
         axes = dict.fromkeys(axis for name in outputs for axis in self.cascade.axes(name))
         grid = tuple(axis for axis in axes if axis not in self.sequence and axis not in self.features)
         kernel = Kernel(role, resident, streamed, grid, (), self.features, known, self.cascade.steps, outputs)
-        kernel = _live(kernel)
+        kernel = _live(replace(kernel, destinations=by_step(self.destinations, outputs)))
+        if set(outputs) <= set(self.pairs):
+            kernel = replace(kernel, steps=self.products_apart(kernel.steps))
         over = dict.fromkeys(axis for step in kernel.steps for axis in step.over)
         loops = tuple(axis for axis in over if axis not in self.sequence and axis not in self.features)
+        after: set[str] = set()
         for step in kernel.steps:
-            if set(step.over) & set(loops) and streamed not in step.over:
+            late, summed = bool(after & set(step_reads(step))), bool(set(step.over) & set(loops)) and streamed not in step.over
+            after |= {step.name} if late or summed else set()
+            if summed and (late or not self.is_total(step, loops, outputs)):
                 raise UnsupportedError(
                     f"the gradient {step.name} sums a value of its own over {', '.join(axis for axis in step.over if axis in loops)}",
                     loc=step.loc,
                     remedy="Give what it belongs to that axis: expand the argument over it before the call.",
                 )
         return replace(kernel, loops=loops)
+
+    def products_apart(self, steps: tuple[Einsum, ...]) -> tuple[Einsum, ...]:
+        """Tiles that are sums over features and axes of the grid in two steps: a product, and a sum of tiles."""
+        names = Names(self.cascade)
+        found: list[Einsum] = []
+        for step in steps:
+            inner = tuple(axis for axis in step.over if axis in self.features)
+            outer = tuple(axis for axis in step.over if axis not in inner)
+            if inner and outer and self.sequence <= set(step.axes):
+                part = replace(step, name=names.fresh(f"{step.name}_part"), axes=(*outer, *step.axes), over=inner)
+                step = replace(step, body=build.read(part.name, part.axes), over=outer)
+                found.append(part)
+            found.append(step)
+        return tuple(found)
+
+    def is_total(self, step: Einsum, loops: tuple[str, ...], outputs: tuple[str, ...]) -> bool:
+        """Whether a kernel of pairs can sum a tile over all of its turns."""
+        return set(outputs) <= set(self.pairs) and self.sequence <= set(step.axes) and set(step.over) == set(loops)
 
 
 def _live(kernel: Kernel) -> Kernel:
@@ -237,12 +282,20 @@ def _visited(kernel: Kernel) -> Kernel:
     exists = existence(kernel.cascade)
     masks: dict[Expr | None, None] = {}
     for step in kernel.steps:
-        if kernel.streamed in step.over or (step.name in kernel.outputs and kernel.streamed in step.axes):
+        summed = bool(set(step.over) & set(kernel.loops))
+        if kernel.streamed in step.over or (kernel.streamed in step.axes and (step.name in kernel.outputs or summed)):
             masks[contributions(step, exists)] = None
     some: Expr | None = None if None in masks or not masks else next(iter(masks))
     for mask in list(masks)[1:]:
         some = None if some is None or mask is None else build.apply("or", some, mask)
-    return replace(kernel, some=some, every=build.both(*masks, *patchy(kernel).values()))
+    every = build.both(*masks, *patchy(kernel).values())
+    if kernel.sums_tiles:
+        # A tile is visited once for all turns: what tells them apart bounds nothing.
+        some = build.both(*(part for part in build.conjuncts(some) if not set(free_axes(part)) & set(kernel.loops)))
+        every = build.FALSE if set(free_axes(every)) & set(kernel.loops) else every
+    apart = (*free_axes(some), *free_axes(every))
+    places = tuple(with_columns(item, kernel.grid, apart) for item in kernel.destinations)
+    return replace(kernel, some=some, every=every, destinations=places)
 
 
 def patchy(kernel: Kernel) -> dict[str, Expr]:

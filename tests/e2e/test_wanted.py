@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import attngen
+from attngen.errors import NotDifferentiable
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
 from tests import variants
@@ -95,3 +96,14 @@ def test_strict_mode_takes_the_kernels_that_were_stored(monkeypatch: pytest.Monk
     attend = attngen.compile(spec)
     attend(q, k, v).square().sum().backward()
     assert attend._kernels.wanting(frozenset({"q"})) is attend._kernels
+
+
+def test_a_conversion_to_whole_numbers_has_no_gradient() -> None:
+    """A comparison has one, of zeros, as in PyTorch."""
+    table, level = torch.randn(9, dtype=torch.float64), torch.rand(40, dtype=torch.float64).requires_grad_()
+    tensors = _tensors()
+    with pytest.raises(NotDifferentiable, match="level requires a gradient"):
+        attngen.compile(attngen.attention(lambda s, b, h, q, k: s + table[(8 * level[k]).long()]))(*tensors)
+    kept = attngen.compile(attngen.attention(lambda s, b, h, q, k: torch.where(level[k] > 0.5, s, 0.5 * s)))
+    (found,) = torch.autograd.grad(kept(*tensors).sum(), level)
+    assert torch.equal(found, torch.zeros_like(level))

@@ -104,7 +104,20 @@ class TestTheChoice:
 
         assert in_classes(two) is None
 
-    def test_a_bias_by_position_has_none(self) -> None:
-        """Its gradient could only be added up atomically."""
-        bias = torch.zeros(64, requires_grad=True)
-        assert in_classes(spec_of(MASKS["causal"], lambda s, b, h, q, k: s + bias[k])) is None
+
+@pytest.mark.parametrize("read", ["keys", "pairs", "distances"])
+def test_gradients_of_a_bias_by_position(monkeypatch: pytest.MonkeyPatch, read: str) -> None:
+    """Also those of a tensor whose name emitted modules use themselves."""
+    monkeypatch.setattr(api, "classes_pay", lambda *_: True)
+    size = 37
+    dense = torch.randn(size, 2 * size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    mods = {
+        "keys": lambda s, b, h, q, k: s + dense[h, k],
+        "pairs": lambda s, b, h, q, k: s + dense[q, k],
+        "distances": lambda s, b, h, q, k: s + dense[h, q - k + size],
+    }
+    attend = attngen.compile(spec_of(MASKS["causal"], mods[read]))
+    assert attend._in_classes is not None
+    q, k, v = (torch.randn(2, 2, size, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    found, expected = (torch.autograd.grad(run(q, k, v).square().sum(), dense)[0] for run in (attend, attend.reference))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

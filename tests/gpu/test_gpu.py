@@ -114,6 +114,42 @@ def test_runs_are_equal_to_the_bit(name: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+def captured(name: str, size: int) -> tuple[attngen.Spec, list[torch.Tensor]]:
+    """A bias by pairs, and the tensors it reads."""
+    table = torch.randn(32, 4, device=DEVICE, requires_grad=True)
+    far = torch.randn(4, 2 * size, device=DEVICE, requires_grad=True)
+    dense = torch.randn(4, size, size, device=DEVICE, requires_grad=True)
+    plain_ = torch.randn(size, size, device=DEVICE, requires_grad=True)
+    near = torch.randint(0, 32, (2, size, size), device=DEVICE)
+    mods = {
+        "buckets": (lambda s, b, h, q, k: s + table[torch.clamp(abs(q - k) // 8, max=31), h], [table]),
+        "relative": (lambda s, b, h, q, k: s + far[h, q - k + size], [far]),
+        "dense": (lambda s, b, h, q, k: s + dense[h, q, k] + plain_[q, k], [dense, plain_]),
+        "graph": (lambda s, b, h, q, k: s + table[near[b, q, k], h] + far[h, near[b, q, k]], [table, far]),
+    }
+    mod, tensors_ = mods[name]
+    return attngen.attention(score_mod=mod, mask_mod=causal), tensors_
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["buckets", "relative", "dense", "graph"])
+def test_gradients_of_captured_tensors_are_right_and_equal_to_the_bit(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    spec, wanted = captured(name, 333)
+    attend, args = attngen.compile(spec), tensors(dtype, 64, 333, 333)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first = torch.autograd.grad(attend(*args).float().square().sum(), wanted)
+        for _ in range(19):
+            again = torch.autograd.grad(attend(*args).float().square().sum(), wanted)
+            assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    golden = torch.autograd.grad(attend.reference(*args).square().sum(), wanted)
+    for a, b in zip(first, golden, strict=True):
+        assert (a.double() - b.double()).abs().max() <= 32 * torch.finfo(dtype).eps * max(1.0, float(b.abs().max()))
+
+
 def test_graph_capture_and_side_stream() -> None:
     attend = attngen.compile(plain())
     args = [tensor.detach() for tensor in tensors(torch.bfloat16, 64, 256, 256)]

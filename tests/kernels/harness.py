@@ -84,6 +84,8 @@ def emitted(
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
     vars(module)["torch"] = Torch(allocate)
+    # Chunks of one tile of rows, so that there are several.
+    vars(module)["CHUNK_BYTES"] = 1
     backward = source.program.backward
     assert backward is not None
     return Emitted(
@@ -123,7 +125,7 @@ def prepare(
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
     """One tile for all roles, rows by keys."""
     tile = {"BLOCK_M": resident, "BLOCK_N": streamed, "num_warps": 4, "num_stages": 1}
-    roles = ("forward", "backward_prepare", "backward_rows", "backward_columns")
+    roles = ("forward", "backward_prepare", "backward_rows", "backward_columns", "backward_pairs")
     return {f"{role}{tail}": _fitting(role, tile) for role in roles for tail in ("", "_2", "_3")}
 
 

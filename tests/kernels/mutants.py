@@ -175,7 +175,7 @@ MUTANTS = (
         first="window",
         equivalent="bounds are clipped to the streamed axis, so that it only makes more tiles partial or visited",
     ),
-    Mutant("tiles of the wrong head", EMIT, "else f'pid % tiles_{axis}'", "else f'pid // tiles_{axis}'"),
+    Mutant("tiles of the wrong head", EMIT, 'else f"pid % {tiles}"', 'else f"pid // {tiles}"'),
     Mutant("one position too many", EMIT, "ok_{axis} = offs_{axis} < len_{axis}", "ok_{axis} = offs_{axis} <= len_{axis}"),
     Mutant(
         "one streamed position too many",
@@ -192,8 +192,10 @@ MUTANTS = (
     Mutant("products joined that others need", TRANSFORM, "if uses[name] > 1 or inside[name] > 1 or", "if", first=OF_PRODUCTS),
     # Addresses.
     Mutant("stores without masks", EMIT, "element_ty), mask={' & '.join(masks)})\"", 'element_ty))"'),
-    Mutant("gradients of padding scattered", EMIT, "*([tail] if tail else []), *inside]", "*([tail] if tail else [])]", first="infinite"),
-    Mutant("colliding stores in place of sums", EMIT, "return sorted(used) == sorted(axes)", "return True", first="learned_bias"),
+    Mutant(
+        "gradients of padding scattered", EMIT, "*([tail] if tail else []), *self.inside]", "*([tail] if tail else [])]", first="infinite"
+    ),
+    Mutant("colliding stores in place of sums", TRANSFORM, "if is_injective(at, axes):", "if at:", first="learned_bias"),
     Mutant("padded features loaded", EMIT, "masks += [ok] if axis in self.writer.shapes.padded else []", "masks += []"),
     Mutant(
         "32-bit offsets along the stream",
@@ -209,7 +211,7 @@ MUTANTS = (
         'f"start_{axis} = first_{axis}"',
         first="far",
     ),
-    Mutant("32-bit offsets of gathers", EMIT, 'else f"tl.cast({text}, tl.int64)"', "else text", first="far"),
+    Mutant("32-bit offsets of gathers", EMIT, 'else f"tl.cast({text}, {dtype})"', "else text", first="far"),
     Mutant(
         "32-bit offsets of heads",
         EMIT,
@@ -274,8 +276,8 @@ MUTANTS = (
     Mutant(
         "the last tile is not launched",
         EMIT,
-        """grid = " * ".join([f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])'""",
-        """grid = " * ".join([f'(len_{axis} // tile["BLOCK_{axis.upper()}"])'""",
+        """grid = " * ".join([f'triton.cdiv({rows}, tile["BLOCK_{axis.upper()}"])'""",
+        """grid = " * ".join([f'({rows} // tile["BLOCK_{axis.upper()}"])'""",
     ),
     Mutant(
         "scattered into fresh memory",
@@ -284,6 +286,17 @@ MUTANTS = (
         "= torch.empty({target}.shape, dtype={dtype}",
         first="learned_bias",
     ),
+    # Gradients by pairs.
+    Mutant(
+        "sums of tiles that never begin anew",
+        EMIT,
+        "else first[1:-1]}, 0.0, {name}) + {tile}",
+        "else first[1:-1]}, {name}, {name}) + {tile}",
+        first="learned_bias",
+    ),
+    Mutant("tiles stored before they are summed", EMIT, "== {writer.length(axis)} - 1)", "== 0)", first="learned_bias"),
+    Mutant("every chunk is the first", EMIT, '"chunk_tiles", "chunk_begin + "', '"chunk_tiles", ""', first="relative"),
+    Mutant("diagonals one column off", TEMPLATES, "(rows - 1) * column)", "rows * column)", first="relative"),
     Mutant("only the last of two gradients", EMIT, 'sign = "=" if number_ == 0 else "+="', 'sign = "="', first="table_twice"),
     Mutant("gathered twice, counted once", EMIT, "accumulate=True", "accumulate=False", first="table_twice"),
     Mutant("row values that nobody prepared", EMIT, "steps |= set(other.outputs)", "pass", first="needed"),
@@ -409,8 +422,8 @@ MUTANTS = (
     Mutant(
         "full tiles with zeros in them",
         TRANSFORM,
-        "every=build.both(*masks, *patchy(kernel).values())",
-        "every=build.both(*masks)",
+        "every = build.both(*masks, *patchy(kernel).values())",
+        "every = build.both(*masks)",
         first="scores_of_some",
     ),
     # Schedules, which no result depends on: the tests of that folder are the suite.

@@ -59,6 +59,16 @@ def test_a_measurement_reports_what_the_compiler_did(softmax):
     assert fault(crowded, request)
 
 
+@pytest.mark.parametrize(("arch", "dim"), [("sm90", 64), ("sm80", 128)])
+def test_kernels_by_pairs_fit_and_spill_nothing_in_their_loop(tmp_path, arch, dim):
+    biased = SOFTMAX.replace("e])", "e]; table: float[:])", 1).replace("* 0.25", "* 0.25 + table[m - n + extent(n)]", 1)
+    emitted, request = emit(tmp_path, biased, f"pairs_{arch}"), request_for(dim, arch)
+    tile = choose(emitted.source.program.kernels, request, Table(())).schedule["backward_pairs"]
+    (row,) = measure([Task(emitted, "backward_pairs", request, tile)])
+    assert (row.loop_spill_bytes, row.serialized) == (0, False)
+    assert row.shared_bytes <= row.shared_bytes_predicted <= request.target.shared_bytes
+
+
 def test_settling_replaces_a_bad_leader_once(softmax):
     """128 x 128 scores on four warps cannot work; the choice is told to start there."""
     request = request_for()

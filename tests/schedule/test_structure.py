@@ -28,6 +28,14 @@ def test_backward_of_softmax():
     assert columns.vectors == 2, "the logsumexp and its cotangent pass by with the rows"
 
 
+def test_tiles_summed_over_batches_fetch_all_operands_anew():
+    biased = SOFTMAX.replace("e])", "e]; table: float[:])", 1).replace("* 0.25", "* 0.25 + table[m - n + extent(n)]", 1)
+    held = structures(biased)["backward_pairs"]
+    assert (held.kept, held.again, held.passing, held.carried) == ((), ("d", "e"), ("d", "e"), ())
+    assert (held.pairs, held.gathered, held.totals, held.stored) == (1, 1, 1, 2)
+    assert held.key({"d": 64, "e": 64}) == "backward_pairs:>64.64.64.64;64.64+;0v0p1t1s2;full"
+
+
 def test_a_kernel_without_a_stream_keeps_nothing_for_it():
     held = structures(SOFTMAX)["backward_prepare"]
     assert (held.kept, held.once, held.passing) == ((), ("e", "e"), ())
@@ -57,5 +65,5 @@ def test_keys_name_tiles_by_their_pieces():
 def test_every_variant_has_tiles_to_keep_and_tiles_that_pass(name):
     for role, held in structures(ALL[name]).items():
         assert bool(held.passing) == (role != "backward_prepare")
-        assert held.kept or held.once
+        assert held.kept or held.once or held.again
         assert set(held.held) <= set(held.passing)
