@@ -54,10 +54,9 @@ def compile(
         deterministic: whether results must be the same from run to run. They are in any case: nothing is added up in a varying order.
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
-            mask reads, or a length, changes; without it they are made at each call. A change of a tensor is one that PyTorch counts:
-            writing through numpy or `.data` goes unnoticed.
+            mask reads, or a length, changes. A change of a tensor is one that PyTorch counts: not one through numpy or `.data`.
         without: rewrites of the kernels to leave out, by the names that `explain` gives them ("fold_scales").
-        require: rewrites that must apply to some kernel for `dtype`, bfloat16 unless given.
+        require: rewrites that must apply to some kernel for `dtype`, bfloat16 unless given; also where they are no gain.
 
     Returns:
         A callable that trains.
@@ -67,13 +66,12 @@ def compile(
         RewriteRefused: a rewrite of `require` does not apply.
     """
     if not isinstance(spec, Spec):
-        raise ArgumentError(
-            f"compile takes a spec, got {type(spec).__name__}", remedy="Make one with attngen.attention(...) or @attngen.cascade(...)."
-        )
+        remedy = "Make one with attngen.attention(...) or @attngen.cascade(...)."
+        raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy=remedy)
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
-    frozen = freeze(schedule) if schedule is not None else None
-    attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without)))
-    check_required(attend.program, rewrites_named(require), dtype_name("bfloat16" if dtype is None else dtype))
+    frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
+    attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without), asked))
+    check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
     return attend

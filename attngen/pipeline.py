@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from attngen.analysis.dependence import roles
@@ -57,6 +58,7 @@ class Program:
     features: tuple[str, ...]
     parts: tuple[Kernel, ...]
     without: frozenset[str]
+    asked: frozenset[str]
     kernels: tuple[Kernel, ...] = ()
     rewrites: tuple[tuple[str, tuple[Note, ...]], ...] = ()
     dtype: str = ""
@@ -74,16 +76,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A rewrite of kernels that changes neither meaning nor partition, and the dtypes whose precision allows it; none for all."""
+    """A rewrite of kernels that changes neither meaning nor partition, the dtypes whose precision allows it (none for all), and what is
+    done where a user asks for it by name, if that differs."""
 
     apply: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]]
     dtypes: frozenset[str] = frozenset()
+    asked: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]] | None = None
 
 
 REWRITES: dict[str, Rewrite] = {
     "drop_maxima": Rewrite(drop_maxima, frozenset({"bfloat16"})),
     "join_products": Rewrite(join_products),
-    "split_biases": Rewrite(split_biases, frozenset({"float16", "bfloat16"})),
+    "split_biases": Rewrite(split_biases, frozenset({"float16", "bfloat16"}), partial(split_biases, asked=True)),
     "fold_biases": Rewrite(fold_biases, frozenset({"bfloat16"})),
     "fold_scales": Rewrite(fold_scales),
     "float_distances": Rewrite(float_distances),
@@ -92,7 +96,11 @@ REWRITES: dict[str, Rewrite] = {
 
 
 def analyse(
-    cascade: Cascade, observe: Observe[object] = ignore, wanted: frozenset[str] | None = None, without: frozenset[str] = frozenset()
+    cascade: Cascade,
+    observe: Observe[object] = ignore,
+    wanted: frozenset[str] | None = None,
+    without: frozenset[str] = frozenset(),
+    asked: frozenset[str] = frozenset(),
 ) -> Program:
     """From a traced cascade to kernels.
 
@@ -100,7 +108,7 @@ def analyse(
         cascade: TracedForm, with the outputs that the module shall return.
         observe: called with the name and the result of every step.
         wanted: inputs to differentiate by; None for all that can be.
-        without: names of `REWRITES` to leave out.
+        without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
     """
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
@@ -116,7 +124,7 @@ def analyse(
     forward = forward_kernel(backward.forward, saved, axes.features)
     parts = (forward, *backward_kernels(backward, gradient, axes.features))
     observe("partition", parts)
-    program = _rewritten(Program(canonical, backward.forward, backward, gradient, axes.features, parts, without))
+    program = _rewritten(Program(canonical, backward.forward, backward, gradient, axes.features, parts, without, asked))
     observe("rewrite", program.kernels)
     return program
 
@@ -132,7 +140,8 @@ def _rewritten(program: Program) -> Program:
     kernels, told = program.parts, list[tuple[str, tuple[Note, ...]]]()
     for name, rewrite in REWRITES.items():
         if name not in program.without and (not rewrite.dtypes or program.dtype in rewrite.dtypes):
-            done = [rewrite.apply(kernel) for kernel in kernels]
+            apply = rewrite.asked if rewrite.asked is not None and name in program.asked else rewrite.apply
+            done = [apply(kernel) for kernel in kernels]
             kernels = tuple(kernel for kernel, _ in done)
             told.append((name, tuple(note for _, notes in done for note in notes)))
     return replace(program, kernels=tuple(with_runs(name_common_parts(kernel)) for kernel in kernels), rewrites=tuple(told))

@@ -45,12 +45,13 @@ class Loaded:
 @dataclass(frozen=True, slots=True)
 class Options:
     """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
-    tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out."""
+    tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case."""
 
     arch: str | None = None
     schedule: tuple[tuple[str, object], ...] | None = None
     keep_lists: bool = False
     without: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
 
 
 def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -107,7 +108,7 @@ class Kernels:
             return self
         with self.lock:
             if names not in self.narrower:
-                general = analyse(self.program.cascade, wanted=names, without=self.program.without)
+                general = analyse(self.program.cascade, wanted=names, without=self.program.without, asked=self.program.asked)
                 program = for_dtype(general, self.program.dtype)
                 gone = {kernel.role for kernel in self.program.kernels} - {kernel.role for kernel in program.kernels}
                 schedule = tuple(item for item in self.override if item[0] not in gone) if self.override is not None else None
@@ -173,8 +174,9 @@ class Kernels:
         length = "long" if lengths is None else length_class(*lengths)
         request = Request(tuple(dims.items()), dtype, target, length)
         gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
-        without = ",".join(sorted(self.program.without))
-        asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients, "without": without}
+        without, required = (",".join(sorted(names)) for names in (self.program.without, self.program.asked))
+        asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients}
+        asked |= {"without": without, "asked": required}
         key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
         with self.lock:
             if key not in self.schedules:

@@ -10,7 +10,7 @@ from attngen.knobs import Knobs
 from attngen.pipeline import REWRITES, Program, analyse, for_dtype
 from attngen.runtime.kernels import Kernels, Options
 
-_PROGRAMS: dict[tuple[str, frozenset[str]], Program] = {}
+_PROGRAMS: dict[tuple[str, frozenset[str], frozenset[str]], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
 
 
@@ -44,11 +44,11 @@ def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
         raise RewriteRefused(f"the rewrite {name} does not apply: {why}", remedy="Leave it out of `require`, or change what it names.")
 
 
-def _program(cascade: Cascade, without: frozenset[str]) -> Program:
+def _program(cascade: Cascade, options: Options) -> Program:
     """The analysed program of a cascade; equal cascades are analysed once."""
-    key = str(cascade), without
+    key = str(cascade), options.without, options.asked
     if key not in _PROGRAMS:
-        _PROGRAMS[key] = analyse(cascade, without=without)
+        _PROGRAMS[key] = analyse(cascade, without=options.without, asked=options.asked)
     return _PROGRAMS[key]
 
 
@@ -57,5 +57,5 @@ def shared_kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
     knobs = Knobs.from_env()
     key = (str(cascade), options, knobs)
     if key not in _KERNELS:
-        _KERNELS[key] = Kernels(_program(cascade, options.without), name, options, knobs)
+        _KERNELS[key] = Kernels(_program(cascade, options), name, options, knobs)
     return _KERNELS[key]

@@ -13,7 +13,7 @@ an exponent of a row is rounded once more: this is for precisions in which that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
@@ -21,23 +21,26 @@ from attngen.ir.algebra import Product, products, signed_terms, times
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Const, Expr, Index, Offset, Read, Start
 from attngen.ir.names import Names
-from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads, rewrite, walk
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note
 from attngen.transform.scales import exponent_row, is_positive, read_by_others
 
 _Bag = frozenset[tuple[Expr, int]]
+_INSTRUCTIONS = {"sin": 60, "cos": 60, "div": 8, "exp": 2, "tanh": 12, "sqrt": 4, "pow": 4, "abs": 0, "neg": 0, "to_float": 1}
+"""Of operations that take more than one, or none."""
+_MARGIN = 0.5
+"""What is closer than that is as likely a loss."""
 
 
-def split_biases(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
-    """The kernel with fewer operations for each pair of positions, and what was done or why not."""
+def split_biases(kernel: Kernel, asked: bool = False) -> tuple[Kernel, tuple[Note, ...]]:
+    """The kernel with fewer operations for each pair of positions, and what was done or why not; `asked`: with more of them, too."""
     notes: list[Note] = []
     for step in kernel.steps:
         rows = [row for other in kernel.steps if (row := exponent_row(other, step)) is not None]
         if not rows or len(signed_terms(step.body)) == 1:
             continue
-        found = _split(step, rows, kernel)
+        found = _split(step, rows, kernel, asked)
         if isinstance(found, str):
             notes.append(Note(step.name, kernel.role, False, found))
         else:
@@ -57,7 +60,7 @@ class _Parts:
     saving: str
 
 
-def _split(step: Einsum, rows: list[Expr], kernel: Kernel) -> _Parts | str:
+def _split(step: Einsum, rows: list[Expr], kernel: Kernel, asked: bool) -> _Parts | str:
     pair = {kernel.resident, kernel.streamed or ""}
     others = read_by_others(step, kernel)
     if others:
@@ -75,12 +78,12 @@ def _split(step: Einsum, rows: list[Expr], kernel: Kernel) -> _Parts | str:
     rest = [item for item in terms if item not in tiles and item not in shared]
     tile, scale = _main(tiles, kernel)
     pairs = _pairs(rest, row_axis, key_axis)
-    before, after = _operations(step.body, pair), _operations(_sum(tiles), pair) + len(pairs)
-    if after >= before:
-        return f"{print_expr(_sum([*shared, *rest]))} costs no less for a row and a key than for each pair"
     row = build.apply("to_float", _sum(shared))
-    saving = f"rank {len(pairs)}, {before - after} operations less for each pair"
-    return _Parts(tile, scale, pairs, row, saving)
+    sides = [side for both in pairs for side in both]
+    before = _work([step.body], kernel)
+    after = _work([tile, row, *sides], kernel) + len(pairs) + (scale != build.ONE)
+    told = f"rank {len(pairs)}, {after:.3g} operations for each pair, {before:.3g} as it was written"
+    return _Parts(tile, scale, pairs, row, told) if after + _MARGIN <= before or asked else told
 
 
 class _Terms:
@@ -150,14 +153,22 @@ class _Terms:
         """A cosine or sine of what belongs to the row plus what belongs to the key."""
         terms = _collected(products(angle, self.expand))
         key = [item for item in terms if self.key_axis in _axes(item.factors, self.axes)]
-        row = [item for item in terms if item not in key]
+        row = [item for item in terms if item not in key and self.row_axis in _axes(item.factors, self.axes)]
+        rest = [item for item in terms if item not in key and item not in row]
         if not key or not row or self.row_axis in _axes([factor for item in key for factor in item.factors], self.axes):
             return None
-        u, v = (build.apply("to_float", _sum(part)) for part in (row, key))
-        cos_u, sin_u, cos_v, sin_v = (build.apply(name, of) for of in (u, v) for name in ("cos", "sin"))
-        if op == "cos":
-            return Product(1.0, (cos_u, cos_v)), Product(-1.0, (sin_u, sin_v))
-        return Product(1.0, (sin_u, cos_v)), Product(1.0, (cos_u, sin_v))
+        return tuple(_turned(op, [build.apply("to_float", _sum(part)) for part in (key, row, rest) if part]))
+
+
+def _turned(op: str, angles: Sequence[Expr]) -> list[Product]:
+    """A cosine or sine of a sum, multiplied out."""
+    first, *rest = angles
+    if not rest:
+        return [Product(1.0, (build.apply(op, first),))]
+    same, other = ("cos", "sin") if op == "cos" else ("sin", "cos")
+    sign = -1.0 if op == "cos" else 1.0
+    cosines = [Product(1.0, (build.apply("cos", first),)).times(item) for item in _turned(same, rest)]
+    return [*cosines, *(Product(sign, (build.apply("sin", first),)).times(item) for item in _turned(other, rest))]
 
 
 def _axes(factors: Iterable[Expr], axes: set[str]) -> set[str]:
@@ -248,9 +259,21 @@ def _sum(terms: Iterable[Product]) -> Expr:
     return build.total([item.expr for item in terms])
 
 
-def _operations(expr: Expr, pair: set[str]) -> int:
-    """Arithmetic on whole tiles."""
-    return sum(1 for node in walk(expr) if isinstance(node, Apply) and _axes((node,), pair) == pair)
+def _work(exprs: Iterable[Expr], kernel: Kernel) -> float:
+    """Operations for each pair of positions in one turn of the stream.
+
+    A thread holds pairs of a few rows and many positions that pass: what is done for each of these costs half as much as what is done for
+    each pair, for a row that stays or for none next to nothing. What is the same in every turn leaves the loop.
+    """
+    pair = {kernel.resident, kernel.streamed or ""}
+    total = 0.0
+    for node in dict.fromkeys(node for expr in exprs for node in walk(expr)):
+        axes = _axes((node,), pair)
+        moves = any(isinstance(part, Index | Start) and part.axis == kernel.streamed for part in walk(node))
+        if isinstance(node, Apply) and (axes == pair or moves):
+            share = 1.0 if axes == pair else 0.5 if kernel.streamed in axes else 1 / 16 if axes else 1 / 32
+            total += share * _INSTRUCTIONS.get(node.op, 1)
+    return total
 
 
 def _replaced(kernel: Kernel, step: Einsum, parts: _Parts) -> Kernel:

@@ -76,11 +76,16 @@ def not_a_number(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devic
 
 @cache
 def emitted(
-    cascade: Cascade, tiles_: Cuts, dtype: str, allocate: Allocate = not_a_number, without: frozenset[str] = frozenset()
+    cascade: Cascade,
+    tiles_: Cuts,
+    dtype: str,
+    allocate: Allocate = not_a_number,
+    without: frozenset[str] = frozenset(),
+    asked: frozenset[str] = frozenset(),
 ) -> Emitted:
     """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so."""
-    source = build(for_dtype(analyse(cascade, without=without), dtype), "tested", tiles_)
-    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without)))}.py"
+    source = build(for_dtype(analyse(cascade, without=without, asked=asked), dtype), "tested", tiles_)
+    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without, asked)))}.py"
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
     vars(module)["torch"] = Torch(allocate)
@@ -112,6 +117,7 @@ def prepare(
     allocate: Allocate = not_a_number,
     rewrites: str | None = None,
     without: frozenset[str] = frozenset(),
+    asked: frozenset[str] = frozenset(),
 ) -> Emitted:
     """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one, but for some."""
     cascade = as_cascade(variant)
@@ -119,7 +125,7 @@ def prepare(
     features = roles(cascade).features
     tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
-    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without)
+    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without, asked)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
@@ -190,9 +196,10 @@ def run(
     allocate: Allocate = not_a_number,
     rewrites: str | None = None,
     without: frozenset[str] = frozenset(),
+    asked: frozenset[str] = frozenset(),
 ) -> Results:
     """Outputs and all gradients of the emitted kernels."""
-    kernels = prepare(variant, values, allocate, rewrites, without)
+    kernels = prepare(variant, values, allocate, rewrites, without, asked)
     tile = tiles() if tile is None else tile
     known = forward(kernels, values, tile)
     gradients = backward(kernels, values, known, cotangents, tile)

@@ -1,0 +1,102 @@
+"""What rewrites save, in machine instructions of one turn of the loop over full tiles.
+
+`python benchmarks/rewrites.py > benchmarks/rewrites.md` needs no GPU: kernels are compiled for the target, at the same tiles for every
+variant, and their SASS is counted. Plain causal attention is what the others are held against.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+import attngen
+from attngen import target as targets
+from attngen import variants
+from attngen.pipeline import REWRITES
+from attngen.runtime.inspect import CompileFailed, compile_kernel
+from attngen.runtime.measure import Emitted, Task, compile_job
+from attngen.runtime.sass import Loop, disassemble, main_loops
+from attngen.schedule.choose import Request
+from attngen.schedule.plan import TileSchedule
+
+TILES = {
+    "forward": TileSchedule(128, 64, 8, 2),
+    "backward_rows": TileSchedule(128, 64, 8, 2),
+    "backward_columns": TileSchedule(128, 32, 8, 2),
+}
+PLACES = 4096
+
+
+def causal(b: Any, h: Any, q: Any, k: Any) -> Any:
+    return q >= k
+
+
+def specs() -> dict[str, attngen.Spec]:
+    """Causal variants with what is added to a score, or done with it."""
+    place, rate = torch.zeros(1, PLACES, 3), torch.tensor(0.3)
+    left, right = torch.zeros(1, PLACES), torch.zeros(1, PLACES)
+    slopes = torch.zeros(8)
+
+    def squared_distance(s: Any, b: Any, h: Any, q: Any, k: Any) -> Any:
+        return s - 0.1 * sum((place[b, q, i] - place[b, k, i]) ** 2 for i in range(3))
+
+    mods: dict[str, Any] = {
+        "ALiBi": lambda s, b, h, q, k: s + slopes[h] * (k - q),
+        "squared distance, 3-D": squared_distance,
+        "squared difference of positions": lambda s, b, h, q, k: s - slopes[h] * (q - k) ** 2,
+        "cos(q - k)": lambda s, b, h, q, k: s + torch.cos(rate * (q - k)),
+        "value of a query times one of a key": lambda s, b, h, q, k: s + left[b, q] * right[b, k],
+        "value of a query": lambda s, b, h, q, k: s + left[b, q],
+        "value of a key": lambda s, b, h, q, k: s + right[b, k],
+    }
+    found = {"plain": variants.causal()}
+    found |= {name: attngen.attention(mod, causal, name="biased") for name, mod in mods.items()}
+    found["softcap, a captured tensor"] = attngen.attention(mask_mod=causal, softcap=torch.tensor(30.0), name="capped")
+    found["softcap, 30.0"] = attngen.attention(mask_mod=causal, softcap=30.0, name="capped")
+    return found
+
+
+def turn(spec: attngen.Spec, role: str, request: Request, without: Iterable[str]) -> Loop | None:
+    """The loop over full tiles of one kernel, None where it does not compile."""
+    attend = attngen.compile(spec, arch=request.target.name, without=without)
+    kernels = attend._kernels.at(request.dtype)  # pyright: ignore[reportPrivateUsage]
+    kernels = kernels.wanting(frozenset({"q", "k", "v"}))
+    source = kernels.source(request.extents)
+    module = kernels.module(source, False, request.target, request.extents, request.dtype)
+    compiled = compile_kernel(compile_job(Task(Emitted(source, module), role, request, TILES[role])))
+    return None if isinstance(compiled, CompileFailed) else main_loops(disassemble(compiled.binary))[0]
+
+
+def figure(loop: Loop | None, plain: Loop | None) -> str:
+    """Instructions, how much more than plain causal, and spilled bytes if there are any."""
+    if loop is None:
+        return "does not compile"
+    more = f" ({len(loop.body) / len(plain.body) - 1:+.1%})" if plain is not None else ""
+    spilled = f", {loop.spill_bytes()} B spilled" if loop.spill_bytes() else ""
+    return f"{len(loop.body)}{more}{spilled}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", default="sm90")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--head-dim", type=int, default=128)
+    arguments = parser.parse_args()
+    dims = {"d": arguments.head_dim, "e": arguments.head_dim}
+    request = Request(tuple(dims.items()), arguments.dtype, targets.get(arguments.arch), "long")
+    print(f"Instructions of one turn of the loop over full tiles, {arguments.arch}, {arguments.dtype}, D = {arguments.head_dim}, causal;")
+    print("gradients of q, k and v. In brackets: against plain causal attention with the same rewrites. `python benchmarks/rewrites.py`.")
+    for role, tile in TILES.items():
+        print(f"\n## {role}, {tile}\n\n| added to a score | without rewrites | with |\n|---|---|---|")
+        plain = {whole: turn(specs()["plain"], role, request, () if whole else REWRITES) for whole in (True, False)}
+        for name, spec in specs().items():
+            loops = [turn(spec, role, request, () if whole else REWRITES) for whole in (False, True)]
+            cells = [figure(loop, plain[whole] if name != "plain" else None) for loop, whole in zip(loops, (False, True), strict=True)]
+            print(f"| {name} | {cells[0]} | {cells[1]} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
