@@ -27,7 +27,6 @@ from attngen.runtime.seeds import followed, seed_on
 from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
 from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
-from attngen.transform.derivative import whole_only
 
 
 def compile(
@@ -93,7 +92,7 @@ class Attention:
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
         self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, self.program.cascade))
-        self._converted = whole_only(spec.cascade)
+        self._converted = binding.whole_only(spec.cascade)
 
     @property
     def program(self) -> Program:
@@ -158,8 +157,7 @@ class Attention:
         places = self.spec.order.places if self.spec.order is not None else None
         binding.check_captures(self.program.cascade, captures, extents, places)
         self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
-        names = (item.name for item in self.spec.cascade.inputs)
-        binding.refuse_lost_gradients(self._converted, {**dict(zip(names, tensors, strict=False)), **captures})
+        binding.refuse_lost_gradients(self._converted, self.spec.cascade, tensors, captures)
         binding.refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
 
     @functools.cached_property

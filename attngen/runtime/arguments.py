@@ -13,8 +13,8 @@ from torch import Tensor
 from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch
 from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.ir.cascade import Cascade, Input
-from attngen.ir.expr import Apply, Expr, Extent, Index, Read
-from attngen.ir.traverse import walk
+from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
+from attngen.ir.traverse import children, walk
 from attngen.source import SourceLoc
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -73,12 +73,45 @@ def refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
             )
 
 
-def refuse_lost_gradients(converted: Mapping[str, SourceLoc | None], values: Mapping[str, object]) -> None:
-    """A tensor that requires a gradient and is only ever converted to whole numbers would silently get zeros.
+def whole_only(cascade: Cascade) -> dict[str, SourceLoc | None]:
+    """Float inputs that are converted to whole numbers wherever they are read, with the place of the first conversion.
+
+    Their gradients would be zero without a word. In a comparison PyTorch says nothing either, so that one is no conversion.
+    """
+    converted: dict[str, SourceLoc | None] = {}
+    others: set[str] = set()
+
+    def visit(expr: Expr, loc: SourceLoc | None, inside: bool) -> None:
+        match expr:
+            case Read(tensor=name, at=at, kind="float"):
+                if inside:
+                    converted.setdefault(name, loc)
+                else:
+                    others.add(name)
+                for position in at:
+                    visit(position, loc, False)
+            case _:
+                rounds = isinstance(expr, Apply) and expr.op == "to_int"
+                compares = isinstance(expr, Apply) and kind_of(expr) == "bool"
+                for child in children(expr):
+                    visit(child, loc, (inside or rounds) and not compares)
+
+    for step in cascade.steps:
+        for part in (step.body, *([step.where] if step.where is not None else [])):
+            visit(part, step.loc, False)
+    inputs = {item.name for item in cascade.inputs if item.differentiable}
+    return {name: loc for name, loc in converted.items() if name in inputs - others}
+
+
+def refuse_lost_gradients(
+    converted: Mapping[str, SourceLoc | None], cascade: Cascade, tensors: Sequence[Tensor], captures: Mapping[str, object]
+) -> None:
+    """A tensor that requires a gradient and is only ever converted to whole numbers (`whole_only`) would silently get zeros.
 
     Raises:
         NotDifferentiable
     """
+    values = {**{item.name: tensor for item, tensor in zip(cascade.inputs, tensors, strict=False)}, **captures}
     for name, loc in converted.items():
         value = values.get(name)
         if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():

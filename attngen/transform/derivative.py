@@ -12,10 +12,7 @@ from collections.abc import Callable
 from attngen.ir import build
 from attngen.ir.algebra import factors, product
 from attngen.ir.build import apply, const, mul, neg, sub
-from attngen.ir.cascade import Cascade
 from attngen.ir.expr import Apply, Const, Expr, Read, kind_of
-from attngen.ir.traverse import children
-from attngen.source import SourceLoc
 
 Rule = Callable[[tuple[Expr, ...], Expr, Expr], tuple[Expr | None, ...]]
 """(arguments, value of the node, adjoint of the node) -> adjoint of each argument."""
@@ -101,36 +98,6 @@ RULES: dict[str, Rule] = {
     "logaddexp": lambda x, y, d: (mul(d, apply("sigmoid", sub(x[0], x[1]))), mul(d, apply("sigmoid", sub(x[1], x[0])))),
     "to_float": lambda x, y, d: (d,),
 }
-
-
-def whole_only(cascade: Cascade) -> dict[str, SourceLoc | None]:
-    """Float inputs that are converted to whole numbers wherever they are read, with the place of the first conversion.
-
-    Their gradients would be zero without a word. In a comparison PyTorch says nothing either, so that one is no conversion.
-    """
-    converted: dict[str, SourceLoc | None] = {}
-    others: set[str] = set()
-
-    def visit(expr: Expr, loc: SourceLoc | None, inside: bool) -> None:
-        match expr:
-            case Read(tensor=name, at=at, kind="float"):
-                if inside:
-                    converted.setdefault(name, loc)
-                else:
-                    others.add(name)
-                for position in at:
-                    visit(position, loc, False)
-            case _:
-                rounds = isinstance(expr, Apply) and expr.op == "to_int"
-                compares = isinstance(expr, Apply) and kind_of(expr) == "bool"
-                for child in children(expr):
-                    visit(child, loc, (inside or rounds) and not compares)
-
-    for step in cascade.steps:
-        for part in (step.body, *([step.where] if step.where is not None else [])):
-            visit(part, step.loc, False)
-    inputs = {item.name for item in cascade.inputs if item.differentiable}
-    return {name: loc for name, loc in converted.items() if name in inputs - others}
 
 
 def gradients(body: Expr, value: Expr, adjoint: Expr) -> dict[Read, Expr]:

@@ -488,8 +488,8 @@ MUTANTS = (
     Mutant(
         "gradients by the names of users",
         RUNTIME,
-        "needed_there = {str(tensor_name(name)) for name in names}",
-        "needed_there = set(names)",
+        "emitted = {str(tensor_name(name)) for name in names}",
+        "emitted = set(names)",
         first="tests/runtime/test_torch_op.py",
     ),
     Mutant(
