@@ -57,7 +57,7 @@ MUTANTS = (
         first="tests/transform/test_scales.py",
     ),
     Mutant("two parts of a folded bias", TRANSFORM, "if i + j < _PARTS", "if i + j < _PARTS - 1", first=OF_BIASES),
-    Mutant("a cosine of a difference", TRANSFORM, "Product(-1.0, (sin_u, sin_v))", "Product(1.0, (sin_u, sin_v))", first=OF_BIASES),
+    Mutant("a cosine of a difference", TRANSFORM, 'sign = -1.0 if op == "cos" else 1.0', "sign = 1.0", first=OF_BIASES),
     Mutant(
         "infinities in products", TRANSFORM, "return _finite(factor) if _is_centered(factor) else factor", "return factor", first=OF_BIASES
     ),
