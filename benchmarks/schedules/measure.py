@@ -24,7 +24,7 @@ from attngen import catalog, target
 from attngen.cache.load import load_module
 from attngen.errors import CompileFailed, DoesNotFit
 from attngen.ir.pieces import Cuts, cuts
-from attngen.pipeline import analyse, build
+from attngen.pipeline import analyse, build, for_dtype
 from attngen.runtime.measure import Emitted, Task, fault, measure
 from attngen.schedule import measured
 from attngen.schedule.choose import Candidate, Request, distinct, rank
@@ -132,18 +132,18 @@ def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[
                 yield Case(emitted, kernel.role, request, fitting, [], options.attempts)
 
 
-_EMITTED: dict[tuple[str, Cuts], Emitted] = {}
+_EMITTED: dict[tuple[str, str, Cuts], Emitted] = {}
 
 
 def _emit(name: str, request: Request) -> Emitted:
-    """The module of a variant for lengths that are cut alike, emitted once."""
-    tiles = cuts(request.extents)
-    if (name, tiles) not in _EMITTED:
-        source = build(analyse(catalog.load(name).cascade), name, tiles)
+    """The module of a variant for a dtype and lengths that are cut alike, emitted once."""
+    key = (name, request.dtype, cuts(request.extents))
+    if key not in _EMITTED:
+        source = build(for_dtype(analyse(catalog.load(name).cascade), request.dtype), name, key[2])
         path = Path(tempfile.mkdtemp()) / "kernels.py"
         path.write_text(source.text, encoding="utf-8")
-        _EMITTED[name, tiles] = Emitted(source, load_module(path, f"{name}_{len(_EMITTED)}"))
-    return _EMITTED[name, tiles]
+        _EMITTED[key] = Emitted(source, load_module(path, f"{name}_{len(_EMITTED)}"))
+    return _EMITTED[key]
 
 
 def run(todo: list[Case], workers: int) -> int:

@@ -31,12 +31,19 @@ TYPES = {
 
 
 @triton.jit
-def exp_above(x, floor, DTYPE: tl.constexpr):
-    """exp(x - floor): one fused multiply-add at half precision, above it an exact difference."""
+def columns(tile, value, first: tl.constexpr, last: tl.constexpr):
+    """The tile with a value, a number or a column, in its columns from `first` to before `last`."""
+    place = tl.arange(0, tile.shape[1])[None, :]
+    return tl.where((place >= first) & (place < last), value, tile)
+
+
+@triton.jit
+def exp_scaled(x, scale, floor, DTYPE: tl.constexpr):
+    """exp(x * scale - floor), with the product and the difference in one rounding."""
     if DTYPE.primitive_bitwidth == 16:
-        power = tl.fma(x, tl.full((), LOG2E, x.dtype), -(floor * LOG2E))
+        power = tl.fma(x, tl.full((), scale * LOG2E, x.dtype), -(floor * LOG2E))
     else:
-        power = (x - floor) * LOG2E
+        power = tl.fma(x, tl.full((), scale, x.dtype), -floor) * LOG2E
     return tl.exp2(power)
 
 
@@ -48,6 +55,14 @@ def load(pointers, ok, FULL: tl.constexpr):
     else:
         value = tl.load(pointers, mask=ok, other=0)
     return value
+
+
+@triton.jit
+def part(x, order: tl.constexpr, DTYPE: tl.constexpr):
+    """What `order` roundings to DTYPE leave over of x, rounded to it: three hold 24 bits."""
+    for _ in tl.static_range(order):
+        x -= x.to(DTYPE).to(x.dtype)
+    return x.to(DTYPE)
 
 
 @triton.jit
@@ -102,8 +117,12 @@ def forward_kernel(
     """Rows stay, the streamed axis passes: outputs and row statistics.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5 + slopes[g * extent(r) + r] * (n - m)  if m >= n
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - m_i[b,g,r,m])  if m >= n
+    x_tile[b,g,r,m,n] = s[b,g,r,m,n] + slopes[g * extent(r) + r] * extent(d) ** 0.5 * offset(n)  if
+        m >= n
+    x_row[b,g,r,m] = slopes[g * extent(r) + r] * to_float(start(n) - start(m)) - slopes[g *
+        extent(r) + r] * offset(m)
+    w[b,g,r,m,n] = exp(x_tile[b,g,r,m,n] * extent(d) ** -0.5 - (m_i[b,g,r,m] - x_row[b,g,r,m]))  if
+        m >= n
     l_i[b,g,r,m] = sum[n] w[b,g,r,m,n]  if m >= n
     lse[b,g,r,m] = m_i[b,g,r,m] + log(l_i[b,g,r,m])
     acc[b,g,r,m,e] = sum[n] w[b,g,r,m,n] * v[b,g,n,e]  if m >= n
@@ -132,8 +151,14 @@ def forward_kernel(
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
+    x_tile_phi = tl.zeros((BLOCK_M, 16), DTYPE)
     head = g * len_r + r
     slopes_at = tl.load(slopes_ptr + head * slopes_stride_0).to(ACC)
+    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 0, DTYPE), 0, 1)
+    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 1, DTYPE), 1, 2)
+    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 2, DTYPE), 2, 3)
+    x_tile_psi = tl.zeros((BLOCK_N, 16), DTYPE)
+    x_tile_psi = columns(x_tile_psi, part(range_n.to(ACC)[:, None], 0, DTYPE), 0, 3)
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     begin, full_end, end = forward_bounds(first_m, last_m, len_n, BLOCK_N)
     begins = (begin, full_end)
@@ -150,14 +175,17 @@ def forward_kernel(
             k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
             k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
-            x = s * DIM_D**-0.5 + slopes_at * (offs_n[None, :] - offs_m[:, None])
+            x_tile = tl.dot(
+                x_tile_phi, tl.trans(x_tile_psi), s, input_precision="ieee", out_dtype=ACC
+            )
+            x_row = slopes_at * (start_n - first_m).to(ACC) - slopes_at * range_m
             if segment != 0:
                 valid = ok_n[None, :] & (offs_m[:, None] >= offs_n[None, :])
-                x = tl.where(valid, x, float("-inf"))
-            m_i_new = tl.maximum(m_i, tl.max(x, 1))
+                x_tile = tl.where(valid, x_tile, float("-inf"))
+            m_i_new = tl.maximum(m_i, tl.max(x_tile, 1) * DIM_D**-0.5 + x_row)
             m_i_safe = tl.where(m_i_new == float("-inf"), 0.0, m_i_new)
             alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
-            w = exp_above(x, m_i_safe[:, None], DTYPE)
+            w = exp_scaled(x_tile, DIM_D**-0.5, (m_i_safe - x_row)[:, None], DTYPE)
             l_i = l_i * alpha + tl.sum(w, 1)
             v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
             v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
@@ -291,14 +319,19 @@ def backward_rows_kernel(
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5 + slopes[g * extent(r) + r] * (n - m)  if m >= n
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))  if m >= n
+    x_tile[b,g,r,m,n] = s[b,g,r,m,n] + slopes[g * extent(r) + r] * extent(d) ** 0.5 * offset(n)  if
+        m >= n
+    x_row[b,g,r,m] = slopes[g * extent(r) + r] * to_float(start(n) - start(m)) - slopes[g *
+        extent(r) + r] * offset(m)
+    w[b,g,r,m,n] = exp(x_tile[b,g,r,m,n] * extent(d) ** -0.5 - (where(lse[b,g,r,m] == -inf, inf,
+        lse[b,g,r,m]) - x_row[b,g,r,m]))  if m >= n
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n
     dq_sum[b,g,r,m,d] = sum[n] dx[b,g,r,m,n] * k[b,g,n,d]
     dq[b,g,r,m,d] = dq_sum[b,g,r,m,d] * extent(d) ** -0.5
-    dslopes[b,g,r,m] = sum[n] dx[b,g,r,m,n] * (n - m)  if m >= n
+    dslopes[b,g,r,m] = sum[n] dx[b,g,r,m,n] * (to_float(start(n) - m) + to_float(offset(n)))  if m
+        >= n
     """
     # The tile of this program.
     pid = tl.program_id(0)
@@ -323,12 +356,17 @@ def backward_rows_kernel(
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
+    x_tile_phi = tl.zeros((BLOCK_M, 16), DTYPE)
     head = g * len_r + r
     slopes_at = tl.load(slopes_ptr + head * slopes_stride_0).to(ACC)
+    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 0, DTYPE), 0, 1)
+    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 1, DTYPE), 1, 2)
+    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 2, DTYPE), 2, 3)
+    x_tile_psi = tl.zeros((BLOCK_N, 16), DTYPE)
+    x_tile_psi = columns(x_tile_psi, part(range_n.to(ACC)[:, None], 0, DTYPE), 0, 3)
     lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     lse_ptrs = lse_start + range_m
     lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
@@ -336,6 +374,7 @@ def backward_rows_kernel(
     dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+    value_2 = range_n.to(ACC)
     begin, full_end, end = forward_bounds(first_m, last_m, len_n, BLOCK_N)
     begins = (begin, full_end)
     ends = (full_end, end)
@@ -350,8 +389,12 @@ def backward_rows_kernel(
             k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
             k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
-            x = s * DIM_D**-0.5 + slopes_at * (offs_n[None, :] - offs_m[:, None])
-            w = exp_above(x, lse_safe[:, None], DTYPE)
+            x_tile = tl.dot(
+                x_tile_phi, tl.trans(x_tile_psi), s, input_precision="ieee", out_dtype=ACC
+            )
+            x_row = slopes_at * (start_n - first_m).to(ACC) - slopes_at * range_m
+            difference = tl.where(lse == float("-inf"), float("inf"), lse) - x_row
+            w = exp_scaled(x_tile, DIM_D**-0.5, difference[:, None], DTYPE)
             if segment != 0:
                 valid = ok_n[None, :] & (offs_m[:, None] >= offs_n[None, :])
                 w = tl.where(valid, w, 0.0)
@@ -362,7 +405,8 @@ def backward_rows_kernel(
             dw = dl_i[:, None] + dw_part
             dx = dw * w
             dq_sum = tl.dot(dx.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
-            dslopes_in = dx * (offs_n[None, :] - offs_m[:, None])
+            value = (start_n - offs_m).to(ACC)
+            dslopes_in = dx * (value[:, None] + value_2[None, :])
             dslopes = dslopes + tl.sum(dslopes_in, 1)
     # What is left to do after the last tile.
     dq = dq_sum * DIM_D**-0.5
@@ -428,8 +472,12 @@ def backward_columns_kernel(
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x[b,g,r,m,n] = s[b,g,r,m,n] * extent(d) ** -0.5 + slopes[g * extent(r) + r] * (n - m)  if m >= n
-    w[b,g,r,m,n] = exp(x[b,g,r,m,n] - where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m]))  if m >= n
+    x_tile[b,g,r,m,n] = s[b,g,r,m,n] + slopes[g * extent(r) + r] * extent(d) ** 0.5 * offset(n)  if
+        m >= n
+    x_row[b,g,r,m] = slopes[g * extent(r) + r] * to_float(start(n) - start(m)) - slopes[g *
+        extent(r) + r] * offset(m)
+    w[b,g,r,m,n] = exp(x_tile[b,g,r,m,n] * extent(d) ** -0.5 - (where(lse[b,g,r,m] == -inf, inf,
+        lse[b,g,r,m]) - x_row[b,g,r,m]))  if m >= n
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n
@@ -473,7 +521,9 @@ def backward_columns_kernel(
             turn_m = begins[segment] + item % steps * BLOCK_M
             q_base = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r
             head = g * len_r + r
-            slopes_at = tl.load(slopes_ptr + head * slopes_stride_0).to(ACC)
+            slopes_at_address = slopes_ptr + head * slopes_stride_0
+            slopes_at = tl.load(slopes_at_address).to(ACC)
+            product = slopes_at * DIM_D**0.5 * range_n
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
             start_m = turn_m
             if segment != 0:
@@ -484,13 +534,14 @@ def backward_columns_kernel(
             q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
             q = load(q_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
             s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
-            x = s * DIM_D**-0.5 + slopes_at * (offs_n[:, None] - offs_m[None, :])
+            x_tile = s + product[:, None]
+            x_row = slopes_at * (first_n - start_m).to(ACC) - slopes_at * range_m
             lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
             lse_start += tl.cast(start_m, tl.int64)
             lse_ptrs = lse_start + range_m
             lse = load(lse_ptrs, ok_m, segment == 0)  # [BLOCK_M]
-            lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
-            w = exp_above(x, lse_safe[None, :], DTYPE)
+            difference = tl.where(lse == float("-inf"), float("inf"), lse) - x_row
+            w = exp_scaled(x_tile, DIM_D**-0.5, difference[None, :], DTYPE)
             if segment != 0:
                 valid = ok_m[None, :] & (offs_m[None, :] >= offs_n[:, None])
                 w = tl.where(valid, w, 0.0)

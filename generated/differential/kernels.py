@@ -564,7 +564,8 @@ def backward_columns_kernel(
             q1_base = q1_ptr + b * q1_stride_b + g * q1_stride_g + r * q1_stride_r
             q2_base = q2_ptr + b * q2_stride_b + g * q2_stride_g + r * q2_stride_r
             do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
-            lam = tl.load(lam_ptr + g * lam_stride_g + r * lam_stride_r).to(ACC)
+            lam_address = lam_ptr + g * lam_stride_g + r * lam_stride_r
+            lam = tl.load(lam_address).to(ACC)
             offs_m = start_m + range_m
             ok_m = offs_m < len_m
             q1_start = q1_base + tl.cast(start_m, tl.int64) * q1_stride_m

@@ -41,7 +41,7 @@ def load(pointers, ok, FULL: tl.constexpr):
 
 @triton.jit
 def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
 
 
 @triton.jit(do_not_specialize=["len_b", "len_g", "len_r", "len_m", "len_n"])
