@@ -62,7 +62,8 @@ class Online:
         shift = "" if gauge.shift == build.ZERO else writer.printer.operand(gauge.shift, (resident,), 10)
         largest = f"{largest} + {shift}" if shift else largest
         writer.put(f"{name}_new = tl.maximum({name}, {largest})", Stage.TILE)
-        writer.put(f'{name}_safe = tl.where({name}_new == float("-inf"), 0.0, {name}_new)', Stage.TILE)
+        writer.use("finite")
+        writer.put(f"{name}_safe = finite({name}_new, DTYPE)", Stage.TILE)
         writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
         if gauge.offset is not None:
             writer.put(f'delta{tail} = tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', Stage.TILE)

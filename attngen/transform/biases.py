@@ -7,7 +7,7 @@ w[m,n] = exp(x[m,n] - m_i[m])                     x_row[m] = slope * (start(n) -
 Positions are split into the start of a tile and the offset in it, so that differences of large numbers stay exact and what is left for
 each element is small and the same for every tile. Products of sums are multiplied out, cosines and sines of sums follow the addition
 theorems, and two reads of one tensor, at the query and at the key, are taken relative to the first position of a tile. What is added to
-an exponent of a row is rounded once more: this is for precisions in which that is nothing.
+an exponent of a row is rounded once more: this is for precisions in which that is nothing, and for positions, which are not large.
 """
 
 from __future__ import annotations
@@ -73,17 +73,22 @@ def _split(step: Einsum, rows: list[Expr], kernel: Kernel, asked: bool) -> _Part
     terms = _Terms(step.body, row_axis, key_axis, kernel.resident).products()
     if any(Counter(item.factors)[Start(row_axis)] for item in terms if len(_positions(item)) > 1):
         return "a power of a position is not exact, other than in a power of a distance"
+    # Captured values may be so large that a sum with them forgets the scores: they stay where every element meets them, and unscaled.
+    captured = [item for item in terms if _axes([read for factor in item.factors for read in reads(factor)], pair)]
     tiles = [item for item in terms if _axes(item.factors, pair) == pair and not _separates(item, pair)]
-    shared = [item for item in terms if key_axis not in _axes(item.factors, pair)]
-    rest = [item for item in terms if item not in tiles and item not in shared]
-    tile, scale = _main(tiles, kernel)
+    alone = [item for item in terms if key_axis not in _axes(item.factors, pair)]
+    shared = [item for item in alone if item not in captured]
+    rest = [item for item in terms if item not in tiles and item not in alone]
+    scaled = all(item in tiles for item in captured)
+    tile, scale = _main(tiles, kernel) if scaled else (_sum([*tiles, *(item for item in alone if item in captured)]), build.ONE)
     pairs = _pairs(rest, row_axis, key_axis)
     row = build.apply("to_float", _sum(shared))
     sides = [side for both in pairs for side in both]
     before = _work([step.body], kernel)
     after = _work([tile, row, *sides], kernel) + len(pairs) + (scale != build.ONE)
     told = f"rank {len(pairs)}, {after:.3g} operations for each pair, {before:.3g} as it was written"
-    return _Parts(tile, scale, pairs, row, told) if after + _MARGIN <= before or asked else told
+    changes = bool(pairs) or row != build.ZERO
+    return _Parts(tile, scale, pairs, row, told) if changes and (after + _MARGIN <= before or asked) else told
 
 
 class _Terms:

@@ -41,6 +41,16 @@ def exp_above(x, floor, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def finite(x, DTYPE: tl.constexpr):
+    """x, or 0 where nothing is above it: at minus infinity, at half precision near the end of fp32."""
+    if DTYPE.primitive_bitwidth == 16:
+        nothing = x < -2.0e38
+    else:
+        nothing = x == float("-inf")
+    return tl.where(nothing, 0.0, x)
+
+
+@triton.jit
 def load(pointers, ok, FULL: tl.constexpr):
     """A tile; positions that are not `ok` read as 0. FULL promises that all are."""
     if FULL:
@@ -157,7 +167,7 @@ def forward_kernel(
                 valid = ok_n[None, :]
                 x = tl.where(valid, x, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(x, 1))
-            m_i_safe = tl.where(m_i_new == float("-inf"), 0.0, m_i_new)
+            m_i_safe = finite(m_i_new, DTYPE)
             alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
             w = exp_above(x, m_i_safe[:, None], DTYPE)
             l_i = l_i * alpha + tl.sum(w, 1)

@@ -230,9 +230,9 @@ MUTANTS = (
     Mutant("sums that do not follow their maximum", EMIT, "value += f\" * alpha{gauge.removeprefix('m_i')}{lift}\" * power", "pass"),
     Mutant(
         "maximum of nothing",
-        EMIT,
-        '{name}_safe = tl.where({name}_new == float("-inf"), 0.0, {name}_new)',
-        "{name}_safe = {name}_new",
+        LIB,
+        "return tl.where(nothing, 0.0, x)",
+        "return x",
         first="causal_bottom_right",
     ),
     Mutant("maximum over missing scores", EMIT, 'tl.where({valid}, {seen}, float("-inf"))', "tl.where({valid}, {seen}, {seen})"),

@@ -52,6 +52,10 @@ MODS: dict[str, tuple[Mod, int]] = {
 }
 
 
+NO_GAIN = ("squared distance", "rows and keys", "rows")
+"""Values of keys that are formed anew in each turn cost more than they save; captured values of a row stay with each element."""
+
+
 def notes(spec: attngen.Spec, name: str, dtype: str = "bfloat16", role: str = "forward") -> list[Note]:
     """What a rewrite says of one kernel."""
     return [note for note in dict(for_dtype(analyse(spec.cascade), dtype).rewrites).get(name, ()) if note.role == role]
@@ -69,7 +73,7 @@ def case(spec: attngen.Spec, dtype: torch.dtype, scale: float = 1.0) -> tuple[di
 def test_rank(name: str) -> None:
     mod, rank = MODS[name]
     (note,) = notes(attngen.attention(mod, name="biased"), "split_biases")
-    assert note.applied == (name != "squared distance"), "values of keys that are formed anew in each turn cost more than they save"
+    assert note.applied == (name not in NO_GAIN)
     assert note.text.startswith(f"rank {rank},")
 
 
@@ -146,6 +150,24 @@ def test_a_rewrite_that_is_asked_for_applies_or_is_refused(mod: Mod | None, dtyp
     attngen.compile(attngen.attention(squared_distance, name="biased"), require=["split_biases"])
     with pytest.raises(RewriteRefused, match=why):
         attngen.compile(attngen.attention(mod, name="biased"), dtype=dtype, require=["fold_biases"])
+
+
+@pytest.mark.parametrize("large", [-1e9, float(torch.finfo(torch.bfloat16).min)])
+@pytest.mark.parametrize("of", ["rows", "keys"])
+def test_masks_of_large_numbers(of: str, large: float) -> None:
+    """What stands in for minus infinity in many a model, beside slopes: rows and keys that it excludes, forward and backward."""
+    row, key = torch.zeros(B, LONGEST, dtype=torch.float64), torch.zeros(B, LONGEST, dtype=torch.float64)
+    {"rows": row, "keys": key}[of][:, 5:30] = large
+    spec = attngen.attention(lambda s, b, h, q, k: s + slopes[h] * (k - q) + row[b, q] + key[b, k], name="biased")
+    values, cotangents = case(spec, torch.bfloat16)
+    cotangents["lse"] = torch.zeros_like(cotangents["lse"])
+    for without in (frozenset[str](), SPLIT):
+        found, golden = harness.run(spec, values, cotangents, without=without), harness.expected(spec, values, cotangents)
+        # Scores of excluded rows are lost in fp32, and at its end rows attend to nothing; elsewhere results are those of the reference.
+        kept = [i for i in range(M) if of == "keys" or not 5 <= i < 30]
+        assert all(value.isfinite().all() for _, value in found.items() if value.dtype == torch.bfloat16)
+        right = golden.outputs["o"][..., kept, :]
+        assert (found.outputs["o"].double()[..., kept, :] - right).abs().max() <= 0.02 * right.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
