@@ -42,7 +42,7 @@ def exp_scaled(x, scale, floor, DTYPE: tl.constexpr):
 
 @triton.jit
 def finite(x, DTYPE: tl.constexpr):
-    """x, or 0 where nothing is above it: at minus infinity, at half precision near the end of fp32."""
+    """x, or 0 where nothing is above it: at -inf, at half precision near the end of fp32."""
     if DTYPE.primitive_bitwidth == 16:
         nothing = x < -2.0e38
     else:
