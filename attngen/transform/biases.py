@@ -21,7 +21,8 @@ from attngen.ir.algebra import Product, products, signed_terms, times
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Const, Expr, Index, Offset, Read, Start
 from attngen.ir.names import Names
-from attngen.ir.traverse import free_axes, reads, rewrite, walk
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import children, free_axes, reads, rewrite, walk
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note
 from attngen.transform.scales import exponent_row, is_positive, read_by_others
@@ -73,6 +74,9 @@ def _split(step: Einsum, rows: list[Expr], kernel: Kernel, asked: bool) -> _Part
     terms = _Terms(step.body, row_axis, key_axis, kernel.resident).products()
     if any(Counter(item.factors)[Start(row_axis)] for item in terms if len(_positions(item)) > 1):
         return "a power of a position is not exact, other than in a power of a distance"
+    far = [factor for item in terms for factor in item.factors if len(_axes((factor,), pair)) == 1 and _is_absolute(factor)]
+    if far:
+        return f"{print_expr(far[0])} cannot be told relative to a tile"
     # Captured values may be so large that a sum with them forgets the scores: they stay where every element meets them, and unscaled.
     captured = [item for item in terms if _axes([read for factor in item.factors for read in reads(factor)], pair)]
     tiles = [item for item in terms if _axes(item.factors, pair) == pair and not _separates(item, pair)]
@@ -205,6 +209,13 @@ def _swapped(item: Product, old: Expr, new: Expr) -> Product | None:
 def _positions(item: Product) -> list[Expr]:
     """Factors that are starts of tiles, or distances of such."""
     return [factor for factor in item.factors if any(isinstance(node, Start) for node in walk(factor)) and not reads(factor)]
+
+
+def _is_absolute(expr: Expr) -> bool:
+    """Whether a value is computed from a whole position, other than as an index."""
+    if isinstance(expr, Index | Read):
+        return isinstance(expr, Index)
+    return any(map(_is_absolute, children(expr)))
 
 
 def _main(tiles: list[Product], kernel: Kernel) -> tuple[Expr, Expr]:
