@@ -179,8 +179,9 @@ def test_lengths_that_are_cut_differently_have_modules_of_their_own(tmp_path: Pa
 def test_dtypes_that_allow_other_rewrites_have_modules_of_their_own(tmp_path: Path) -> None:
     order = Order(("sm90",), ("bfloat16", "float32"), ((16,), (32,)))
     for name, count in (("causal", 1), ("alibi_causal", 2)):
-        found = {case: module.name for case, module in modules(analyse(catalog.load(name).cascade), name, order).items()}
-        assert len(set(found.values())) == count
+        spec = catalog.load(name)
+        found = modules(analyse(spec.cascade), spec, name, order)
+        assert len({module.name for module in found.values()}) == count
     spec = catalog.load("alibi_causal")
     package = imported(written("alibi_causal", spec, tmp_path, order), "dtypes")
     assert package.find_module(torch.empty(0, dtype=torch.bfloat16), 16, 16) is package.kernels

@@ -44,7 +44,7 @@ MUTANTS = (
         LIB,
         "tl.full((), LOG2E, x.dtype), -(floor * LOG2E))",
         "tl.full((), LOG2E, x.dtype), -floor)",
-        first="rounding",
+        first=OF_BIASES,
     ),
     Mutant("scaled exponents in another base", LIB, "tl.full((), scale * LOG2E, x.dtype)", "tl.full((), scale, x.dtype)", first="rounding"),
     Mutant("scaled exponents without their scale", LIB, "tl.fma(x, tl.full((), scale, x.dtype), -floor)", "(x - floor)"),
@@ -192,9 +192,6 @@ MUTANTS = (
     Mutant("products joined that others need", TRANSFORM, "if uses[name] > 1 or inside[name] > 1 or", "if", first=OF_PRODUCTS),
     # Addresses.
     Mutant("stores without masks", EMIT, "element_ty), mask={' & '.join(masks)})\"", 'element_ty))"'),
-    Mutant(
-        "gradients of padding scattered", EMIT, "*([tail] if tail else []), *self.inside]", "*([tail] if tail else [])]", first="infinite"
-    ),
     Mutant("colliding stores in place of sums", TRANSFORM, "if is_injective(at, axes):", "if at:", first="learned_bias"),
     Mutant("padded features loaded", EMIT, "masks += [ok] if axis in self.writer.shapes.padded else []", "masks += []"),
     Mutant(
