@@ -78,6 +78,7 @@ MORE = {
     "table_twice": variants.SOFTMAX.replace("* 0.25", "* 0.25 + table[m - n + extent(n)] * 0.5 + table[n // 8]", 1).replace(
         "e])", "e]; table: float[:])", 1
     ),
+    "flat": variants.SOFTMAX.replace("* 0.25", "* 0.25 + flat[m * extent(n) + n]", 1).replace("e])", "e]; flat: float[:])", 1),
     "softcap": variants.SOFTMAX.replace("s[b,g,r,m,n] * 0.25", "5.0 * tanh(s[b,g,r,m,n] * 0.25 / 5.0)", 1),
     "dropout": masked("m >= n", "seed: int[]")
     .replace(
@@ -180,6 +181,8 @@ def _capture(name: str, sizes: Sizes, normal: Any) -> Any:
             return normal(heads, sizes.m, sizes.n)
         case "table":
             return normal(sizes.m + sizes.n)
+        case "flat":
+            return normal(sizes.m * sizes.n)
         case "near":
             return normal(sizes.m)
         case "col":

@@ -192,6 +192,7 @@ MUTANTS = (
     Mutant("products joined that others need", TRANSFORM, "if uses[name] > 1 or inside[name] > 1 or", "if", first=OF_PRODUCTS),
     # Addresses.
     Mutant("stores without masks", EMIT, "element_ty), mask={' & '.join(masks)})\"", 'element_ty))"'),
+    Mutant("gradients of padding scattered", EMIT, "*([tail] if tail else []), *self.inside]", "*([tail] if tail else [])]", first="flat"),
     Mutant("colliding stores in place of sums", TRANSFORM, "if is_injective(at, axes):", "if at:", first="learned_bias"),
     Mutant("padded features loaded", EMIT, "masks += [ok] if axis in self.writer.shapes.padded else []", "masks += []"),
     Mutant(
