@@ -136,18 +136,19 @@ class Loads:
         scalars, vectors, masks = into
         at = read.at[position]
         own = self.writer.layout(at)
+        checked = not own and is_head_index(at)
         text = self.writer.printer.code(at, own) if isinstance(at, Index | Const) else str(self.writer.temporary(at, own))
         size = f"{tensor_name(read.tensor)}_size_{position}"
         if isinstance(at, Const) and at.value >= 0:
             masks.append(f"({text} < {self.writer.parameter(size)})")
-        elif not is_head_index(at):
+        elif not checked:
             self.writer.parameter(size)
             wrapped = self.writer.name(f"{tensor_name(read.tensor)}_i")
             self.writer.put(f"{wrapped} = tl.where({text} < 0, {text} + {size}, {text})", self.writer.stage_of(at))
             text = wrapped
             masks.append(self.writer.printer.broadcast(f"({text} >= 0)", own, layout))
             masks.append(self.writer.printer.broadcast(f"({text} < {size})", own, layout))
-        wide = text if is_head_index(at) or isinstance(at, Const) else f"tl.cast({text}, {dtype})"
+        wide = text if checked or isinstance(at, Const) else f"tl.cast({text}, {dtype})"
         (vectors if own else scalars).append(scaled(self.writer.printer.broadcast(wide, own, layout), stride))
 
     def strides(self, read: Read) -> list[str]:
@@ -192,7 +193,7 @@ def scaled(text: str, stride: str) -> str:
 
 
 def is_head_index(expr: Expr) -> bool:
-    """A plain grid index, or the composite of two: its range is the extent that the host checks."""
+    """A plain index, or the composite of two. Over axes of the grid its range is the extent that the host checks."""
     match expr:
         case Index():
             return True
