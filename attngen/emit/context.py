@@ -20,14 +20,19 @@ class BoundsContext:
 
 
 @dataclass(frozen=True, slots=True)
+class ProductsContext(BoundsContext):
+    """The function that forms the products of a tile: the same parts."""
+
+
+@dataclass(frozen=True, slots=True)
 class KernelContext:
     """A kernel, section by section.
 
     Attributes:
-        bounds: what finds its walks, at most one function.
+        bounds: what finds its walks, at most one function. products: what forms those that can go ahead, at most one.
         name: function name.
         title: what it computes, one line; `summary`: the steps.
-        params: run-time parameters in launch order. constexprs: compile-time ones.
+        params: run-time parameters in launch order. constexprs: compile-time ones; flags: those that a tile may set.
         unspecialized: quoted names of parameters whose values must not lead to a new build.
         place: which tile this program owns. prologue: what it keeps. init: the carried state.
         flat: whether it walks over axes of the grid itself, `loop_count` turns, in one loop with the stream; `loop` heads each step.
@@ -37,11 +42,13 @@ class KernelContext:
     """
 
     bounds: tuple[BoundsContext, ...]
+    products: tuple[ProductsContext, ...]
     name: Code
     title: Code
     summary: tuple[Code, ...]
     params: tuple[Code, ...]
     constexprs: tuple[Code, ...]
+    flags: tuple[Code, ...]
     unspecialized: tuple[Code, ...]
     place: tuple[Code, ...]
     keeps: bool
@@ -66,12 +73,12 @@ class KernelContext:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the host calls one kernel: allocation, grid, arguments in the order of its parameters, constants, what is kept of it, and when
+    """How the host calls one kernel: its tile, allocation, grid, arguments in the order of its parameters, constants, what is kept of it, and when
     it is called: "" for always, else what follows is indented. `chunks` heads a loop over chunks of rows, "" for none, `chunk` are
     statements at the beginning of each."""
 
     kernel: Code
-    role: Code
+    tile: Code
     allocate: tuple[Code, ...]
     chunks: Code
     chunk: tuple[Code, ...]
@@ -103,7 +110,7 @@ class Finish:
 @dataclass(frozen=True, slots=True)
 class HostContext:
     """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
-    axis has several tiles; `listed`: whether some kernel walks over a list of tiles, which the caller may keep;
+    axis has several tiles; `tiled`: whether descriptors may fetch tiles; `listed`: whether some kernel walks over a list of tiles, which the caller may keep;
     `chunks`: whether some kernel is called for a chunk of rows at a time."""
 
     forward_title: Code
@@ -111,6 +118,7 @@ class HostContext:
     lengths: tuple[Code, ...]
     runs: bool
     pieces: bool
+    tiled: bool
     listed: bool
     chunks: bool
     forward: tuple[Launch, ...]

@@ -62,6 +62,7 @@ def host_context(plan: Plan) -> HostContext:
         lengths=tuple(_lengths(plan)),
         runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
         pieces=bool(plan.shapes.pieces),
+        tiled=any(lowered.tiled for _, lowered in (*plan.forward, *plan.backward)),
         listed=listed,
         chunks=any(kernel.in_chunks for kernel, _ in plan.backward),
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
@@ -172,11 +173,12 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
     needed = ", ".join(f'"{tensor_name(name)}"' for name in sorted(targets))
     lists = ", ".join(names_of(kernel.lists or kernel.role))
+    tile = f'plain(tiles["{kernel.lists}"])' if kernel.lists else f'tiles["{kernel.role}"]'
     takes = any(other.lists == kernel.role for other, _ in (*plan.forward, *plan.backward))
     conditions = ([f"needed & {{{needed}}}"] if targets else []) + ([f'"{kernel.lists}" not in lists'] if kernel.lists else [])
     return Launch(
         kernel=lowered.context.name,
-        role=Code(kernel.lists or kernel.role),
+        tile=Code(f"described({tile}, {', '.join(lowered.tiled)})" if lowered.tiled else tile),
         allocate=(*([Code(f'{lists} = lists["{kernel.role}"]')] if takes else []), *_allocate(plan, kernel)),
         chunks=Code(f"chunk_begin in range(0, len_{axis}, chunk_rows)" if kernel.in_chunks else ""),
         chunk=tuple(chunks.chunk(kernel, model) if kernel.in_chunks else ()),

@@ -25,13 +25,15 @@ from attngen.transform.pieces import split
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A kernel's context and what the host must pass to it, in order; `limits` are the bounds of its walks."""
+    """A kernel's context and what the host must pass to it, in order; `limits` are the bounds of its walks, `tiled` the tensors whose
+    tiles a descriptor may fetch."""
 
     context: KernelContext
     params: tuple[str, ...]
     constexprs: tuple[str, ...]
     helpers: frozenset[str]
     limits: Bounds
+    tiled: tuple[str, ...]
 
 
 def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ()) -> Lowered:
@@ -50,6 +52,7 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ())
     lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None)
     writer = lowering.run()
     store_tiles(lowering)
+    ahead = lowering.ahead.function(segments) if segments is not None else None
     known = [item.limits.function for item in before if item.limits.function is not None]
     limits = bounds(writer, segments, known) if segments is not None else Bounds(Stage.PROLOGUE, ())
     for name in kernel.outputs:
@@ -60,6 +63,9 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ())
         writer.sections.prologue += limits.lines
         limits = replace(limits, lines=())
     lowered = _assemble(kernel, writer, segments, limits)
+    if ahead is not None:
+        context = replace(lowered.context, products=(ahead,), flags=(Code("PIPE"), *lowered.context.flags))
+        lowered = replace(lowered, context=context)
     return replace(lowered, context=replace(lowered.context, bounds=())) if limits.function in known else lowered
 
 
@@ -117,6 +123,7 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
     blocks = [f"BLOCK_{axis.upper()}" for axis in (resident, *((streamed,) if streamed else ()))]
     types = ["DTYPE", "ACC"]
     constexprs = (*dims, *tiles, *blocks, *types)
+    flags = (Code("TMA"),) if writer.tiled else ()
     by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
     outer = _outer_strides(kernel)
     unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value | outer | writer.chunked]
@@ -125,11 +132,13 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
     below = (*sections.prologue, *sections.init, *sections.loop, *late, *tile, *sections.epilogue, *sections.stores)
     context = KernelContext(
         bounds=(limits.function,) if limits.function is not None else (),
+        products=(),
         name=identifier(f"{kernel.role}_kernel"),
         title=Code(_TITLES["list" if kernel.lists else kernel.role.rstrip("_0123456789")]),
         summary=tuple(line for text in _summary(kernel) for line in folded(text, WIDTH - 4)),
         params=tuple(Code(name) for name in params),
         constexprs=tuple(Code(name) for name in constexprs),
+        flags=flags,
         unspecialized=tuple(Code(f'"{name}"') for name in unspecialized),
         place=_used(_place(kernel, writer, features, segments), below),
         keeps=bool(sections.prologue),
@@ -151,7 +160,7 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
         epilogue=tuple(sections.epilogue),
         stores=tuple(sections.stores),
     )
-    return Lowered(context, params, constexprs, frozenset(writer.helpers), limits)
+    return Lowered(context, params, constexprs, frozenset(writer.helpers), limits, tuple(writer.tiled))
 
 
 def _summary(kernel: Kernel) -> list[str]:

@@ -43,6 +43,8 @@ class Loads:
         layout = self.writer.layout(read)
         if len(layout) > 2:
             raise refuse_shape(read, layout)
+        if stage == Stage.TILE and self.is_matrix(read, layout):
+            return self.fetch(read, layout)
         base = tensor_name(read.tensor) + self.writer.numbers(layout)
         item = self.writer.inputs[read.tensor]
         name = self.writer.name(base if item.axes is not None else f"{base}_at")
@@ -54,7 +56,7 @@ class Loads:
         mask = " & ".join(terms) if len(terms) > 1 else "".join(terms).strip("()")
         if tail is not None and self.writer.full is not None and not self.writer.partial and not masks:
             self.writer.use("load")
-            line = f"{name} = load({pointers}, {tail}, segment == {self.writer.full}){cast}"
+            line = f"{name} = load({pointers}, {tail}, {self.writer.whole_tiles}){cast}"
         else:
             line = f"{name} = tl.load({pointers}{f', mask={mask}, other=0' if mask else ''}){cast}"
         if not self.writer.fits(line):
@@ -64,6 +66,37 @@ class Loads:
         shape = f"  # [{', '.join(self.writer.block(axis) for axis in layout)}]" if layout else ""
         self.writer.put(line + shape if self.writer.fits(line + shape) else line)
         return Value(name, layout, stage, raw)
+
+    def is_matrix(self, read: Read, layout: Layout) -> bool:
+        """Whether a load takes whole rows as they stream, one after the other, from one matrix all along."""
+        axes = tuple(at.axis for at in read.at if isinstance(at, Index))
+        outside = self.writer.inputs[read.tensor].axes is not None and read.tensor not in self.writer.shapes.owned
+        plain = len(axes) == len(read.at) and kind_of(read) == "float" and not set(axes) & set(self.writer.kernel.loops)
+        return outside and plain and layout == (self.writer.kernel.streamed, axes[-1]) and axes[-1] in self.writer.kernel.features
+
+    def fetch(self, read: Read, layout: Layout) -> Value:
+        """A tile of such a matrix, whose descriptor, if it has one, is made before the stream."""
+        writer, (rows, columns) = self.writer, layout
+        stem = tensor_name(read.tensor)
+        name = writer.name(stem + writer.numbers(layout))
+        base: list[str] = []
+        for position, (at, step) in enumerate(zip(read.at, self.strides(read), strict=True)):
+            if at not in (Index(rows), Index(columns)):
+                self.computed(read, position, layout, step, (base, [], []))
+        first = writer.start(f"{stem}_base", [writer.parameter(f"{stem}_ptr"), *base], Stage.PROLOGUE)
+        before = writer.shapes.before(columns)
+        width = " - ".join((writer.length(writer.whole.get(columns, columns)), *before))
+        stride, shape = writer.parameter(f"{stem}_stride_{rows}"), f"{writer.block(rows)}, {writer.block(columns)}"
+        matrix = writer.name(f"{name}_rows")
+        line = f"{matrix} = tiled({' + '.join((first, *before))}, {writer.length(rows)}, {stride}, {width}, {shape}, TMA)"
+        writer.put(line, Stage.PROLOGUE)
+        ok = [f"ok_{columns}[None, :]"] if columns in writer.shapes.padded else []
+        full = "False" if writer.partial or ok else writer.whole_tiles
+        mask = " & ".join((*ok, f"ok_{rows}[:, None]"))
+        writer.put(f"{name} = fetch({matrix}, start_{rows}, {stride}, {mask}, {shape}, {full}, TMA)")
+        writer.tiled[stem] = None
+        writer.helpers |= {"tiled", "fetch"}
+        return Value(name, layout, Stage.TILE, raw=True)
 
     def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:
         """Pointers of a load, the masks it always needs, and the mask it needs only in the last streamed tile.

@@ -17,6 +17,7 @@ from attngen.emit.expression import Layout
 from attngen.emit.fold import add_fold
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.online import Online
+from attngen.emit.pipe import Ahead
 from attngen.emit.sections import Shapes, Stage, Value
 from attngen.emit.totals import add_total
 from attngen.emit.writer import Writer
@@ -52,6 +53,7 @@ class Lowering:
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
         self.folds = {fold.step: fold for fold in kernel.folds}
         self.online = Online(self)
+        self.ahead = Ahead(self)
         self.pair = (kernel.resident, kernel.streamed or "")
 
     def run(self) -> Writer:
@@ -59,7 +61,10 @@ class Lowering:
         for gauge in self.kernel.gauges:
             self.online.carry(gauge)
         for step in self.kernel.steps:
-            self.step(step)
+            if step.name in self.ahead.names:
+                self.ahead.step(step)
+            else:
+                self.step(step)
         for name in self.online.moved:
             self.writer.put(f"{name} = {name}_new", Stage.TILE)
         return self.writer

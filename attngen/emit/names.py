@@ -19,7 +19,8 @@ RESERVED: frozenset[str] = frozenset(
     """
     tl torch triton pid rest segment begins ends begin end full_begin full_end full_length gap full_gap limits any_holds all_hold
     some_fail pair_holds pair_full pair_inside ACC DTYPE LOG2E l I O
-    load safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled random_bits
+    load fetch tiled described memory_of_descriptors plain TMA PIPE
+    safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled random_bits
     forward backward attention alpha delta valid item range float int min max abs sum len
     launch args constants programs pieces tile tiles accumulator needed gradients index scattered steps rows runs lists wide position
     chunk chunk_begin chunk_end chunk_rows chunk_tiles row_elements shape dtype add_by_key by_rows rows_at_once CHUNK_BYTES
@@ -27,7 +28,7 @@ RESERVED: frozenset[str] = frozenset(
     """.split()  # noqa: SIM905  as a list it would fill a screen
 )
 _PREFIXES = (
-    *("offs_", "len_", "ok_", "range_", "start_", "turn_", "list_", "count_", "tile_", "tiles_"),
+    *("offs_", "len_", "ok_", "range_", "start_", "turn_", "next_", "ahead_", "masked_", "list_", "count_", "tile_", "tiles_"),
     *("keys_", "pad_", "dim_", "DIM_", "BLOCK_", "PAD_"),
 )
 # Registers of expressions, and bounds of the second and third piece of a mask.

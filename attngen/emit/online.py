@@ -16,7 +16,8 @@ from attngen.emit.names import Code, tensor_name
 from attngen.emit.sections import Stage, Value
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
-from attngen.ir.traverse import names_read
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start
+from attngen.ir.traverse import names_read, walk
 from attngen.transform.streaming import Accumulator, Gauge
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class Online:
         shift = "" if gauge.shift == build.ZERO else writer.printer.operand(gauge.shift, (resident,), 10)
         largest = f"{largest} + {shift}" if shift else largest
         writer.put(f"{name}_new = tl.maximum({name}, {largest})", Stage.TILE)
-        writer.use("finite")
-        writer.put(f"{name}_safe = finite({name}_new, DTYPE)", Stage.TILE)
+        self.floor(gauge, name)
         writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
         if gauge.offset is not None:
             writer.put(f'delta{tail} = tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', Stage.TILE)
@@ -80,6 +80,36 @@ class Online:
         self.moved.append(name)
         if gauge.offset is not None:
             self.offset(gauge, x, f"{name}_safe")
+
+    def floor(self, gauge: Gauge, name: Code) -> None:
+        """What weights are measured from: the maximum, but where nothing is above it, as in a row that a mask leaves without keys."""
+        writer = self.lowering.writer
+        line = f"{name}_safe = finite({name}_new, DTYPE)"
+        writer.use("finite")
+        if writer.full is None or self.falls(build.read(gauge.exponent, ())):
+            writer.put(line, Stage.TILE)
+        else:
+            writer.put(f"{name}_safe = {name}_new", Stage.TILE)
+            self.lowering.under_masks(line)
+
+    def falls(self, expr: Expr) -> bool:
+        """Whether a value may be -inf, or what stands for it, without a mask: a user's number may be, unless positions multiply it."""
+        match expr:
+            case Const(value=value):
+                return abs(float(value)) == float("inf")
+            case Index() | Extent() | Start() | Offset():
+                return False
+            case Read(tensor=name) if name in self.lowering.by_name:
+                step = self.lowering.by_name[name]
+                return not step.over and self.falls(step.body)
+            case Apply(op="mul", args=(a, b)):
+                return (self.falls(a) and not _has_positions(b)) or (self.falls(b) and not _has_positions(a))
+            case Apply(op="tanh" | "sigmoid"):
+                return False
+            case Apply(op="add" | "sub" | "neg" | "to_float" | "where" | "min" | "max", args=args):
+                return any(self.falls(arg) for arg in args)
+            case _:
+                return True
 
     def read_elsewhere(self, gauge: Gauge) -> bool:
         """Whether the exponent is read by anything but its own weight."""
@@ -114,3 +144,7 @@ class Online:
             terms.append(f"{count}{' * '.join([delta] * i)} * {tensor_name(lower or '')}_old")
             lower = self.lowering.accumulators[lower].lower if lower is not None else None
         return f"({' + '.join(terms)})"
+
+
+def _has_positions(expr: Expr) -> bool:
+    return any(isinstance(node, Index | Start | Offset) for node in walk(expr))

@@ -44,6 +44,11 @@ class Shapes:
         parts = dict(self.pieces).get(axis, (axis,) if axis in self.padded else ())
         return tuple(Code(f"{'PAD' if part in self.padded else 'DIM'}_{part.upper()}") for part in parts)
 
+    def before(self, part: str) -> tuple[Code, ...]:
+        """The constants whose sum is the first column of a piece."""
+        parts = dict(self.pieces).get(self.whole.get(part, part), (part,))
+        return self.constants(self.whole.get(part, part))[: parts.index(part)]
+
 
 def shapes(owned: frozenset[str], cuts: Cuts, taken: Collection[str]) -> Shapes:
     """The shapes of a module.

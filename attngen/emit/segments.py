@@ -125,6 +125,54 @@ def offsets(segments: Segments) -> list[tuple[Code, int | None]]:
     return lines
 
 
+def next_tile(segments: Segments) -> tuple[list[str], str]:
+    """Statements that find the tile of the next turn, whichever walk that belongs to, and where it starts."""
+    streamed = segments.ranges.stream
+    block = f"BLOCK_{streamed.upper()}"
+    if not segments.jumps and not segments.listed:
+        return [], f"start_{streamed} + {block}"
+    name = f"next_{streamed}"
+    after = f"turn_{streamed} + {1 if segments.listed else block}"
+    if segments.listed:
+        lines = [f"{name} = {after}", f"if segment == {FULL}:", f"    {name} = tl.where({name} < ends[0], {name}, begins[1])"]
+        return [*lines, _listed_tile(name, streamed)], name
+    if segments.count == 1:
+        return [f"{name} = {after}", *_jumped(segments, name, MASKED)], name
+    full = [*_jumped(segments, name, FULL), f"{name} = tl.where({after} < ends[0], {name}, masked_{streamed})"]
+    masked = _jumped(segments, name, MASKED)
+    return [
+        f"{name} = {after}",
+        f"if segment == {FULL}:",
+        *(f"    {line}" for line in full),
+        "else:",
+        *(f"    {line}" for line in masked),
+    ], name
+
+
+def first_tile(segments: Segments) -> tuple[list[str], str]:
+    """Statements that find the first tile of all, and where it starts."""
+    streamed = segments.ranges.stream
+    name, masked = f"next_{streamed}", f"masked_{streamed}"
+    if not segments.jumps and not segments.listed:
+        return [], "begins[0]"
+    if segments.listed:
+        return [f"{name} = tl.where(begins[0] < ends[0], begins[0], begins[1])", _listed_tile(name, streamed)], name
+    if segments.count == 1:
+        return [f"{name} = begins[0]", *_jumped(segments, name, MASKED)], name
+    lines = [f"{masked} = begins[1]", *_jumped(segments, masked, MASKED), f"{name} = begins[0]", *_jumped(segments, name, FULL)]
+    return [*lines, f"{name} = tl.where(begins[0] < ends[0], {name}, {masked})"], name
+
+
+def _jumped(segments: Segments, name: str, walked: int) -> list[str]:
+    """Statements that take a turn of a walk to the position of its tile."""
+    return [f"{name} += tl.where({name} >= {place}, {distance}, 0)" for walk_, place, distance in _jumps(segments) if walk_ == walked]
+
+
+def _listed_tile(name: str, streamed: str) -> str:
+    found = f"tl.load(list_start + {name}, mask={name} < list_length, other=0)"
+    return f"{name} = {found}.to(tl.int32) * BLOCK_{streamed.upper()}"
+
+
 def _jumps(segments: Segments) -> list[tuple[int, str, str]]:
     """Walk, place and distance of each jump, in the order of the stream."""
     pieces = range(len(segments.ranges.pieces))

@@ -30,6 +30,8 @@ class Writer:
         self.stage = Stage.PROLOGUE
         self.partial = False
         self.helpers: set[str] = set()
+        self.tiled: dict[str, None] = {}
+        self.whole_tiles = "False" if full is None else f"segment == {full}"
         self.parameters: dict[str, None] = {}
         self.lengths: dict[str, None] = {}
         self.dims: dict[str, None] = {}

@@ -13,14 +13,10 @@ from dataclasses import dataclass
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.pieces import label
+from attngen.ir.special import SPECIAL
 from attngen.ir.traverse import free_axes, reads, walk
 from attngen.transform.partition import Kernel
 
-# Issues of the special function unit; helper functions are counted by what they expand to.
-_SPECIAL = {
-    "exp": 1, "exp2": 1, "log": 1, "log2": 1, "sqrt": 1, "rsqrt": 1, "sin": 1, "cos": 1, "div": 1, "safe_div": 1, "pow": 2, "erf": 2,
-    "tanh": 2, "sigmoid": 2, "softplus": 2, "gelu": 2, "gelu_tanh": 3, "logaddexp": 2,
-}  # fmt: skip
 # Operations that are several instructions.
 _LONG = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4, "random_bits": 50}
 
@@ -119,7 +115,7 @@ def structure(kernel: Kernel) -> Structure:
         totals=sum(pair <= set(step.axes) and bool(set(step.over) & set(kernel.loops)) for step in inside),
         gathered=sum(_is_gather(read, pair) for read in _reads(kernel, inside)),
         stored=sum(1 if item.form == "stored" else 2 for item in kernel.destinations),
-        special=sum(_SPECIAL.get(op, 0) for op in ops),
+        special=sum(SPECIAL.get(op, 0) for op in ops),
         simple=sum(_LONG.get(op, 1) for op in ops),
         masks=sum(_LONG.get(op, 1) for expr in predicates for op in _ops(expr)),
         folded=sum(fold.width for fold in folds.values()),

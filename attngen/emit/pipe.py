@@ -1,0 +1,111 @@
+"""The pipelined form of a stream: with PIPE, the products of the next tile are formed beside the weights of this one (`heads`).
+
+    ahead_n = start_n + BLOCK_N if PIPE else start_n
+    s_formed = forward_products(q, k_rows, ..., ahead_n, ...)
+    s = s_next if PIPE else s_formed
+    s_next = s_formed
+
+What comes after the last tile is formed as well and never used; it reads nothing behind the end of a tensor.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from attngen.emit.context import ProductsContext
+from attngen.emit.layout import WIDTH
+from attngen.emit.names import Code, folded, identifier
+from attngen.emit.segments import Segments, first_tile, next_tile
+from attngen.ir.cascade import Einsum
+from attngen.ir.printer import print_step
+from attngen.ir.traverse import step_reads
+from attngen.transform.heads import heads
+
+if TYPE_CHECKING:
+    from attngen.emit.lower import Lowering
+
+
+class Ahead:
+    """The steps of one kernel that go ahead, and their statements."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
+        self.names = heads(lowering.kernel)
+        self.place = 0
+        self.lines: list[Code] = []
+
+    def step(self, step: Einsum) -> None:
+        """Write a step; its statements leave the turn, but for those that only tiles under masks need."""
+        writer = self.lowering.writer
+        known, section, whole = dict(writer.known), writer.sections.tile, writer.whole_tiles
+        writer.sections.tile, writer.whole_tiles = [], "FULL"
+        self.lowering.step(step)
+        written = writer.sections.tile
+        if not self.lines:
+            self.place = len(section)
+        self.lines += [code for code, walked in written if walked is None]
+        writer.sections.tile = section + [(code, walked) for code, walked in written if walked is not None]
+        writer.known, writer.whole_tiles = known, whole
+
+    def results(self) -> list[str]:
+        """Names of the values that the rest of the turn reads."""
+        rest = [step for step in self.lowering.kernel.steps if step.name not in self.names]
+        read = {name for step in rest for name in step_reads(step)}
+        steps = self.lowering.writer.steps
+        return list(dict.fromkeys(str(steps[name].code) for name in self.names if name in read and name in steps))
+
+    def function(self, segments: Segments) -> ProductsContext | None:
+        """The function that forms the products, and its calls in the kernel; None if nothing goes ahead."""
+        if not self.names:
+            return None
+        kernel, writer = self.lowering.kernel, self.lowering.writer
+        streamed = kernel.streamed or ""
+        results = self.results()
+        body = list(self.lines)
+        if any(f"ok_{streamed}" in line for line in body):
+            writer.length(streamed)
+            body.insert(0, Code(f"ok_{streamed} = start_{streamed} + range_{streamed} < len_{streamed}"))
+        params = _free(body, streamed)
+        name = identifier(f"{kernel.role}_products")
+        ahead = {result: writer.name(f"{result}_next") for result in results}
+        formed = {result: writer.name(f"{result}_formed") for result in results}
+
+        def call(start: str, full: str) -> str:
+            return f"{name}({', '.join((*params, start, full))})"
+
+        lines, position = next_tile(segments)
+        whole = "False" if writer.whole_tiles == "False" else f"{writer.whole_tiles} and not PIPE"
+        turn = [
+            f"ahead_{streamed} = start_{streamed}",
+            "if PIPE:",
+            *(f"    {line}" for line in lines),
+            f"    ahead_{streamed} = {position}",
+            f"{', '.join(formed.values())} = {call(f'ahead_{streamed}', whole)}",
+            *(f"{result} = {ahead[result]} if PIPE else {formed[result]}" for result in results),
+            "if PIPE:",
+            *(f"    {ahead[result]} = {formed[result]}" for result in results),
+        ]
+        writer.sections.tile[self.place : self.place] = [(Code(line), None) for line in turn]
+        lines, position = first_tile(segments)
+        start = [*lines, f"{', '.join(ahead.values())} = {call(position, 'False')}"]
+        writer.sections.init += [Code("if PIPE:  # the first tile"), *(Code(f"    {line}") for line in start)]
+        steps = [step for step in kernel.steps if step.name in self.names]
+        return ProductsContext(
+            name=name,
+            params=tuple(Code(f"{param}: tl.constexpr" if param.isupper() else param) for param in (*params, f"start_{streamed}", "FULL")),
+            title=Code(f"What the tile of {streamed} that starts at `start_{streamed}` is multiplied to."),
+            note=tuple(part for step in steps for part in folded(print_step(step), WIDTH - 4)),
+            body=tuple(body),
+            returned=Code(', '.join(results)),
+        )
+
+
+def _free(lines: list[Code], streamed: str) -> list[str]:
+    """Names that statements read and do not assign, constants last."""
+    nodes = [node for line in lines for node in ast.walk(ast.parse(line))]
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)} | called | {"tl", "FULL", f"start_{streamed}"}
+    free = [name for name in dict.fromkeys(node.id for node in names) if name not in assigned]
+    return sorted(free, key=str.isupper)

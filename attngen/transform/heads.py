@@ -1,0 +1,71 @@
+"""The products that a turn of a stream can form before its time: of the next tile, beside the weights of this one.
+
+    s = q k[j]                                 s = ahead
+    w = exp(s - m)                  ->         ahead = q k[j + 1]      runs on the matrix unit
+    acc = acc + w v[j]                         w = exp(s - m)          meanwhile
+                                               acc = acc + w v[j]
+
+That helps where everything a turn multiplies for its scores must be there before its exponentials can begin. A kernel that has another
+product to run beside them, as the gradients of weights have, gains nothing.
+"""
+
+from __future__ import annotations
+
+from attngen.ir.cascade import Einsum
+from attngen.ir.expr import Apply, Index, Read
+from attngen.ir.special import SPECIAL
+from attngen.ir.traverse import free_axes, reads, step_reads, walk
+from attngen.transform.partition import Kernel, addends
+
+
+def heads(kernel: Kernel) -> tuple[str, ...]:
+    """The steps that go ahead, in order: products of pairs, their sums, and what is folded into them; () where that gains nothing."""
+    if kernel.streamed is None or kernel.loops:
+        return ()
+    pair = {kernel.resident, kernel.streamed}
+    folded = {fold.step for fold in kernel.folds}
+    products = {step.name for step in kernel.steps if pair <= set(step.axes) and step.over and kernel.streamed not in step.over}
+    turning: set[str] = set()
+    found: dict[str, Einsum] = {}
+    for step in kernel.steps:
+        if kernel.streamed not in (*step.axes, *step.over) and not turning & set(step_reads(step)):
+            continue
+        turning.add(step.name)
+        waits = turning & set(step_reads(step)) - set(found)
+        joined = step.name in folded or set(addends(step)) <= set(found) and bool(addends(step))
+        if (step.name in products or joined) and not waits and _from_rows(step, kernel):
+            found[step.name] = step
+    alone = products <= set(found) and not _read_by_others(kernel, found)
+    return tuple(found) if products and alone and all(_feeds_a_function(name, kernel) for name in products) else ()
+
+
+def _from_rows(step: Einsum, kernel: Kernel) -> bool:
+    """Whether what streams into a step are rows at their own positions."""
+    streamed = [read for read in reads(step.body) if kernel.streamed in free_axes(read)]
+    return all(isinstance(at, Index) for read in streamed for at in read.at)
+
+
+def _read_by_others(kernel: Kernel, found: dict[str, Einsum]) -> bool:
+    """Whether a tile of a product serves a later step of its turn as well."""
+    inputs = {item.name for item in kernel.inputs}
+
+    def streamed(step: Einsum) -> set[str]:
+        return {read.tensor for read in reads(step.body) if read.tensor in inputs and kernel.streamed in free_axes(read)}
+
+    ahead = {name for step in found.values() for name in streamed(step)}
+    return any(ahead & streamed(step) for step in kernel.steps if step.name not in found)
+
+
+def _feeds_a_function(name: str, kernel: Kernel) -> bool:
+    """Whether a function that the special unit computes waits for a step."""
+    waiting = {name}
+    for step in kernel.steps:
+        if waiting & set(step_reads(step)):
+            waiting.add(step.name)
+            if any(isinstance(node, Apply) and node.op in SPECIAL and _reads(node, waiting) for node in walk(step.body)):
+                return True
+    return any(gauge.exponent in waiting for gauge in kernel.gauges)
+
+
+def _reads(node: Apply, names: set[str]) -> bool:
+    return any(isinstance(inner, Read) and inner.tensor in names for inner in walk(node))
