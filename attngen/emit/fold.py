@@ -29,8 +29,24 @@ def add_fold(lowering: Lowering, step: Einsum, fold: Fold) -> None:
     sides = [_operand(lowering, f"{name}_{side}", fold, place) for place, side in enumerate(("phi", "psi"))]
     tile = writer.steps[fold.tile.tensor].code
     line = f'{name} = tl.dot({sides[0]}, tl.trans({sides[1]}), {tile}, input_precision="ieee", out_dtype=ACC)'
-    writer.put(line, Stage.TILE)
+    if lowering.ahead.names:
+        # The matrix unit is busy with the next tile then, and has no time to lose.
+        lines = ["if PIPE:", *(f"    {code}" for code in _added(lowering, step, name)), "else:", f"    {line}"]
+    else:
+        lines = [line]
+    for text in lines:
+        writer.put(text, Stage.TILE)
     writer.steps[step.name] = Value(name, lowering.pair, Stage.TILE)
+
+
+def _added(lowering: Lowering, step: Einsum, name: Code) -> list[Code]:
+    """Statements that add the bias element by element."""
+    writer = lowering.writer
+    known, section, writer.sections.tile = dict(writer.known), writer.sections.tile, []
+    writer.assign(name, step.body, lowering.pair, Stage.TILE)
+    lines = [code for code, _ in writer.sections.tile]
+    writer.known, writer.sections.tile = known, section
+    return lines
 
 
 def _operand(lowering: Lowering, base: str, fold: Fold, place: int) -> Code:

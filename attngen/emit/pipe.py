@@ -71,8 +71,11 @@ class Ahead:
         ahead = {result: writer.name(f"{result}_next") for result in results}
         formed = {result: writer.name(f"{result}_formed") for result in results}
 
+        values = [param for param in params if not param.isupper()]
+        constants = [param for param in params if param.isupper()]
+
         def call(start: str, full: str) -> str:
-            return f"{name}({', '.join((*params, start, full))})"
+            return f"{name}({', '.join((*values, start, *constants, full))})"
 
         lines, position = next_tile(segments)
         whole = "False" if writer.whole_tiles == "False" else f"{writer.whole_tiles} and not PIPE"
@@ -93,19 +96,18 @@ class Ahead:
         steps = [step for step in kernel.steps if step.name in self.names]
         return ProductsContext(
             name=name,
-            params=tuple(Code(f"{param}: tl.constexpr" if param.isupper() else param) for param in (*params, f"start_{streamed}", "FULL")),
+            params=(*map(Code, (*values, f"start_{streamed}")), *(Code(f"{param}: tl.constexpr") for param in (*constants, "FULL"))),
             title=Code(f"What the tile of {streamed} that starts at `start_{streamed}` is multiplied to."),
             note=tuple(part for step in steps for part in folded(print_step(step), WIDTH - 4)),
             body=tuple(body),
-            returned=Code(', '.join(results)),
+            returned=Code(", ".join(results)),
         )
 
 
 def _free(lines: list[Code], streamed: str) -> list[str]:
-    """Names that statements read and do not assign, constants last."""
+    """Names that statements read and do not assign."""
     nodes = [node for line in lines for node in ast.walk(ast.parse(line))]
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     names = [node for node in nodes if isinstance(node, ast.Name)]
     assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)} | called | {"tl", "FULL", f"start_{streamed}"}
-    free = [name for name in dict.fromkeys(node.id for node in names) if name not in assigned]
-    return sorted(free, key=str.isupper)
+    return [name for name in dict.fromkeys(node.id for node in names) if name not in assigned]

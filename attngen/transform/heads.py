@@ -19,11 +19,10 @@ from attngen.transform.partition import Kernel, addends
 
 
 def heads(kernel: Kernel) -> tuple[str, ...]:
-    """The steps that go ahead, in order: products of pairs, their sums, and what is folded into them; () where that gains nothing."""
+    """The steps that go ahead, in order: products of pairs and their sums; () where that gains nothing."""
     if kernel.streamed is None or kernel.loops:
         return ()
     pair = {kernel.resident, kernel.streamed}
-    folded = {fold.step for fold in kernel.folds}
     products = {step.name for step in kernel.steps if pair <= set(step.axes) and step.over and kernel.streamed not in step.over}
     turning: set[str] = set()
     found: dict[str, Einsum] = {}
@@ -32,7 +31,7 @@ def heads(kernel: Kernel) -> tuple[str, ...]:
             continue
         turning.add(step.name)
         waits = turning & set(step_reads(step)) - set(found)
-        joined = step.name in folded or set(addends(step)) <= set(found) and bool(addends(step))
+        joined = bool(addends(step)) and set(addends(step)) <= set(found)
         if (step.name in products or joined) and not waits and _from_rows(step, kernel):
             found[step.name] = step
     alone = products <= set(found) and not _read_by_others(kernel, found)
