@@ -94,8 +94,8 @@ MORE = {
     .replace("  x[", "  t[g,r,m,n] = sum[f] phi[g * extent(r) + r,m,f] * psi[n,f]\n  x[")
     .replace("-0.5", "-0.5 + t[g,r,m,n]", 1),
     "branches": masked("abs(m - n) < 60")
-    .replace("v[b,g,n,e])", "v[b,g,n,e], q2[b,g,r,m,d], k2[b,g,n,d])")
-    .replace("  x[", "  s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,g,n,d]\n  x[")
+    .replace("v[b,g,n,e])", "v[b,g,n,e], q2[b,g,r,m,d], k2[b,n,d])")
+    .replace("  x[", "  s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,n,d]\n  x[")
     .replace("= s[b,g,r,m,n] * extent(d) ** -0.5", "= where(m - n < 7, s[b,g,r,m,n], s2[b,g,r,m,n] * 0.5) * extent(d) ** -0.5", 1),
 }
 """Other normalisations under masks."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.analysis.dependence import roles
 from tests.kernels.cases import Case
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -77,11 +78,26 @@ def _filled(storage: Tensor, value: Tensor, place: tuple[slice, ...]) -> Tensor:
     return view
 
 
-def positions_first(value: Tensor) -> Tensor:
-    """A copy stored as [batch, position, heads, feature], or transposed if it has no heads."""
-    if value.dim() < 3:
-        return value.t().contiguous().t() if value.dim() == 2 else value
-    order = (0, value.dim() - 2, *range(1, value.dim() - 2), value.dim() - 1) if value.dim() > 3 else (1, 2, 0)
+def positions_first(case: Case) -> Case:
+    """A case stored as [batch, position, heads, feature]; what has no features lies transposed. Features stay side by side."""
+    axes = {item.name: item.axes or () for item in case.cascade.inputs} | {name: case.cascade.axes(name) for name in case.cotangents}
+    features = set(roles(case.cascade).features)
+
+    def place(name: str, value: Any) -> Any:
+        return _reordered(value, bool(features & set(axes[name]))) if isinstance(value, Tensor) else value
+
+    values = {name: place(name, value) for name, value in case.values.items()}
+    return Case(case.cascade, values, {name: place(name, value) for name, value in case.cotangents.items()})
+
+
+def _reordered(value: Tensor, featured: bool) -> Tensor:
+    """A copy with its last dimension but one in front of the heads, or in front of the batch where there are none."""
+    if value.dim() < 2 + featured:
+        return value
+    if value.dim() > 3:
+        order = (0, value.dim() - 2, *range(1, value.dim() - 2), value.dim() - 1)
+    else:
+        order = (1, 0, 2) if featured else (*range(1, value.dim()), 0)
     back = tuple(order.index(i) for i in range(value.dim()))
     return value.permute(order).contiguous().permute(back)
 

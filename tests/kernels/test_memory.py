@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,11 @@ import torch
 from tests.kernels import cases, harness, memory
 
 SIZES = cases.Sizes(b=2, g=1, r=2, m=40, n=70, d=24, e=16)
-LAYOUTS = {"surrounded": memory.surrounded, "positions_first": memory.positions_first, "expanded": memory.expanded}
+LAYOUTS: dict[str, Callable[[cases.Case], cases.Case]] = {
+    "surrounded": partial(memory.stored, how=memory.surrounded),
+    "positions_first": memory.positions_first,
+    "expanded": partial(memory.stored, how=memory.expanded),
+}
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("variant", cases.ALL)
 def test_layouts(variant, layout):
     """Bit for bit what contiguous copies give; nothing reads padding, and inputs stay as they were."""
-    case = memory.stored(cases.case(variant, SIZES), LAYOUTS[layout])
+    case = LAYOUTS[layout](cases.case(variant, SIZES))
     plain = memory.stored(case, lambda value: value.clone(memory_format=torch.contiguous_format))
     found = harness.run(case.cascade, case.values, case.cotangents)
     harness.exact_to(found, harness.expected(plain.cascade, plain.values, plain.cotangents))
