@@ -7,7 +7,7 @@ no kernel writes shows up in every comparison.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="attngen-kernels-")
 
 @dataclass(frozen=True)
 class Emitted:
-    """An interpreted module, its traced cascade, and how its host functions are called."""
+    """An interpreted module, its traced cascade, how its host functions are called, and the rewrites that changed one of its kernels."""
 
     cascade: Cascade
     module: ModuleType
@@ -46,6 +46,7 @@ class Emitted:
     saved: tuple[str, ...]
     cotangents: tuple[tuple[str, str], ...]
     targets: tuple[str, ...]
+    rewritten: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def emitted(
         saved=tuple(item.name for item in backward.saved),
         cotangents=backward.cotangents,
         targets=tuple(item.name for item in cascade.inputs if item.differentiable),
+        rewritten=frozenset(name for name, notes in source.program.rewrites if any(note.applied for note in notes)),
     )
 
 
@@ -267,6 +269,15 @@ class _LogSumExp(torch.autograd.Function):
 
 
 # ---- comparison
+
+
+def stacked(draws: Sequence[Results]) -> Results:
+    """Results of several draws of values as one, for a contract: the error of a single number, drawn once, is chance."""
+
+    def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    return Results(joined([item.outputs for item in draws]), joined([item.gradients for item in draws]))
 
 
 def exact_to(found: Results, golden: Results, tolerance: float = 1e-12) -> None:
