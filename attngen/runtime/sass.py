@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import networkx as nx
@@ -27,6 +28,8 @@ _GROUPS_LEFT = re.compile(r"gsb0,\s*0x([0-9a-f]+)")
 _WIDTH = re.compile(r"\.(\d+)")
 
 TENSOR_CORE = frozenset({"HGMMA", "QGMMA", "IGMMA", "HMMA", "IMMA", "DMMA", "QMMA", "OMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA"})
+# Rows, columns, depth in opcodes of 16-bit products ("HGMMA.64x128x16.F32.BF16", "HMMA.16816.F32.BF16"), and how many warps issue one.
+_SHAPE = {"HGMMA": (re.compile(r"\.(\d+)x(\d+)x(\d+)"), 4), "HMMA": (re.compile(r"\.(16)(8)(8|16)\b"), 1)}
 _FLOAT_ALU = frozenset({"FADD", "FMUL", "FFMA", "FADD2", "FMUL2", "FFMA2", "FMNMX", "FMNMX3", "FSEL", "F2FP"})
 _LEAVING = frozenset({"BRA", "EXIT", "RET", "BRX", "JMP", "JMX", "KILL"})
 # Opcodes whose first suffix tells what they do.
@@ -63,6 +66,16 @@ class Loop:
     def tensor_ops(self) -> tuple[str, ...]:
         """The opcodes of the tensor-core instructions, each once, in order of appearance; they carry the shapes."""
         return tuple(dict.fromkeys(i.opcode for i in self.body if i.family in TENSOR_CORE))
+
+    def flops(self, num_warps: int) -> int:
+        """What the 16-bit matrix products of one iteration do in a program of so many warps, repeated work included; two a multiply-add."""
+        total = 0
+        for instruction in self.body:
+            if instruction.family in _SHAPE:
+                pattern, warps = _SHAPE[instruction.family]
+                shape = pattern.search(instruction.opcode)
+                total += 2 * prod(map(int, shape.groups())) * num_warps // warps if shape else 0
+        return total
 
     def spill_bytes(self) -> int:
         """Bytes per thread that one iteration stores to and loads from local memory."""

@@ -15,6 +15,7 @@ from attngen.ir.pieces import columns, pieces
 from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
 from attngen.schedule.space import WIDE_ROWS, LengthClass
 from attngen.schedule.structure import Structure
+from attngen.schedule.warps import repeats, uses_wide_units
 from attngen.target import Target
 
 # Heads times batch, queries, keys of the problem that stands for a length class.
@@ -127,11 +128,6 @@ def _sum_bytes(structure: Structure, tile: TileSchedule) -> int:
     return 8 * tile.resident if structure.sums else 0
 
 
-def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:
-    """Whether products read their operands from shared memory (wgmma, tcgen05) instead of registers."""
-    return target.matrix_unit in ("wgmma", "tcgen05") and tile.resident >= WIDE_ROWS and DTYPE_BYTES[dtype] == 2
-
-
 def _columns(axes: Iterable[str], dims: Mapping[str, int]) -> list[int]:
     return [columns(dims[axis]) for axis in axes]
 
@@ -174,8 +170,9 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
         return 40 + tile.resident * sum(_columns(structure.once, dims)) // threads
     words = max(item, 4) / 4
     start, per_carried, per_score, per_further, per_copy, per_stored = _REGISTERS[_unit(tile, dtype, target)]
-    carried = tile.resident * (sum(_columns(structure.carried, dims)) + structure.totals * tile.streamed) * words / threads
-    scores = tile.resident * tile.streamed * words / threads
+    held = repeats(structure, dims, dtype, tile, target)
+    scores = held.scores * tile.resident * tile.streamed * words / threads
+    carried = held.sums * tile.resident * sum(_columns(structure.carried, dims)) * words / threads + structure.totals * scores
     copied = sum(_passing(structure, dims, tile)) * item / 16 / threads
     further = max(0, len(structure.dots) - 1)
     if _unit(tile, dtype, target) == "scalar":
@@ -242,12 +239,13 @@ def _turn(
     if target.matrix_unit in ("wgmma", "tcgen05") and not wide and not scalar:
         # The older instruction runs at half of the rate and less.
         rate = rate / 2
-    tensor = 2 * pairs * columns / rate * (1 + (0.25 if wide and streamed < 64 else 0))
-    special = structure.special * pairs / target.exp2_per_clock
-    accumulators = resident * sum(_columns(structure.carried, dims)) if structure.sums else 0
+    held = repeats(structure, dims, dtype, tile, target)
+    tensor = 2 * pairs * columns * held.products / rate * (1 + (0.25 if wide and streamed < 64 else 0))
+    special = structure.special * pairs * held.scores / target.exp2_per_clock
+    accumulators = held.sums * resident * sum(_columns(structure.carried, dims)) if structure.sums else 0
     fetched = sum(_passing(structure, dims, tile))
     copies = fetched * item / 16
-    issue = ((structure.simple + 3 + structure.sums) * pairs + accumulators + 4 * copies) / _LANES_PER_CLOCK
+    issue = ((structure.simple + 3 + structure.sums) * pairs * held.scores + accumulators + 4 * copies) / _LANES_PER_CLOCK
     # Every 64 rows (or every warp) read the streamed tile anew.
     readers = max(1, resident // WIDE_ROWS) if wide else min(tile.num_warps, max(1, resident // 16))
     products = len(structure.dots) + len(structure.carried)

@@ -74,9 +74,8 @@ def _streamed(structure: Structure, scalar: bool, length: LengthClass) -> tuple[
 
 
 def _idle(resident: int, streamed: int, warps: int, scalar: bool) -> bool:
-    """Whether warps would repeat each other's work: a warp takes at least 16 rows, or shares them when the tile is wide."""
-    if scalar:
+    """Whether warps would repeat each other's work however they stand: a warp takes at least 16 rows and 8 columns, and the narrowest
+    tile for 8 warps is left to the price. Tiles of 64 rows and more may have asynchronous products, whose warps share columns."""
+    if scalar or resident >= WIDE_ROWS:
         return False
-    if resident >= WIDE_ROWS:
-        return False
-    return streamed < 32 or (warps == 8 and resident < 32)
+    return streamed < 32 or (warps == 8 and resident < 32 and streamed < 64)

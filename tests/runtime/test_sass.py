@@ -56,6 +56,13 @@ def test_what_a_loop_issues():
     assert main.spill_bytes() == 8 + 4
 
 
+def test_work_of_matrix_products():
+    (wide,) = sass.main_loops(PIPELINED)
+    assert wide.flops(num_warps=8) == 2 * (2 * 64 * 128 * 16) * 2, "two instructions of each group of four warps"
+    narrow = sass.Loop(0, frozenset(), (sass.Instruction("HMMA.16816.F32.BF16", ""), sass.Instruction("HMMA.1688.F32", "")))
+    assert narrow.flops(num_warps=4) == 2 * 16 * 8 * (16 + 8) * 4
+
+
 def test_overlap_counts_what_runs_before_the_wait():
     (main,) = sass.main_loops(PIPELINED)
     assert main.exp2_overlap() == 0.5
