@@ -21,6 +21,7 @@ from attngen.version import VERSION
 if TYPE_CHECKING:
     from attngen.frontend.spec import Spec
     from attngen.runtime.kernels import Kernels
+    from attngen.runtime.resources import Inspected
 
 _SPEC = "a name of the catalogue, package.module:object, or path/file.py:object"
 
@@ -78,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--plot", type=Path, metavar="FILE", help="with --mask: draw these tiles, as PNG or SVG")
     explain.add_argument("--full", action="store_true", help="everything, not one screen")
 
-    inspect = _command(commands, "inspect", _inspect, "compile for a target, without a GPU, and print registers, spills, shared bytes")
+    inspect = _command(commands, "inspect", _inspect, "compile for a target, without a GPU: registers, spills, shared bytes, main loops")
     _one(inspect)
     inspect.add_argument("--cubin", type=Path, metavar="DIR", help="write DIR/<name>.<role>.cubin")
 
@@ -168,7 +169,7 @@ def _check(arguments: argparse.Namespace) -> int:
     # That the interpreter is slow is no news to who asked for a check.
     logging.getLogger("attngen").setLevel(logging.ERROR)
     spec, kernels, lengths, dtype = _prepared(arguments)
-    rows = _inspected(arguments, kernels, lengths, dtype)
+    rows = [item.row() for item in _inspected(arguments, kernels, lengths, dtype)]
     found = trial(kernels, {capture.name: capture.value for capture in spec.captures}, lengths, dtype)
     good = all(item.holds for item in found)
     errors = [{"name": item.name, "error": item.error, "allowed": item.allowed, "holds": item.holds} for item in found]
@@ -212,9 +213,12 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    _, kernels, lengths, dtype = _prepared(arguments)
-    rows = _inspected(arguments, kernels, lengths, dtype)
-    _print(arguments, rows, _table(rows))
+    from attngen.runtime.resources import report
+
+    found = _inspected(arguments, *_prepared(arguments)[1:])
+    whole, loops = report(found)
+    text = [*_table([item.row() for item in found]), *(["", "one turn of each main loop:", *_table(loops)] if loops else [])]
+    _print(arguments, whole, text)
     return 0
 
 
@@ -285,19 +289,15 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
     return spec, Kernels(program, spec.name, Options(arguments.arch), Knobs.from_env()), lengths, dtype_name(arguments.dtype)
 
 
-def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping[str, int], dtype: str) -> list[dict[str, Any]]:
-    """The compiled kernels as rows; their binaries go to --cubin, where the command has it."""
+def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping[str, int], dtype: str) -> tuple[Inspected, ...]:
+    """The compiled kernels; their binaries go to --cubin, where the command has it."""
     from attngen import target as targets
-    from attngen.runtime.resources import inspect_kernels
+    from attngen.runtime.resources import inspect_kernels, write_binaries
 
-    target = targets.get(arguments.arch)
-    found = inspect_kernels(kernels, lengths, dtype, target)
-    if (folder := getattr(arguments, "cubin", None)) is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for item in found:
-            suffix = "cubin" if target.backend == "cuda" else "hsaco"
-            (folder / f"{item.resources.name}.{item.resources.role}.{suffix}").write_bytes(item.compiled.binary)
-    return [item.row() for item in found]
+    found = inspect_kernels(kernels, lengths, dtype, targets.get(arguments.arch))
+    if getattr(arguments, "cubin", None) is not None:
+        write_binaries(found, arguments.cubin)
+    return found
 
 
 class Progress:

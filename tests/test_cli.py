@@ -116,6 +116,10 @@ def test_inspect_compiles_for_a_target(tmp_path: Path, capsys: pytest.CaptureFix
     assert all(row["shared_bytes"] <= row["shared_bytes_predicted"] for row in rows)
     for row in rows:
         assert (tmp_path / "cubins" / f"causal.{row['role']}.cubin").read_bytes().startswith(b"\x7fELF")
+        assert bool(row["loops"]) == (row["block_n"] is not None)
+        for loop in row["loops"]:
+            assert loop["repeated"] == 1
+            assert 0 < loop["peak_share"] < 1
 
 
 def test_check_measures_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,15 @@
 """What the kernels of a variant take on a target: real compiles, no GPU needed.
 
-Takes the `Kernels` of a variant with feature lengths, dtype and target, gives one frozen `Resources` a kernel, with its binary. Schedules
-are those a call would run with. Nothing is launched.
+Takes the `Kernels` of a variant with feature lengths, dtype and target, gives one frozen `Resources` a kernel, with its binary and, when
+asked, what its main loops take. Schedules are those a call would run with. Nothing is launched.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import ModuleType
 
 from attngen.errors import CompileFailed
@@ -16,9 +17,11 @@ from attngen.pipeline import Source
 from attngen.runtime.inspect import Compiled, compile_many
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.measure import Emitted, Task, compile_job, row_of
+from attngen.runtime.static import Static, statics, work_of
 from attngen.runtime.triton_api import knobs
 from attngen.schedule.choose import Request
 from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.structure import structure
 from attngen.target import Target
 
 
@@ -48,14 +51,21 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """A kernel's figures and what the compiler made."""
+    """A kernel's figures, what the compiler made, and of what."""
 
     resources: Resources
     compiled: Compiled
+    task: Task
 
     def row(self) -> dict[str, object]:
         """The figures, as JSON takes them."""
         return asdict(self.resources)
+
+    def loops(self) -> tuple[Static, ...]:
+        """The main loops, read from the machine code; none for AMD's targets and for kernels without tensor-core loops."""
+        request, tile = self.task.request, self.task.tile
+        held = structure(next(kernel for kernel in self.task.emitted.source.program.kernels if kernel.role == self.task.role))
+        return statics(self.compiled, work_of(held, request.extents, request.dtype, tile), request.target, tile.num_warps)
 
 
 def inspect_kernels(
@@ -118,4 +128,55 @@ def _inspected(name: str, task: Task, compiled: Compiled) -> Inspected:
         shared_bytes=row.shared_bytes,
         shared_bytes_predicted=row.shared_bytes_predicted,
     )
-    return Inspected(resources, compiled)
+    return Inspected(resources, compiled, task)
+
+
+# ---- for people and files
+
+
+def report(found: Iterable[Inspected]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Kernels with their main loops.
+
+    Returns:
+        The figures of each kernel with its loops under "loops", as JSON takes them; and a table of one row a loop, those of a kernel in the
+        order of its text. `static.Static` has the meaning of its columns; there, overlaps and the share of the peak are in percent.
+    """
+    looked = [(item, item.loops()) for item in found]
+    whole = [{**item.row(), "loops": [asdict(loop) for loop in loops]} for item, loops in looked]
+    return whole, [_loop_row(item.resources.role, number, loop) for item, loops in looked for number, loop in enumerate(loops, 1)]
+
+
+def _loop_row(role: str, number: int, loop: Static) -> dict[str, object]:
+    shapes = " ".join(f"{count}x{_short(opcode)}" for opcode, count in loop.tensor)
+    copies = {"TMA": loop.bulk_copies, "LDGSTS": loop.async_copies, "LDG": loop.loads}
+    cycles = loop.cycles
+    return {
+        "role": role,
+        "loop": number,
+        "instr": loop.instructions,
+        "tensor": shapes,
+        "repeat": "-" if loop.repeated is None else f"{loop.repeated:.2f}",
+        "exp2": loop.exp2,
+        "exp2%": round(100 * loop.exp2_overlap),
+        "alu%": round(100 * loop.alu_overlap),
+        "bar": loop.barriers,
+        "copies": " ".join(f"{count}x{name}" for name, count in copies.items() if count) or "-",
+        "spill_B": loop.spill_bytes,
+        "serial": ",".join(loop.notes) or ("yes" if loop.serialized else "-"),
+        "per_SM": loop.programs_per_sm,
+        "cycles tensor/exp/issue/shared": f"{cycles.tensor:.0f}/{cycles.special:.0f}/{cycles.issue:.0f}/{cycles.shared:.0f}",
+        "peak%": round(100 * loop.peak_share),
+    }
+
+
+def _short(opcode: str) -> str:
+    """Family and shape of a tensor-core opcode."""
+    return ".".join(opcode.split(".")[:2])
+
+
+def write_binaries(found: Iterable[Inspected], folder: Path) -> None:
+    """Write each kernel to `folder`, made if need be, as <name>.<role>.cubin or, for AMD, .hsaco."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in found:
+        suffix = "cubin" if item.task.request.target.backend == "cuda" else "hsaco"
+        (folder / f"{item.resources.name}.{item.resources.role}.{suffix}").write_bytes(item.compiled.binary)

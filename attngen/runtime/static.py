@@ -1,0 +1,278 @@
+"""What one turn of a main loop takes on an NVIDIA target, read from its machine code: the static gate of performance.
+
+Takes a `Compiled` kernel with the `Work` that its tile has to do, gives a frozen `Static` for each of its main loops: instructions, shapes
+of tensor-core instructions, exponentials and how many of them run beside the tensor cores, barriers, copies, spills, products that warps
+repeat, and cycles of one SM with the share of the tensor peak that they allow. No GPU is needed and nothing is timed: latencies, L2 and
+device memory are left out, so the share bounds what a kernel may reach and orders kernels among each other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from attngen.ir.pieces import columns
+from attngen.runtime import sass
+from attngen.runtime.inspect import Compiled
+from attngen.runtime.sass import Instruction, Loop
+from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
+from attngen.schedule.structure import Structure
+from attngen.target import Target
+
+_WIDE_SHAPE = re.compile(r"\.(\d+)x(\d+)x(\d+)")
+# Instructions of one warp are 16 rows by 8 columns, save those for float64, and the rest of the digits is the depth.
+_WARP_SHAPE = re.compile(r"\.(16|8)8(\d+)")
+_NOTE = re.compile(r"\((C75\d\d)\)")
+_WIDE = frozenset({"HGMMA", "QGMMA", "IGMMA"})
+# Rates of the tensor cores as a part of that of 16-bit operands.
+_RATES = {"DMMA": 1 / 16, "IMMA": 2, "QMMA": 2, "OMMA": 2, "QGMMA": 2, "IGMMA": 2}
+_TF32_RATE = 1 / 2
+# Where wgmma exists, the older instruction runs at half of the rate.
+_OLDER_RATE = 1 / 2
+_WARPS_PER_GROUP = 4
+_SCHEDULERS = 4
+_SHARED_BYTES_PER_CLOCK = 128
+# What the driver keeps of shared memory for every program, and the unit in which a warp gets registers, per thread.
+_RESERVED_BYTES = 1024
+_REGISTER_UNIT = 8
+_PROGRAMS = 32
+
+_BARRIERS = frozenset({"BAR", "UCGABAR_WAIT"})
+_BULK = frozenset({"UTMALDG", "UBLKCP"})
+_SHARED_ACCESS = frozenset({"LDS", "STS", "LDSM", "STSM", "LDGSTS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one turn has to do: `flops` of its products, a multiply-add counting as two, and `fetched_bytes` of the tiles it fetches."""
+
+    flops: int
+    fetched_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cycles:
+    """Cycles that one program's turn keeps each unit of an SM busy: tensor cores, special function unit, issue slots, shared memory.
+
+    Operands of tcgen05 are not counted with shared memory, for its opcodes carry no shape.
+    """
+
+    tensor: float
+    special: float
+    issue: float
+    shared: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Static:
+    """One main loop; counts are instructions of one warp in one turn, inner branches taken.
+
+    Attributes:
+        instructions: all of them.
+        tensor: opcodes of the tensor cores, which carry the shapes, with how often each occurs.
+        exp2: MUFU.EX2.
+        exp2_overlap, alu_overlap: share of them, and of the float arithmetic, that is issued while a wgmma is in flight; 0 if serialised.
+        barriers: of all warps.
+        bulk_copies, async_copies, loads: from global memory, by TMA, by LDGSTS, and to registers.
+        spill_bytes: stored and loaded per thread.
+        notes: of ptxas on wgmma, such as "C7511". serialized: it runs them one after the other.
+        repeated: flops that the warps issue over those of `Work`; None where opcodes carry no shape (tcgen05). 2 means that every product
+            is formed twice.
+        programs_per_sm: that registers, shared memory and threads allow.
+        cycles: of one turn of one program.
+        peak_share: share of the tensor peak at which `Work` is done if nothing waits but what is seen here.
+    """
+
+    instructions: int
+    tensor: tuple[tuple[str, int], ...]
+    exp2: int
+    exp2_overlap: float
+    alu_overlap: float
+    barriers: int
+    bulk_copies: int
+    async_copies: int
+    loads: int
+    spill_bytes: int
+    notes: tuple[str, ...]
+    serialized: bool
+    repeated: float | None
+    programs_per_sm: int
+    cycles: Cycles
+    peak_share: float
+
+
+def work_of(structure: Structure, lengths: Mapping[str, int], dtype: str, tile: TileSchedule) -> Work:
+    """The work of one turn of a kernel: exact products of its contractions and of its narrow products, and the tiles that pass.
+
+    Args:
+        structure: of the kernel.
+        lengths: of its feature axes.
+        dtype: of its tensors.
+        tile: its schedule.
+    """
+    pairs = tile.resident * (tile.streamed or 0)
+    width = sum(lengths[axis] for axis in (*structure.dots, *structure.carried)) + structure.folded
+    passing = (tile.streamed or 0) * sum(columns(lengths[axis]) for axis in structure.passing)
+    again = tile.resident * sum(columns(lengths[axis]) for axis in structure.again)
+    return Work(2 * pairs * width, (passing + again) * DTYPE_BYTES[dtype])
+
+
+def statics(compiled: Compiled, work: Work, target: Target, num_warps: int) -> tuple[Static, ...]:
+    """The main loops of a kernel, in the order of its text; none where it has no loop with tensor-core instructions.
+
+    Args:
+        compiled: for `target`, which is one of NVIDIA's.
+        work: of one turn.
+        target: what it was compiled for.
+        num_warps: that walk the loop together, without those that Triton adds for specialisation.
+
+    Raises:
+        InternalError: the binary cannot be disassembled.
+    """
+    if target.backend != "cuda":
+        return ()
+    return tuple(_static(loop, compiled, work, target, num_warps) for loop in sass.main_loops(sass.disassemble(compiled.binary)))
+
+
+def programs_per_sm(compiled: Compiled, target: Target) -> int:
+    """How many programs an SM holds at a time, by what the compiled kernel takes; at least 1."""
+    threads = compiled.num_warps * target.warp_size
+    registers = ceil(compiled.registers / _REGISTER_UNIT) * _REGISTER_UNIT
+    by_shared = target.shared_bytes_per_sm // (compiled.shared_bytes + _RESERVED_BYTES)
+    return max(1, min(by_shared, target.registers_per_sm // (threads * registers), target.threads_per_sm // threads, _PROGRAMS))
+
+
+def flops(opcode: str) -> int | None:
+    """Operations of one tensor-core instruction, a multiply-add counting as two; None where the opcode carries no shape."""
+    if wide := _WIDE_SHAPE.search(opcode):
+        return 2 * int(wide[1]) * int(wide[2]) * int(wide[3])
+    if narrow := _WARP_SHAPE.search(opcode):
+        return 2 * int(narrow[1]) * 8 * int(narrow[2])
+    return None
+
+
+# ---- one loop
+
+
+def _static(loop: Loop, compiled: Compiled, work: Work, target: Target, num_warps: int) -> Static:
+    counts = loop.counts()
+    tensor = Counter(i.opcode for i in loop.body if i.family in sass.TENSOR_CORE)
+    serialized = compiled.serialized_wgmma
+    exp2_overlap, alu_overlap = (0.0, 0.0) if serialized else (loop.exp2_overlap(), loop.alu_overlap())
+    cycles = _cycles(loop, tensor, work, target, num_warps)
+    programs = programs_per_sm(compiled, target)
+    exposed = max((1 - exp2_overlap) * cycles.special, (1 - alu_overlap) * cycles.issue)
+    peak = work.flops / target.bf16_flops_per_clock
+    return Static(
+        instructions=len(loop.body),
+        tensor=tuple(tensor.items()),
+        exp2=counts["MUFU.EX2"],
+        exp2_overlap=exp2_overlap,
+        alu_overlap=alu_overlap,
+        barriers=sum(counts[family] for family in _BARRIERS),
+        bulk_copies=sum(counts[family] for family in _BULK),
+        async_copies=counts["LDGSTS"],
+        loads=counts["LDG"],
+        spill_bytes=loop.spill_bytes(),
+        notes=tuple(dict.fromkeys(note for warning in compiled.warnings for note in _NOTE.findall(warning))),
+        serialized=serialized,
+        repeated=_repeated(tensor, work, num_warps),
+        programs_per_sm=programs,
+        cycles=cycles,
+        peak_share=peak / turn_cycles(cycles, exposed, programs),
+    )
+
+
+def turn_cycles(cycles: Cycles, exposed: float, programs: int) -> float:
+    """How long a turn takes an SM that has `programs` of them to share.
+
+    Args:
+        cycles: of one program's turn.
+        exposed: cycles of the softmax during which this program leaves the tensor cores idle. Other programs fill equal parts of them.
+        programs: on the SM.
+
+    Returns:
+        Cycles for each turn of each program.
+    """
+    full = max(cycles.tensor, cycles.special, cycles.issue, cycles.shared)
+    alone = max(full, max(cycles.tensor, cycles.shared) + exposed)
+    return full + (alone - full) / programs
+
+
+def _issuers(opcode: str, num_warps: int) -> int:
+    """How many times the warps of a program execute one instruction of the text: a wgmma belongs to four of them."""
+    return max(1, num_warps // _WARPS_PER_GROUP) if opcode.split(".")[0] in _WIDE else num_warps
+
+
+def _repeated(tensor: Mapping[str, int], work: Work, num_warps: int) -> float | None:
+    issued = 0
+    for opcode, count in tensor.items():
+        each = flops(opcode)
+        if each is None:
+            return None
+        issued += each * count * _issuers(opcode, num_warps)
+    return issued / work.flops if work.flops else None
+
+
+def _cycles(loop: Loop, tensor: Mapping[str, int], work: Work, target: Target, num_warps: int) -> Cycles:
+    lanes = num_warps * target.warp_size
+    special = sum(instruction.opcode.startswith("MUFU.") for instruction in loop.body)
+    moved = sum(_shared_bytes(instruction, num_warps, target) for instruction in loop.body)
+    if any(instruction.family in _BULK for instruction in loop.body):
+        # The size of a bulk copy stands in its descriptor.
+        moved += work.fetched_bytes
+    return Cycles(
+        tensor=_tensor_cycles(tensor, work, target, num_warps),
+        special=special * lanes / target.exp2_per_clock,
+        issue=len(loop.body) * num_warps / _SCHEDULERS,
+        shared=moved / _SHARED_BYTES_PER_CLOCK,
+    )
+
+
+def _tensor_cycles(tensor: Mapping[str, int], work: Work, target: Target, num_warps: int) -> float:
+    """Cycles for what is issued; for what has to be done where opcodes carry no shape."""
+    total = 0.0
+    for opcode, count in tensor.items():
+        each = flops(opcode)
+        if each is None:
+            return work.flops / target.bf16_flops_per_clock
+        family = opcode.split(".")[0]
+        rate = _RATES.get(family, 1.0) * (_TF32_RATE if ".TF32" in opcode else 1)
+        rate *= _OLDER_RATE if target.matrix_unit in ("wgmma", "tcgen05") and family not in _WIDE else 1
+        total += each * count * _issuers(opcode, num_warps) / (rate * target.bf16_flops_per_clock)
+    return total
+
+
+def _shared_bytes(instruction: Instruction, num_warps: int, target: Target) -> int:
+    """Bytes of shared memory that all warps move by one instruction of the text."""
+    if instruction.family in _WIDE:
+        return _operand_bytes(instruction) * _issuers(instruction.opcode, num_warps)
+    if instruction.family not in _SHARED_ACCESS:
+        return 0
+    return _bytes_per_lane(instruction) * num_warps * target.warp_size
+
+
+def _operand_bytes(instruction: Instruction) -> int:
+    """Bytes of the operands of a wgmma that lie in shared memory: the second one always, the first one unless it is in registers."""
+    shape = _WIDE_SHAPE.search(instruction.opcode)
+    if shape is None:
+        return 0
+    rows, width, depth = (int(extent) for extent in shape.groups())
+    # Every instruction takes 32 bytes of depth, whatever the type.
+    item = 32 // depth
+    operands = [text.strip() for text in instruction.operands.split(",")]
+    first = 0 if len(operands) > 1 and operands[1].startswith("R") else rows
+    return (first + width) * depth * item
+
+
+def _bytes_per_lane(instruction: Instruction) -> int:
+    """Of a load, store or copy; matrices of 8 x 8 two-byte elements are 4 bytes a lane each."""
+    parts = instruction.opcode.split(".")[1:]
+    if instruction.family in ("LDSM", "STSM"):
+        return 4 * (int(parts[-1]) if parts[-1].isdigit() else 1)
+    widths = [int(part) // 8 for part in parts if part in ("32", "64", "128")]
+    narrow = {"U8": 1, "S8": 1, "U16": 2, "S16": 2}
+    return widths[0] if widths else next((narrow[part] for part in parts if part in narrow), 4)
