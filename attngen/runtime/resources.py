@@ -17,7 +17,7 @@ from attngen.pipeline import Source
 from attngen.runtime.inspect import Compiled, compile_many
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.measure import Emitted, Task, compile_job, row_of
-from attngen.runtime.static import Static, statics, work_of
+from attngen.runtime.static import Static, statics, table_row, work_of
 from attngen.runtime.triton_api import knobs
 from attngen.schedule.choose import Request
 from attngen.schedule.plan import ModuleSchedule
@@ -139,39 +139,11 @@ def report(found: Iterable[Inspected]) -> tuple[list[dict[str, object]], list[di
 
     Returns:
         The figures of each kernel with its loops under "loops", as JSON takes them; and a table of one row a loop, those of a kernel in the
-        order of its text. `static.Static` has the meaning of its columns; there, overlaps and the share of the peak are in percent.
+        order of its text.
     """
-    looked = [(item, item.loops()) for item in found]
-    whole = [{**item.row(), "loops": [asdict(loop) for loop in loops]} for item, loops in looked]
-    return whole, [_loop_row(item.resources.role, number, loop) for item, loops in looked for number, loop in enumerate(loops, 1)]
-
-
-def _loop_row(role: str, number: int, loop: Static) -> dict[str, object]:
-    shapes = " ".join(f"{count}x{_short(opcode)}" for opcode, count in loop.tensor)
-    copies = {"TMA": loop.bulk_copies, "LDGSTS": loop.async_copies, "LDG": loop.loads}
-    cycles = loop.cycles
-    return {
-        "role": role,
-        "loop": number,
-        "instr": loop.instructions,
-        "tensor": shapes,
-        "repeat": "-" if loop.repeated is None else f"{loop.repeated:.2f}",
-        "exp2": loop.exp2,
-        "exp2%": round(100 * loop.exp2_overlap),
-        "alu%": round(100 * loop.alu_overlap),
-        "bar": loop.barriers,
-        "copies": " ".join(f"{count}x{name}" for name, count in copies.items() if count) or "-",
-        "spill_B": loop.spill_bytes,
-        "serial": ",".join(loop.notes) or ("yes" if loop.serialized else "-"),
-        "per_SM": loop.programs_per_sm,
-        "cycles tensor/exp/issue/shared": f"{cycles.tensor:.0f}/{cycles.special:.0f}/{cycles.issue:.0f}/{cycles.shared:.0f}",
-        "peak%": round(100 * loop.peak_share),
-    }
-
-
-def _short(opcode: str) -> str:
-    """Family and shape of a tensor-core opcode."""
-    return ".".join(opcode.split(".")[:2])
+    looked = [(item.resources.role, item.row(), item.loops()) for item in found]
+    whole = [{**row, "loops": [asdict(loop) for loop in loops]} for _, row, loops in looked]
+    return whole, [{"role": role, "loop": number, **table_row(loop)} for role, _, loops in looked for number, loop in enumerate(loops, 1)]
 
 
 def write_binaries(found: Iterable[Inspected], folder: Path) -> None:

@@ -154,6 +154,27 @@ def flops(opcode: str) -> int | None:
     return None
 
 
+def table_row(loop: Static) -> dict[str, int | str]:
+    """A loop as a row for people: overlaps and the share of the peak in percent, counts of a kind together in one column."""
+    copies = {"TMA": loop.bulk_copies, "LDGSTS": loop.async_copies, "LDG": loop.loads}
+    cycles = loop.cycles
+    return {
+        "instr": loop.instructions,
+        "tensor": " ".join(f"{count}x{'.'.join(opcode.split('.')[:2])}" for opcode, count in loop.tensor),
+        "repeat": "-" if loop.repeated is None else f"{loop.repeated:.2f}",
+        "exp2": loop.exp2,
+        "exp2%": round(100 * loop.exp2_overlap),
+        "alu%": round(100 * loop.alu_overlap),
+        "bar": loop.barriers,
+        "copies": " ".join(f"{count}x{name}" for name, count in copies.items() if count) or "-",
+        "spill_B": loop.spill_bytes,
+        "wgmma": " ".join((*loop.notes, *(["serialised"] if loop.serialized else []))) or "-",
+        "per_SM": loop.programs_per_sm,
+        "cycles tensor/exp/issue/shared": f"{cycles.tensor:.0f}/{cycles.special:.0f}/{cycles.issue:.0f}/{cycles.shared:.0f}",
+        "peak%": round(100 * loop.peak_share),
+    }
+
+
 # ---- one loop
 
 

@@ -1,0 +1,114 @@
+"""`python -m benchmarks.static`: record what kernels take, or check that nothing got worse.
+
+No GPU is needed: kernels are compiled for sm90 and read. Without options every case is compiled, record.jsonl and results.md are renewed;
+options choose among the cases, and what they leave out stays as it was recorded. Exit code 1: something got worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from benchmarks.static.record import PATH, Record, read, worse
+
+if TYPE_CHECKING:
+    from benchmarks.static.cases import Case
+    from benchmarks.static.record import Row
+
+SECTIONS = ("variants", "baselines")
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.static", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the record and write nothing")
+    parser.add_argument("--section", nargs="+", choices=SECTIONS, default=SECTIONS, help="kernels of the catalogue, or those of others")
+    parser.add_argument("--name", nargs="+", help="variants, or masks of the baselines")
+    parser.add_argument("--head-dim", nargs="+", metavar="N[,N]", help="such as 64 or 192,128")
+    parser.add_argument("--tables", action="store_true", help="write results.md from the record and compile nothing")
+    arguments = parser.parse_args()
+    if arguments.tables:
+        return _tables(read())
+    chosen = _chosen(arguments)
+    if not chosen:
+        parser.error("no case is left")
+    return _check(chosen) if arguments.check else _renew(chosen)
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Case]:
+    from benchmarks.static.cases import cases
+
+    return [
+        case
+        for case in cases()
+        if ("variants" if case.source == "attngen" else "baselines") in arguments.section
+        and (arguments.name is None or case.name in arguments.name)
+        and (arguments.head_dim is None or case.head_dim in arguments.head_dim)
+    ]
+
+
+def _measured(chosen: list[Case]) -> list[tuple[Case, tuple[Row, ...] | str]]:
+    """The rows of each case, or why there are none; one line of progress a case."""
+    from benchmarks.static.cases import refused
+
+    found: list[tuple[Case, tuple[Row, ...] | str]] = []
+    for number, case in enumerate(chosen, 1):
+        start = time.perf_counter()
+        rows = refused(case)
+        said = rows if isinstance(rows, str) else f"{len(rows)} kernels"
+        print(f"[{number}/{len(chosen)}] {case}: {said}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        found.append((case, rows))
+    return found
+
+
+def _renew(chosen: list[Case]) -> int:
+    from benchmarks.static.cases import cases
+
+    before, holds_for = read(), _holds_for()
+    if len(chosen) < len(cases()) and before.rows and before.holds_for != holds_for:
+        print(f"The record holds for {before.holds_for}, this machine has {holds_for}: renew all of it, without options.", file=sys.stderr)
+        return 1
+    kept = Record(holds_for, before.rows if len(chosen) < len(cases()) else {})
+    record = kept.with_rows(row for _, rows in _measured(chosen) if not isinstance(rows, str) for row in rows)
+    record.write()
+    return _tables(record)
+
+
+def _tables(record: Record) -> int:
+    from benchmarks.static import report
+
+    report.write(record)
+    print(f"{len(record.rows)} kernels in {PATH.name} and {report.PATH.name}", file=sys.stderr)
+    return 0
+
+
+def _check(chosen: list[Case]) -> int:
+    record, problems = read(), 0
+    if record.holds_for != _holds_for():
+        print(f"The record holds for {record.holds_for}, this machine has {_holds_for()}.", file=sys.stderr)
+        return 1
+    for case, rows in _measured(chosen):
+        if isinstance(rows, str):
+            problems += any(key[:2] == (case.source, case.name) for key in record.rows)
+            continue
+        for row in rows:
+            before = record.rows.get(row.key)
+            said = ["is not recorded"] if before is None else worse(before, row)
+            problems += len(said)
+            print(*(f"{row}: {text}" for text in said), sep="\n", end="\n" * bool(said))
+    print(f"{problems} figures are worse" if problems else "nothing is worse", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _holds_for() -> dict[str, str]:
+    """What figures depend on besides the code."""
+    from benchmarks.static.cases import DTYPE, TARGET
+
+    return {"target": TARGET.name, "dtype": DTYPE, "triton": metadata.version("triton").partition("+")[0]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""What is measured: the kernels of the catalogue, and those that they are held against. Compiles, and gives one row a kernel."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from attngen import catalog, target
+from attngen.deploy import parse_head_dims
+from attngen.errors import AttngenError
+from attngen.frontend.spec import captured_lengths
+from attngen.knobs import Knobs
+from attngen.pipeline import analyse
+from attngen.runtime.handle import feature_lengths
+from attngen.runtime.inspect import Compiled, CompileJob, compile_kernel
+from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.ordering import best_order
+from attngen.runtime.resources import inspect_kernels
+from attngen.runtime.static import Work, statics
+from attngen.schedule.plan import TileSchedule
+from benchmarks.static import flex, one_pass
+from benchmarks.static.record import Row
+
+DTYPE = "bfloat16"
+TARGET = target.get("sm90")
+PLAIN = ("full", "causal")
+BASELINES = ("FlexAttention", "one-pass loop")
+# The one-pass loop runs at tiles that do not spill.
+_TILES = {64: TileSchedule(128, 128, 8, 2), 128: TileSchedule(128, 128, 8, 2), 256: TileSchedule(128, 64, 8, 2)}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A variant of the catalogue, or the mask of a baseline, at feature lengths such as "128" or "192,128"."""
+
+    source: str
+    name: str
+    head_dim: str
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.name} {self.head_dim}"
+
+
+def cases() -> tuple[Case, ...]:
+    """All cases, those of the catalogue first."""
+    found = [Case("attngen", name, head_dim) for name in catalog.names() for head_dim in ("64", "128")]
+    found += [Case("attngen", name, head_dim) for name in PLAIN for head_dim in ("256", "192,128", "576,512")]
+    return (*found, *(Case(source, name, head_dim) for source in BASELINES for name in PLAIN for head_dim in ("64", "128", "256")))
+
+
+def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]:
+    """Compile the kernels of a case.
+
+    Args:
+        case: to compile.
+        roles: which kernels of a variant; all by default.
+
+    Raises:
+        AttngenError: no tile fits, or the compiler refused a kernel.
+    """
+    if case.source == "attngen":
+        return tuple(_emitted(case, roles))
+    head_dim = int(case.head_dim)
+    with tempfile.TemporaryDirectory() as folder:
+        job, tile = _flex(case.name, head_dim, Path(folder)) if case.source == "FlexAttention" else _one_pass(case.name, head_dim)
+        compiled = compile_kernel(job)
+    streamed = tile.streamed or 0
+    work = Work(4 * tile.resident * streamed * head_dim, 4 * streamed * head_dim)
+    return (_row(case, "forward", f"{head_dim},{head_dim}", tile, compiled, work),)
+
+
+def refused(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...] | str:
+    """The same, or why not."""
+    try:
+        return measure(case, roles)
+    except AttngenError as error:
+        return str(error).splitlines()[0]
+
+
+def _emitted(case: Case, roles: Collection[str] | None) -> Iterator[Row]:
+    spec = best_order(catalog.load(case.name), TARGET)
+    program = analyse(spec.cascade)
+    lengths = feature_lengths(program.features, parse_head_dims([case.head_dim])[0], captured_lengths(spec))
+    kernels = Kernels(program, spec.name, Options(TARGET.name), Knobs.from_env())
+    for item in inspect_kernels(kernels, lengths, DTYPE, TARGET, roles):
+        yield Row(
+            source=case.source,
+            name=case.name,
+            role=item.resources.role,
+            lengths=",".join(map(str, lengths.values())),
+            tile=str(item.task.tile),
+            registers=item.compiled.registers,
+            spill_bytes=item.compiled.spill_bytes,
+            shared_bytes=item.compiled.shared_bytes,
+            loops=tuple(asdict(loop) for loop in item.loops()),
+        )
+
+
+def _row(case: Case, role: str, lengths: str, tile: TileSchedule, compiled: Compiled, work: Work) -> Row:
+    return Row(
+        source=case.source,
+        name=case.name,
+        role=role,
+        lengths=lengths,
+        tile=str(tile),
+        registers=compiled.registers,
+        spill_bytes=compiled.spill_bytes,
+        shared_bytes=compiled.shared_bytes,
+        loops=tuple(asdict(loop) for loop in statics(compiled, work, TARGET, tile.num_warps)),
+    )
+
+
+def _flex(mask: str, head_dim: int, folder: Path) -> tuple[CompileJob, TileSchedule]:
+    rendered = flex.render(mask, head_dim)
+    types = {"arg_LSE": "*fp32", "arg_MAX": "*fp32", **{name: "*i32" for name in flex.arguments() if name.endswith(("BLKS", "IDX"))}}
+    signature = {name: types.get(name, "*bf16") for name in flex.arguments()}
+    tile = TileSchedule(rendered.block_m, rendered.block_n, rendered.num_warps, rendered.num_stages)
+    return _job(getattr(rendered.load(folder), flex.NAME), signature, {}, tile, tuple(signature)), tile
+
+
+def _one_pass(mask: str, head_dim: int) -> tuple[CompileJob, TileSchedule]:
+    tile = _TILES[head_dim]
+    pointers = {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "o_ptr": "*bf16", "lse_ptr": "*fp32"}
+    blocks = {"DIM": head_dim, "BLOCK_M": tile.resident, "BLOCK_N": tile.streamed, "CAUSAL": mask == "causal"}
+    return _job(one_pass.one_pass_kernel, {**pointers, "n": "i32", "scale": "fp32"}, blocks, tile, (*pointers, "n")), tile
+
+
+def _job(
+    fn: object, signature: dict[str, str], constexprs: dict[str, object], tile: TileSchedule, divisible: tuple[str, ...]
+) -> CompileJob:
+    return CompileJob(
+        fn=fn,
+        signature=signature,
+        constexprs=constexprs,
+        target=TARGET,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        divisible=divisible,
+    )

@@ -1,0 +1,108 @@
+"""Tables that people read from recorded figures: results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attngen.runtime.static import Cycles, Static, table_row
+from benchmarks.static.cases import BASELINES, PLAIN
+from benchmarks.static.record import Record, Row, shortest
+
+PATH = Path(__file__).parent / "results.md"
+_REPEATED = 1.05
+_HEAD = """\
+# What kernels take, read from their machine code
+
+Written by `python -m benchmarks.static` for {target}, {dtype}, with Triton {triton}; see [README.md](README.md) for what each column says.
+Nothing here was timed on a GPU: `peak%` is what the figures beside it allow, latencies, L2 and device memory left out.
+"""
+
+
+def write(record: Record, path: Path = PATH) -> None:
+    """Write the tables of a record."""
+    rows = sorted(record.rows.values(), key=lambda row: (_width(row), row.name, row.source))
+    own = [row for row in rows if row.source == "attngen"]
+    text = [_HEAD.format(**record.holds_for), "## Forward kernels beside others\n"]
+    plain = [row for row in rows if row.name in PLAIN and row.role == "forward" and _has_rivals(row, rows)]
+    text += _table(_loops(sorted(plain, key=lambda row: (row.name, _width(row), row.source)), ("name", "lengths", "source")))
+    text += ["", *_baselines(rows)]
+    for role in dict.fromkeys(row.role for row in sorted(own, key=lambda row: _place(row.role)) if row.loops):
+        text += [f"\n## {role}\n", *_table(_loops([row for row in own if row.role == role], ("name", "lengths")))]
+    text += ["\n## What stands out\n", *_standing_out(own)]
+    path.write_text("\n".join(text) + "\n")
+
+
+def _baselines(rows: Sequence[Row]) -> list[str]:
+    """In words, how the loops over full tiles of attngen compare in instructions for each pair of positions."""
+    lines: list[str] = []
+    for row in rows:
+        if row.source != "attngen" or row.role != "forward" or row.name not in PLAIN:
+            continue
+        others = [other for other in rows if other.source in BASELINES and (other.name, other.lengths) == (row.name, row.lengths)]
+        shares = ", ".join(f"{_per_pair(other) / _per_pair(row):.2f} of {other.source}" for other in others)
+        if shares:
+            lines.append(f"- {row.name}, {row.lengths}: for 1 instruction of attngen's shortest loop, {shares}")
+    return ["Instructions for each pair of positions:", "", *lines] if lines else []
+
+
+def _per_pair(row: Row) -> float:
+    extents, warps, *_ = row.tile.split(",")
+    resident, streamed = (int(text) for text in extents.split("x"))
+    return shortest(row)["instructions"] * int(warps[1:]) / (resident * streamed)
+
+
+def _standing_out(rows: Iterable[Row]) -> list[str]:
+    """Kernels that spill in a loop, whose wgmma are serialised, whose warps repeat products, or that overlap no exponential."""
+    kinds: dict[str, list[str]] = {"spill in a main loop": [], "run wgmma one after the other": [], "repeat products": []}
+    idle: list[str] = []
+    for row in rows:
+        if not row.loops:
+            continue
+        name = f"{row.name} {row.lengths} {row.role} ({row.tile})"
+        spilled = max(loop["spill_bytes"] for loop in row.loops)
+        repeated = max(loop["repeated"] or 0 for loop in row.loops)
+        kinds["spill in a main loop"] += [f"{name}: {spilled} B a turn"] if spilled else []
+        kinds["run wgmma one after the other"] += [name] if any(loop["serialized"] for loop in row.loops) else []
+        kinds["repeat products"] += [f"{name}: {repeated:.2f} times"] if repeated > _REPEATED else []
+        idle += [name] if shortest(row)["exp2"] and not shortest(row)["exp2_overlap"] else []
+    lines = [line for kind, names in kinds.items() for line in (f"Kernels that {kind}: {len(names)}", "", *(f"- {n}" for n in names), "")]
+    return [*lines, f"Kernels that overlap no exponential in their shortest loop: {len(idle)}", "", *(f"- {name}" for name in idle)]
+
+
+def _has_rivals(row: Row, rows: Sequence[Row]) -> bool:
+    return any(other.source != row.source and (other.name, other.lengths) == (row.name, row.lengths) for other in rows)
+
+
+def _loops(rows: Iterable[Row], fields: Sequence[str]) -> list[dict[str, object]]:
+    """One row a loop; the name of its kernel stands with the first one."""
+    found: list[dict[str, object]] = []
+    for row in rows:
+        named = {field: getattr(row, field) for field in (*fields, "tile", "registers", "shared_bytes")}
+        for number, loop in enumerate(row.loops):
+            shown = named if not number else dict.fromkeys(named, "")
+            found.append({**shown, **table_row(_static(loop))})
+    return found
+
+
+def _static(loop: Mapping[str, Any]) -> Static:
+    tensor = tuple((opcode, count) for opcode, count in loop["tensor"])
+    return Static(**{**loop, "tensor": tensor, "notes": tuple(loop["notes"]), "cycles": Cycles(**loop["cycles"])})
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    if not rows:
+        return ["nothing recorded"]
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows)]
+
+
+def _width(row: Row) -> list[int]:
+    return [int(text) for text in row.lengths.split(",")]
+
+
+def _place(role: str) -> int:
+    order = ("forward", "backward_rows", "backward_columns")
+    return order.index(role) if role in order else len(order)
