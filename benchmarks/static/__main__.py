@@ -71,8 +71,9 @@ def _renew(chosen: list[Case]) -> int:
     if len(chosen) < len(cases()) and before.rows and before.holds_for != holds_for:
         print(f"The record holds for {before.holds_for}, this machine has {holds_for}: renew all of it, without options.", file=sys.stderr)
         return 1
-    kept = Record(holds_for, before.rows if len(chosen) < len(cases()) else {})
-    record = kept.with_rows(row for _, rows in _measured(chosen) if not isinstance(rows, str) for row in rows)
+    record = Record(holds_for, before.rows if len(chosen) < len(cases()) else {})
+    for case, rows in _measured(chosen):
+        record = record.with_case(case.key, () if isinstance(rows, str) else rows)
     record.write()
     return _tables(record)
 
@@ -91,14 +92,14 @@ def _check(chosen: list[Case]) -> int:
         print(f"The record holds for {record.holds_for}, this machine has {_holds_for()}.", file=sys.stderr)
         return 1
     for case, rows in _measured(chosen):
-        if isinstance(rows, str):
-            problems += any(key[:2] == (case.source, case.name) for key in record.rows)
-            continue
-        for row in rows:
-            before = record.rows.get(row.key)
-            said = ["is not recorded"] if before is None else worse(before, row)
-            problems += len(said)
-            print(*(f"{row}: {text}" for text in said), sep="\n", end="\n" * bool(said))
+        now = {} if isinstance(rows, str) else {row.key: row for row in rows}
+        before = {row.key: row for row in record.of(case.key)}
+        said = [f"{before[key]}: is gone" for key in before.keys() - now.keys()]
+        said += [f"{now[key]}: is not recorded" for key in now.keys() - before.keys()]
+        said += [f"{row}: {text}" for key, row in now.items() if key in before for text in worse(before[key], row)]
+        problems += len(said)
+        for line in said:
+            print(line, flush=True)
     print(f"{problems} figures are worse" if problems else "nothing is worse", file=sys.stderr)
     return 1 if problems else 0
 

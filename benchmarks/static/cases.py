@@ -18,7 +18,7 @@ from attngen.runtime.inspect import Compiled, CompileJob, compile_kernel
 from attngen.runtime.kernels import Kernels, Options
 from attngen.runtime.ordering import best_order
 from attngen.runtime.resources import inspect_kernels
-from attngen.runtime.static import Work, statics
+from attngen.runtime.static import Static, Work, statics
 from attngen.schedule.plan import TileSchedule
 from benchmarks.static import flex, one_pass
 from benchmarks.static.record import Row
@@ -27,6 +27,7 @@ DTYPE = "bfloat16"
 TARGET = target.get("sm90")
 PLAIN = ("full", "causal")
 BASELINES = ("FlexAttention", "one-pass loop")
+FLEX_ROLES: tuple[flex.Role, ...] = ("forward", "backward_columns")
 # The one-pass loop runs at tiles that do not spill.
 _TILES = {64: TileSchedule(128, 128, 8, 2), 128: TileSchedule(128, 128, 8, 2), 256: TileSchedule(128, 64, 8, 2)}
 
@@ -39,8 +40,13 @@ class Case:
     name: str
     head_dim: str
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """As rows name their case."""
+        return self.source, self.name, self.head_dim
+
     def __str__(self) -> str:
-        return f"{self.source} {self.name} {self.head_dim}"
+        return " ".join(self.key)
 
 
 def cases() -> tuple[Case, ...]:
@@ -63,12 +69,13 @@ def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
     if case.source == "attngen":
         return tuple(_emitted(case, roles))
     head_dim = int(case.head_dim)
-    with tempfile.TemporaryDirectory() as folder:
-        job, tile = _flex(case.name, head_dim, Path(folder)) if case.source == "FlexAttention" else _one_pass(case.name, head_dim)
-        compiled = compile_kernel(job)
-    streamed = tile.streamed or 0
-    work = Work(4 * tile.resident * streamed * head_dim, 4 * streamed * head_dim)
-    return (_row(case, "forward", f"{head_dim},{head_dim}", tile, compiled, work),)
+    if case.source == "one-pass loop":
+        return (_baseline(case, "forward", *_one_pass(case.name, head_dim)),)
+    found: list[Row] = []
+    for role in FLEX_ROLES:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(_baseline(case, role, *_flex(case.name, head_dim, role, Path(folder))))
+    return tuple(found)
 
 
 def refused(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...] | str:
@@ -85,39 +92,36 @@ def _emitted(case: Case, roles: Collection[str] | None) -> Iterator[Row]:
     lengths = feature_lengths(program.features, parse_head_dims([case.head_dim])[0], captured_lengths(spec))
     kernels = Kernels(program, spec.name, Options(TARGET.name), Knobs.from_env())
     for item in inspect_kernels(kernels, lengths, DTYPE, TARGET, roles):
-        yield Row(
-            source=case.source,
-            name=case.name,
-            role=item.resources.role,
-            lengths=",".join(map(str, lengths.values())),
-            tile=str(item.task.tile),
-            registers=item.compiled.registers,
-            spill_bytes=item.compiled.spill_bytes,
-            shared_bytes=item.compiled.shared_bytes,
-            loops=tuple(asdict(loop) for loop in item.loops()),
-        )
+        yield _row(case, item.resources.role, item.task.tile, item.compiled, item.loops())
 
 
-def _row(case: Case, role: str, lengths: str, tile: TileSchedule, compiled: Compiled, work: Work) -> Row:
+def _baseline(case: Case, role: str, job: CompileJob, tile: TileSchedule) -> Row:
+    """A turn of the forward forms two products and fetches two tiles; one that sums dk and dv forms four and fetches two."""
+    compiled = compile_kernel(job)
+    streamed, head_dim = tile.streamed or 0, int(case.head_dim)
+    products = 2 if role == "forward" else 4
+    work = Work(2 * products * tile.resident * streamed * head_dim, 4 * streamed * head_dim)
+    return _row(case, role, tile, compiled, statics(compiled, work, TARGET, tile.num_warps))
+
+
+def _row(case: Case, role: str, tile: TileSchedule, compiled: Compiled, loops: tuple[Static, ...]) -> Row:
     return Row(
         source=case.source,
         name=case.name,
         role=role,
-        lengths=lengths,
+        head_dim=case.head_dim,
         tile=str(tile),
         registers=compiled.registers,
         spill_bytes=compiled.spill_bytes,
         shared_bytes=compiled.shared_bytes,
-        loops=tuple(asdict(loop) for loop in statics(compiled, work, TARGET, tile.num_warps)),
+        loops=tuple(asdict(loop) for loop in loops),
     )
 
 
-def _flex(mask: str, head_dim: int, folder: Path) -> tuple[CompileJob, TileSchedule]:
-    rendered = flex.render(mask, head_dim)
-    types = {"arg_LSE": "*fp32", "arg_MAX": "*fp32", **{name: "*i32" for name in flex.arguments() if name.endswith(("BLKS", "IDX"))}}
-    signature = {name: types.get(name, "*bf16") for name in flex.arguments()}
-    tile = TileSchedule(rendered.block_m, rendered.block_n, rendered.num_warps, rendered.num_stages)
-    return _job(getattr(rendered.load(folder), flex.NAME), signature, {}, tile, tuple(signature)), tile
+def _flex(mask: str, head_dim: int, role: flex.Role, folder: Path) -> tuple[CompileJob, TileSchedule]:
+    rendered = flex.render(mask, head_dim, role)
+    kernel = getattr(rendered.load(folder), flex.NAME)
+    return _job(kernel, dict(rendered.signature), {}, rendered.tile, tuple(rendered.signature)), rendered.tile
 
 
 def _one_pass(mask: str, head_dim: int) -> tuple[CompileJob, TileSchedule]:

@@ -22,14 +22,14 @@ INSTRUCTION_SLACK = 0.03
 class Row:
     """One kernel.
 
-    `source` is who wrote it, `lengths` are those of its feature axes, "192,128", and `tile` reads "128x64,w8,s2", the resident extent first.
-    Registers and spills are per thread, `spill_bytes` over the whole text; `loops` are `attngen.runtime.static.Static` as mappings.
+    `source` is who wrote it, `head_dim` what was asked for, and `tile` reads "128x64,w8,s2", the resident extent first. Registers and
+    spills are per thread, `spill_bytes` over the whole text; `loops` are `attngen.runtime.static.Static` as mappings.
     """
 
     source: str
     name: str
     role: str
-    lengths: str
+    head_dim: str
     tile: str
     registers: int
     spill_bytes: int
@@ -37,12 +37,17 @@ class Row:
     loops: tuple[Mapping[str, Any], ...]
 
     @property
+    def case(self) -> tuple[str, str, str]:
+        """What was compiled for it, together with the other kernels of the module."""
+        return self.source, self.name, self.head_dim
+
+    @property
     def key(self) -> tuple[str, str, str, str]:
         """What the row is about."""
-        return self.source, self.name, self.lengths, self.role
+        return self.source, self.name, self.head_dim, self.role
 
     def __str__(self) -> str:
-        return f"{self.source} {self.name} {self.lengths} {self.role}"
+        return f"{self.source} {self.name} {self.head_dim} {self.role}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +57,14 @@ class Record:
     holds_for: Mapping[str, str]
     rows: Mapping[tuple[str, str, str, str], Row] = field(default_factory=dict)
 
-    def with_rows(self, rows: Iterable[Row]) -> Record:
-        """The record with these rows in place of older ones of the same keys."""
-        return Record(self.holds_for, {**self.rows, **{row.key: row for row in rows}})
+    def of(self, case: tuple[str, str, str]) -> tuple[Row, ...]:
+        """The kernels of a case."""
+        return tuple(row for row in self.rows.values() if row.case == case)
+
+    def with_case(self, case: tuple[str, str, str], rows: Iterable[Row]) -> Record:
+        """The record with these rows in place of all older ones of the case."""
+        others = {key: row for key, row in self.rows.items() if row.case != case}
+        return Record(self.holds_for, {**others, **{row.key: row for row in rows}})
 
     def write(self, path: Path = PATH) -> None:
         """A line for what it holds for and one a row, sorted by key."""
@@ -77,18 +87,18 @@ def worse(before: Row, now: Row) -> list[str]:
     More bytes are spilled in a loop, wgmma are newly serialised, a smaller share of the exponentials overlaps, or a pair of positions takes
     more instructions; loops are compared from the shortest to the longest, since the number of those over masked tiles may change.
     """
-    found: list[str] = []
     if before.loops and not now.loops:
         return ["no main loop is left"]
+    found: list[str] = []
     pairs = [(shortest(before), shortest(now)), (_longest(before), _longest(now))] if before.loops else []
     for name, (old, new) in zip(("shortest", "longest"), pairs, strict=False):
         if new["spill_bytes"] > old["spill_bytes"]:
             found.append(f"the {name} loop spills {new['spill_bytes']} B, {old['spill_bytes']} B before")
         if new["exp2_overlap"] < old["exp2_overlap"] - OVERLAP_SLACK:
             found.append(f"the {name} loop overlaps {new['exp2_overlap']:.2f} of its exponentials, {old['exp2_overlap']:.2f} before")
-        was, is_now = _per_pair(before, old), _per_pair(now, new)
-        if is_now > was * (1 + INSTRUCTION_SLACK):
-            found.append(f"the {name} loop takes {is_now / was - 1:+.1%} instructions ({now.tile}, {before.tile} before)")
+        more = per_pair(now, new) / per_pair(before, old) - 1
+        if more > INSTRUCTION_SLACK:
+            found.append(f"the {name} loop takes {more:+.1%} instructions ({now.tile}, {before.tile} before)")
     if any(loop["serialized"] for loop in now.loops) and not any(loop["serialized"] for loop in before.loops):
         found.append("its wgmma are serialised")
     return found
@@ -103,7 +113,7 @@ def _longest(row: Row) -> Mapping[str, Any]:
     return max(row.loops, key=lambda loop: loop["instructions"])
 
 
-def _per_pair(row: Row, loop: Mapping[str, Any]) -> float:
+def per_pair(row: Row, loop: Mapping[str, Any]) -> float:
     """Instructions of all warps for each pair of positions of the tile, so that tiles of other sizes compare."""
     extents, warps, *_ = row.tile.split(",")
     resident, streamed = (int(text) for text in extents.split("x"))

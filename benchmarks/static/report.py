@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attngen.runtime.static import Cycles, Static, table_row
-from benchmarks.static.cases import BASELINES, PLAIN
-from benchmarks.static.record import Record, Row, shortest
+from benchmarks.static.record import Record, Row, per_pair, shortest
 
 PATH = Path(__file__).parent / "results.md"
 _REPEATED = 1.05
@@ -24,33 +23,35 @@ def write(record: Record, path: Path = PATH) -> None:
     """Write the tables of a record."""
     rows = sorted(record.rows.values(), key=lambda row: (_width(row), row.name, row.source))
     own = [row for row in rows if row.source == "attngen"]
-    text = [_HEAD.format(**record.holds_for), "## Forward kernels beside others\n"]
-    plain = [row for row in rows if row.name in PLAIN and row.role == "forward" and _has_rivals(row, rows)]
-    text += _table(_loops(sorted(plain, key=lambda row: (row.name, _width(row), row.source)), ("name", "lengths", "source")))
-    text += ["", *_baselines(rows)]
+    text = [_HEAD.format(**record.holds_for)]
+    for role in ("forward", "backward_columns"):
+        beside = [row for row in rows if row.role == role and _rivals(row, rows)]
+        beside.sort(key=lambda row: (row.name, _width(row), row.source))
+        text += [f"## {role} beside others\n", *_table(_loops(beside, ("name", "head_dim", "source"))), "", *_compared(beside), ""]
     for role in dict.fromkeys(row.role for row in sorted(own, key=lambda row: _place(row.role)) if row.loops):
-        text += [f"\n## {role}\n", *_table(_loops([row for row in own if row.role == role], ("name", "lengths")))]
+        text += [f"\n## {role}\n", *_table(_loops([row for row in own if row.role == role], ("name", "head_dim")))]
     text += ["\n## What stands out\n", *_standing_out(own)]
     path.write_text("\n".join(text) + "\n")
 
 
-def _baselines(rows: Sequence[Row]) -> list[str]:
-    """In words, how the loops over full tiles of attngen compare in instructions for each pair of positions."""
+def _rivals(row: Row, rows: Sequence[Row]) -> list[Row]:
+    """Kernels of others that do the same."""
+    mine = row.name, row.head_dim, row.role
+    return [other for other in rows if other.source != row.source and (other.name, other.head_dim, other.role) == mine]
+
+
+def _compared(rows: Sequence[Row]) -> list[str]:
+    """In words, how many instructions the loops over full tiles take for each pair of positions."""
     lines: list[str] = []
     for row in rows:
-        if row.source != "attngen" or row.role != "forward" or row.name not in PLAIN:
-            continue
-        others = [other for other in rows if other.source in BASELINES and (other.name, other.lengths) == (row.name, row.lengths)]
-        shares = ", ".join(f"{_per_pair(other) / _per_pair(row):.2f} of {other.source}" for other in others)
-        if shares:
-            lines.append(f"- {row.name}, {row.lengths}: for 1 instruction of attngen's shortest loop, {shares}")
-    return ["Instructions for each pair of positions:", "", *lines] if lines else []
+        if row.source == "attngen":
+            others = (f"{_least(other) / _least(row):.2f} of {other.source}" for other in _rivals(row, rows))
+            lines.append(f"- {row.name}, {row.head_dim}: for 1 instruction of attngen {', '.join(others)}")
+    return ["Instructions of the shortest loops for each pair of positions:", "", *lines]
 
 
-def _per_pair(row: Row) -> float:
-    extents, warps, *_ = row.tile.split(",")
-    resident, streamed = (int(text) for text in extents.split("x"))
-    return shortest(row)["instructions"] * int(warps[1:]) / (resident * streamed)
+def _least(row: Row) -> float:
+    return per_pair(row, shortest(row))
 
 
 def _standing_out(rows: Iterable[Row]) -> list[str]:
@@ -60,7 +61,7 @@ def _standing_out(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         if not row.loops:
             continue
-        name = f"{row.name} {row.lengths} {row.role} ({row.tile})"
+        name = f"{row.name} {row.head_dim} {row.role} ({row.tile})"
         spilled = max(loop["spill_bytes"] for loop in row.loops)
         repeated = max(loop["repeated"] or 0 for loop in row.loops)
         kinds["spill in a main loop"] += [f"{name}: {spilled} B a turn"] if spilled else []
@@ -69,10 +70,6 @@ def _standing_out(rows: Iterable[Row]) -> list[str]:
         idle += [name] if shortest(row)["exp2"] and not shortest(row)["exp2_overlap"] else []
     lines = [line for kind, names in kinds.items() for line in (f"Kernels that {kind}: {len(names)}", "", *(f"- {n}" for n in names), "")]
     return [*lines, f"Kernels that overlap no exponential in their shortest loop: {len(idle)}", "", *(f"- {name}" for name in idle)]
-
-
-def _has_rivals(row: Row, rows: Sequence[Row]) -> bool:
-    return any(other.source != row.source and (other.name, other.lengths) == (row.name, row.lengths) for other in rows)
 
 
 def _loops(rows: Iterable[Row], fields: Sequence[str]) -> list[dict[str, object]]:
@@ -100,7 +97,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _width(row: Row) -> list[int]:
-    return [int(text) for text in row.lengths.split(",")]
+    return [int(text) for text in row.head_dim.split(",")]
 
 
 def _place(role: str) -> int:
