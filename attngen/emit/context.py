@@ -73,8 +73,8 @@ class KernelContext:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the host calls one kernel: its tile, allocation, grid, arguments in the order of its parameters, constants, what is kept of it, and when
-    it is called: "" for always, else what follows is indented. `chunks` heads a loop over chunks of rows, "" for none, `chunk` are
+    """How the host calls one kernel: its tile, allocation, grid, arguments in the order of its parameters, constants, what is kept of it,
+    and when it is called: "" for always, else what follows is indented. `chunks` heads a loop over chunks of rows, "" for none, `chunk` are
     statements at the beginning of each."""
 
     kernel: Code
@@ -110,8 +110,8 @@ class Finish:
 @dataclass(frozen=True, slots=True)
 class HostContext:
     """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
-    axis has several tiles; `tiled`: whether descriptors may fetch tiles; `listed`: whether some kernel walks over a list of tiles, which the caller may keep;
-    `chunks`: whether some kernel is called for a chunk of rows at a time."""
+    axis has several tiles; `tiled`: whether descriptors may fetch tiles; `listed`: whether some kernel walks over a list of tiles, which
+    the caller may keep; `chunks`: whether some kernel is called for a chunk of rows at a time."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]

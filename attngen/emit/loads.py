@@ -12,6 +12,7 @@ from attngen.emit.expression import Layout, refuse_shape
 from attngen.emit.names import Code, identifier, tensor_name
 from attngen.emit.sections import Stage, Value
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, Start, kind_of
+from attngen.transform.matrices import is_matrix
 
 if TYPE_CHECKING:
     from attngen.emit.writer import Writer
@@ -43,7 +44,7 @@ class Loads:
         layout = self.writer.layout(read)
         if len(layout) > 2:
             raise refuse_shape(read, layout)
-        if stage == Stage.TILE and self.is_matrix(read, layout):
+        if stage == Stage.TILE and read.tensor not in self.writer.shapes.owned and is_matrix(read, self.writer.kernel):
             return self.fetch(read, layout)
         base = tensor_name(read.tensor) + self.writer.numbers(layout)
         item = self.writer.inputs[read.tensor]
@@ -66,13 +67,6 @@ class Loads:
         shape = f"  # [{', '.join(self.writer.block(axis) for axis in layout)}]" if layout else ""
         self.writer.put(line + shape if self.writer.fits(line + shape) else line)
         return Value(name, layout, stage, raw)
-
-    def is_matrix(self, read: Read, layout: Layout) -> bool:
-        """Whether a load takes whole rows as they stream, one after the other, from one matrix all along."""
-        axes = tuple(at.axis for at in read.at if isinstance(at, Index))
-        outside = self.writer.inputs[read.tensor].axes is not None and read.tensor not in self.writer.shapes.owned
-        plain = len(axes) == len(read.at) and kind_of(read) == "float" and not set(axes) & set(self.writer.kernel.loops)
-        return outside and plain and layout == (self.writer.kernel.streamed, axes[-1]) and axes[-1] in self.writer.kernel.features
 
     def fetch(self, read: Read, layout: Layout) -> Value:
         """A tile of such a matrix, whose descriptor, if it has one, is made before the stream."""

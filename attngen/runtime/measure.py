@@ -78,10 +78,11 @@ def compile_job(task: Task) -> CompileJob:
     values: dict[str, object] = {**blocks, "DTYPE": _TYPES[request.dtype][1], "ACC": accumulator}
     for axis, length in request.dims:
         values |= {f"DIM_{axis.upper()}": length, **dict(zip(emitted.source.shapes.constants(axis), pieces(length), strict=False))}
+    flags = {str(name): bool(blocks.get(str(name), False)) for name in lowered.context.flags}
     return CompileJob(
         fn=getattr(emitted.module, str(lowered.context.name)),
         signature=signature,
-        constexprs={name: values[name] for name in lowered.constexprs},
+        constexprs={name: values[name] for name in lowered.constexprs} | flags,
         target=request.target,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,

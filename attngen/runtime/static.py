@@ -18,6 +18,7 @@ from attngen.ir.pieces import columns
 from attngen.runtime import sass
 from attngen.runtime.inspect import Compiled
 from attngen.runtime.sass import Instruction, Loop
+from attngen.schedule.cost import Seen
 from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
 from attngen.schedule.structure import Structure
 from attngen.target import Target
@@ -205,6 +206,15 @@ def _static(loop: Loop, compiled: Compiled, work: Work, target: Target, num_warp
         cycles=cycles,
         peak_share=peak / turn_cycles(cycles, exposed, programs),
     )
+
+
+def seen(compiled: Compiled, work: Work, target: Target, num_warps: int) -> Seen | None:
+    """What the scheduler wants to know of a compiled kernel: its first main loop, that over full tiles; None where nobody can say."""
+    loops = statics(compiled, work, target, num_warps)
+    if not loops or not work.flops:
+        return None
+    cycles = work.flops / target.bf16_flops_per_clock / loops[0].peak_share
+    return Seen(compiled.registers, compiled.shared_bytes, cycles)
 
 
 def turn_cycles(cycles: Cycles, exposed: float, programs: int) -> float:

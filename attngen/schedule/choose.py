@@ -8,7 +8,7 @@ settle it by a real compile. What lost is kept with the reason.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from attngen.errors import DoesNotFit
@@ -167,9 +167,9 @@ def _reason(kernel: Structure, request: Request, measured: Table) -> Reason:
 
 
 def distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-    """The first of each tile and number of warps; other stages change neither arithmetic nor registers."""
-    first = {(item.tile.resident, item.tile.streamed, item.tile.num_warps): item for item in reversed(ranked)}
-    return tuple(item for item in ranked if first[item.tile.resident, item.tile.streamed, item.tile.num_warps] is item)
+    """The first of each tile, number of warps and form; other stages change neither arithmetic nor registers."""
+    first = {replace(item.tile, num_stages=1): item for item in reversed(ranked)}
+    return tuple(item for item in ranked if first[replace(item.tile, num_stages=1)] is item)
 
 
 def _fallback(ranked: tuple[Candidate, ...], chosen: Candidate) -> TileSchedule | None:

@@ -13,9 +13,9 @@ from math import ceil
 
 from attngen.ir.pieces import columns, pieces
 from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
-from attngen.schedule.space import WIDE_ROWS, LengthClass
+from attngen.schedule.space import WIDE_ROWS, LengthClass, uses_wide_units
 from attngen.schedule.structure import Structure
-from attngen.schedule.warps import repeats, uses_wide_units
+from attngen.schedule.warps import repeats
 from attngen.target import Target
 
 # Heads times batch, queries, keys of the problem that stands for a length class.
@@ -39,6 +39,10 @@ _LOAD_CYCLES = 800
 _EXCHANGE_CYCLES = 150
 _PROGRAM_CYCLES = 3000
 _ADDRESS_REGISTERS = 64
+# What fetching by descriptors takes instead, in the middle of what was seen.
+_DESCRIPTOR_REGISTERS = 32
+# The share of what one unit would wait for another that goes on beside it when products go ahead.
+_AHEAD_SHARE = 0.8
 # So many registers too many double the time.
 _SPILL_REGISTERS = 64
 
@@ -70,6 +74,16 @@ class Cost:
             f"{self.traffic_bytes} B a turn, {self.programs_per_sm} a SM, {self.waves:.1f} waves, "
             f"{self.shared_bytes} B shared, about {self.registers} registers"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a compiler made of a kernel: registers of a thread, bytes of shared memory, and the cycles of an SM that one turn of one program
+    takes in its main loop, waiting left out."""
+
+    registers: int
+    shared_bytes: int
+    turn_cycles: float
 
 
 # ---- shared memory
@@ -113,7 +127,10 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
             # So is the widest piece of what is held in several.
             again += sum(tile.streamed * pieces(dims[axis])[0] * item for axis in structure.held if len(pieces(dims[axis])) > 1)
             return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + aligned + _BARRIER_BYTES + shared_rows + again
-        return sum(kept) + ring + aligned + narrow
+        # The first tile that goes ahead has a place of its own, and biases are not folded then.
+        first = sum(tile.streamed * columns * item for columns in _columns(structure.ahead, dims))
+        extra = first if tile.pipe else narrow
+        return sum(kept) + ring + aligned + extra + (_OPERAND_ALIGNMENT_BYTES if tile.tma else 0)
     ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else sum(passing)
     if item > 2:
         # Every operand made of scores is copied, and sums of rows as well.
@@ -179,7 +196,9 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
         # Products of single numbers want a row of operands for every score.
         per_score *= max(1, max(_columns(structure.dots, dims), default=0) / 32)
     # Under pressure the compiler forms addresses anew in every turn.
-    addresses = min(per_copy * copied, _ADDRESS_REGISTERS) + per_stored * structure.stored * scores
+    addresses = _DESCRIPTOR_REGISTERS if tile.tma else min(per_copy * copied, _ADDRESS_REGISTERS)
+    addresses += per_stored * structure.stored * scores
+    further += len(structure.ahead) if tile.pipe else 0
     return round(start + per_carried * carried + (per_score + per_further * further) * scores + addresses)
 
 
@@ -196,11 +215,27 @@ def _unit(tile: TileSchedule, dtype: str, target: Target) -> str:
 
 
 def price(
-    structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target, length: LengthClass = "long"
+    structure: Structure,
+    dims: Mapping[str, int],
+    dtype: str,
+    tile: TileSchedule,
+    target: Target,
+    length: LengthClass = "long",
+    seen: Seen | None = None,
 ) -> Cost:
-    """The models together, with the time of the reference problem of a length class."""
-    shared = shared_bytes(structure, dims, dtype, tile, target)
-    registers = register_estimate(structure, dims, dtype, tile, target)
+    """The models together, with the time of the reference problem of a length class.
+
+    Args:
+        structure: of the kernel.
+        dims: extents of its feature axes.
+        dtype: of its tensors.
+        tile: the schedule.
+        target: where it runs.
+        length: class of the lengths.
+        seen: of the compiled kernel, in place of what models say.
+    """
+    shared = shared_bytes(structure, dims, dtype, tile, target) if seen is None else seen.shared_bytes
+    registers = register_estimate(structure, dims, dtype, tile, target) if seen is None else seen.registers
     resident_programs = _programs_per_sm(shared, registers, tile, target)
     heads, q_len, kv_len = REFERENCE[length]
     rows, stream = (kv_len, q_len) if structure.role.startswith("backward_columns") else (q_len, kv_len)
@@ -216,7 +251,8 @@ def price(
     parts = (tensor, special + issue, moved, traffic / _L2_BYTES_PER_CLOCK)
     # Programs on one SM hide each other's waiting; a program alone waits for every unit in turn.
     exposed = (tensor + special + issue - max(tensor, special + issue)) / resident_programs
-    busy = max(*parts) + exposed
+    exposed *= 1 - _AHEAD_SHARE if tile.pipe else 1
+    busy = max(*parts) + exposed if seen is None else max(seen.turn_cycles, parts[-1])
     # A copy has the turns that its stages span to arrive.
     late = max(0.0, _LOAD_CYCLES - (tile.num_stages - 1) * busy)
     waiting = _TURN_CYCLES + _EXCHANGE_CYCLES * _exchanges(structure, dims, dtype, tile, target)
@@ -244,8 +280,9 @@ def _turn(
     special = structure.special * pairs * held.scores / target.exp2_per_clock
     accumulators = held.sums * resident * sum(_columns(structure.carried, dims)) if structure.sums else 0
     fetched = sum(_passing(structure, dims, tile))
-    copies = fetched * item / 16
-    issue = ((structure.simple + 3 + structure.sums) * pairs * held.scores + accumulators + 4 * copies) / _LANES_PER_CLOCK
+    copies = 0 if tile.tma else fetched * item / 16
+    moves = len(structure.ahead) if tile.pipe else 0
+    issue = ((structure.simple + 3 + structure.sums + moves) * pairs * held.scores + accumulators + 4 * copies) / _LANES_PER_CLOCK
     # Every 64 rows (or every warp) read the streamed tile anew.
     readers = max(1, resident // WIDE_ROWS) if wide else min(tile.num_warps, max(1, resident // 16))
     products = len(structure.dots) + len(structure.carried)

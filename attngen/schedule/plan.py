@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from attngen.errors import ScheduleError
+from attngen.transform.heads import heads
+from attngen.transform.matrices import streamed_rows
 from attngen.transform.partition import Kernel
 
 BLOCKS = (16, 32, 64, 128, 256)
@@ -19,26 +21,29 @@ WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5, 6)
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 FIELDS = ("resident", "streamed", "num_warps", "num_stages")
-_LEGAL = {"resident": BLOCKS, "streamed": BLOCKS, "num_warps": WARPS, "num_stages": STAGES}
-_TEXT = re.compile(r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)")
+FLAGS = ("pipe", "tma")
+_LEGAL = {"resident": BLOCKS, "streamed": BLOCKS, "num_warps": WARPS, "num_stages": STAGES, "pipe": (False, True), "tma": (False, True)}
+_TEXT = re.compile(r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)(?P<pipe>,pipe)?(?P<tma>,tma)?")
 
 
 @dataclass(frozen=True, slots=True)
 class TileSchedule:
-    """Tile extents in positions, `streamed` None for a kernel without a stream; `str` gives "128x64,w8,s2"."""
+    """Tile extents in positions, `streamed` None for a kernel without a stream, and the form of the kernel: `pipe` forms the products of
+    the next tile beside the weights of this one, `tma` fetches tiles by descriptors. `str` gives "128x64,w8,s2,pipe,tma"."""
 
     resident: int
     streamed: int | None
     num_warps: int
     num_stages: int
+    pipe: bool = False
+    tma: bool = False
 
     def __post_init__(self) -> None:
-        for field in FIELDS:
+        for field in (*FIELDS, *FLAGS):
             value = getattr(self, field)
             if value is None and field == "streamed":
                 continue
-            # A bool is an int to Python, and True is no number of warps.
-            if type(value) is not int or value not in _LEGAL[field]:
+            if not _is_legal(field, value):
                 raise ScheduleError(
                     f"{field}={value!r} is not a legal value of a schedule",
                     remedy=f"{field} is one of {', '.join(map(str, _LEGAL[field]))}.",
@@ -46,7 +51,12 @@ class TileSchedule:
 
     def __str__(self) -> str:
         tile = f"{self.resident}" if self.streamed is None else f"{self.resident}x{self.streamed}"
-        return f"{tile},w{self.num_warps},s{self.num_stages}"
+        return f"{tile},w{self.num_warps},s{self.num_stages}{',pipe' * self.pipe}{',tma' * self.tma}"
+
+
+def _is_legal(field: str, value: object) -> bool:
+    """A bool is an int to Python, and True is no number of warps."""
+    return type(value) is (bool if field in FLAGS else int) and value in _LEGAL[field]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,8 @@ class ModuleSchedule:
             kernels: the module's kernels; their axes name the blocks.
 
         Returns:
-            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`.
+            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and `PIPE` and `TMA`
+            where they are set.
         """
         return {kernel.role: _launch_values(kernel, self[kernel.role]) for kernel in kernels}
 
@@ -93,7 +104,8 @@ def _launch_values(kernel: Kernel, tile: TileSchedule) -> dict[str, int]:
         if tile.streamed is None:
             raise ScheduleError(f"the kernel {kernel.role} streams {kernel.streamed}, but its schedule {tile} has no streamed block")
         values[f"BLOCK_{kernel.streamed.upper()}"] = tile.streamed
-    return {**values, "num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    flags = {field.upper(): True for field in FLAGS if getattr(tile, field)}
+    return {**values, "num_warps": tile.num_warps, "num_stages": tile.num_stages, **flags}
 
 
 def parse_tile(text: str) -> TileSchedule:
@@ -107,7 +119,12 @@ def parse_tile(text: str) -> TileSchedule:
         raise ScheduleError(f"{text!r} is not the text of a schedule", remedy='It looks like "128x64,w8,s2": tile, warps, stages.')
     streamed = found["streamed"]
     return TileSchedule(
-        int(found["resident"]), None if streamed is None else int(streamed), int(found["num_warps"]), int(found["num_stages"])
+        int(found["resident"]),
+        None if streamed is None else int(streamed),
+        int(found["num_warps"]),
+        int(found["num_stages"]),
+        found["pipe"] is not None,
+        found["tma"] is not None,
     )
 
 
@@ -133,7 +150,7 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         chosen: what stands where the user says nothing.
         kernels: the module's kernels.
         given: role -> values, or values for all kernels at once. Values are `BLOCK_M`-like names of the kernel's own axes,
-            `num_warps`, `num_stages`; those left out stay as chosen.
+            `num_warps`, `num_stages`, and `PIPE` and `TMA` of kernels that have these forms; those left out stay as chosen.
 
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
@@ -171,22 +188,28 @@ def _names(kernel: Kernel) -> dict[str, str]:
     names = {f"BLOCK_{kernel.resident.upper()}": "resident"}
     if kernel.streamed is not None:
         names[f"BLOCK_{kernel.streamed.upper()}"] = "streamed"
-    return {**names, "num_warps": "num_warps", "num_stages": "num_stages"}
+    flags = {field.upper(): field for field in forms(kernel)}
+    return {**names, "num_warps": "num_warps", "num_stages": "num_stages", **flags}
+
+
+def forms(kernel: Kernel) -> tuple[str, ...]:
+    """The flags that a kernel knows: `pipe` where products can go ahead, `tma` where whole rows of matrices stream."""
+    return tuple(flag for flag, known in (("pipe", heads(kernel)), ("tma", streamed_rows(kernel))) if known)
 
 
 def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
     names = _names(kernel)
     _check_names(f"the schedule of {kernel.role}", values, names)
-    fields: dict[str, int | None] = {field: getattr(tile, field) for field in FIELDS}
+    fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
     for name, value in values.items():
         field = names[str(name)]
-        if type(value) is not int or value not in _LEGAL[field]:
+        if not _is_legal(field, value):
             raise ScheduleError(
                 f"the schedule of {kernel.role} sets {name}={value!r}",
                 remedy=f"{name} is one of {', '.join(map(str, _LEGAL[field]))}.",
             )
         fields[field] = value
-    return TileSchedule(fields["resident"] or 0, fields["streamed"], fields["num_warps"] or 0, fields["num_stages"] or 0)
+    return TileSchedule(**fields)
 
 
 def _check_names(where: str, given: Iterable[object], known: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ memory and registers is for `cost` to say. Length classes decide nothing but the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from attngen.schedule.plan import BLOCKS, DTYPE_BYTES, TileSchedule
@@ -55,7 +56,23 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
                 if _idle(resident, streamed, warps, scalar):
                     continue
                 for stages in _STAGES:
-                    yield TileSchedule(resident, streamed, warps, stages)
+                    tile = TileSchedule(resident, streamed, warps, stages)
+                    yield from (replace(tile, **form) for form in _forms(structure, tile, dtype, target))
+
+
+def _forms(structure: Structure, tile: TileSchedule, dtype: str, target: Target) -> Iterator[dict[str, bool]]:
+    """Forms of a kernel that are worth trying. Going ahead helps where products run beside other instructions of the same warps, and
+    leaves registers for it only where descriptors fetch tiles."""
+    yield {}
+    if target.has_tma and uses_wide_units(tile, dtype, target) and target.matrix_unit == "wgmma" and structure.rows:
+        yield {"tma": True}
+        if structure.ahead and tile.num_stages > 1:
+            yield {"pipe": True, "tma": True}
+
+
+def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:
+    """Whether products read their operands from shared memory (wgmma, tcgen05) instead of registers."""
+    return target.matrix_unit in ("wgmma", "tcgen05") and tile.resident >= WIDE_ROWS and DTYPE_BYTES[dtype] == 2
 
 
 def _resident(structure: Structure, scalar: bool, length: LengthClass) -> tuple[int, ...]:

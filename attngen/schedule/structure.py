@@ -15,6 +15,8 @@ from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.pieces import label
 from attngen.ir.special import SPECIAL
 from attngen.ir.traverse import free_axes, reads, walk
+from attngen.transform.heads import heads
+from attngen.transform.matrices import streamed_rows
 from attngen.transform.partition import Kernel
 
 # Operations that are several instructions.
@@ -42,6 +44,8 @@ class Structure:
         special, simple: operations on one pair of positions, by the special function unit and by the arithmetic units.
         masks: operations of the predicates, which only tiles at the edge of a mask carry out; 0 without masks.
         folded: columns of the narrow products that add biases.
+        ahead: features of the products that can be formed in the turn before.
+        rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
     """
 
     role: str
@@ -62,6 +66,8 @@ class Structure:
     totals: int = 0
     gathered: int = 0
     stored: int = 0
+    ahead: tuple[str, ...] = ()
+    rows: bool = False
 
     def key(self, dims: Mapping[str, int]) -> str:
         """The structure without its arithmetic, feature axes by their tiles: "forward:64-32>64-32.64;64-32+64;2;masked"."""
@@ -119,6 +125,8 @@ def structure(kernel: Kernel) -> Structure:
         simple=sum(_LONG.get(op, 1) for op in ops),
         masks=sum(_LONG.get(op, 1) for expr in predicates for op in _ops(expr)),
         folded=sum(fold.width for fold in folds.values()),
+        ahead=tuple(axis for step in inside if step.name in heads(kernel) for axis in step.over),
+        rows=bool(streamed_rows(kernel)),
     )
 
 

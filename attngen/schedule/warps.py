@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from attngen.ir.pieces import pieces
 from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
-from attngen.schedule.space import WIDE_ROWS
+from attngen.schedule.space import uses_wide_units
 from attngen.schedule.structure import Structure
 from attngen.target import Target
 
@@ -31,11 +31,6 @@ class Repeats:
 
 
 ONCE = Repeats(1.0, 1.0, 1.0)
-
-
-def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:
-    """Whether products read their operands from shared memory (wgmma, tcgen05) instead of registers."""
-    return target.matrix_unit in ("wgmma", "tcgen05") and tile.resident >= WIDE_ROWS and DTYPE_BYTES[dtype] == 2
 
 
 def repeats(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> Repeats:
