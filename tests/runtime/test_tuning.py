@@ -168,11 +168,12 @@ def test_a_schedule_that_a_compile_settled_is_stored_for_the_tuned_tiles_it_stan
     monkeypatch.setattr(Kernels, "_settle", settle)
     spec = attngen.attention(score_mod=lambda s, b, h, q, k: torch.erf(torch.erf(s)))
     before, captures = kernels_of(spec)
+    before = before.at("bfloat16")
     assert before.choice(DIMS, "bfloat16", SETTING.target).unsettled
     before.settled(DIMS, "bfloat16", SETTING.target)
     found = tune_kernels(before, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=area)
     record(table_of([replace(found.rows[0], tile="16x16,w4,s1")]), own_path(tmp_path))
-    kernels_of(spec)[0].settled(DIMS, "bfloat16", SETTING.target)
+    kernels_of(spec)[0].at("bfloat16").settled(DIMS, "bfloat16", SETTING.target)
     assert len(set(keys)) == 2
 
 
