@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 
-class OutOfTime(Exception):
-    """A step was still running when the budget ended."""
+class OutOfTime(BaseException):
+    """A step was still running when the budget ended. No library that catches every Exception may keep it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,6 @@ from torch import Tensor
 
 import attngen
 from benchmarks.gpu.problems import Problem, Term
-from benchmarks.gpu.workloads import Workload
-
-_PLAIN = ("noop", "causal", "differential")
 
 
 class NotImportable(Exception):
@@ -41,17 +38,11 @@ class Contender:
         name: in tables.
         build: makes the call; may compile, and may raise for what the implementation refuses.
         cost_s: a guess, never measured, of what compiling and timing one problem takes: what does not fit the budget is not begun.
-        variants: those that it has, all without a list.
     """
 
     name: str
     build: Callable[[Problem], Built]
     cost_s: float
-    variants: tuple[str, ...] | None = None
-
-    def takes(self, workload: Workload) -> bool:
-        """Whether it has the variant at all."""
-        return self.variants is None or workload.variant in self.variants
 
 
 def _attngen(problem: Problem) -> Built:
@@ -64,11 +55,11 @@ def _sdpa(backend: str) -> Callable[[Problem], Built]:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         kind = getattr(SDPBackend, backend)
-        options = {"is_causal": problem.workload.variant == "causal", "enable_gqa": len(set(problem.workload.heads)) > 1}
+        is_causal, gqa = problem.workload.variant == "causal", len(set(problem.workload.heads)) > 1
 
         def one(term: Term) -> Tensor:
             with sdpa_kernel(kind):
-                return torch.nn.functional.scaled_dot_product_attention(term.q, term.k, problem.v, **options)
+                return torch.nn.functional.scaled_dot_product_attention(term.q, term.k, problem.v, is_causal=is_causal, enable_gqa=gqa)
 
         return Built(lambda: _combined(problem, one))
 
@@ -152,11 +143,11 @@ CONTENDERS: dict[str, Contender] = {
     item.name: item
     for item in (
         Contender("attngen", _attngen, 8.0),
-        Contender("sdpa_cudnn", _sdpa("CUDNN_ATTENTION"), 3.0, _PLAIN),
-        Contender("sdpa_flash", _sdpa("FLASH_ATTENTION"), 3.0, _PLAIN),
-        Contender("sdpa_efficient", _sdpa("EFFICIENT_ATTENTION"), 3.0, _PLAIN),
-        Contender("fa4", _fa4, 15.0, _PLAIN),
-        Contender("fla", _fla, 15.0, ("causal",)),
+        Contender("sdpa_cudnn", _sdpa("CUDNN_ATTENTION"), 3.0),
+        Contender("sdpa_flash", _sdpa("FLASH_ATTENTION"), 3.0),
+        Contender("sdpa_efficient", _sdpa("EFFICIENT_ATTENTION"), 3.0),
+        Contender("fa4", _fa4, 15.0),
+        Contender("fla", _fla, 15.0),
         Contender("flex", _flex(None), 12.0),
         Contender("flex_max", _flex("max-autotune-no-cudagraphs"), 60.0),
     )

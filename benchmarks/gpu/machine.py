@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -44,7 +44,7 @@ def missing(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if find_spec(name) is None)
 
 
-def prepare_environment(environment: dict[str, str]) -> None:
+def prepare_environment(environment: MutableMapping[str, str]) -> None:
     """Without platformdirs nobody knows the user's cache folder, so it is named here."""
     if "ATTNGEN_CACHE_DIR" not in environment and find_spec("platformdirs") is None:
         environment["ATTNGEN_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"attngen-cache-{os.getuid()}")

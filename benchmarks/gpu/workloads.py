@@ -6,7 +6,7 @@ says who can run it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 GRID_VARIANTS = ("causal", "noop", "alibi", "window", "document", "softcap", "prefix")
@@ -15,8 +15,17 @@ GRID_LENGTHS = (8192, 2048, 32768, 4096, 16384)
 GRID_HEADS = ((16, 16), (16, 4))
 GRID_DIMS = (128, 64)
 
-EAGER = ("attngen", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient", "fa4", "fla", "flex")
+CONTENDERS = ("attngen", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient", "fa4", "fla", "flex")
 TUNED = ("flex_max",)
+_PLAIN = ("noop", "causal", "differential")
+_ONLY: Mapping[str, tuple[str, ...]] = {
+    "sdpa_cudnn": _PLAIN,
+    "sdpa_flash": _PLAIN,
+    "sdpa_efficient": _PLAIN,
+    "fa4": _PLAIN,
+    "fla": ("causal",),
+}
+"""Variants of the contenders that do not take mods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +72,30 @@ class Step:
     contenders: tuple[str, ...]
 
 
+def _step(workload: Workload, names: tuple[str, ...] = CONTENDERS) -> Step:
+    """Those of the names that have the variant at all."""
+    return Step(workload, tuple(name for name in names if workload.variant in _ONLY.get(name, (workload.variant,))))
+
+
 def grid() -> Iterator[Step]:
     """For forward and backward: the middle of the grid, what others lack, the rest of the grid."""
     middle = [Workload(variant) for variant in GRID_VARIANTS]
-    yield from (Step(item, EAGER) for item in middle)
-    yield from (Step(item, EAGER) for item in extras())
-    yield Step(middle[0], TUNED)
+    yield from (_step(item) for item in middle)
+    yield from (_step(item) for item in extras())
+    yield _step(middle[0], TUNED)
     seen = set(middle)
     for heads in GRID_HEADS:
         for dim in GRID_DIMS:
             for item in (replace(item, heads=heads, dims=(dim, dim)) for item in middle):
                 if item not in seen:
                     seen.add(item)
-                    yield Step(item, EAGER)
-    yield from (Step(item, TUNED) for item in middle[1:])
+                    yield _step(item)
+    yield from (_step(item, TUNED) for item in middle[1:])
     for length in GRID_LENGTHS[1:]:
         for heads in GRID_HEADS:
             for dim in GRID_DIMS:
                 for item in middle:
-                    yield Step(replace(item, heads=heads, dims=(dim, dim), q_len=length, kv_len=length), EAGER)
+                    yield _step(replace(item, heads=heads, dims=(dim, dim), q_len=length, kv_len=length))
 
 
 def extras() -> Iterator[Workload]:
@@ -98,13 +112,13 @@ def decode() -> Iterator[Step]:
     for length in (8192, 32768):
         for batch in (1, 32):
             item = Workload("noop", q_len=1, kv_len=length, batch=batch, heads=(32, 8))
-            yield Step(item, ("attngen", "sdpa_flash", "sdpa_cudnn", "flex"))
+            yield _step(item, ("attngen", "sdpa_flash", "sdpa_cudnn", "flex"))
 
 
 def memory() -> Iterator[Step]:
     """Where a mask, a table of scores or a copy could show."""
     for item in (Workload("causal"), Workload("document"), Workload("t5"), Workload("natten", q_len=4096, kv_len=4096)):
-        yield Step(item, ("attngen", "sdpa_flash", "flex"))
+        yield _step(item, ("attngen", "sdpa_flash", "flex"))
 
 
 MASKS = ("causal", "window", "prefix", "document")
