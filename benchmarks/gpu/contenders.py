@@ -24,10 +24,17 @@ class NotImportable(Exception):
 
 @dataclass(frozen=True)
 class Built:
-    """A call for one problem; `setup_s` is what has to be done again when the mask changes, None where it is part of every call."""
+    """A call for one problem.
+
+    Attributes:
+        call: computes the problem.
+        setup_s: what has to be done again when the mask changes, None where it is part of every call.
+        build_s: how long it took to make.
+    """
 
     call: Callable[[], Tensor]
     setup_s: float | None = None
+    build_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ class Row:
         tflops: useful operations of a call in `ms`. gb_per_s: keys and values read in `graph_ms`.
         share: of the cuBLAS product, or of the copy, of the same run.
         setup_ms: what is done again when the mask changes, where it is no part of a call.
-        first_s: the first call, compilation included.
+        first_s: until the first result is there, tracing and compilation included.
         peak_mb: memory beyond the arguments, in 1e6 bytes.
         error: the largest relative error against float32, and `where`.
         note: why there is no time.
@@ -40,3 +40,8 @@ class Row:
     error: float | None = None
     where: str = ""
     note: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it makes the run a failure: wrong values of anybody, errors of attngen, its tests or a section. Others may refuse."""
+        return self.status == "wrong" or (self.status == "failed" and self.contender in ("attngen", "-"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.gpu.budget import Budget, OutOfTime
 from benchmarks.gpu.contenders import CONTENDERS, Built, Contender, NotImportable
@@ -76,7 +77,10 @@ class Run:
                     with self.guard(self.budget.left):
                         if problem is None:
                             problem = make(step.workload, self.machine.device, grad=grad, seed=number)
-                        row = measure(self, problem, contender.build(problem), named)
+                        began = time.perf_counter()
+                        built = contender.build(problem)
+                        built = replace(built, build_s=time.perf_counter() - began)
+                        row = measure(self, problem, built, named)
                 except NotImportable as error:
                     gone.add(name)
                     row = named.row(status="absent", note=str(error))
