@@ -50,15 +50,12 @@ def output(problem: Problem, found: Tensor) -> Verdict:
 
 
 def gradients(problem: Problem, found: Sequence[Tensor]) -> Verdict:
-    """Compare gradients in the order of `problem.leaves`: of one group of heads in one sequence, or of one head in all for those that
-    factors and captured tensors collect from every sequence."""
+    """Compare gradients in the order of `problem.leaves`: one group of heads in one sequence, and all of those that factors and captured
+    tensors collect from every head."""
     names = [name for i, _ in enumerate(problem.terms) for name in (f"q{i}", f"k{i}")] + ["v"]
-    factors = [i for i, term in enumerate(problem.terms) if term.factor is not None]
-    by_name = dict(zip(names, found, strict=False))
-    rest = found[len(names) :]
+    by_name, rest = dict(zip(names, found, strict=False)), found[len(names) :]
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
-    heads = places(problem)
-    for batch, head in heads:
+    for batch, head in places(problem):
         exact = problem.exact(batch, head, backward=True)
         group = head * problem.workload.heads[1] // problem.workload.heads[0]
         for name, value in by_name.items():
@@ -69,17 +66,20 @@ def gradients(problem: Problem, found: Sequence[Tensor]) -> Verdict:
                 before = pairs.get(f"d{name}", (None, torch.zeros_like(right)))[1]
                 pairs[f"d{name}"] = (value[batch, group], before + right)
     if rest:
-        head = heads[-1][1]
-        sums: dict[str, Tensor] = {}
-        for batch in range(problem.workload.batch):
+        pairs |= {name: (value, right) for (name, right), value in zip(_collected(problem).items(), rest, strict=True)}
+    return _worst(pairs)
+
+
+def _collected(problem: Problem) -> dict[str, Tensor]:
+    """Gradients of factors, then of captured tensors: sums over every head of every sequence."""
+    sums: dict[str, Tensor] = {}
+    for batch in range(problem.workload.batch):
+        for head in range(problem.workload.heads[0]):
             exact = problem.exact(batch, head, backward=True)
             for name in exact:
                 if name.startswith(("dfactor", "dcaptured")):
-                    sums[name] = sums.get(name, torch.zeros_like(exact[name])) + exact[name]
-        labels = [f"dfactor{i}" for i in factors] + [f"dcaptured{i}" for i in range(len(problem.mods.captured))]
-        # Both have heads as their last dimension.
-        pairs |= {label: (value[..., head], sums[label][..., head]) for label, value in zip(labels, rest, strict=True)}
-    return _worst(pairs)
+                    sums[name] = sums.get(name, 0.0) + exact[name]
+    return sums
 
 
 def _worst(pairs: dict[str, tuple[Tensor, Tensor]]) -> Verdict:

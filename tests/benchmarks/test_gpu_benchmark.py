@@ -211,6 +211,19 @@ def test_every_variant_is_the_same_for_attngen_and_for_the_check(variant):
     assert not check.gradients(problem, [torch.full_like(grad, float("nan")) for grad in found]).right
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flex_attention_gets_the_same_mods(variant, monkeypatch):
+    """Not compiled: a CPU has no such kernel. What it is given is what counts."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    length = 512 if variant == "natten" else 64
+    dims = (16, 32) if variant == "differential" else (16, 16)
+    problem = make(Workload(variant, dims, length, length, 2, (4, 2)), CPU)
+    built = CONTENDERS["flex"].build(problem)
+    assert check.output(problem, built.call()).right
+    assert (built.setup_s is None) == (problem.mods.mask is None)
+
+
 def test_pairs_and_operations_are_counted_by_hand():
     problem = make(SMALL, CPU)
     assert problem.pairs == 48 * 49 // 2
@@ -323,6 +336,17 @@ def test_a_first_call_is_read_from_the_last_line():
     assert subprocesses.first_call_row(row, done).first_s == 5.5
     for broken in (subprocesses.Finished("Traceback\nValueError: no", 1), subprocesses.Finished("", None), subprocesses.Finished("", 0)):
         assert subprocesses.first_call_row(row, broken).status == "failed"
+
+
+def test_the_process_of_a_first_call_prints_what_is_read(monkeypatch, capsys):
+    from benchmarks.gpu import first_call
+
+    monkeypatch.setattr(workloads, "FIRST_CALLS", (Workload("causal", (16, 16), 20, 20, 1, (2, 1)),))
+    monkeypatch.setattr(sys, "argv", ["first_call", "attngen", "--device", "cpu"])
+    first_call.main()
+    row = subprocesses.first_call_row(Row("first_call", "w", "attngen"), subprocesses.Finished(capsys.readouterr().out, 0))
+    assert row.status == "ok"
+    assert (row.first_s or 0) > 0
 
 
 # ---- the whole
