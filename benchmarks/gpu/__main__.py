@@ -11,29 +11,21 @@ does not fit is skipped and said. Exit code 1 if anybody computed something wron
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from benchmarks.gpu import machine, report, workloads
-from benchmarks.gpu.budget import Budget, OutOfTime, alarm, part_of
-from benchmarks.gpu.rows import Row
+from benchmarks.gpu.budget import RESERVE_S, WEIGHTS, alarm
 
 if TYPE_CHECKING:
-    from benchmarks.gpu.run import Run
-    from benchmarks.gpu.sections import Section
+    from benchmarks.gpu.session import Interrupted
 
 RESULTS = Path(__file__).parents[1] / "results"
-BUDGET_S, LONGEST_S = 520.0, 540.0
-# Left for tables, pictures and the end of what is stopped.
-_RESERVE_S = 15.0
-WEIGHTS: Mapping[str, float] = {"tests": 30, "forward": 26, "backward": 24, "mask": 3, "decode": 7, "first_call": 7, "memory": 3}
+BUDGET_S = 520.0
 TITLES: Mapping[str, str] = {
     "tests": "the tests marked gpu, in several processes",
     "forward": "the grid, forward, inference",
@@ -55,9 +47,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the sections")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and measure nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where to write (default: benchmarks/results)")
+    parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     found = parser.parse_args(argv)
-    if found.budget <= _RESERVE_S:
-        parser.error(f"--budget is more than {_RESERVE_S:.0f} seconds")
+    if found.budget <= RESERVE_S:
+        parser.error(f"--budget is more than {RESERVE_S:.0f} seconds")
     return found
 
 
@@ -79,12 +72,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine.prepare_environment(os.environ)
     import torch
 
+    from benchmarks.gpu.session import Interrupted, Session
+
     if not torch.cuda.is_available():
         print("this benchmark needs a GPU, and PyTorch sees none here; --dry-run prints the plan", file=sys.stderr)
         return 2
-    done = measured(sections, options.budget, machine.gpu(), out=folders(options.results), guard=alarm)
+    session = Session(machine.gpu(), folders(options.results), said, alarm)
+    before = None if options.resume is None else report.from_json(options.resume.read_text(encoding="utf-8"))
+    done = session.measured(sections, options.budget, before)
+    if isinstance(done, Interrupted):
+        go_on(done, options.results)
     print("\n".join(report.table(done)))
     return 1 if any(row.counts for row in done.rows) else 0
+
+
+def go_on(left: Interrupted, results: Path) -> NoReturn:
+    """Put a new process in the place of this one, which has lost its device."""
+    path = Path(tempfile.mkdtemp(prefix="attngen-gpu-")) / "before.json"
+    path.write_text(report.as_json(left.report), encoding="utf-8")
+    print(left.report.rows[-1].note, flush=True)
+    options = ["--resume", str(path), "--budget", f"{left.budget_s:.1f}", "--results", str(results), "--sections", *left.sections]
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *options])
 
 
 def folders(results: Path) -> tuple[Path, ...]:
@@ -111,58 +119,10 @@ def plan(sections: Sequence[str], budget_s: float) -> list[str]:
     total = sum(WEIGHTS[name] for name in sections)
     lines: list[str] = []
     for name in sections:
-        lines.append(f"{name}: {TITLES[name]}, {(budget_s - _RESERVE_S) * WEIGHTS[name] / total:.0f} s")
+        lines.append(f"{name}: {TITLES[name]}, {(budget_s - RESERVE_S) * WEIGHTS[name] / total:.0f} s")
         lines += [f"  {line}" for line in others.get(name, [])]
         lines += [f"  {step.workload}: {', '.join(step.contenders)}" for step in (steps[name]() if name in steps else ())]
     return lines
-
-
-def measured(
-    sections: Sequence[str],
-    budget_s: float,
-    device: machine.Machine,
-    *,
-    out: Sequence[Path],
-    guard: Callable[[float], AbstractContextManager[None]] | None = None,
-    known: Mapping[str, Section] | None = None,
-    now: Callable[[], float] = time.monotonic,
-) -> report.Report:
-    """Run sections one after the other; results are written after each, so that nothing is lost.
-
-    Args:
-        sections: their names, in order.
-        budget_s: for all of them.
-        device: what is measured.
-        out: folders for results.
-        guard: stops what runs for longer than so many seconds.
-        known: sections by name, those of `sections` by default.
-        now: a clock in seconds.
-    """
-    from benchmarks.gpu.run import Run, unguarded
-    from benchmarks.gpu.sections import SECTIONS
-
-    whole = Budget.of(budget_s - _RESERVE_S, now)
-    began, date = now(), datetime.datetime.now(datetime.UTC).date().isoformat()
-    empty = report.Report(device.name, date, machine.versions(), budget_s, 0.0, None, None, (), ())
-    rows: list[Row] = []
-    done = empty
-    run: Run | None = None
-    for name in sections:
-        share = whole.share(part_of(name, sections, WEIGHTS))
-        try:
-            if run is None:
-                run = Run(device, share, machine.product_tflops(device), machine.copied_gb_per_s(device), said, guard=guard or unguarded)
-            run = replace(run, budget=share)
-            for row in (known or SECTIONS)[name].rows(run):
-                rows.append(row)  # noqa: PERF402  what came before an error stays
-        except (OutOfTime, Exception) as error:
-            rows.append(Row(name, "the section itself", "-", "failed", note=f"{type(error).__name__}: {error}"[:300]))
-        product, copy = (None, None) if run is None else (run.product_tflops, run.copy_gb_per_s)
-        done = replace(
-            empty, used_s=now() - began, product_tflops=product, copy_gb_per_s=copy, notes=report.skipped(rows), rows=tuple(rows)
-        )
-        report.write(done, out)
-    return done
 
 
 def said(line: str) -> None:

@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+RESERVE_S = 15.0
+"""Left of a budget for tables, pictures and the end of what is stopped."""
+WEIGHTS: Mapping[str, float] = {"tests": 30, "forward": 26, "backward": 24, "mask": 3, "decode": 7, "first_call": 7, "memory": 3}
+"""The sections in their order, with their shares."""
+
 
 class OutOfTime(BaseException):
     """A step was still running when the budget ended. No library that catches every Exception may keep it."""

@@ -29,6 +29,7 @@ class Machine:
         graph_milliseconds: the same replayed from a graph, without what the host does.
         peak_bytes: the most memory that a call takes beyond what is held before it.
         synchronize: waits for the device.
+        alive: whether it still computes for this process.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Machine:
     graph_milliseconds: Callable[[Callable[[], object]], float]
     peak_bytes: Callable[[Callable[[], object]], int]
     synchronize: Callable[[], None]
+    alive: Callable[[], bool]
 
 
 def missing(names: Sequence[str]) -> tuple[str, ...]:
@@ -57,7 +59,18 @@ def gpu() -> Machine:
     from attngen.runtime.timing import gpu_milliseconds
 
     device = torch.device("cuda", torch.cuda.current_device())
-    return Machine(torch.cuda.get_device_name(device), device, gpu_milliseconds, _graph_milliseconds, _peak_bytes, torch.cuda.synchronize)
+    name, wait = torch.cuda.get_device_name(device), torch.cuda.synchronize
+    return Machine(name, device, gpu_milliseconds, _graph_milliseconds, _peak_bytes, wait, lambda: _alive(device))
+
+
+def _alive(device: Any) -> bool:
+    """After some errors every later call of the process fails."""
+    import torch
+
+    try:
+        return float(torch.ones(1, device=device).sum()) == 1.0
+    except Exception:
+        return False
 
 
 def _graph_milliseconds(run: Callable[[], object]) -> float:

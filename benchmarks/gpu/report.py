@@ -72,6 +72,12 @@ def as_json(report: Report) -> str:
     return json.dumps({**content, "versions": dict(report.versions), "rows": rows}, indent=1) + "\n"
 
 
+def from_json(text: str) -> Report:
+    """A report from its JSON."""
+    content = json.loads(text)
+    return Report(**{**content, "notes": tuple(content["notes"]), "rows": tuple(Row(**row) for row in content["rows"])})
+
+
 def write(report: Report, folders: Sequence[Path]) -> tuple[Path, ...]:
     """The JSON and the pictures, in every folder."""
     written: list[Path] = []
@@ -145,7 +151,7 @@ def draw(report: Report, folder: Path) -> tuple[Path, ...]:
         return ()
     found: list[Path] = []
     for block in _DRAWN:
-        rows = [row for row in report.rows if row.section == block.section and row.status == "ok"]
+        rows = [row for row in report.rows if row.section == block.section and getattr(row, block.key) is not None]
         if rows:
             found.append(folder / f"{slug(report)}-{block.section}.png")
             _bars(report, rows, block).savefig(found[-1], dpi=150, bbox_inches="tight")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from benchmarks.gpu.budget import Budget, OutOfTime
 from benchmarks.gpu.contenders import CONTENDERS, Built, Contender, NotImportable
@@ -25,6 +26,14 @@ def _quiet(_: str) -> None:
 def unguarded(seconds: float) -> AbstractContextManager[None]:
     """No alarm."""
     return nullcontext()
+
+
+class DeviceLost(Exception):
+    """The device answers nothing any more in this process, as after a read outside of its memory; `after` says what was run last."""
+
+    def __init__(self, after: str) -> None:
+        super().__init__(f"the device was lost after {after}")
+        self.after = after
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,8 @@ class Run:
         progress: called with one line for each row.
         contenders: by name.
         guard: stops what runs for longer than so many seconds.
+        known: section, workload and contender of rows that are there already, from a process before this one.
+        folders: where logs go.
     """
 
     machine: Machine
@@ -60,14 +71,20 @@ class Run:
     progress: Callable[[str], None] = _quiet
     contenders: dict[str, Contender] = field(default_factory=lambda: dict(CONTENDERS))
     guard: Guard = unguarded
+    known: frozenset[tuple[str, str, str]] = frozenset()
+    folders: tuple[Path, ...] = ()
 
     def each(self, section: str, steps: Iterable[Step], measure: Measure, *, grad: bool) -> Iterator[Row]:
-        """Measure every step that fits, with tensors of its own that its contenders share."""
+        """Measure every step that fits, with tensors of its own that its contenders share.
+
+        Raises:
+            DeviceLost: after a row that failed.
+        """
         gone: set[str] = set()
         for number, step in enumerate(steps):
             problem: Problem | None = None
             for name in step.contenders:
-                if name in gone:
+                if name in gone or (section, str(step.workload), name) in self.known:
                     continue
                 contender, named = self.contenders[name], Named(section, step.workload, name)
                 if self.budget.left < contender.cost_s:
@@ -88,6 +105,8 @@ class Run:
                     row = named.row(status="failed", note=f"{type(error).__name__}: {_first_line(error)}")
                 self.progress(said(row))
                 yield row
+                if row.status == "failed" and not self.machine.alive():
+                    raise DeviceLost(f"{name} on {step.workload}")
 
 
 def said(row: Row) -> str:

@@ -70,6 +70,9 @@ def tests_command() -> list[str]:
 def gpu_tests(run: Run) -> Iterator[Row]:
     """The tests marked gpu, for as long as there is time; what was found until then counts."""
     done = finished(tests_command(), run.budget.left)
+    for folder in run.folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tests.log").write_text(done.output, encoding="utf-8")
     counts = outcomes(done.output)
     note = ", ".join(f"{count} {name.lower()}" for name, count in counts.items()) or "nothing ran"
     note += ", stopped when its time was over" if done.status is None else ""

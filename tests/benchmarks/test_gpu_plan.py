@@ -1,4 +1,4 @@
-"""The benchmark for GPUs without one: plans, budgets, checks of values, rows, tables, and what happens when something fails."""
+"""The benchmark for GPUs without one: plans, budgets, processes, tables, and what happens when something fails."""
 
 from __future__ import annotations
 
@@ -14,79 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import attngen
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import check, report, subprocesses, workloads
-from benchmarks.gpu.budget import Budget, OutOfTime, alarm, part_of
-from benchmarks.gpu.contenders import CONTENDERS, Built, Contender, NotImportable
-from benchmarks.gpu.machine import Machine, missing, prepare_environment
-from benchmarks.gpu.problems import VARIANTS, Problem, make
+from benchmarks.gpu import report, subprocesses, workloads
+from benchmarks.gpu.budget import WEIGHTS, Budget, OutOfTime, alarm, part_of
+from benchmarks.gpu.contenders import CONTENDERS, Contender
+from benchmarks.gpu.machine import missing, prepare_environment
+from benchmarks.gpu.problems import VARIANTS
 from benchmarks.gpu.rows import Row
-from benchmarks.gpu.run import Run
-from benchmarks.gpu.sections import SECTIONS, Section, measure_backward, measure_decode, measure_forward, measure_memory
+from benchmarks.gpu.run import Run, unguarded
+from benchmarks.gpu.sections import Section, measure_forward
+from benchmarks.gpu.session import Interrupted, Session
 from benchmarks.gpu.workloads import Step, Workload
+from tests.benchmarks.gpu_fakes import MACHINE, SMALL, Clock, exact, refusing, run_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-CPU = torch.device("cpu")
-SMALL = Workload("causal", dims=(16, 16), q_len=48, kv_len=48, batch=2, heads=(4, 2))
-
-
-def milliseconds(run) -> float:
-    run()
-    return 2.0
-
-
-def peak(run) -> int:
-    run()
-    return 10**6
-
-
-MACHINE = Machine("a CPU", CPU, milliseconds, milliseconds, peak, lambda: None)
-
-
-class Clock:
-    """Seconds that pass when it is told."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def __call__(self) -> float:
-        return self.at
-
-
-def exact(problem: Problem) -> Built:
-    """The formula itself, rounded as kernels round."""
-    attend = attngen.compile(problem.spec())
-    return Built(lambda: attend.reference(*problem.arguments()).to(torch.bfloat16), 0.003)
-
-
-def nowhere(problem: Problem) -> Built:
-    """Forgets to write the last row."""
-    call = exact(problem).call
-
-    def forgetful() -> torch.Tensor:
-        out = call()
-        mask = torch.ones_like(out)
-        mask[:, :, -1] = float("nan")
-        return out * mask
-
-    return Built(forgetful)
-
-
-def refusing(problem: Problem) -> Built:
-    raise RuntimeError("no kernel for this\nand a long explanation")
-
-
-def absent(problem: Problem) -> Built:
-    raise NotImportable("its package cannot be imported")
-
-
-def run_of(budget: Budget | None = None, **contenders) -> Run:
-    known = {name: Contender(name, build, 5.0) for name, build in contenders.items()}
-    return Run(MACHINE, budget or Budget.of(1000.0), 100.0, 50.0, contenders=known)
-
-
-# ---- the command
 
 
 def python(*command_: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -105,7 +46,7 @@ def test_plans_come_at_once_and_need_no_torch(option):
     done = python("-c", program)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - began < 2.0
-    assert all(name in done.stdout for name in command.WEIGHTS)
+    assert all(name in done.stdout for name in WEIGHTS)
 
 
 def test_the_plan_begins_with_what_is_worth_most(capsys):
@@ -180,144 +121,18 @@ def test_an_alarm_ends_what_hangs():
     time.sleep(0.25)
 
 
-def test_what_does_not_fit_is_skipped_and_said():
-    clock = Clock()
-
-    def slow(problem: Problem) -> Built:
-        clock.at += 8.0
-        return exact(problem)
-
-    steps = [Step(replace(SMALL, variant=variant), ("one", "two")) for variant in ("causal", "noop")]
-    rows = list(run_of(Budget.of(20.0, clock), one=slow, two=exact).each("forward", steps, measure_forward, grad=False))
-    assert [row.status for row in rows] == ["ok", "ok", "ok", "skipped"]
-    assert report.skipped(rows) == ("forward: 1 of 4 skipped, its share of the budget was used",)
-
-
-# ---- values
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_is_the_same_for_attngen_and_for_the_check(variant):
-    length = 512 if variant == "natten" else 64
-    dims = (16, 32) if variant == "differential" else (16, 16)
-    problem = make(Workload(variant, dims, length, length, 2, (4, 2)), CPU, grad=True)
-    out = attngen.compile(problem.spec()).reference(*problem.arguments())
-    assert check.output(problem, out).error < 1e-5
-    found = list(torch.autograd.grad(out, problem.leaves, problem.cotangent.double()))
-    assert check.gradients(problem, found).right
-    for i in range(len(found)):
-        wrong = [grad * 1.1 if i == j else grad for j, grad in enumerate(found)]
-        assert not check.gradients(problem, wrong).right
-    assert not check.gradients(problem, [torch.full_like(grad, float("nan")) for grad in found]).right
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_flex_attention_gets_the_same_mods(variant, monkeypatch):
-    """Not compiled: a CPU has no such kernel. What it is given is what counts."""
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    length = 512 if variant == "natten" else 64
-    dims = (16, 32) if variant == "differential" else (16, 16)
-    problem = make(Workload(variant, dims, length, length, 2, (4, 2)), CPU)
-    built = CONTENDERS["flex"].build(problem)
-    assert check.output(problem, built.call()).right
-    assert (built.setup_s is None) == (problem.mods.mask is None)
-
-
-def test_pairs_and_operations_are_counted_by_hand():
-    problem = make(SMALL, CPU)
-    assert problem.pairs == 48 * 49 // 2
-    assert SMALL.flops(problem.pairs, 1, False) == 4.0 * 16 * problem.pairs * 2 * 4
-    assert SMALL.flops(problem.pairs, 1, True) == 2.5 * SMALL.flops(problem.pairs, 1, False)
-    assert replace(SMALL, dims=(8, 16)).flops(10, 2, False) == 2.0 * 10 * 2 * 4 * (2 * 8 + 16)
-
-
-def test_draws_differ_and_are_shared_by_contenders():
-    first, second = (make(SMALL, CPU, seed=seed) for seed in (1, 2))
-    assert not torch.equal(first.v, second.v)
-    assert torch.equal(first.v, make(SMALL, CPU, seed=1).v)
-
-
-# ---- measurements
-
-
-def test_what_is_right_is_timed_and_what_is_not_is_not():
-    run = run_of(exact=exact, nowhere=nowhere, refusing=refusing, absent=absent)
-    steps = [Step(SMALL, ("exact", "nowhere", "refusing", "absent")), Step(replace(SMALL, variant="noop"), ("absent", "exact"))]
-    rows = list(run.each("forward", steps, measure_forward, grad=False))
-    assert [(row.contender, row.status) for row in rows] == [
-        ("exact", "ok"),
-        ("nowhere", "wrong"),
-        ("refusing", "failed"),
-        ("absent", "absent"),
-        ("exact", "ok"),
-    ]
-    good, wrong, failed, *_ = rows
-    assert good.ms == 2.0
-    assert good.tflops == pytest.approx(SMALL.flops(48 * 49 // 2, 1, False) / 2.0 / 1e9)
-    assert good.share == pytest.approx((good.tflops or 0) / 100)
-    assert (good.setup_ms, good.where) == (3.0, "o")
-    assert (wrong.ms, wrong.tflops, wrong.share) == (None, None, None)
-    assert failed.note == "RuntimeError: no kernel for this"
-
-
-@pytest.mark.parametrize("measure", [measure_backward, measure_memory])
-def test_gradients_are_checked_timed_and_weighed(measure):
-    (row,) = run_of(exact=exact).each("backward", [Step(SMALL, ("exact",))], measure, grad=True)
-    assert row.status == "ok"
-    assert (row.ms, row.peak_mb) == ((2.0, None) if measure is measure_backward else (None, 1.0))
-
-
-def test_wrong_gradients_are_not_timed():
-    def halved(problem: Problem) -> Built:
-        call = exact(problem).call
-
-        def half() -> torch.Tensor:
-            out = call()
-            return out.detach() + 0.5 * (out - out.detach())
-
-        return Built(half)
-
-    (row,) = run_of(halved=halved).each("backward", [Step(SMALL, ("halved",))], measure_backward, grad=True)
-    assert (row.status, row.ms) == ("wrong", None)
-    assert row.error == pytest.approx(0.5, abs=0.01)
-
-
-def test_decoding_is_counted_in_bytes():
-    work = replace(SMALL, variant="noop", q_len=1)
-    (row,) = run_of(exact=exact).each("decode", [Step(work, ("exact",))], measure_decode, grad=False)
-    assert row.gb_per_s == pytest.approx(2 * (2 * 2 * 48 * 16) * 2 / 2.0 / 1e6)
-    assert row.share == pytest.approx((row.gb_per_s or 0) / 50)
-
-
-def test_attngen_and_sdpa_are_contenders_here_too():
-    """The kernels themselves, in the interpreter, and a backend that this machine lacks."""
-    work = Workload("causal", (16, 16), 20, 20, 1, (2, 1))
-    steps = [Step(work, ("attngen", "sdpa_cudnn", "fa4"))]
-    rows = list(replace(run_of(), contenders=CONTENDERS).each("forward", steps, measure_forward, grad=False))
-    assert [row.status for row in rows] == ["ok", "failed", "absent"]
-
-
-def test_masks_are_prepared_without_a_gpu(monkeypatch):
-    monkeypatch.setattr("benchmarks.gpu.workloads.MASK_LENGTHS", (300,))
-    rows = list(SECTIONS["mask"].rows(run_of()))
-    assert [row.status for row in rows] == ["ok"] * 8
-    ours = {row.workload: row.ms for row in rows if row.contender == "attngen"}
-    assert ours["causal n300"] == 0.0
-    assert (ours["document n300"] or 0) > 0
-
-
 # ---- processes
 
 
-def test_outcomes_are_counted_also_when_it_was_stopped(monkeypatch):
+def test_outcomes_are_counted_also_when_it_was_stopped(tmp_path, monkeypatch):
     output = (
         "tests/gpu/test_gpu.py::test_a[1] PASSED [ 10%]\n[gw0] [ 20%] PASSED tests/gpu/test_gpu.py::test_a[2]\n"
         "[gw1] [ 30%] FAILED tests/gpu/test_gpu.py::test_b\nFAILED tests/gpu/test_gpu.py::test_b - assert 1 == 2\n"
     )
     assert subprocesses.outcomes(output) == {"PASSED": 2, "FAILED": 1}
     monkeypatch.setattr(subprocesses, "finished", lambda *_: subprocesses.Finished(output, None))
-    first, second = subprocesses.gpu_tests(run_of())
+    first, second = subprocesses.gpu_tests(replace(run_of(), folders=(tmp_path / "new",)))
+    assert (tmp_path / "new" / "tests.log").read_text() == output
     assert (first.status, first.note) == ("failed", "2 passed, 1 failed, stopped when its time was over")
     assert (second.workload, second.note) == ("tests/gpu/test_gpu.py::test_b", "assert 1 == 2")
 
@@ -365,13 +180,15 @@ def test_a_run_reports_what_failed_and_goes_on(tmp_path, monkeypatch):
         yield Row("decode", "noop", "attngen", graph_ms=1.0, gb_per_s=40.0, share=0.8)
 
     known = {"forward": Section("forward", broken), "decode": Section("decode", fine)}
-    done = command.measured(["forward", "decode"], 60.0, MACHINE, out=(tmp_path / "a", tmp_path / "b"), known=known)
+    done = Session(MACHINE, (tmp_path / "a", tmp_path / "b"), print, unguarded, known).measured(["forward", "decode"], 60.0)
+    assert isinstance(done, report.Report)
     assert [row.status for row in done.rows] == ["ok", "wrong", "failed", "ok"]
     text = report.table(done)
     assert text[0] == "WRONG: forward causal flex: error 5.0e-01 in o"
     assert text[1] == "failed: forward the section itself -: ValueError: the section broke"
     assert any("42 0.42" in line and "wrong" in line for line in text)
     found = json.loads((tmp_path / "b" / f"{report.slug(done)}.json").read_text())
+    assert report.from_json(report.as_json(done)) == done
     assert found["device"] == "a CPU"
     assert found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"] == torch.__version__
     assert found["rows"][0] == {
@@ -379,6 +196,52 @@ def test_a_run_reports_what_failed_and_goes_on(tmp_path, monkeypatch):
     }  # fmt: skip
     pictures = {path.name.rpartition("-")[2] for path in (tmp_path / "a").glob("*.png")}
     assert pictures == {"forward.png", "decode.png"}
+
+
+def test_a_lost_device_is_left_to_a_new_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.gpu.machine.product_tflops", lambda machine: 100.0)
+    monkeypatch.setattr("benchmarks.gpu.machine.copied_gb_per_s", lambda machine: 50.0)
+    contenders = {"attngen": Contender("attngen", refusing, 1.0), "flex": Contender("flex", exact, 1.0)}
+    steps = [Step(replace(SMALL, variant=variant), ("attngen", "flex")) for variant in ("causal", "noop")]
+
+    def forward(run: Run) -> Iterator[Row]:
+        yield from replace(run, contenders=contenders).each("forward", steps, measure_forward, grad=False)
+
+    def decode(run: Run) -> Iterator[Row]:
+        yield Row("decode", "noop", "attngen")
+
+    known = {"forward": Section("forward", forward), "decode": Section("decode", decode)}
+    session = Session(replace(MACHINE, alive=lambda: False), (tmp_path,), print, unguarded, known)
+    before: report.Report | None = None
+    sections, budget_s = ["forward", "decode"], 60.0
+    for left in (2, 2):
+        found = session.measured(sections, budget_s, before)
+        assert isinstance(found, Interrupted)
+        assert found.budget_s <= budget_s + 0.1
+        before, sections, budget_s = report.from_json(report.as_json(found.report)), list(found.sections), found.budget_s
+        assert len(sections) == left
+    done = session.measured(sections, budget_s, before)
+    assert isinstance(done, report.Report)
+    assert [(row.workload.split()[0], row.contender, row.status) for row in done.rows] == [
+        ("causal", "attngen", "failed"),
+        ("the", "-", "failed"),
+        ("causal", "flex", "ok"),
+        ("noop", "attngen", "failed"),
+        ("the", "-", "failed"),
+        ("noop", "flex", "ok"),
+        ("noop", "attngen", "ok"),
+    ]
+    assert done.budget_s == 60.0
+
+
+def test_a_new_process_takes_over_with_what_is_left(tmp_path, monkeypatch):
+    commands: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, arguments: commands.append(arguments))
+    so_far = report.Report("g", "2000-01-01", {}, 60.0, 9.0, 1.0, 1.0, (), (Row("forward", "the device", "-", "failed", note="lost"),))
+    command.go_on(Interrupted(so_far, ("forward", "decode"), 51.0), tmp_path)
+    options = command.arguments(commands[0][3:])
+    assert (options.sections, options.budget, options.results) == (["forward", "decode"], 51.0, tmp_path)
+    assert report.from_json(options.resume.read_text()) == so_far
 
 
 def test_results_go_where_out_says(tmp_path, monkeypatch):
