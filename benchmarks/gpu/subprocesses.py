@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.gpu.machine import FOR_TESTS, missing
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.workloads import FIRST_CALLS
@@ -69,6 +70,10 @@ def tests_command() -> list[str]:
 
 def gpu_tests(run: Run) -> Iterator[Row]:
     """The tests marked gpu, for as long as there is time; what was found until then counts."""
+    lacking = missing(FOR_TESTS)
+    if lacking:
+        yield Row("tests", "pytest -m gpu", "attngen", "failed", note=f"missing here: {', '.join(lacking)}")
+        return
     done = finished(tests_command(), run.budget.left)
     for folder in run.folders:
         folder.mkdir(parents=True, exist_ok=True)

@@ -137,6 +137,12 @@ def test_outcomes_are_counted_also_when_it_was_stopped(tmp_path, monkeypatch):
     assert (second.workload, second.note) == ("tests/gpu/test_gpu.py::test_b", "assert 1 == 2")
 
 
+def test_tests_say_what_they_lack(monkeypatch):
+    monkeypatch.setattr(subprocesses, "FOR_TESTS", ("no_such_package",))
+    (row,) = subprocesses.gpu_tests(run_of())
+    assert (row.status, row.note) == ("failed", "missing here: no_such_package")
+
+
 def test_a_process_that_takes_too_long_is_ended_with_its_output():
     program = "import time; print('began', flush=True); time.sleep(60)"
     began = time.perf_counter()
