@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from attngen.frontend.spec import Spec
     from attngen.generation import generate
     from attngen.merging import merge
+    from attngen.tuning import tune
 
 _FUNCTIONS = tuple(
     """
@@ -37,6 +38,7 @@ _HOMES = {
     "compile": "attngen.api",
     "generate": "attngen.generation",
     "merge": "attngen.merging",
+    "tune": "attngen.tuning",
     "attention": "attngen.frontend.attention",
     "block_table": "attngen.frontend.blocks",
     "cascade": "attngen.frontend.cascade",
@@ -74,5 +76,6 @@ __all__ = [
     "grid",
     "low_rank",
     "merge",
+    "tune",
     *_FUNCTIONS,
 ]

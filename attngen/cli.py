@@ -1,4 +1,4 @@
-"""The command line: `attngen generate | check | explain | inspect | list | cache`.
+"""The command line: `attngen generate | check | explain | inspect | tune | list | cache`.
 
 Parses arguments, calls what stands below, prints. Heavy modules are imported by the command that needs them, so that help comes at once.
 Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 for what was refused or differs, 2 for a wrong command line, 3 for a
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attngen.errors import ArgumentError, AttngenError, InternalError, SpecError
+from attngen.output import Progress
+from attngen.output import table as _table
 from attngen.version import VERSION
 
 if TYPE_CHECKING:
@@ -83,6 +85,13 @@ def parser() -> argparse.ArgumentParser:
     _one(inspect)
     inspect.add_argument("--cubin", type=Path, metavar="DIR", help="write DIR/<name>.<role>.cubin")
 
+    tune = _command(commands, "tune", _tune, "time the scheduler's leaders on the GPU at hand, and keep the winners")
+    _one(tune)
+    tune.set_defaults(arch=None)
+    tune.add_argument("--length", nargs="+", default=["long", "short", "decode"], help="classes of lengths (default: long short decode)")
+    tune.add_argument("--leaders", type=int, default=6, metavar="N", help="tiles of the ranking to time for each kernel (default: 6)")
+    tune.add_argument("--out", type=Path, metavar="FILE", help="the table to write to (default: tuned.json in the cache folder)")
+
     _command(commands, "list", _list, "the catalogue")
     cache = commands.add_parser("cache", help="what was compiled before")
     actions = cache.add_subparsers(metavar="ACTION", required=True)
@@ -101,7 +110,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 
 def _one(command: argparse.ArgumentParser) -> None:
     command.add_argument("spec", metavar="SPEC", help=_SPEC)
-    command.add_argument("--arch", default="sm90", help="the target (default: sm90)")
+    command.add_argument("--arch", default="sm90", help="the target (default: sm90, to tune the device's)")
     command.add_argument("--dtype", default="bfloat16", help="of the arguments (default: bfloat16)")
     command.add_argument("--head-dim", default="128", metavar="N[,N]", help="of queries and keys, and of values (default: 128)")
 
@@ -222,6 +231,30 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from attngen.deploy import parse_head_dims
+    from attngen.tuning import tune
+
+    progress = Progress()
+    try:
+        head_dim = parse_head_dims([arguments.head_dim])[0]
+        chosen = {"dtype": arguments.dtype, "head_dim": head_dim, "lengths": arguments.length, "leaders": arguments.leaders}
+        found = tune(_load(arguments.spec), arguments.arch, **chosen, out=arguments.out, progress=progress.line)
+    finally:
+        progress.done()
+    rows = [asdict(row) for row in found.rows]
+    lost = [{"role": item.role, "length": item.length, "tile": str(item.tile), "why": item.why} for item in found.lost]
+    shown = [{"kernel": row["structure"].partition(":")[0], **{key: row[key] for key in _TUNED}} for row in rows]
+    said = [f"{row['length']} {row['role']} {row['tile']} did not run: {row['why']}" for row in lost]
+    _print(arguments, {"rows": rows, "lost": lost, "notes": found.notes}, [*_table(shown), *said, *found.notes])
+    return 0
+
+
+_TUNED = ("length", "dims", "tile", "call_us", "usual", "usual_us", "tried")
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from attngen import catalog
 
@@ -300,41 +333,8 @@ def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping
     return found
 
 
-class Progress:
-    """One line a step on stderr; on a terminal each takes the place of the one before."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
-        self.width = 0
-
-    def line(self, text: str) -> None:
-        """Say what was done."""
-        if self.terminal:
-            print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
-            self.width = len(text)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def done(self) -> None:
-        """Leave the line."""
-        if self.terminal and self.width:
-            print(file=sys.stderr)
-
-
 def _lengths(lengths: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} = {length}" for axis, length in lengths.items())
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rows of equal keys as columns; numbers to the right."""
-    if not rows:
-        return []
-    cells = [[key for key in rows[0]], *([("-" if value is None else str(value)) for value in row.values()] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    right = [isinstance(value, int | float) or value is None for value in rows[0].values()]
-    columns = list(zip(widths, right, strict=True))
-    lines = [[f"{text:>{width}}" if end else f"{text:<{width}}" for text, (width, end) in zip(row, columns, strict=True)] for row in cells]
-    return ["  ".join(line).rstrip() for line in lines]
 
 
 def _print(arguments: argparse.Namespace, data: Any, lines: Sequence[str]) -> None:

@@ -152,6 +152,10 @@ class ArchMismatch(ScheduleError):
     """Tensors live on a device of another architecture than the kernel was compiled for."""
 
 
+class NoDevice(AttngenError, RuntimeError):
+    """Something is to be timed, and there is no GPU."""
+
+
 # ---- calling a kernel
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 import attngen
+from attngen import target as targets
 
 LIMIT_BYTES = 16 * 2**30
 PATIENCE_S = 60.0
@@ -56,7 +57,8 @@ def prepared(name: str, length: int, device: torch.device) -> tuple[float, int]:
     if runs is None:
         return 0.0, 0
     kernels = attend._kernels  # pyright: ignore[reportPrivateUsage]  the emitted function, by itself
-    function = kernels.get(attend.dims(64), torch.empty(0), (length, length)).module.runs
+    dims = attend.dims(64)
+    function = kernels.module(kernels.source(dims), False, targets.get("sm90"), dims, "bfloat16").runs
     found = function(captures[runs.values], captures[runs.keys])
     return median_seconds(lambda: function(captures[runs.values], captures[runs.keys]), device), sum(4 * x.numel() for x in found)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from attngen import cli
 from attngen.cache.entry import Artefacts
@@ -147,6 +148,14 @@ def test_explain_on_one_screen_and_in_full(capsys: pytest.CaptureFixture[str]) -
     assert len(capsys.readouterr().out) > 2 * len(short)
     assert cli.main(["explain", "causal", "--after", "streaming", "--json"]) == 0
     assert printed(capsys)["step"] == "streaming"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_tuning_is_refused_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tune", "causal", "--arch", "sm90", "--length", "long", "--json"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("NoDevice: ")
+    assert json.loads(said.out)["error"]["remedy"]
 
 
 def test_the_cache_is_listed_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

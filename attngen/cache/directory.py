@@ -11,14 +11,17 @@ import os
 import stat
 from pathlib import Path
 
-import platformdirs
-
 from attngen.errors import CacheError, UnsafeCacheDirectory
 
 
 def cache_base(override: Path | None = None) -> Path:
     """The folder above all caches of this user: `override` (the knob `cache_dir`), or the usual place of the platform."""
-    return Path(platformdirs.user_cache_dir("attngen", appauthor=False)) if override is None else override
+    if override is not None:
+        return override
+    # Only here, so that machines that name a folder need no platformdirs.
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("attngen", appauthor=False))
 
 
 def prepare_directory(base: Path, *parts: str) -> Path | None:

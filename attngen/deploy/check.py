@@ -100,7 +100,7 @@ def _schedules(program: Program, manifest: Mapping[str, Any]) -> dict[Case, Modu
     for row in manifest["schedules"]:
         lengths = {axis: row["lengths"][axis] for axis in program.features}
         case = Case(row["arch"], row["dtype"], tuple(lengths.items()))
-        kernels = Kernels(for_dtype(program, case.dtype), manifest["name"], Options(case.arch), Knobs())
+        kernels = Kernels(for_dtype(program, case.dtype), manifest["name"], Options(case.arch, local=False), Knobs())
         choice = kernels.choice(lengths, case.dtype, targets.get(case.arch))
         settled = parse_schedule(row["tiles"])
         found[case] = choice.schedule.replace({role: settled[role] for role in choice.unsettled})

@@ -108,7 +108,7 @@ class _Built:
 
     def compile(self, case: Case, source: Source, module: ModuleType) -> None:
         target = targets.get(case.arch)
-        kernels = Kernels(source.program, self.name, Options(case.arch), Knobs.from_env())
+        kernels = Kernels(source.program, self.name, Options(case.arch, local=False), Knobs.from_env())
         schedule = kernels.settled(dict(case.lengths), case.dtype, target)
         self.schedules[case] = schedule
         for found in compile_module(self.name, source, module, schedule, Request(case.lengths, case.dtype, target)):

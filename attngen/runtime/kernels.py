@@ -26,6 +26,7 @@ from attngen.knobs import Knobs, code_knobs
 from attngen.pipeline import VERSION, Program, Source, analyse, build, for_dtype
 from attngen.resources import templates_dir
 from attngen.runtime.kept import KeptLists
+from attngen.runtime.own_tiles import tuned_tiles
 from attngen.schedule.choose import Choice, Request, choose
 from attngen.schedule.measured import table
 from attngen.schedule.plan import ModuleSchedule, override, parse_schedule
@@ -45,13 +46,15 @@ class Loaded:
 @dataclass(frozen=True, slots=True)
 class Options:
     """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
-    tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case."""
+    tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
+    `local`: tiles that were tuned on this machine count, which a product for others must not depend on."""
 
     arch: str | None = None
     schedule: tuple[tuple[str, object], ...] | None = None
     keep_lists: bool = False
     without: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
+    local: bool = True
 
 
 def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -152,7 +155,7 @@ class Kernels:
         request = Request(tuple(dims.items()), dtype, target, length)
         with self.lock:
             if request not in self.choices:
-                choice = choose(self.program.kernels, request, table())
+                choice = choose(self.program.kernels, request, table(), tuned_tiles(self.knobs, self.options.local))
                 if self.override is not None:
                     choice = replace(choice, schedule=override(choice.schedule, self.program.kernels, thaw(self.override)))
                 self.choices[request] = choice
@@ -176,7 +179,7 @@ class Kernels:
         gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
         without, required = (",".join(sorted(names)) for names in (self.program.without, self.program.asked))
         asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients}
-        asked |= {"without": without, "asked": required}
+        asked |= {"without": without, "asked": required, "choice": str(choice.schedule)}
         key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
         with self.lock:
             if key not in self.schedules:
@@ -260,7 +263,7 @@ def store(knobs: Knobs) -> Store:
     """The cache of this process."""
     import sys
 
-    abi = f"py{sys.version_info.major}{sys.version_info.minor}-triton{_triton_version()}-torch{torch.__version__}".replace("+", "_")
+    abi = f"py{sys.version_info.major}{sys.version_info.minor}-triton{triton_version()}-torch{torch.__version__}".replace("+", "_")
     return open_store(VERSION, abi, knobs.cache_dir)
 
 
@@ -269,8 +272,8 @@ def toolchain(knobs: Knobs) -> Toolchain:
     """Everything besides the variant that emitted and compiled code depends on."""
     return Toolchain(
         attngen=VERSION,
-        triton=_triton_version(),
-        ptxas=_triton_version(),
+        triton=triton_version(),
+        ptxas=triton_version(),
         torch=torch.__version__,
         templates=folder_hash(templates_dir()),
         source=source_hash(),
@@ -279,7 +282,8 @@ def toolchain(knobs: Knobs) -> Toolchain:
 
 
 @cache
-def _triton_version() -> str:
+def triton_version() -> str:
+    """The installed version of Triton, "none" without one."""
     from importlib import metadata
 
     try:

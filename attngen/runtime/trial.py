@@ -68,7 +68,9 @@ def _draw(
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Each output and gradient for one draw of values: of the kernels, exact, and of PyTorch at the same precision."""
     cascade = kernels.program.cascade
-    values = {item.name: captures[item.name] if item.axes is None else _random(item, lengths, kind, generator) for item in cascade.inputs}
+    values = {
+        item.name: captures[item.name] if item.axes is None else random_values(item, lengths, kind, generator) for item in cascade.inputs
+    }
     found, cotangents = _run(kernels, values, lengths, features, generator)
     exact = _reference(cascade, values, cotangents, torch.float64, None)
     plain = _reference(cascade, values, cotangents, *_yardstick(kind))
@@ -81,13 +83,19 @@ def extents(kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str
     axes = {axis for item in program.cascade.inputs for axis in item.axes or ()} | set(features)
     lengths = {**dict.fromkeys(sorted(axes), GRID_LENGTH), **features}
     lengths |= {program.streamed.resident: RESIDENT_LENGTH, program.streamed.streamed: STREAMED_LENGTH}
-    for step in program.cascade.steps:
+    return shortened(program.cascade, captures, lengths)
+
+
+def shortened(cascade: Cascade, captures: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
+    """Lengths of axes, cut to those of the captured tensors that they index."""
+    found = dict(lengths)
+    for step in cascade.steps:
         for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
             value = captures.get(node.tensor) if isinstance(node, Read) else None
             if isinstance(node, Read) and isinstance(value, Tensor):
                 for at, size in zip(node.at, value.shape, strict=True):
-                    _shorten(lengths, at, size)
-    return lengths
+                    _shorten(found, at, size)
+    return found
 
 
 def _shorten(lengths: dict[str, int], at: object, size: int) -> None:
@@ -101,7 +109,8 @@ def _shorten(lengths: dict[str, int], at: object, size: int) -> None:
             pass
 
 
-def _random(item: Input, lengths: Mapping[str, int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def random_values(item: Input, lengths: Mapping[str, int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Values for an argument on the CPU: normal, or zeros and ones for integers and booleans."""
     shape = [lengths[axis] for axis in item.axes or ()]
     if item.kind == "float":
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)

@@ -1,8 +1,8 @@
 """Which tile each kernel gets, and why.
 
-Takes kernels without tiles, gives a `Choice`: a `ModuleSchedule` with one reason for each kernel. A choice rests on compiled numbers
-where the table of measurements has the kernel's structure; else the model's leader stands, and `evidence` says so, for the runtime to
-settle it by a real compile. What lost is kept with the reason.
+Takes kernels without tiles, gives a `Choice`: a `ModuleSchedule` with one reason for each kernel. A choice rests on times where a GPU was
+asked, on compiled numbers where the table of measurements has the kernel's structure; else the model's leader stands, and `evidence` says
+so, for the runtime to settle it by a real compile. What lost is kept with the reason.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from attngen.schedule.measured import Measured, Table
 from attngen.schedule.plan import DTYPE_BYTES, ModuleSchedule, TileSchedule
 from attngen.schedule.space import LengthClass, candidates
 from attngen.schedule.structure import Structure, structure
+from attngen.schedule.tuned import Tuned, TunedTable
 from attngen.target import Target
 from attngen.transform.partition import Kernel
 
-Evidence = Literal["measured", "similar", "model"]
+Evidence = Literal["tuned", "measured", "similar", "model"]
 _KEPT_CANDIDATES = 6
 # A fallback has at most this share of the registers of what it replaces.
 _FALLBACK_SHARE = 0.85
@@ -46,11 +47,13 @@ class Reason:
     Attributes:
         role: of the kernel.
         tile: what was chosen.
-        evidence: "measured" if exactly this structure was compiled for the target, "similar" if the row is a sister's, "model" if none is.
+        evidence: "tuned" if exactly this structure was timed on the target, "measured" if it was compiled for it, "similar" if the row is
+            a sister's, "model" if none is.
         row: the measurement, if there is one.
         alternative: a tile that does not spill, where the chosen one does.
         fallback: the next candidate that needs clearly fewer registers, should a compile find the chosen one wanting.
         candidates: the chosen one and the next in order, with why they lost.
+        timed: what a GPU said, where it was asked.
     """
 
     role: str
@@ -60,11 +63,16 @@ class Reason:
     alternative: Measured | None
     fallback: TileSchedule | None
     candidates: tuple[Candidate, ...]
+    timed: Tuned | None = None
 
     def lines(self) -> tuple[str, ...]:
         """Text for `explain`."""
         head = f"{self.role}: {self.tile} ({self.evidence})"
-        if self.row is not None:
+        if self.timed is not None:
+            timed = self.timed
+            usual = "which does not run" if timed.usual_us is None else f"{timed.usual_us:.0f} us"
+            head += f": {timed.call_us:.0f} us a call, {timed.usual} {usual}, best of {timed.tried} timed on {timed.device}"
+        elif self.row is not None:
             row = self.row
             head += f": {row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared, compiled for {row.arch}"
         lines = [head]
@@ -83,7 +91,7 @@ class Choice:
     @property
     def unsettled(self) -> tuple[str, ...]:
         """Roles whose tile rests on no measurement of its own."""
-        return tuple(reason.role for reason in self.reasons if reason.evidence != "measured")
+        return tuple(reason.role for reason in self.reasons if reason.evidence not in ("tuned", "measured"))
 
     def lines(self) -> tuple[str, ...]:
         """Text for `explain`."""
@@ -105,18 +113,19 @@ class Request:
         return dict(self.dims)
 
 
-def choose(kernels: Iterable[Kernel], request: Request, measured: Table) -> Choice:
+def choose(kernels: Iterable[Kernel], request: Request, measured: Table, tuned: TunedTable | None = None) -> Choice:
     """Give every kernel a tile.
 
     Args:
         kernels: of one module.
         request: what they are for.
         measured: the table that choices rest on.
+        tuned: what GPUs said, which goes before it.
 
     Raises:
         DoesNotFit: the smallest tile of a kernel needs more shared memory than a program may have; names the bytes and a way out.
     """
-    reasons = tuple(_reason(structure(kernel), request, measured) for kernel in kernels)
+    reasons = tuple(_reason(structure(kernel), request, measured, tuned or TunedTable()) for kernel in kernels)
     return Choice(ModuleSchedule(tuple((reason.role, reason.tile) for reason in reasons)), reasons)
 
 
@@ -146,8 +155,11 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
     return (fits[0], *slower, *others)
 
 
-def _reason(kernel: Structure, request: Request, measured: Table) -> Reason:
+def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTable) -> Reason:
     ranked = rank(kernel, request)
+    timed = tuned.find(request.target.name, request.dtype, request.length, kernel, request.extents)
+    if timed is not None:
+        return _timed(kernel, request, ranked, timed)
     row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), kernel.arithmetic)
     others = distinct(ranked)
     if row is None:
@@ -164,6 +176,15 @@ def _reason(kernel: Structure, request: Request, measured: Table) -> Reason:
     evidence: Evidence = "measured" if same else "similar"
     candidates_ = (chosen, *passed[: _KEPT_CANDIDATES - 1])
     return Reason(kernel.role, tile, evidence, row, measured.alternative(row), _fallback(ranked, chosen), candidates_)
+
+
+def _timed(kernel: Structure, request: Request, ranked: tuple[Candidate, ...], timed: Tuned) -> Reason:
+    """The tile that won on a GPU. What lost against it did so on the clock or was predicted to."""
+    tile = timed.schedule
+    chosen = Candidate(tile, price(kernel, request.extents, request.dtype, tile, request.target, request.length), "")
+    passed = [Candidate(item.tile, item.cost, item.lost or "not faster when timed") for item in distinct(ranked) if item.tile != tile]
+    candidates_ = (chosen, *passed[: _KEPT_CANDIDATES - 1])
+    return Reason(kernel.role, tile, "tuned", None, None, _fallback(ranked, chosen), candidates_, timed)
 
 
 def distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,10 @@ def test_parts_are_plain_names(folder: Path, part: str) -> None:
 def test_the_knob_overrides_the_usual_place(tmp_path: Path) -> None:
     assert cache_base(tmp_path) == tmp_path
     assert cache_base().name == "attngen"
+
+
+def test_a_named_folder_needs_no_platformdirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert cache_base(tmp_path) == tmp_path
+    with pytest.raises(ImportError):
+        cache_base()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 import attngen
+from attngen.runtime.timing import gpu_milliseconds
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -195,3 +197,25 @@ def test_no_new_builds_with_changing_lengths() -> None:
     finally:
         knobs.runtime.jit_post_compile_hook = None
     assert not builds
+
+
+def test_times_grow_with_the_work() -> None:
+    small, large = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for size in (512, 8192))
+    few, many = (gpu_milliseconds(lambda a=a: a @ a) for a in (small, large))
+    assert 0 < few < many
+
+
+def test_tuned_tiles_are_kept_used_and_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
+    found = attngen.tune(causal_alibi(), head_dim=64, lengths=("short", "decode"), leaders=2)
+    assert len(found.rows) == 8
+    assert all(row.call_us > 0 and row.device == torch.cuda.get_device_name() for row in found.rows)
+    attend = attngen.compile(causal_alibi())
+    kernels = attend._kernels.at("bfloat16")
+    for q_len, kv_len in ((300, 300), (1, 513)):
+        args = tensors(torch.bfloat16, 64, q_len, kv_len)
+        choice = kernels.choice(attend.dims(64), "bfloat16", kernels.target(args[0].device), (q_len, kv_len))
+        assert {reason.evidence for reason in choice.reasons} == {"tuned"}
+        ref = attend.reference(*args)
+        assert (attend(*args).double() - ref).abs().max() <= 8 * torch.finfo(torch.bfloat16).eps * max(1.0, float(ref.abs().max()))

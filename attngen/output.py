@@ -1,0 +1,40 @@
+"""What the command line prints: tables of rows, and progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class Progress:
+    """One line a step on stderr; on a terminal each takes the place of the one before."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.width = 0
+
+    def line(self, text: str) -> None:
+        """Say what was done."""
+        if self.terminal:
+            print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
+            self.width = len(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        """Leave the line."""
+        if self.terminal and self.width:
+            print(file=sys.stderr)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows of equal keys as columns; numbers to the right."""
+    if not rows:
+        return []
+    cells = [[key for key in rows[0]], *([("-" if value is None else str(value)) for value in row.values()] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    right = [isinstance(value, int | float) or value is None for value in rows[0].values()]
+    columns = list(zip(widths, right, strict=True))
+    lines = [[f"{text:>{width}}" if end else f"{text:<{width}}" for text, (width, end) in zip(row, columns, strict=True)] for row in cells]
+    return ["  ".join(line).rstrip() for line in lines]

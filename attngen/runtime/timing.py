@@ -1,0 +1,62 @@
+"""How long a call takes on a GPU: medians of single calls between events, each with a cold L2.
+
+Gives milliseconds. Nothing here knows what is timed. Without a GPU it refuses.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from attngen.errors import NoDevice
+
+# Larger than the L2 of every part in the table of targets, so that writing it evicts what the last call left.
+_EVICTING_BYTES = 256 * 2**20
+_WARMUP_MS, _TIMED_MS = 25.0, 100.0
+_FEWEST, _MOST = 5, 100
+
+
+def need_device(what: str) -> None:
+    """Refuse where there is no GPU.
+
+    Raises:
+        NoDevice: saying what needs one.
+    """
+    if not torch.cuda.is_available():
+        raise NoDevice(f"{what} needs a GPU, and PyTorch sees none here", remedy="Run it on the machine whose kernels are meant.")
+
+
+def gpu_milliseconds(run: Callable[[], object], *, timed_ms: float = _TIMED_MS) -> float:
+    """The median time of a call, launches included where they are what takes the time.
+
+    Args:
+        run: launches work on the current stream; it was called before, so that nothing is compiled meanwhile.
+        timed_ms: about how long to measure for, after a quarter as long of warm-up.
+
+    Raises:
+        NoDevice: there is no GPU.
+    """
+    need_device("timing")
+    cold = torch.empty(_EVICTING_BYTES // 4, dtype=torch.int32, device="cuda")
+    guess = max(_span(run, 3, cold), 1e-3)
+    for _ in range(_count(_WARMUP_MS * timed_ms / _TIMED_MS, guess, 1)):
+        run()
+    return _span(run, _count(timed_ms, guess, _FEWEST), cold)
+
+
+def _count(wanted_ms: float, each_ms: float, least: int) -> int:
+    return min(max(int(wanted_ms / each_ms), least), _MOST)
+
+
+def _span(run: Callable[[], object], count: int, cold: torch.Tensor) -> float:
+    """The median over single calls."""
+    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+    for begin, end in pairs:
+        cold.zero_()
+        begin.record()
+        run()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(begin.elapsed_time(end) for begin, end in pairs)

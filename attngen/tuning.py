@@ -1,0 +1,65 @@
+"""`attngen.tune`: which tiles are fastest, asked of the GPU at hand and kept for later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from attngen import target as targets
+from attngen.errors import ArgumentError
+from attngen.frontend.spec import Spec, captured_lengths
+from attngen.knobs import Knobs
+from attngen.pipeline import analyse
+from attngen.runtime.handle import dtype_name, feature_lengths
+from attngen.runtime.kernels import Kernels, Options, triton_version
+from attngen.runtime.ordering import best_order
+from attngen.runtime.own_tiles import own_path, record
+from attngen.runtime.timing import need_device
+from attngen.runtime.tuning import LENGTHS, Setting, Tuning, tune_kernels
+from attngen.schedule.space import LengthClass
+from attngen.schedule.tuned import table_of
+
+
+def tune(
+    spec: Spec,
+    arch: str | None = None,
+    *,
+    dtype: str | torch.dtype = "bfloat16",
+    head_dim: int | tuple[int, ...] | None = None,
+    lengths: Sequence[LengthClass] = ("long", "short", "decode"),
+    leaders: int = 6,
+    out: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Tuning:
+    """Time the scheduler's leaders for every kernel of a variant, forward and backward, and keep the winners.
+
+    Args:
+        spec: the variant; its captured tensors should be as long as they are in use.
+        arch: the target, which must be the device's; None is the device's.
+        dtype, head_dim: of the arguments.
+        lengths: classes of lengths, of "long", "short" and "decode".
+        leaders: how many tiles of the scheduler's ranking are timed, besides the one that is usual and what stands beside it.
+        out: the table to write to; by default the user's own, in the cache folder, which later processes look up before anything else.
+        progress: called with one line for each kernel.
+
+    Returns:
+        The winners, the tiles that did not run, and what was left out. Variants that this process has compiled keep their tiles.
+
+    Raises:
+        NoDevice: there is no GPU. ArchMismatch: it is another one. ArgumentError, DoesNotFit, CompileFailed.
+    """
+    need_device("attngen tune")
+    for name in lengths:
+        if name not in LENGTHS:
+            raise ArgumentError(f"there is no class of lengths {name!r}", remedy=f"They are {', '.join(LENGTHS)}.")
+    device, knobs = torch.device("cuda", torch.cuda.current_device()), Knobs.from_env()
+    spec = best_order(spec, targets.get("sm90" if arch is None else arch))
+    kernels = Kernels(analyse(spec.cascade), spec.name, Options(arch), knobs)
+    setting = Setting(kernels.target(device), device, torch.cuda.get_device_name(device), triton_version(), leaders)
+    captures = {item.name: item.value for item in spec.captures}
+    features = feature_lengths(kernels.program.features, head_dim, captured_lengths(spec))
+    found = tune_kernels(kernels, captures, features, dtype_name(dtype), setting, classes=tuple(lengths), progress=progress)
+    record(table_of(found.rows), own_path(knobs.cache_dir) if out is None else out)
+    return found

@@ -1,0 +1,1 @@
+"""Everything that takes a GPU to measure, in one command: `python -m benchmarks.gpu`."""

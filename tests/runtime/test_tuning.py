@@ -1,0 +1,205 @@
+"""Tuning with a clock of our own, and once through Triton's interpreter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import attngen
+from attngen import target
+from attngen.cache.store import CacheWarning
+from attngen.errors import CompileFailed, NoDevice
+from attngen.knobs import Knobs
+from attngen.pipeline import analyse
+from attngen.runtime import timing
+from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.own_tiles import own_path, record, tuned_tiles
+from attngen.runtime.tuning import LENGTHS, WAVES, Attempt, Setting, check_values, filled, tune_kernels, winner
+from attngen.schedule.plan import parse_tile
+from attngen.schedule.tuned import read, shipped, table_of
+
+SETTING = Setting(target.get("sm90"), torch.device("cpu"), "a clock of ours", "3.6", leaders=3)
+DIMS = {"d": 64, "e": 64}
+
+
+def causal(b, h, q_idx, kv_idx):
+    return q_idx >= kv_idx
+
+
+def kernels_of(spec: attngen.Spec, **options) -> tuple[Kernels, dict[str, object]]:
+    kernels = Kernels(analyse(spec.cascade), spec.name, Options("sm90", **options), Knobs.from_env())
+    return kernels, {item.name: item.value for item in spec.captures}
+
+
+def area(attempt: Attempt) -> float:
+    """A clock to which small tiles are fast."""
+    return 1.0 + attempt.tile.resident * (attempt.tile.streamed or 1) / 1e4
+
+
+def test_the_fastest_tile_of_each_kernel_is_kept():
+    seen: list[Attempt] = []
+
+    def clock(attempt: Attempt) -> float:
+        seen.append(attempt)
+        return area(attempt)
+
+    kernels, captures = kernels_of(attngen.attention(mask_mod=causal))
+    found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
+    assert [row.structure.partition(":")[0] for row in found.rows] == [kernel.role for kernel in kernels.program.kernels]
+    for row in found.rows:
+        mine = [attempt.tile for attempt in seen if attempt.role == row.structure.partition(":")[0]]
+        assert row.tried == len(mine) == len(set(mine)) >= 3
+        assert str(mine[0]) == row.usual
+        assert row.call_us <= (row.usual_us or 0)
+        assert row.schedule == winner({tile: area(Attempt("", tile, dict, dict)) for tile in mine}, mine[0])
+    assert (found.lost, found.notes) == ((), ())
+
+
+def test_what_does_not_run_is_reported_and_the_rest_goes_on():
+    def clock(attempt: Attempt) -> float:
+        if attempt.tile.num_warps == 8:
+            raise RuntimeError("PassManager::run failed\nand more")
+        return area(attempt)
+
+    kernels, captures = kernels_of(attngen.attention())
+    found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
+    assert all(row.schedule.num_warps == 4 for row in found.rows)
+    assert {item.why for item in found.lost} == {"RuntimeError: PassManager::run failed"}
+    usual = [row for row in found.rows if ",w8" in row.usual]
+    assert usual
+    assert all(row.usual_us is None for row in usual)
+
+
+def test_a_kernel_of_which_nothing_runs_is_an_error():
+    def clock(attempt: Attempt) -> float:
+        raise RuntimeError("no")
+
+    kernels, captures = kernels_of(attngen.attention())
+    with pytest.raises(CompileFailed, match="forward"):
+        tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
+
+
+def test_noise_does_not_replace_the_usual_tile():
+    usual, other = parse_tile("128x64,w8,s2"), parse_tile("64x64,w4,s2")
+    assert winner({usual: 1.0, other: 0.985}, usual) == usual
+    assert winner({usual: 1.0, other: 0.97}, usual) == other
+    assert winner({other: 2.0}, usual) == other
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_lengths_fill_several_waves(length):
+    slopes, prefix = torch.ones(4), torch.zeros(1, dtype=torch.int32)
+    spec = attngen.attention(
+        score_mod=lambda s, b, h, q, k: s + slopes[h] * (k - q), mask_mod=lambda b, h, q, k: (q >= k) | (k < prefix[b])
+    )
+    for variant in (attngen.attention(), spec):
+        kernels, captures = kernels_of(variant)
+        found = filled(kernels, captures, DIMS, length, SETTING.target)
+        assert found is not None
+        q_len, kv_len = LENGTHS[length]
+        assert (found["m"], found["n"]) == (q_len, kv_len)
+        programs = found["b"] * found["g"] * found["r"] * -(-q_len // 128)
+        if variant is spec:
+            assert found["b"] == 1
+            assert found["g"] * found["r"] <= 4
+        else:
+            assert WAVES * SETTING.target.sms <= programs < 3 * WAVES * SETTING.target.sms
+
+
+def test_captured_tensors_that_are_too_short_leave_a_class_out():
+    bias = torch.zeros(300, 300)
+    kernels, captures = kernels_of(attngen.attention(score_mod=lambda s, b, h, q, k: s + bias[q, k]))
+    found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long", "short"), clock=area)
+    assert {row.length for row in found.rows} == {"short"}
+    assert found.notes[0].startswith("long: left out")
+
+
+def test_calls_run_and_agree_in_the_interpreter(monkeypatch):
+    monkeypatch.setattr("attngen.runtime.tuning.LENGTHS", {"short": (33, 33)})
+    monkeypatch.setattr("attngen.runtime.tuning.WAVES", 0)
+    kernels, captures = kernels_of(attngen.attention(mask_mod=causal))
+    differences: list[float] = []
+
+    def clock(attempt: Attempt) -> float:
+        found, right = attempt.run(), attempt.right()
+        assert set(found) == ({"o", "lse"} if attempt.role == "forward" else {"q", "k", "v"})
+        differences.extend(float((found[name] - right[name]).abs().max()) for name in found)
+        return 1.0
+
+    setting = Setting(SETTING.target, SETTING.device, "", "", leaders=1)
+    found = tune_kernels(kernels, captures, {"d": 16, "e": 16}, "float32", setting, classes=("short",), clock=clock)
+    assert all(row.tile == row.usual for row in found.rows)
+    assert max(differences) < 1e-5
+
+
+def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, monkeypatch):
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
+    before, captures = kernels_of(attngen.attention(mask_mod=causal))
+    found = tune_kernels(before, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=area)
+    path = own_path(tmp_path)
+    assert path == tmp_path / "tuned.json"
+    record(table_of(found.rows), path)
+    record(table_of(found.rows[:1]), path)
+    assert read(path.read_text()).rows == table_of(found.rows).rows
+    wanted = {row.structure.partition(":")[0]: row.tile for row in found.rows}
+    after, product = kernels_of(attngen.attention(mask_mod=causal))[0], kernels_of(attngen.attention(mask_mod=causal), local=False)[0]
+    schedule = after.settled(DIMS, "bfloat16", SETTING.target)
+    assert {role: str(tile) for role, tile in schedule.tiles} == wanted
+    assert product.settled(DIMS, "bfloat16", SETTING.target) != schedule
+    assert {reason.evidence for reason in product.choice(DIMS, "bfloat16", SETTING.target).reasons} == {"measured"}
+    # What runs has these tiles, so that Triton builds and finds kernels by them.
+    loaded = after.get(DIMS, torch.empty(0, dtype=torch.bfloat16), (4096, 4096))
+    assert loaded.tiles["forward"]["BLOCK_M"] == schedule["forward"].resident
+
+
+def test_a_schedule_that_a_compile_settled_is_stored_for_the_tuned_tiles_it_stands_beside(tmp_path: Path, monkeypatch):
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
+    keys: list[str] = []
+
+    def settle(kernels, key, choice, request):
+        keys.append(key)
+        return choice.schedule
+
+    monkeypatch.setattr(Kernels, "_settle", settle)
+    spec = attngen.attention(score_mod=lambda s, b, h, q, k: torch.erf(torch.erf(s)))
+    before, captures = kernels_of(spec)
+    before = before.at("bfloat16")
+    assert before.choice(DIMS, "bfloat16", SETTING.target).unsettled
+    before.settled(DIMS, "bfloat16", SETTING.target)
+    found = tune_kernels(before, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=area)
+    record(table_of([replace(found.rows[0], tile="16x16,w4,s1")]), own_path(tmp_path))
+    kernels_of(spec)[0].at("bfloat16").settled(DIMS, "bfloat16", SETTING.target)
+    assert len(set(keys)) == 2
+
+
+def test_a_tile_that_computes_something_else_is_refused():
+    right = {"o": torch.randn(50, 8), "lse": torch.full((50,), float("-inf"))}
+    rounded, wrong = {**right, "o": right["o"] * 1.001}, {**right, "o": right["o"].clone()}
+    wrong["o"][3] = float("nan")
+    tile = parse_tile("64x64,w4,s2")
+    check_values(Attempt("forward", tile, lambda: rounded, lambda: right))
+    for found in (wrong, {**right, "o": right["o"] * 1.1}, {**right, "lse": torch.zeros(50)}):
+        with pytest.raises(CompileFailed, match="64x64,w4,s2"):
+            check_values(Attempt("forward", tile, lambda found=found: found, lambda: right))
+
+
+def test_a_damaged_table_counts_as_empty_and_is_said(tmp_path: Path):
+    tmp_path.chmod(0o700)
+    (tmp_path / "tuned.json").write_text("{")
+    with pytest.warns(CacheWarning, match="counts as empty"):
+        assert tuned_tiles(Knobs(cache_dir=tmp_path), True) == shipped()
+    assert tuned_tiles(Knobs(cache_dir=tmp_path), False) is shipped()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_refuses_with_a_remedy(tmp_path: Path):
+    for action in (lambda: timing.gpu_milliseconds(lambda: None), lambda: attngen.tune(attngen.attention(), out=tmp_path / "t.json")):
+        with pytest.raises(NoDevice) as caught:
+            action()
+        assert caught.value.remedy
+    assert not (tmp_path / "t.json").exists()
