@@ -60,21 +60,6 @@ def test_work_is_exact():
     assert static.work_of(wider, LENGTHS, "bfloat16", TILE) == static.Work(2 * 128 * 64 * 272, (64 * 256 + 128 * 128) * 2)
 
 
-@pytest.mark.parametrize(
-    ("opcode", "shape"),
-    [
-        ("HGMMA.64x128x16.F32.BF16", 64 * 128 * 16),
-        ("HMMA.16816.F32.BF16", 16 * 8 * 16),
-        ("HMMA.1688.F32.TF32", 16 * 8 * 8),
-        ("HMMA.1684.F32.TF32", 16 * 8 * 4),
-        ("DMMA.884", 8 * 8 * 4),
-    ],
-)
-def test_flops_of_an_opcode(opcode: str, shape: int):
-    assert static.flops(opcode) == 2 * shape
-    assert static.flops("UTCHMMA") is None
-
-
 def test_one_turn(read):
     inside = [*[QK] * 8, "MUFU.EX2 R4, R5", "WARPGROUP.DEPBAR.LE gsb0, 0x0", "MUFU.EX2 R4, R5", "FADD R1, R2, R3", *[PV] * 4]
     (found,) = read(turn(*inside, "WARPGROUP.DEPBAR.LE gsb0, 0x0", "BAR.SYNC 0x0", "UTMALDG.2D [UR8], [UR4]", "LDG.E R1, [R2]"))
