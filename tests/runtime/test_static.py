@@ -100,6 +100,15 @@ def test_shared_memory_of_threads(read):
     assert found.cycles.shared == (16 + 16 + 2) * 8 * 32 / 128
 
 
+def test_a_row_for_people(read):
+    warning = "ptxas info : (C7519) Potential Performance Loss: wgmma.mma_async ..."
+    (found,) = read(turn(*[QK] * 8, "MUFU.EX2 R4, R5", *[PV] * 4, "LDG.E R1, [R2]"), warnings=(warning,))
+    row = static.table_row(found)
+    assert row["tensor"] == "8xHGMMA.64x64x16 4xHGMMA.64x128x16"
+    assert (row["repeat"], row["exp2%"], row["copies"], row["wgmma"], row["spill_B"]) == ("1.00", 100, "1xLDG", "C7519", 0)
+    assert row["cycles tensor/exp/issue/shared"] == "1024/16/30/768"
+
+
 def test_programs_on_an_sm():
     assert static.programs_per_sm(compiled(num_warps=4, registers=128, shared_bytes=10_000), SM90) == 4
     # 170 registers are given out as 176, of which 65536 hold two programs of 128 threads, not three.
