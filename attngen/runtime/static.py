@@ -50,7 +50,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cycles:
-    """Cycles that one program's turn keeps each unit of an SM busy: tensor cores, special function unit, issue slots, shared memory.
+    """Cycles that one program's turn keeps each unit of an SM busy: tensor cores, special function unit, issue slots, and shared memory,
+    which is L1 as well.
 
     Operands of tcgen05 are not counted with shared memory, for its opcodes carry no shape.
     """
@@ -217,7 +218,8 @@ def _repeated(loop: Loop, work: Work, num_warps: int) -> float | None:
 def _cycles(loop: Loop, work: Work, target: Target, num_warps: int) -> Cycles:
     lanes = num_warps * target.warp_size
     special = sum(instruction.opcode.startswith("MUFU.") for instruction in loop.body)
-    moved = sum(_shared_bytes(instruction, num_warps, target) for instruction in loop.body)
+    # What is spilled goes through the same memory.
+    moved = sum(_shared_bytes(instruction, num_warps, target) for instruction in loop.body) + loop.spill_bytes() * lanes
     if any(instruction.family in _BULK for instruction in loop.body):
         # The size of a bulk copy stands in its descriptor.
         moved += work.fetched_bytes

@@ -98,6 +98,8 @@ def test_what_is_serialised_overlaps_nothing(read):
 def test_shared_memory_of_threads(read):
     (found,) = read(turn("HMMA.16816.F32.BF16 R4, R8, R12, R4", "LDSM.16.M88.4 R4, [R1]", "LDS.128 R4, [R1]", "STS.U16 [R1], R2"), SM80)
     assert found.cycles.shared == (16 + 16 + 2) * 8 * 32 / 128
+    (spilling,) = read(turn("HMMA.16816.F32.BF16 R4, R8, R12, R4", "STL.64 [R1], R10", "LDL R12, [R1]"), SM80)
+    assert (spilling.spill_bytes, spilling.cycles.shared) == (12, 12 * 8 * 32 / 128)
 
 
 def test_a_row_for_people(read):
