@@ -28,8 +28,11 @@ _GROUPS_LEFT = re.compile(r"gsb0,\s*0x([0-9a-f]+)")
 _WIDTH = re.compile(r"\.(\d+)")
 
 TENSOR_CORE = frozenset({"HGMMA", "QGMMA", "IGMMA", "HMMA", "IMMA", "DMMA", "QMMA", "OMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA"})
-# Rows, columns, depth in opcodes of 16-bit products ("HGMMA.64x128x16.F32.BF16", "HMMA.16816.F32.BF16"), and how many warps issue one.
-_SHAPE = {"HGMMA": (re.compile(r"\.(\d+)x(\d+)x(\d+)"), 4), "HMMA": (re.compile(r"\.(16)(8)(8|16)\b"), 1)}
+# Those that four warps issue together.
+WIDE = frozenset({"HGMMA", "QGMMA", "IGMMA"})
+_WIDE_WARPS = 4
+# Rows, columns and depth of a product: "HGMMA.64x128x16.F32.BF16", "HMMA.16816.F32.BF16", "DMMA.884".
+_SHAPES = (re.compile(r"\.(\d+)x(\d+)x(\d+)"), re.compile(r"\.(16|8)(8)(\d+)\b"))
 _FLOAT_ALU = frozenset({"FADD", "FMUL", "FFMA", "FADD2", "FMUL2", "FFMA2", "FMNMX", "FMNMX3", "FSEL", "F2FP"})
 _LEAVING = frozenset({"BRA", "EXIT", "RET", "BRX", "JMP", "JMX", "KILL"})
 # Opcodes whose first suffix tells what they do.
@@ -50,6 +53,20 @@ class Instruction:
         parts = self.opcode.split(".")
         return ".".join(parts[:2]) if parts[0] in _QUALIFIED else parts[0]
 
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """Rows, columns and depth of a tensor-core instruction; None for others, and where the opcode carries no shape (tcgen05)."""
+        found = next((found for pattern in _SHAPES if (found := pattern.search(self.opcode))), None)
+        return (int(found[1]), int(found[2]), int(found[3])) if found and self.family in TENSOR_CORE else None
+
+    def issued(self, num_warps: int) -> int:
+        """How often a program of so many warps issues it."""
+        return max(1, num_warps // _WIDE_WARPS) if self.family in WIDE else num_warps
+
+    def flops(self, num_warps: int) -> int:
+        """What all warps of a program do by it, two a multiply-add; 0 without a shape."""
+        return 2 * prod(self.shape) * self.issued(num_warps) if self.shape else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Loop:
@@ -68,14 +85,8 @@ class Loop:
         return tuple(dict.fromkeys(i.opcode for i in self.body if i.family in TENSOR_CORE))
 
     def flops(self, num_warps: int) -> int:
-        """What the 16-bit matrix products of one iteration do in a program of so many warps, repeated work included; two a multiply-add."""
-        total = 0
-        for instruction in self.body:
-            if instruction.family in _SHAPE:
-                pattern, warps = _SHAPE[instruction.family]
-                shape = pattern.search(instruction.opcode)
-                total += 2 * prod(map(int, shape.groups())) * num_warps // warps if shape else 0
-        return total
+        """What the matrix products of one iteration do in a program of so many warps, repeated work included; two a multiply-add."""
+        return sum(instruction.flops(num_warps) for instruction in self.body)
 
     def spill_bytes(self) -> int:
         """Bytes per thread that one iteration stores to and loads from local memory."""
@@ -198,7 +209,7 @@ def _bytes_moved(instruction: Instruction) -> int:
 
 
 def _commits(instruction: Instruction) -> bool:
-    return instruction.family in ("HGMMA", "QGMMA", "IGMMA") and "gsb0" in instruction.operands
+    return instruction.family in WIDE and "gsb0" in instruction.operands
 
 
 def _overlap(body: Sequence[Instruction], families: frozenset[str]) -> float:
@@ -209,7 +220,7 @@ def _overlap(body: Sequence[Instruction], families: frozenset[str]) -> float:
     for counting in (False, True):
         for instruction in body:
             family = instruction.family
-            if family in ("HGMMA", "QGMMA", "IGMMA"):
+            if family in WIDE:
                 open_group = not _commits(instruction)
                 groups += not open_group
             elif family == "WARPGROUP.DEPBAR":

@@ -23,17 +23,12 @@ from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
 from attngen.schedule.structure import Structure
 from attngen.target import Target
 
-_WIDE_SHAPE = re.compile(r"\.(\d+)x(\d+)x(\d+)")
-# Instructions of one warp are 16 rows by 8 columns, save those for float64, and the rest of the digits is the depth.
-_WARP_SHAPE = re.compile(r"\.(16|8)8(\d+)")
 _NOTE = re.compile(r"\((C75\d\d)\)")
-_WIDE = frozenset({"HGMMA", "QGMMA", "IGMMA"})
 # Rates of the tensor cores as a part of that of 16-bit operands.
 _RATES = {"DMMA": 1 / 16, "IMMA": 2, "QMMA": 2, "OMMA": 2, "QGMMA": 2, "IGMMA": 2}
 _TF32_RATE = 1 / 2
 # Where wgmma exists, the older instruction runs at half of the rate.
 _OLDER_RATE = 1 / 2
-_WARPS_PER_GROUP = 4
 _SCHEDULERS = 4
 _SHARED_BYTES_PER_CLOCK = 128
 # What the driver keeps of shared memory for every program, and the unit in which a warp gets registers, per thread.
@@ -56,7 +51,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cycles:
-    """Cycles that one program's turn keeps each unit of an SM busy: tensor cores, special function unit, issue slots, shared memory.
+    """Cycles that one program's turn keeps each unit of an SM busy: tensor cores, special function unit, issue slots, and shared memory,
+    which is L1 as well.
 
     Operands of tcgen05 are not counted with shared memory, for its opcodes carry no shape.
     """
@@ -146,15 +142,6 @@ def programs_per_sm(compiled: Compiled, target: Target) -> int:
     return max(1, min(by_shared, target.registers_per_sm // (threads * registers), target.threads_per_sm // threads, _PROGRAMS))
 
 
-def flops(opcode: str) -> int | None:
-    """Operations of one tensor-core instruction, a multiply-add counting as two; None where the opcode carries no shape."""
-    if wide := _WIDE_SHAPE.search(opcode):
-        return 2 * int(wide[1]) * int(wide[2]) * int(wide[3])
-    if narrow := _WARP_SHAPE.search(opcode):
-        return 2 * int(narrow[1]) * 8 * int(narrow[2])
-    return None
-
-
 def table_row(loop: Static) -> dict[str, int | str]:
     """A loop as a row for people: overlaps and the share of the peak in percent, counts of a kind together in one column."""
     copies = {"TMA": loop.bulk_copies, "LDGSTS": loop.async_copies, "LDG": loop.loads}
@@ -184,7 +171,7 @@ def _static(loop: Loop, compiled: Compiled, work: Work, target: Target, num_warp
     tensor = Counter(i.opcode for i in loop.body if i.family in sass.TENSOR_CORE)
     serialized = compiled.serialized_wgmma
     exp2_overlap, alu_overlap = (0.0, 0.0) if serialized else (loop.exp2_overlap(), loop.alu_overlap())
-    cycles = _cycles(loop, tensor, work, target, num_warps)
+    cycles = _cycles(loop, work, target, num_warps)
     programs = programs_per_sm(compiled, target)
     exposed = max((1 - exp2_overlap) * cycles.special, (1 - alu_overlap) * cycles.issue)
     peak = work.flops / target.bf16_flops_per_clock
@@ -201,7 +188,7 @@ def _static(loop: Loop, compiled: Compiled, work: Work, target: Target, num_warp
         spill_bytes=loop.spill_bytes(),
         notes=tuple(dict.fromkeys(note for warning in compiled.warnings for note in _NOTE.findall(warning))),
         serialized=serialized,
-        repeated=_repeated(tensor, work, num_warps),
+        repeated=_repeated(loop, work, num_warps),
         programs_per_sm=programs,
         cycles=cycles,
         peak_share=peak / turn_cycles(cycles, exposed, programs),
@@ -233,54 +220,45 @@ def turn_cycles(cycles: Cycles, exposed: float, programs: int) -> float:
     return full + (alone - full) / programs
 
 
-def _issuers(opcode: str, num_warps: int) -> int:
-    """How many times the warps of a program execute one instruction of the text: a wgmma belongs to four of them."""
-    return max(1, num_warps // _WARPS_PER_GROUP) if opcode.split(".")[0] in _WIDE else num_warps
+def _repeated(loop: Loop, work: Work, num_warps: int) -> float | None:
+    shaped = all(instruction.shape for instruction in loop.body if instruction.family in sass.TENSOR_CORE)
+    return loop.flops(num_warps) / work.flops if shaped and work.flops else None
 
 
-def _repeated(tensor: Mapping[str, int], work: Work, num_warps: int) -> float | None:
-    issued = 0
-    for opcode, count in tensor.items():
-        each = flops(opcode)
-        if each is None:
-            return None
-        issued += each * count * _issuers(opcode, num_warps)
-    return issued / work.flops if work.flops else None
-
-
-def _cycles(loop: Loop, tensor: Mapping[str, int], work: Work, target: Target, num_warps: int) -> Cycles:
+def _cycles(loop: Loop, work: Work, target: Target, num_warps: int) -> Cycles:
     lanes = num_warps * target.warp_size
     special = sum(instruction.opcode.startswith("MUFU.") for instruction in loop.body)
-    moved = sum(_shared_bytes(instruction, num_warps, target) for instruction in loop.body)
+    # What is spilled goes through the same memory.
+    moved = sum(_shared_bytes(instruction, num_warps, target) for instruction in loop.body) + loop.spill_bytes() * lanes
     if any(instruction.family in _BULK for instruction in loop.body):
         # The size of a bulk copy stands in its descriptor.
         moved += work.fetched_bytes
     return Cycles(
-        tensor=_tensor_cycles(tensor, work, target, num_warps),
+        tensor=_tensor_cycles(loop, work, target, num_warps),
         special=special * lanes / target.exp2_per_clock,
         issue=len(loop.body) * num_warps / _SCHEDULERS,
         shared=moved / _SHARED_BYTES_PER_CLOCK,
     )
 
 
-def _tensor_cycles(tensor: Mapping[str, int], work: Work, target: Target, num_warps: int) -> float:
+def _tensor_cycles(loop: Loop, work: Work, target: Target, num_warps: int) -> float:
     """Cycles for what is issued; for what has to be done where opcodes carry no shape."""
     total = 0.0
-    for opcode, count in tensor.items():
-        each = flops(opcode)
-        if each is None:
+    for instruction in loop.body:
+        if instruction.family not in sass.TENSOR_CORE:
+            continue
+        if instruction.shape is None:
             return work.flops / target.bf16_flops_per_clock
-        family = opcode.split(".")[0]
-        rate = _RATES.get(family, 1.0) * (_TF32_RATE if ".TF32" in opcode else 1)
-        rate *= _OLDER_RATE if target.matrix_unit in ("wgmma", "tcgen05") and family not in _WIDE else 1
-        total += each * count * _issuers(opcode, num_warps) / (rate * target.bf16_flops_per_clock)
+        rate = _RATES.get(instruction.family, 1.0) * (_TF32_RATE if ".TF32" in instruction.opcode else 1)
+        rate *= _OLDER_RATE if target.matrix_unit in ("wgmma", "tcgen05") and instruction.family not in sass.WIDE else 1
+        total += instruction.flops(num_warps) / (rate * target.bf16_flops_per_clock)
     return total
 
 
 def _shared_bytes(instruction: Instruction, num_warps: int, target: Target) -> int:
     """Bytes of shared memory that all warps move by one instruction of the text."""
-    if instruction.family in _WIDE:
-        return _operand_bytes(instruction) * _issuers(instruction.opcode, num_warps)
+    if instruction.family in sass.WIDE:
+        return _operand_bytes(instruction) * instruction.issued(num_warps)
     if instruction.family not in _SHARED_ACCESS:
         return 0
     return _bytes_per_lane(instruction) * num_warps * target.warp_size
@@ -288,10 +266,9 @@ def _shared_bytes(instruction: Instruction, num_warps: int, target: Target) -> i
 
 def _operand_bytes(instruction: Instruction) -> int:
     """Bytes of the operands of a wgmma that lie in shared memory: the second one always, the first one unless it is in registers."""
-    shape = _WIDE_SHAPE.search(instruction.opcode)
-    if shape is None:
+    if instruction.shape is None:
         return 0
-    rows, width, depth = (int(extent) for extent in shape.groups())
+    rows, width, depth = instruction.shape
     # Every instruction takes 32 bytes of depth, whatever the type.
     item = 32 // depth
     operands = [text.strip() for text in instruction.operands.split(",")]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attngen import catalog, target
 from attngen.deploy import parse_head_dims
-from attngen.errors import AttngenError
+from attngen.errors import CompileFailed, DoesNotFit
 from attngen.frontend.spec import captured_lengths
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
@@ -64,7 +64,7 @@ def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
         roles: which kernels of a variant; all by default.
 
     Raises:
-        AttngenError: no tile fits, or the compiler refused a kernel.
+        DoesNotFit: no tile fits. CompileFailed: the compiler refused a kernel.
     """
     if case.source == "attngen":
         return tuple(_emitted(case, roles))
@@ -82,7 +82,7 @@ def refused(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
     """The same, or why not."""
     try:
         return measure(case, roles)
-    except AttngenError as error:
+    except (CompileFailed, DoesNotFit) as error:
         return str(error).splitlines()[0]
 
 

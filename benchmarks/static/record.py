@@ -98,7 +98,8 @@ def worse(before: Row, now: Row) -> list[str]:
             found.append(f"the {name} loop overlaps {new['exp2_overlap']:.2f} of its exponentials, {old['exp2_overlap']:.2f} before")
         more = per_pair(now, new) / per_pair(before, old) - 1
         if more > INSTRUCTION_SLACK:
-            found.append(f"the {name} loop takes {more:+.1%} instructions ({now.tile}, {before.tile} before)")
+            tiles = "" if now.tile == before.tile else f", at {now.tile}, {before.tile} before"
+            found.append(f"the {name} loop takes {more:+.1%} instructions for a pair of positions{tiles}")
     if any(loop["serialized"] for loop in now.loops) and not any(loop["serialized"] for loop in before.loops):
         found.append("its wgmma are serialised")
     return found

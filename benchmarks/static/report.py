@@ -68,8 +68,11 @@ def _standing_out(rows: Iterable[Row]) -> list[str]:
         kinds["run wgmma one after the other"] += [name] if any(loop["serialized"] for loop in row.loops) else []
         kinds["repeat products"] += [f"{name}: {repeated:.2f} times"] if repeated > _REPEATED else []
         idle += [name] if shortest(row)["exp2"] and not shortest(row)["exp2_overlap"] else []
-    lines = [line for kind, names in kinds.items() for line in (f"Kernels that {kind}: {len(names)}", "", *(f"- {n}" for n in names), "")]
-    return [*lines, f"Kernels that overlap no exponential in their shortest loop: {len(idle)}", "", *(f"- {name}" for name in idle)]
+    kinds["overlap no exponential in their shortest loop"] = idle
+    lines: list[str] = []
+    for kind, names in kinds.items():
+        lines += [f"Kernels that {kind}: {len(names)}", "", *(f"- {name}" for name in names), *([""] if names else [])]
+    return lines[:-1]
 
 
 def _loops(rows: Iterable[Row], fields: Sequence[str]) -> list[dict[str, object]]:

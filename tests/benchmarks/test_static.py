@@ -52,7 +52,7 @@ def test_nothing_is_worse_than_itself():
         ("serialized", False, True, 1),
         ("exp2_overlap", 0.9, 0.86, 0),
         ("exp2_overlap", 0.9, 0.84, 2),
-        ("instructions", 1000, 1030, 0),
+        ("instructions", 1000, 1029, 0),
         ("instructions", 1000, 1031, 2),
         ("instructions", 1000, 500, 0),
     ],

@@ -63,6 +63,21 @@ def test_work_of_matrix_products():
     assert narrow.flops(num_warps=4) == 2 * 16 * 8 * (16 + 8) * 4
 
 
+@pytest.mark.parametrize(
+    ("opcode", "shape"),
+    [
+        ("HGMMA.64x128x16.F32.BF16", (64, 128, 16)),
+        ("HMMA.16816.F32.BF16", (16, 8, 16)),
+        ("HMMA.1684.F32.TF32", (16, 8, 4)),
+        ("DMMA.884", (8, 8, 4)),
+        ("UTCHMMA", None),
+        ("LDSM.16.M88.4", None),
+    ],
+)
+def test_shapes_of_opcodes(opcode, shape):
+    assert sass.Instruction(opcode, "").shape == shape
+
+
 def test_overlap_counts_what_runs_before_the_wait():
     (main,) = sass.main_loops(PIPELINED)
     assert main.exp2_overlap() == 0.5

@@ -60,21 +60,6 @@ def test_work_is_exact():
     assert static.work_of(wider, LENGTHS, "bfloat16", TILE) == static.Work(2 * 128 * 64 * 272, (64 * 256 + 128 * 128) * 2)
 
 
-@pytest.mark.parametrize(
-    ("opcode", "shape"),
-    [
-        ("HGMMA.64x128x16.F32.BF16", 64 * 128 * 16),
-        ("HMMA.16816.F32.BF16", 16 * 8 * 16),
-        ("HMMA.1688.F32.TF32", 16 * 8 * 8),
-        ("HMMA.1684.F32.TF32", 16 * 8 * 4),
-        ("DMMA.884", 8 * 8 * 4),
-    ],
-)
-def test_flops_of_an_opcode(opcode: str, shape: int):
-    assert static.flops(opcode) == 2 * shape
-    assert static.flops("UTCHMMA") is None
-
-
 def test_one_turn(read):
     inside = [*[QK] * 8, "MUFU.EX2 R4, R5", "WARPGROUP.DEPBAR.LE gsb0, 0x0", "MUFU.EX2 R4, R5", "FADD R1, R2, R3", *[PV] * 4]
     (found,) = read(turn(*inside, "WARPGROUP.DEPBAR.LE gsb0, 0x0", "BAR.SYNC 0x0", "UTMALDG.2D [UR8], [UR4]", "LDG.E R1, [R2]"))
@@ -113,6 +98,17 @@ def test_what_is_serialised_overlaps_nothing(read):
 def test_shared_memory_of_threads(read):
     (found,) = read(turn("HMMA.16816.F32.BF16 R4, R8, R12, R4", "LDSM.16.M88.4 R4, [R1]", "LDS.128 R4, [R1]", "STS.U16 [R1], R2"), SM80)
     assert found.cycles.shared == (16 + 16 + 2) * 8 * 32 / 128
+    (spilling,) = read(turn("HMMA.16816.F32.BF16 R4, R8, R12, R4", "STL.64 [R1], R10", "LDL R12, [R1]"), SM80)
+    assert (spilling.spill_bytes, spilling.cycles.shared) == (12, 12 * 8 * 32 / 128)
+
+
+def test_a_row_for_people(read):
+    warning = "ptxas info : (C7519) Potential Performance Loss: wgmma.mma_async ..."
+    (found,) = read(turn(*[QK] * 8, "MUFU.EX2 R4, R5", *[PV] * 4, "LDG.E R1, [R2]"), warnings=(warning,))
+    row = static.table_row(found)
+    assert row["tensor"] == "8xHGMMA.64x64x16 4xHGMMA.64x128x16"
+    assert (row["repeat"], row["exp2%"], row["copies"], row["wgmma"], row["spill_B"]) == ("1.00", 100, "1xLDG", "C7519", 0)
+    assert row["cycles tensor/exp/issue/shared"] == "1024/16/30/768"
 
 
 def test_programs_on_an_sm():
