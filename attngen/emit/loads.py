@@ -12,7 +12,7 @@ from attngen.emit.expression import Layout, refuse_shape
 from attngen.emit.names import Code, identifier, tensor_name
 from attngen.emit.sections import Stage, Value
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, Start, kind_of
-from attngen.transform.matrices import is_matrix
+from attngen.transform.matrices import is_matrix, turns
 
 if TYPE_CHECKING:
     from attngen.emit.writer import Writer
@@ -73,23 +73,29 @@ class Loads:
         writer, (rows, columns) = self.writer, layout
         stem = tensor_name(read.tensor)
         name = writer.name(stem + writer.numbers(layout))
+        turn = "".join(turns(read, writer.kernel))
         base: list[str] = []
         for position, (at, step) in enumerate(zip(read.at, self.strides(read), strict=True)):
-            if at not in (Index(rows), Index(columns)):
+            if at not in (Index(rows), Index(columns), Index(turn)):
                 self.computed(read, position, layout, step, (base, [], []))
         first = writer.start(f"{stem}_base", [writer.parameter(f"{stem}_ptr"), *base], Stage.PROLOGUE)
         before = writer.shapes.before(columns)
         width = " - ".join((writer.length(writer.whole.get(columns, columns)), *before))
         stride, shape = writer.parameter(f"{stem}_stride_{rows}"), f"{writer.block(rows)}, {writer.block(columns)}"
+        heads, head, suffix = "", "", ""
+        if turn:
+            step = writer.parameter(f"{stem}_stride_{turn}")
+            heads, head, suffix = f"{writer.length(turn)}, {step}, ", f"{identifier(turn)}, {step}, ", "_head"
         matrix = writer.name(f"{name}_rows")
-        line = f"{matrix} = tiled({' + '.join((first, *before))}, {writer.length(rows)}, {stride}, {width}, {shape}, TMA)"
+        made = f"tiled{suffix + 's' if turn else ''}"
+        line = f"{matrix} = {made}({' + '.join((first, *before))}, {heads}{writer.length(rows)}, {stride}, {width}, {shape}, TMA)"
         writer.put(line, Stage.PROLOGUE)
         ok = [f"ok_{columns}[None, :]"] if columns in writer.shapes.padded else []
         full = "False" if writer.partial or ok else writer.whole_tiles
         mask = " & ".join((*ok, f"ok_{rows}[:, None]"))
-        writer.put(f"{name} = fetch({matrix}, start_{rows}, {stride}, {mask}, {shape}, {full}, TMA)")
+        writer.put(f"{name} = fetch{suffix}({matrix}, {head}start_{rows}, {stride}, {mask}, {shape}, {full}, TMA)")
+        writer.helpers |= {made, f"fetch{suffix}"}
         writer.tiled[stem] = None
-        writer.helpers |= {"tiled", "fetch"}
         return Value(name, layout, Stage.TILE, raw=True)
 
     def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:

@@ -27,6 +27,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.printer import print_expr
 from attngen.transform.existence import contributions, existence
+from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
 
 # Finite for finite operands.
@@ -60,7 +61,7 @@ class Lowering:
         """Write every step; accumulators that others need to follow their gauge are updated last."""
         for gauge in self.kernel.gauges:
             self.online.carry(gauge)
-        for step in self.kernel.steps:
+        for step in products_first(self.kernel):
             if step.name in self.ahead.names:
                 self.ahead.step(step)
             else:

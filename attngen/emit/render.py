@@ -10,7 +10,7 @@ from attngen.emit.layout import break_lines
 from attngen.errors import InternalError, UnsafeValue
 
 _IMPORTS = {"torch", "triton", "triton.language"}
-_HELPER_NEEDS = {"gelu_tanh": ("tanh",)}
+_HELPER_NEEDS = {"gelu_tanh": ("tanh",), "fetch_head": ("fetch",)}
 
 
 def helper_sources(names: frozenset[str]) -> tuple[str, ...]:

@@ -22,20 +22,43 @@ def heads(kernel: Kernel) -> tuple[str, ...]:
     """The steps that go ahead, in order: products of pairs and their sums; () where that gains nothing."""
     if kernel.streamed is None or kernel.loops:
         return ()
+    found, products = _early(kernel), _products(kernel)
+    alone = products <= set(found) and not _read_by_others(kernel, found)
+    return tuple(found) if products and alone and all(_feeds_a_function(name, kernel) for name in products) else ()
+
+
+def products_first(kernel: Kernel) -> tuple[Einsum, ...]:
+    """Steps in the order in which a turn has them: the products of rows before all else, so that one runs beside what follows from the
+    other."""
+    early, turning = _early(kernel), _turning(kernel)
+    return tuple(sorted(kernel.steps, key=lambda step: step.name in turning and step.name not in early))
+
+
+def _products(kernel: Kernel) -> set[str]:
+    """Products of pairs over features."""
     pair = {kernel.resident, kernel.streamed}
-    products = {step.name for step in kernel.steps if pair <= set(step.axes) and step.over and kernel.streamed not in step.over}
-    turning: set[str] = set()
+    return {step.name for step in kernel.steps if pair <= set(step.axes) and step.over and kernel.streamed not in step.over}
+
+
+def _turning(kernel: Kernel) -> set[str]:
+    """Steps whose values change with the stream, or come of what does."""
+    found: set[str] = set()
+    for step in kernel.steps:
+        if kernel.streamed in (*step.axes, *step.over) or found & set(step_reads(step)):
+            found.add(step.name)
+    return found
+
+
+def _early(kernel: Kernel) -> dict[str, Einsum]:
+    """Products of pairs, and their sums, that need nothing of their turn but rows in memory."""
+    products, turning = _products(kernel), _turning(kernel)
     found: dict[str, Einsum] = {}
     for step in kernel.steps:
-        if kernel.streamed not in (*step.axes, *step.over) and not turning & set(step_reads(step)):
-            continue
-        turning.add(step.name)
-        waits = turning & set(step_reads(step)) - set(found)
+        waits = (turning & set(step_reads(step))) - set(found)
         joined = bool(addends(step)) and set(addends(step)) <= set(found)
         if (step.name in products or joined) and not waits and _from_rows(step, kernel):
             found[step.name] = step
-    alone = products <= set(found) and not _read_by_others(kernel, found)
-    return tuple(found) if products and alone and all(_feeds_a_function(name, kernel) for name in products) else ()
+    return found
 
 
 def _from_rows(step: Einsum, kernel: Kernel) -> bool:

@@ -24,6 +24,7 @@ from attngen.ir.traverse import free_axes, names_read, step_reads
 from attngen.transform.destinations import Destination, by_step, destinations, with_columns
 from attngen.transform.differentiate import Backward
 from attngen.transform.existence import contributions, existence, mask_of
+from attngen.transform.row_values import with_row_values
 from attngen.transform.streaming import Accumulator, Gauge, Streamed
 
 
@@ -160,6 +161,11 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
     """
     rows, keys = backward.forward.resident, backward.forward.streamed
     split = _Split(cascade, rows, keys, features, destinations(backward.gradients, cascade, (rows, keys)))
+    stored_rows = {cascade.axes(name) for name in split.prepared}
+    if len(stored_rows) == 1 and split.columns:
+        # A kernel that stores row values anyway stores some more.
+        cascade, more = with_row_values(cascade, {item.name for item in backward.saved}, *stored_rows)
+        split = _Split(cascade, rows, keys, features, split.destinations, more)
     kernels: list[Kernel] = []
     if split.prepared:
         kernels.append(split.kernel("backward_prepare", rows, None, split.prepared, cascade.inputs))
@@ -192,7 +198,15 @@ def _groups(cascade: Cascade, outputs: tuple[str, ...], resident: str, streamed:
 
 
 class _Split:
-    def __init__(self, cascade: Cascade, rows: str, keys: str, features: tuple[str, ...], places: dict[str, Destination]) -> None:
+    def __init__(
+        self,
+        cascade: Cascade,
+        rows: str,
+        keys: str,
+        features: tuple[str, ...],
+        places: dict[str, Destination],
+        values: tuple[str, ...] = (),
+    ) -> None:
         self.cascade = cascade
         self.destinations = places
         self.features = features
@@ -216,7 +230,7 @@ class _Split:
         self.columns = tuple(name for name in steps if name in touches_keys and rows not in by_name[name].axes)
         row_outputs = [name for name in steps if name not in touches_keys]
         needed = [name for name in by_name if name in needs_features and name in read_by_tiles]
-        self.prepared = tuple(dict.fromkeys((*needed, *row_outputs)))
+        self.prepared = tuple(dict.fromkeys((*needed, *row_outputs, *values)))
 
     def kernel(self, role: str, resident: str, streamed: str | None, outputs: tuple[str, ...], known: tuple[Input, ...]) -> Kernel:
         axes = dict.fromkeys(axis for name in outputs for axis in self.cascade.axes(name))

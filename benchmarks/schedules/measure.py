@@ -4,9 +4,9 @@
     python benchmarks/schedules/measure.py --variant differential --dims 64 128
 
 For each kernel the candidates are taken in the order of the cost model. The first that fits shared memory, runs its wgmma
-asynchronously and spills nothing is chosen; where none of the first few does, the one that spills least. A kernel whose products can go
-ahead is different: whether the compiler runs its exponentials beside them only shows in machine code, so the first few are all compiled
-and the one whose loops promise the least time is chosen. Rows go into
+asynchronously and spills nothing is chosen; where none of the first few does, the one that spills least. Where a kernel may take several
+forms, whether the compiler runs its exponentials beside its products only shows in machine code, so the first few are all compiled and
+the one whose loops promise the least time is chosen. Rows go into
 `attngen/schedule/table.json` after every target and dtype; what stands there already is left alone unless `--again` is given.
 No GPU is needed. `report.py` makes the readable tables.
 """
@@ -141,7 +141,7 @@ def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[
                     print(f"{name} {kernel.role}: {error.rule}", file=sys.stderr)
                     continue
                 fitting = [item for item in ranked if item.cost.shared_bytes <= request.target.shared_bytes]
-                thorough = any(item.tile.pipe for item in fitting)
+                thorough = any(item.tile.tma for item in fitting)
                 yield Case(emitted, kernel.role, request, fitting, [], options.attempts, thorough)
 
 

@@ -1,0 +1,46 @@
+"""Functions of a saved row statistic, computed once a row: a kernel that streams rows would form them again for every tile of keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from attngen.ir import build
+from attngen.ir.cascade import Cascade, Einsum
+from attngen.ir.expr import Apply, Expr, Index, Read, kind_of
+from attngen.ir.names import Names
+from attngen.ir.traverse import reads, rewrite, walk
+
+
+def with_row_values(cascade: Cascade, saved: Collection[str], axes: tuple[str, ...]) -> tuple[Cascade, tuple[str, ...]]:
+    """The gradient cascade with the largest such functions as steps of their own, before those that read them, and their names.
+
+    Args:
+        cascade: of the gradients.
+        saved: statistics that may be read.
+        axes: what the values have to vary along, all of them at their own positions.
+    """
+    names, found, steps = Names(cascade), dict[Expr, Einsum](), list[Einsum]()
+    for step in cascade.steps:
+        inside = {node for node in walk(step.body) if _is_row_value(node, saved, axes)}
+        largest = inside - {inner for node in inside for inner in walk(node) if inner is not node}
+        for node in largest - set(found):
+            name = names.fresh(f"{reads(node)[0].tensor}_safe")
+            found[node] = Einsum(name, axes, node, loc=step.loc)
+            steps.append(found[node])
+
+        def rule(node: Expr, largest: set[Expr] = largest) -> Expr | None:
+            return build.read(found[node].name, axes) if node in largest else None
+
+        steps.append(replace(step, body=rewrite(step.body, rule)))
+    return replace(cascade, steps=tuple(steps)), tuple(step.name for step in found.values())
+
+
+def _is_row_value(node: Expr, saved: Collection[str], axes: tuple[str, ...]) -> bool:
+    """A choice between a statistic and a constant: what masks make of it."""
+    if not isinstance(node, Apply) or node.op != "where" or kind_of(node) != "float":
+        return False
+    own = tuple(Index(axis) for axis in axes)
+    inner = [read for read in walk(node) if isinstance(read, Read)]
+    indexes = [place for place in walk(node) if isinstance(place, Index)]
+    return bool(inner) and all(read.tensor in saved and read.at == own for read in inner) and len(indexes) == len(inner) * len(axes)
