@@ -74,7 +74,7 @@ def test_what_lost_is_kept_with_the_reason(kernels):
         assert first.lost == ""
         assert others
         assert all(item.lost for item in others)
-        assert len({(item.tile.resident, item.tile.streamed, item.tile.num_warps) for item in reason.candidates}) == len(reason.candidates)
+        assert len({replace(item.tile, num_stages=1) for item in reason.candidates}) == len(reason.candidates)
     choice = choose(kernels["softmax"], request_for(128), table())
     text = "\n".join(choice.lines())
     assert f"forward: {choice.schedule['forward']} (measured)" in text

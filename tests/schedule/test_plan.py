@@ -16,13 +16,25 @@ def kernels():
     return analyse(parse(SOFTMAX)).kernels
 
 
-@pytest.mark.parametrize("text", ["128x64,w8,s2", "64,w4,s1", "16x256,w1,s6"])
+@pytest.mark.parametrize("text", ["128x64,w8,s2", "64,w4,s1", "16x256,w1,s6", "128x64,w8,s2,pipe,tma", "64x64,w4,s2,tma"])
 def test_tiles_parse_back(text):
     assert str(parse_tile(text)) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", "128x64", "128x64,w8", "128x64,w8,s2,", "0x64,w8,s2", "48x64,w8,s2", "128x64,w3,s2", "64x64,w4,s9", "-16,w4,s1"]
+    "text",
+    [
+        "",
+        "128x64",
+        "128x64,w8",
+        "128x64,w8,s2,",
+        "0x64,w8,s2",
+        "48x64,w8,s2",
+        "128x64,w3,s2",
+        "64x64,w4,s9",
+        "-16,w4,s1",
+        "128x64,w8,s2,tma,pipe",
+    ],
 )
 def test_texts_that_are_no_tile(text):
     with pytest.raises(ScheduleError):
@@ -101,7 +113,7 @@ def test_illegal_overrides(kernels, given):
 
 
 def test_errors_name_what_is_legal(kernels):
-    with pytest.raises(ScheduleError, match="BLOCK_M, BLOCK_N, num_stages, num_warps"):
+    with pytest.raises(ScheduleError, match="BLOCK_M, BLOCK_N, PIPE, TMA, num_stages, num_warps"):
         override(CHOSEN, kernels, {"forward": {"BLOCK_K": 64}})
     with pytest.raises(ScheduleError, match="16, 32, 64, 128, 256"):
         override(CHOSEN, kernels, {"forward": {"BLOCK_M": 100}})

@@ -1,0 +1,81 @@
+"""Which products go ahead, which tensors descriptors may fetch, and that kernels of every form compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attngen.ir.parser import parse
+from attngen.pipeline import analyse
+from attngen.transform.heads import heads, products_first
+from attngen.transform.matrices import streamed_rows
+from attngen.transform.partition import Kernel
+from tests import variants
+from tests.kernels import cases, harness
+
+FORMS = {"PIPE": True, "TMA": True}
+SHARED = variants.SOFTMAX.replace(", v[b,g,n,e]", "").replace("v[b,g,n,e]", "k[b,g,n,d]").replace("o[b,g,r,m,e]", "o[b,g,r,m,d]")
+GATED = variants.SOFTMAX.replace("* 0.25", "* sum_of_n[b,g,n]").replace(
+    "  x[", "  sum_of_n[b,g,n] = sum[d] k[b,g,n,d]\n  x[", 1
+)  # a value of the keys that only the scores read
+
+
+def kernels(text: str) -> dict[str, Kernel]:
+    return {kernel.role: kernel for kernel in analyse(parse(text)).kernels}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (variants.SOFTMAX, ("s",)),
+        (variants.CAUSAL_ALIBI, ("s",)),
+        (variants.SIGMOID, ("s",)),
+        (variants.RELU, ("s",)),
+        (SHARED, ()),
+        (GATED, ()),
+    ],
+    ids=["softmax", "alibi", "sigmoid", "relu", "the tile serves twice", "rows serve twice"],
+)
+def test_what_goes_ahead(text: str, found: tuple[str, ...]) -> None:
+    assert heads(kernels(text)["forward"]) == found
+
+
+def test_the_backward_has_products_beside_its_exponentials() -> None:
+    found = kernels(variants.SOFTMAX)
+    for role in ("backward_rows", "backward_columns"):
+        assert heads(found[role]) == ()
+        names = [step.name for step in products_first(found[role])]
+        first = [name for name in names if name in ("s", "w", "dw_part")]
+        assert first == ["s", "dw_part", "w"]
+
+
+def test_what_descriptors_fetch() -> None:
+    found = kernels(variants.SOFTMAX)
+    assert streamed_rows(found["forward"]) == ("k", "v")
+    assert streamed_rows(found["backward_columns"]) == ("q", "do"), "stacks of matrices, by head"
+    assert streamed_rows(kernels(variants.SOFTMAX.replace("k[b,g,n,d]\n", "k[b,g,n // 2,d]\n"))["forward"]) == ("v",)
+
+
+@pytest.mark.parametrize("variant", ["causal_alibi", "window", "first_and_last", "dilated", "differential", "softcap"])
+def test_forms_agree_to_the_bit(variant: str) -> None:
+    """One walk, two that jump, pieces, lists of tiles, two products; rows without keys, lengths that no tile divides."""
+    case = cases.case(variant, cases.Sizes(b=1, g=1, r=2, m=40, n=70, d=16, e=16))
+    plain = harness.prepare(case.cascade, case.values)
+    tiles = harness.tiles(32, 32)
+    known = harness.forward(plain, case.values, tiles)
+    formed = harness.forward(plain, case.values, {**tiles, "forward": {**tiles["forward"], **FORMS}})
+    for name, value in known.items():
+        assert torch.equal(formed[name], value), name
+
+
+def test_only_aligned_tensors_have_descriptors() -> None:
+    case = cases.case("causal_alibi", cases.Sizes(b=1, g=1, r=1, m=20, n=20, d=16, e=16))
+    described = harness.prepare(case.cascade, case.values).module.described
+    tile = {"BLOCK_M": 16, "TMA": True}
+    plain = torch.zeros(4, 32, 16, dtype=torch.bfloat16)
+    assert described(tile, plain)["TMA"]
+    assert described({"BLOCK_M": 16}, plain) == {"BLOCK_M": 16}, "and nobody is given one who does not ask"
+    shifted = torch.zeros(4 * 32 * 16 + 1, dtype=torch.bfloat16)[1:].view(4, 32, 16)
+    odd = torch.zeros(4, 32, 20, dtype=torch.bfloat16)[..., :16]
+    expanded = plain[:1].expand(4, 32, 16)
+    assert not any(described(tile, plain, tensor)["TMA"] for tensor in (shifted, odd, expanded))
