@@ -15,7 +15,7 @@ from attngen.errors import DoesNotFit
 from attngen.ir.pieces import columns
 from attngen.schedule.cost import Cost, price, shared_bytes
 from attngen.schedule.measured import Measured, Table
-from attngen.schedule.plan import DTYPE_BYTES, ModuleSchedule, TileSchedule
+from attngen.schedule.plan import DTYPE_BYTES, FLAGS, ModuleSchedule, TileSchedule
 from attngen.schedule.space import LengthClass, candidates
 from attngen.schedule.structure import Structure, structure
 from attngen.schedule.tuned import Tuned, TunedTable
@@ -24,6 +24,10 @@ from attngen.transform.partition import Kernel
 
 Evidence = Literal["tuned", "measured", "similar", "model"]
 _KEPT_CANDIDATES = 6
+_FORMS = {
+    "pipe": "the products of the next tile are formed beside the weights of this one",
+    "tma": "tiles come by tensor descriptors where their tensors are aligned, else by pointers",
+}
 # A fallback has at most this share of the registers of what it replaces.
 _FALLBACK_SHARE = 0.85
 
@@ -75,7 +79,7 @@ class Reason:
         elif self.row is not None:
             row = self.row
             head += f": {row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared, compiled for {row.arch}"
-        lines = [head]
+        lines = [head, *(f"  {flag}: {_FORMS[flag]}" for flag in FLAGS if getattr(self.tile, flag))]
         if self.alternative is not None:
             lines.append(f"  without spills: {self.alternative.tile}, {self.alternative.registers} registers")
         return (*lines, *(f"  {candidate}" for candidate in self.candidates))
