@@ -10,13 +10,15 @@ from attngen.emit.layout import break_lines
 from attngen.errors import InternalError, UnsafeValue
 
 _IMPORTS = {"torch", "triton", "triton.language"}
-_HELPER_NEEDS = {"gelu_tanh": ("tanh",), "fetch_head": ("fetch",)}
+# In an order in which what is needed stands first.
+_HELPER_NEEDS = {"fetch": ("load",), "fetch_head": ("load", "fetch"), "gelu_tanh": ("tanh",)}
 
 
 def helper_sources(names: frozenset[str]) -> tuple[str, ...]:
     """Sources of the helper functions called, each after what it needs, in a fixed order."""
+    late = tuple(_HELPER_NEEDS)
     wanted = sorted(names | {need for name in names for need in _HELPER_NEEDS.get(name, ())})
-    wanted.sort(key=lambda name: name in _HELPER_NEEDS)
+    wanted.sort(key=lambda name: late.index(name) if name in late else -1)
     return tuple(library(name) for name in wanted)
 
 

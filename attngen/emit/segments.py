@@ -117,7 +117,7 @@ def offsets(segments: Segments) -> list[tuple[Code, int | None]]:
     if segments.jumps:
         lines.append((Code(f"start_{streamed} = turn_{streamed}"), None))
         for walked, place, distance in _jumps(segments):
-            lines.append((Code(f"start_{streamed} += tl.where(start_{streamed} >= {place}, {distance}, 0)"), walked))
+            lines.append((Code(_jump(f"start_{streamed}", place, distance)), walked))
     if segments.listed:
         lines.append((Code(f"start_{streamed} = tl.load(list_start + turn_{streamed}).to(tl.int32) * BLOCK_{streamed.upper()}"), None))
     lines.append((Code(f"offs_{streamed} = start_{streamed} + range_{streamed}"), None))
@@ -165,7 +165,12 @@ def first_tile(segments: Segments) -> tuple[list[str], str]:
 
 def _jumped(segments: Segments, name: str, walked: int) -> list[str]:
     """Statements that take a turn of a walk to the position of its tile."""
-    return [f"{name} += tl.where({name} >= {place}, {distance}, 0)" for walk_, place, distance in _jumps(segments) if walk_ == walked]
+    return [_jump(name, place, distance) for own, place, distance in _jumps(segments) if own == walked]
+
+
+def _jump(start: str, place: str, distance: str) -> str:
+    """A statement that passes over what no walk visits."""
+    return f"{start} += tl.where({start} >= {place}, {distance}, 0)"
 
 
 def _listed_tile(name: str, streamed: str) -> str:

@@ -8,8 +8,5 @@ def fetch(
     else:
         rows = matrix + tl.cast(start, tl.int64) * stride
         pointers = rows + tl.arange(0, BLOCK)[:, None] * stride + tl.arange(0, WIDTH)[None, :]
-        if FULL:
-            tile = tl.load(pointers)
-        else:
-            tile = tl.load(pointers, mask=ok, other=0)
+        tile = load(pointers, ok, FULL)
     return tile

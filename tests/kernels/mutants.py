@@ -32,6 +32,7 @@ OF_PIECES = "tests/transform/test_pieces.py"
 OF_PRODUCTS = "tests/transform/test_products.py"
 RUNTIME = "attngen/runtime/*.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
+OF_FORMS = "tests/transform/test_heads.py"
 OF_BIASES = "tests/transform/test_biases.py"
 
 MUTANTS = (
@@ -135,7 +136,7 @@ MUTANTS = (
         "{full_length} = {last_full} - {full_begin}",
         first="window",
     ),
-    Mutant("the walk under masks meets a full tile", EMIT, "start_{streamed} >= {place}", "start_{streamed} > {place}", first="window"),
+    Mutant("the walk under masks meets a full tile", EMIT, "{start} >= {place}", "{start} > {place}", first="window"),
     Mutant(
         "the walk under masks does not jump",
         EMIT,
@@ -190,6 +191,24 @@ MUTANTS = (
     Mutant("one piece stored", EMIT, "for part in parts.stored[name]:", "for part in parts.stored[name][:1]:", first=OF_PIECES),
     Mutant("positions within a piece", EMIT, "tl.arange({first}, {' + '.join((*before, size))})", "tl.arange(0, {size})", first=OF_PIECES),
     Mutant("products joined that others need", TRANSFORM, "if uses[name] > 1 or inside[name] > 1 or", "if", first=OF_PRODUCTS),
+    # Forms.
+    Mutant("a tile of the wrong walk goes ahead", EMIT, "({after} < ends[0], {name}", "({after} <= ends[0], {name}", first=OF_FORMS),
+    Mutant("the tile of this turn goes ahead", EMIT, 'f"start_{streamed} + {block}"', 'f"start_{streamed}"', first=OF_FORMS),
+    Mutant(
+        "a full tile goes ahead of an empty walk",
+        EMIT,
+        "begins[0] < ends[0], {name}, {masked}",
+        "begins[0] <= ends[0], {name}, {masked}",
+        first=OF_FORMS,
+    ),
+    Mutant("descriptors of tensors that start anywhere", TEMPLATES, "place % 16 == 0", "place % 2 == 0", first=OF_FORMS),
+    Mutant(
+        "minus infinity in a full tile",
+        EMIT,
+        "writer.full is None or self.falls(",
+        "writer.full is None or not self.falls(",
+        first=OF_FORMS,
+    ),
     # Addresses.
     Mutant("stores without masks", EMIT, "element_ty), mask={' & '.join(masks)})\"", 'element_ty))"'),
     Mutant("gradients of padding scattered", EMIT, "*([tail] if tail else []), *self.inside]", "*([tail] if tail else [])]", first="flat"),

@@ -59,13 +59,26 @@ def test_what_descriptors_fetch() -> None:
 @pytest.mark.parametrize("variant", ["causal_alibi", "window", "first_and_last", "dilated", "differential", "softcap"])
 def test_forms_agree_to_the_bit(variant: str) -> None:
     """One walk, two that jump, pieces, lists of tiles, two products; rows without keys, lengths that no tile divides."""
-    case = cases.case(variant, cases.Sizes(b=1, g=1, r=2, m=40, n=70, d=16, e=16))
-    plain = harness.prepare(case.cascade, case.values)
-    tiles = harness.tiles(32, 32)
-    known = harness.forward(plain, case.values, tiles)
-    formed = harness.forward(plain, case.values, {**tiles, "forward": {**tiles["forward"], **FORMS}})
+    case = cases.case(variant, cases.Sizes(b=1, g=1, r=1, m=70, n=90, d=16, e=16))
+    values = {**case.values, **({"width": 40} if "width" in case.values else {})}
+    plain = harness.prepare(case.cascade, values)
+    tiles = harness.tiles(16, 16)
+    known = harness.forward(plain, values, tiles)
+    formed = harness.forward(plain, values, {**tiles, "forward": {**tiles["forward"], **FORMS}})
     for name, value in known.items():
         assert torch.equal(formed[name], value), name
+
+
+def test_full_tiles_that_a_bias_empties() -> None:
+    """A row has no maximum there, and one behind it."""
+    text = variants.SOFTMAX.replace("* 0.25", "* 0.25 + bias[m,n]", 1).replace("e])", "e]; bias: float[:,:])", 1)
+    case = cases.case("causal_alibi", cases.Sizes(b=1, g=1, r=1, m=20, n=40, d=16, e=16))
+    values = {name: value for name, value in case.values.items() if name in ("q", "k", "v")}
+    values["bias"] = torch.zeros(20, 40, dtype=torch.float64)
+    values["bias"][5, :32] = float("-inf")
+    tiles = harness.tiles(16, 16)
+    found = harness.run(text, values, case.cotangents, {**tiles, "forward": {**tiles["forward"], **FORMS}})
+    harness.exact_to(found, harness.expected(text, values, case.cotangents))
 
 
 def test_only_aligned_tensors_have_descriptors() -> None:
