@@ -62,11 +62,11 @@ class Ahead:
         kernel, writer = self.lowering.kernel, self.lowering.writer
         streamed = kernel.streamed or ""
         results = self.results()
-        body = list(self.lines)
-        if any(f"ok_{streamed}" in line for line in body):
+        inside: list[Code] = []
+        if any(f"ok_{streamed}" in line for line in self.lines):
             writer.length(streamed)
-            body.insert(0, Code(f"ok_{streamed} = start_{streamed} + range_{streamed} < len_{streamed}"))
-        params = _free(body, streamed)
+            inside.append(Code(f"ok_{streamed} = start_{streamed} + range_{streamed} < len_{streamed}"))
+        params = _free([*self.lines, *inside], streamed)
         name = identifier(f"{kernel.role}_products")
         ahead = {result: writer.name(f"{result}_next") for result in results}
         formed = {result: writer.name(f"{result}_formed") for result in results}
@@ -99,7 +99,7 @@ class Ahead:
             params=(*map(Code, (*values, f"start_{streamed}")), *(Code(f"{param}: tl.constexpr") for param in (*constants, "FULL"))),
             title=Code(f"What the tile of {streamed} that starts at `start_{streamed}` is multiplied to."),
             note=tuple(part for step in steps for part in folded(print_step(step), WIDTH - 4)),
-            body=tuple(body),
+            body=(*inside, *self.lines),
             returned=Code(", ".join(results)),
         )
 
