@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -271,15 +272,6 @@ class _LogSumExp(torch.autograd.Function):
 # ---- comparison
 
 
-def stacked(draws: Sequence[Results]) -> Results:
-    """Results of several draws of values as one, for a contract: the error of a single number, drawn once, is chance."""
-
-    def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
-
-    return Results(joined([item.outputs for item in draws]), joined([item.gradients for item in draws]))
-
-
 def exact_to(found: Results, golden: Results, tolerance: float = 1e-12) -> None:
     """Every element within `tolerance` of the largest element; infinities and shapes equal, NaN nowhere."""
     for (name, value), (_, right) in zip(found.items(), golden.items(), strict=True):
@@ -296,18 +288,39 @@ def contract(found: Results, golden: Results, same_precision: Results, terms: Ma
     Args:
         terms: for results that are small differences of large terms, by name, maximum and mean of these terms. Roundoff counts from there.
     """
-    pairs = zip(same_precision.items(), golden.items(), strict=True)
-    overflows = any(not plain[right.isfinite()].isfinite().all() for (_, plain), (_, right) in pairs)
-    for (name, value), (_, right), (_, plain) in zip(found.items(), golden.items(), same_precision.items(), strict=True):
-        error, scale = _errors(name, value, right)
+    _contract([found], [golden], [same_precision], terms or {}, 1)
+
+
+def contract_of_draws(found: Sequence[Results], golden: Sequence[Results], same_precision: Sequence[Results]) -> None:
+    """The same for kernels that ran on the first of several draws of values; limits come from all draws.
+
+    The error of a single number, such as the gradient of a captured scalar, is chance: its mean over few draws is not compared.
+    """
+    _contract(found, golden, same_precision, {}, 32)
+
+
+def _contract(
+    found: Sequence[Results], golden: Sequence[Results], plain: Sequence[Results], terms: Mapping[str, tuple[float, float]], fewest: int
+) -> None:
+    mine, right, theirs = ([dict(item.items()) for item in results] for results in (found, golden, plain))
+    pairs = [(values[name], exact[name]) for values, exact in zip(theirs, right, strict=True) for name in values]
+    overflows = any(not value[exact.isfinite()].isfinite().all() for value, exact in pairs)
+    for name in mine[0]:
+        error, scale = _all_errors(name, mine, right)
         if overflows or error.size == 0:
             continue
-        allowed, _ = _errors(name, plain, right)
-        unit = torch.finfo(value.dtype).eps / 2
-        for kind, term in zip(("max", "mean"), (terms or {}).get(name, (0.0, 0.0)), strict=True):
-            mine, theirs, size = (float(getattr(array, kind)()) for array in (error, allowed, scale))
-            limit = 2 * theirs + 2 * unit * max(size, term)
-            assert mine <= limit, f"{name}: {kind} error {mine:.3e}, {limit:.3e} allowed ({theirs:.3e} at the same precision)"
+        allowed, _ = _all_errors(name, theirs, right)
+        unit = torch.finfo(mine[0][name].dtype).eps / 2
+        for kind, term in zip(("max", "mean") if error.size >= fewest else ("max",), terms.get(name, (0.0, 0.0)), strict=False):
+            off, limit, size = (float(getattr(array, kind)()) for array in (error, allowed, scale))
+            bar = 2 * limit + 2 * unit * max(size, term)
+            assert off <= bar, f"{name}: {kind} error {off:.3e}, {bar:.3e} allowed ({limit:.3e} at the same precision)"
+
+
+def _all_errors(name: str, values: Sequence[Mapping[str, Tensor]], right: Sequence[Mapping[str, Tensor]]) -> tuple[Any, Any]:
+    """Errors and absolute values of one result in as many draws as there are values."""
+    parts = [_errors(name, value[name], exact[name]) for value, exact in zip(values, right, strict=False)]
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
 def _errors(name: str, value: Tensor, right: Tensor) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from tests.kernels import harness
 
 B, H, M, N, RANK = 1, 2, 21, 37, 5
 TILES = harness.tiles(16, 32)
-DRAWS = 3
+DRAWS, RUNS = 16, 3
 Term = Callable[[Any, Any, Any, Any], Any]
 
 
@@ -151,13 +151,13 @@ def test_a_rewrite_changes_no_result(rewrite: str, data: st.DataObject, asked: b
     draws = [draw(spec, score.dim, getattr(torch, dtype), seed) for seed in range(1 if dtype == "float64" else DRAWS)]
     assume(rewrite in harness.prepare(spec, draws[0][0], rewrites=DTYPES[dtype], asked=must).rewritten)
     golden = [harness.expected(spec, *values) for values in draws]
+    plain = [harness.yardstick(spec, *values, getattr(torch, dtype)) for values in draws if dtype != "float64"]
     for without in (frozenset[str](), frozenset({rewrite})):
-        found = [harness.run(spec, *values, TILES, rewrites=DTYPES[dtype], without=without, asked=must) for values in draws]
+        found = [harness.run(spec, *values, TILES, rewrites=DTYPES[dtype], without=without, asked=must) for values in draws[:RUNS]]
         if dtype == "float64":
             harness.exact_to(found[0], golden[0])
         else:
-            plain = [harness.yardstick(spec, *values, getattr(torch, dtype)) for values in draws]
-            harness.contract(harness.stacked(found), harness.stacked(golden), harness.stacked(plain))
+            harness.contract_of_draws(found, golden, plain)
 
 
 def test_all_rewrites_are_here() -> None:
