@@ -4,7 +4,8 @@
     python benchmarks/schedules/measure.py --variant differential --dims 64 128
 
 For each kernel the candidates are taken in the order of the cost model. The first that fits shared memory, runs its wgmma
-asynchronously and spills nothing is chosen; where none of the first few does, the one that spills least. Where a kernel may take several
+asynchronously and spills nothing is chosen; where none of the first few does, the one that spills least. Where that one has warps
+compute the same products, one that computes them once and spills a little takes its place if it is cheaper. Where a kernel may take several
 forms, whether the compiler runs its exponentials beside its products only shows in machine code, so the first few are all compiled and
 the one whose loops promise the least time is chosen. Rows go into
 `attngen/schedule/table.json` after every target and dtype; what stands there already is left alone unless `--again` is given.
@@ -36,6 +37,7 @@ from attngen.schedule.cost import price, shared_bytes
 from attngen.schedule.measured import Measured
 from attngen.schedule.space import LengthClass
 from attngen.schedule.structure import structure
+from attngen.schedule.warps import repeats
 
 TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -44,6 +46,8 @@ DIMS = ("256", "192", "192,128", "576,512", "128", "96", "80", "64", "40", "32",
 # A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer.
 TOLERATED_SPILL_BYTES = 32
 CLEAN_IS_TOO_SLOW = 1.25
+# A tile counts as exact if warps repeat less than this of each other's work.
+REPEATED = 1.01
 
 
 @dataclass
@@ -77,6 +81,9 @@ class Case:
         clean = best if best[1].spill_bytes == 0 else None
         if tolerable and best[0].cost.total_us > CLEAN_IS_TOO_SLOW * tolerable[0][0].cost.total_us:
             best = tolerable[0]
+        once = [one for one in fits if self._once(one[1]) and one[2] < best[2]]
+        if once and not self._once(best[1]):
+            best = min(once, key=lambda one: one[2])
         yield best[1]
         if clean is not None and clean is not best:
             yield replace(clean[1], rank="no spill")
@@ -84,6 +91,13 @@ class Case:
     def _badness(self, _item: Candidate, row: Measured, us: float) -> tuple[bool, int, int, float]:
         outside = max(0, row.spill_bytes - TOLERATED_SPILL_BYTES) if self.thorough else row.spill_bytes
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us
+
+    def _once(self, row: Measured) -> bool:
+        """Whether a tile has all its products formed once, and moves a few spilled bytes a turn at most."""
+        request = self.request
+        held = structure(next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role))
+        work = repeats(held, request.extents, request.dtype, row.schedule, request.target).products
+        return work < REPEATED and row.loop_spill_bytes <= TOLERATED_SPILL_BYTES and not fault(row, request)
 
     def _tolerable(self, row: Measured) -> bool:
         quiet = row.loop_spill_bytes == 0 and row.spill_bytes <= TOLERATED_SPILL_BYTES

@@ -5,11 +5,20 @@ python benchmarks/schedules/report.py > benchmarks/schedules/results.md
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
-from attngen import target
+from attngen import catalog, target
+from attngen.pipeline import analyse, for_dtype
+from attngen.schedule.choose import Request, rank
+from attngen.schedule.cost import price
 from attngen.schedule.measured import Measured, table
+from attngen.schedule.plan import TileSchedule
+from attngen.schedule.structure import Structure, structure
+from attngen.schedule.warps import repeats
 
+WIDE = ((96, 96), (192, 128), (256, 256), (576, 512))
+ROLES = ("forward", "backward_rows", "backward_columns")
 SHOWN = ("64,64", "128,128", "192,128", "256,256")
 KIB = 1024
 
@@ -27,6 +36,12 @@ def main() -> None:
             print(f"\n## {arch}\n")
             header = ("dtype", "head dims", "kernel", "tile", "registers", "spilled B", "loop B", "shared B", "predicted B", "")
             _print(header, _lines(mine))
+    print("\n## Heads of several pieces, and wide ones\n")
+    print("`work` is how often the warps of a program compute each multiply-add of its products: 1.00 where each is computed once. Columns")
+    print("are exact: 96 is 64 + 32, 192 is 128 + 64, 576 is 512 + 64. The last column names the best tile without repeated work and its")
+    print("predicted time against the tile that was taken, spills of which are counted as they were compiled. Such tiles spilled more than")
+    print("64 B a turn, or keep half as many rows, so that all that streams is read twice as often.\n")
+    _print(("target", "head dims", "kernel", "tile", "work", "registers", "spilled B", "loop B", "shared B", "once, at best"), _wide(rows))
     poor = [row for row in rows if row.rank == "chosen" and (row.loop_spill_bytes or row.serialized)]
     print(f"\n## Chosen tiles that spill in their main loop or run wgmma one after the other: {len(poor)}\n")
     _print(
@@ -42,6 +57,40 @@ def _errors(rows: Sequence[Measured]) -> Iterable[tuple[object, ...]]:
                 over = [row.shared_bytes_predicted - row.shared_bytes for row in mine]
                 share = max(100 * excess / row.shared_bytes for excess, row in zip(over, mine, strict=True))
                 yield item.name, len(mine), stages, sum(excess < 0 for excess in over), max(over), f"{share:.0f}"
+
+
+def _wide(rows: Sequence[Measured]) -> Iterable[tuple[object, ...]]:
+    """Plain and causal attention at the head dims in `WIDE`."""
+    chosen = {row.case: row for row in rows if row.rank == "chosen"}
+    programs = {name: for_dtype(analyse(catalog.load(name).cascade), "bfloat16") for name in ("full", "causal")}
+    for arch, (d, e) in itertools.product(("sm80", "sm90"), WIDE):
+        request = Request((("d", d), ("e", e)), "bfloat16", target.get(arch))
+        for (name, program), role in itertools.product(programs.items(), ROLES):
+            held = structure(next(kernel for kernel in program.kernels if kernel.role == role))
+            row = chosen[arch, request.dtype, request.length, held.key(request.extents), f"{d},{e}", *held.arithmetic]
+            numbers = (row.registers, row.spill_bytes, row.loop_spill_bytes, row.shared_bytes)
+            yield (
+                arch,
+                f"{d}, {e}",
+                f"{role} {name}",
+                row.tile,
+                f"{_work(held, request, row.schedule):.2f}",
+                *numbers,
+                _once(held, request, row),
+            )
+
+
+def _work(held: Structure, request: Request, tile: TileSchedule) -> float:
+    return repeats(held, request.extents, request.dtype, tile, request.target).products
+
+
+def _once(held: Structure, request: Request, row: Measured) -> str:
+    """The best tile without repeated work, by predicted time, where the chosen one has some."""
+    if _work(held, request, row.schedule) < 1.01:
+        return ""
+    mine = price(held, request.extents, request.dtype, row.schedule, request.target, spilled=row.loop_spill_bytes).total_us
+    found = [item for item in rank(held, request) if not item.lost.startswith("needs") and _work(held, request, item.tile) < 1.01]
+    return f"{found[0].tile}: {found[0].cost.total_us / mine:.2f} times the time" if found else "none fits"
 
 
 def _lines(rows: Iterable[Measured]) -> Iterable[tuple[object, ...]]:
