@@ -7,8 +7,7 @@ no kernel writes shows up in every comparison.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,8 +27,7 @@ from attngen.ir.interpret import axis_extents, interpret
 from attngen.ir.parser import parse
 from attngen.ir.pieces import Cuts, cuts
 from attngen.pipeline import analyse, build, for_dtype
-from attngen.runtime.interpreter import InterpretedKernel, interpreted
-from attngen.runtime.interpreter_language import BUILDER
+from attngen.runtime.interpreter import interpreted
 from attngen.runtime.reference import TorchBackend, reference
 from tests.kernels import memory
 
@@ -174,45 +172,6 @@ def backward(
     wanted = {str(tensor_name(name)): name for name in (kernels.targets if needed is None else needed)}
     found = kernels.module.backward(*inputs, *saved, *given, tile, set(wanted))
     return {wanted[name]: value for name, value in found.items()}
-
-
-def only_programs(kernels: Emitted, chosen: tuple[int, ...]) -> None:
-    """From now on run these programs of every grid only."""
-    for kernel in vars(kernels.module).values():
-        if isinstance(kernel, InterpretedKernel):
-            vars(kernel)["_run_program"] = _filtered(kernel, chosen)
-
-
-@contextmanager
-def last_programs_first(kernels: Emitted) -> Iterator[None]:
-    """Run the programs of every grid in the opposite order."""
-    changed = [kernel for kernel in vars(kernels.module).values() if isinstance(kernel, InterpretedKernel)]
-    for kernel in changed:
-        vars(kernel)["_run_program"] = _mirrored(kernel)
-    yield
-    for kernel in changed:
-        del vars(kernel)["_run_program"]
-
-
-def _mirrored(kernel: InterpretedKernel) -> Callable[..., None]:
-    run_program = kernel._run_program
-
-    def run_other(arguments: dict[str, Any], program: tuple[int, int, int]) -> None:
-        other = tuple(extent - 1 - at for extent, at in zip(BUILDER.grid_dim, program, strict=True))
-        BUILDER.set_grid_idx(*other)
-        run_program(arguments, other)
-
-    return run_other
-
-
-def _filtered(kernel: InterpretedKernel, chosen: tuple[int, ...]) -> Callable[..., None]:
-    run_program = kernel._run_program
-
-    def run_chosen(arguments: dict[str, Any], program: tuple[int, int, int]) -> None:
-        if program[0] in chosen:
-            run_program(arguments, program)
-
-    return run_chosen
 
 
 def run(

@@ -10,7 +10,7 @@ class Mutant:
     """`old` occurs once in the files that `where` matches and becomes `new`. An equivalent one says why nothing can tell it apart.
 
     `first` names the check of the suite that should find it: it runs before the others, or alone for an equivalent one.
-    A folder or a file of tests, such as `OF_SCHEDULES`, is a suite of its own.
+    A folder, a file of tests or one test of a file, such as `OF_SCHEDULES`, is a suite of its own.
     """
 
     name: str
@@ -45,11 +45,13 @@ MUTANTS = (
         LIB,
         "tl.full((), LOG2E, x.dtype), -(floor * LOG2E))",
         "tl.full((), LOG2E, x.dtype), -floor)",
-        first=OF_BIASES,
+        first=f"{OF_BIASES}::test_contract",
     ),
     Mutant("scaled exponents in another base", LIB, "tl.full((), scale * LOG2E, x.dtype)", "tl.full((), scale, x.dtype)", first="rounding"),
     Mutant("scaled exponents without their scale", LIB, "tl.fma(x, tl.full((), scale, x.dtype), -floor)", "(x - floor)"),
-    Mutant("a maximum before its scale", EMIT, 'f"tl.max({seen}, 1) * {scale}" if scale', 'f"tl.max({seen}, 1)" if scale'),
+    Mutant(
+        "a maximum before its scale", EMIT, 'f"tl.max({seen}, 1) * {scale}" if scale', 'f"tl.max({seen}, 1)" if scale', first="rounding"
+    ),
     Mutant(
         "negative scales in the exponent",
         TRANSFORM,
@@ -57,12 +59,28 @@ MUTANTS = (
         "return value != 0",
         first="tests/transform/test_scales.py",
     ),
-    Mutant("two parts of a folded bias", TRANSFORM, "if i + j < _PARTS", "if i + j < _PARTS - 1", first=OF_BIASES),
-    Mutant("a cosine of a difference", TRANSFORM, 'sign = -1.0 if op == "cos" else 1.0', "sign = 1.0", first=OF_BIASES),
     Mutant(
-        "infinities in products", TRANSFORM, "return _finite(factor) if _is_centered(factor) else factor", "return factor", first=OF_BIASES
+        "two parts of a folded bias",
+        TRANSFORM,
+        "if i + j < _PARTS",
+        "if i + j < _PARTS - 1",
+        first=f"{OF_BIASES}::test_folded_biases_are_as_exact_as_an_addition",
     ),
-    Mutant("a maximum without its shift", EMIT, 'f"{largest} + {shift}" if shift', "largest if shift", first=OF_BIASES),
+    Mutant(
+        "a cosine of a difference",
+        TRANSFORM,
+        'sign = -1.0 if op == "cos" else 1.0',
+        "sign = 1.0",
+        first=f"{OF_BIASES}::test_the_algebra_is_exact",
+    ),
+    Mutant(
+        "infinities in products",
+        TRANSFORM,
+        "return _finite(factor) if _is_centered(factor) else factor",
+        "return factor",
+        first=f"{OF_BIASES}::test_infinite_biases_exclude_what_they_did",
+    ),
+    Mutant("a maximum without its shift", EMIT, 'f"{largest} + {shift}" if shift', "largest if shift", first=f"{OF_BIASES}::test_contract"),
     Mutant(
         "a fixed value at the lower bound",
         TRANSFORM,
@@ -445,13 +463,26 @@ MUTANTS = (
     ),
     # Schedules, which no result depends on: the tests of that folder are the suite.
     Mutant(
+        "warps along the shorter side",
+        SCHEDULE,
+        "if tile.resident >= columns else",
+        "if tile.resident < columns else",
+        first=f"{OF_SCHEDULES}/test_warps.py::test_the_model_is_what_was_counted",
+    ),
+    Mutant(
         "a stage less than there are",
         SCHEDULE,
         "ring = tile.num_stages * sum(passing)",
         "ring = (tile.num_stages - 1) * sum(passing)",
-        first=OF_SCHEDULES,
+        first=f"{OF_SCHEDULES}/test_cost.py",
     ),
-    Mutant("64 rows are too few", SCHEDULE, "tile.resident >= WIDE_ROWS and", "tile.resident > WIDE_ROWS and", first=OF_SCHEDULES),
+    Mutant(
+        "64 rows are too few",
+        SCHEDULE,
+        "tile.resident >= WIDE_ROWS and",
+        "tile.resident > WIDE_ROWS and",
+        first=f"{OF_SCHEDULES}/test_cost.py",
+    ),
     Mutant(
         "twice the shared memory",
         SCHEDULE,
@@ -464,14 +495,14 @@ MUTANTS = (
         SCHEDULE,
         'values[f"BLOCK_{kernel.streamed.upper()}"] = tile.streamed',
         'values[f"BLOCK_{kernel.streamed.upper()}"] = tile.resident',
-        first=OF_SCHEDULES,
+        first=f"{OF_SCHEDULES}/test_plan.py",
     ),
     Mutant(
         "the slowest first",
         SCHEDULE,
         "fits.sort(key=lambda item: (item.cost.total_us,",
         "fits.sort(key=lambda item: (-item.cost.total_us,",
-        first=OF_SCHEDULES,
+        first=f"{OF_SCHEDULES}/test_choose.py::test_candidates_that_do_not_fit_come_last_and_say_which_bytes",
     ),
     Mutant(
         "powers of two padded",
@@ -480,7 +511,13 @@ MUTANTS = (
         "(length // _NARROWEST + 1)",
         first="tests/ir/test_pieces.py",
     ),
-    Mutant("decoding ends a token early", SCHEDULE, "if q_len <= DECODE_TOKENS:", "if q_len < DECODE_TOKENS:", first=OF_SCHEDULES),
+    Mutant(
+        "decoding ends a token early",
+        SCHEDULE,
+        "if q_len <= DECODE_TOKENS:",
+        "if q_len < DECODE_TOKENS:",
+        first=f"{OF_SCHEDULES}/test_space.py",
+    ),
     Mutant(
         "limits for the interpreter",
         SCHEDULE,
@@ -488,7 +525,13 @@ MUTANTS = (
         "lost = _misfit(cost, request.target)",
         first=OF_SCHEDULES,
     ),
-    Mutant("a tile for another kernel", SCHEDULE, "if name == role:", "if name != role:", first=OF_SCHEDULES),
+    Mutant(
+        "a tile for another kernel",
+        SCHEDULE,
+        "if name == role:",
+        "if name != role:",
+        first=f"{OF_SCHEDULES}/test_choose.py::test_every_variant_gets_a_tile_for_each_kernel",
+    ),
     # Random bits and biases of low rank.
     Mutant("one word for two columns", LIB, "lower = tl.where(column_bit != 0, c3, c2)", "lower = c2", first="dropout"),
     Mutant("nine rounds", LIB, "tl.static_range(10)", "tl.static_range(9)", first="dropout"),

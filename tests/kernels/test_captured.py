@@ -15,7 +15,7 @@ from torch import Tensor
 import attngen
 from attngen.frontend.spec import Spec
 from attngen.ir.parser import parse
-from tests.kernels import cases, harness
+from tests.kernels import cases, harness, programs
 
 Mod = Callable[..., Any]
 B, G, R, M, N, D = 2, 2, 2, 37, 51, 16
@@ -159,7 +159,7 @@ def test_gradients_are_the_same_in_every_run(bias: str) -> None:
         return harness.backward(kernels, case.values, known, case.cotangents, tile, names)
 
     first, again = gradients(), gradients()
-    with harness.last_programs_first(kernels):
+    with programs.last_programs_first(kernels.module):
         other = gradients()
     for found in (again, other):
         for name, value in found.items():
