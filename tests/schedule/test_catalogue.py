@@ -10,10 +10,13 @@ from attngen.pipeline import analyse, build
 from attngen.runtime.measure import Emitted, Task, measure
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.measured import Measured, table
+from attngen.schedule.plan import TileSchedule
 from attngen.schedule.structure import structure
 
 catalog = pytest.importorskip("attngen.catalog")
 DIMS = (("d", 64), ("e", 64))
+# Targets whose kernels take the same memory for the same tile: compiled for the first of them that has it.
+FAMILIES = (("sm80",), ("sm86", "sm89"), ("sm90",), ("sm100",), ("sm120",), ("gfx942",), ("gfx950",))
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +32,30 @@ def emitted(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [t.name for t in target.TARGETS])
-def test_every_kernel_of_the_catalogue_fits(emitted, arch):
-    request = Request(DIMS, "bfloat16", target.get(arch))
-    tasks: dict[str, Task] = {}
-    for module in emitted.values():
-        kernels = module.source.program.kernels
-        schedule = choose(kernels, request, table()).schedule
-        for kernel in kernels:
-            # Kernels of one key keep and stream the same tiles: one of them tells whether they fit.
-            tasks.setdefault(structure(kernel).key(request.extents), Task(module, kernel.role, request, schedule[kernel.role]))
-    assert len(tasks) >= 12
+@pytest.mark.parametrize("archs", FAMILIES, ids="-".join)
+def test_every_kernel_of_the_catalogue_fits(emitted, archs):
+    tasks: dict[tuple[str, TileSchedule], Task] = {}
+    for arch in archs:
+        request = Request(DIMS, "bfloat16", target.get(arch))
+        mine: dict[str, tuple[TileSchedule, Task]] = {}
+        for module in emitted.values():
+            kernels = module.source.program.kernels
+            schedule = choose(kernels, request, table()).schedule
+            for kernel in kernels:
+                # Kernels of one key keep and stream the same tiles: one of them tells whether they fit.
+                tile = schedule[kernel.role]
+                mine.setdefault(structure(kernel).key(request.extents), (tile, Task(module, kernel.role, request, tile)))
+        assert len(mine) >= 12
+        for key, (tile, task) in mine.items():
+            tasks.setdefault((key, tile), task)
     for task, row in zip(tasks.values(), measure(list(tasks.values())), strict=True):
         assert isinstance(row, Measured), row
-        assert row.shared_bytes <= row.shared_bytes_predicted <= request.target.shared_bytes, (task.role, row)
+        assert row.shared_bytes <= row.shared_bytes_predicted <= task.request.target.shared_bytes, (task.role, row)
         assert row.tensor_memory_columns <= 512, (task.role, row)
+
+
+def test_families_are_alike():
+    """They have the same units and limits, so that a tile that fits the first fits all."""
+    assert sorted(arch for archs in FAMILIES for arch in archs) == sorted(item.name for item in target.TARGETS)
+    for archs in FAMILIES:
+        assert len({(item.backend, item.matrix_unit, item.shared_bytes, item.registers_per_thread) for item in map(target.get, archs)}) == 1
