@@ -38,9 +38,11 @@ def main() -> None:
             _print(header, _lines(mine))
     print("\n## Heads of several pieces, and wide ones\n")
     print("`work` is how often the warps of a program compute each multiply-add of its products: 1.00 where each is computed once. Columns")
-    print("are exact: 96 is 64 + 32, 192 is 128 + 64, 576 is 512 + 64. The last column names the best tile without repeated work and its")
-    print("predicted time against the tile that was taken, spills of which are counted as they were compiled. Such tiles spilled more than")
-    print("64 B a turn, or keep half as many rows, so that all that streams is read twice as often.\n")
+    print(
+        "are exact: 96 is 64 + 32, 192 is 128 + 64, 576 is 512 + 64. Where `work` is more, the last column names the tile without repeated"
+    )
+    print("work that the model likes best, and its predicted time against the tile taken. Such a tile has fewer rows, so that all that")
+    print("streams is read more often, or products of the older instruction at half of the rate, or spills more once it is compiled.\n")
     _print(("target", "head dims", "kernel", "tile", "work", "registers", "spilled B", "loop B", "shared B", "once, at best"), _wide(rows))
     poor = [row for row in rows if row.rank == "chosen" and (row.loop_spill_bytes or row.serialized)]
     print(f"\n## Chosen tiles that spill in their main loop or run wgmma one after the other: {len(poor)}\n")
@@ -88,7 +90,7 @@ def _once(held: Structure, request: Request, row: Measured) -> str:
     """The best tile without repeated work, by predicted time, where the chosen one has some."""
     if _work(held, request, row.schedule) < 1.01:
         return ""
-    mine = price(held, request.extents, request.dtype, row.schedule, request.target, spilled=row.loop_spill_bytes).total_us
+    mine = price(held, request.extents, request.dtype, row.schedule, request.target).total_us
     found = [item for item in rank(held, request) if not item.lost.startswith("needs") and _work(held, request, item.tile) < 1.01]
     return f"{found[0].tile}: {found[0].cost.total_us / mine:.2f} times the time" if found else "none fits"
 
