@@ -69,6 +69,105 @@ def safe_div(a, b):
     return tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))
 
 
+@triton.jit
+def tiled(
+    first, rows, stride, columns, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr
+):
+    """What `fetch` takes tiles from: a matrix by its descriptor, or by its first element."""
+    if TMA:
+        matrix = tl.make_tensor_descriptor(first, [rows, columns], [stride, 1], [BLOCK, WIDTH])
+    else:
+        matrix = first
+    return matrix
+
+
+@triton.jit
+def tiled_heads(
+    first,
+    heads,
+    head_stride,
+    rows,
+    stride,
+    columns,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """The same for a stack of matrices, of which `fetch_head` takes tiles."""
+    if TMA:
+        shape = [tl.cast(heads, tl.int32), rows, columns]
+        stack = tl.make_tensor_descriptor(first, shape, [head_stride, stride, 1], [1, BLOCK, WIDTH])
+    else:
+        stack = first
+    return stack
+
+
+@triton.jit
+def fetch(
+    matrix, start, stride, ok, BLOCK: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr, TMA: tl.constexpr
+):
+    """A tile of BLOCK rows from `start` on; what is not `ok` reads as 0. FULL promises that all is."""
+    if TMA:
+        tile = matrix.load([tl.cast(start, tl.int32), 0])
+    else:
+        rows = matrix + tl.cast(start, tl.int64) * stride
+        pointers = rows + tl.arange(0, BLOCK)[:, None] * stride + tl.arange(0, WIDTH)[None, :]
+        tile = load(pointers, ok, FULL)
+    return tile
+
+
+@triton.jit
+def fetch_head(
+    stack,
+    head,
+    head_stride,
+    start,
+    stride,
+    ok,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FULL: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """A tile of BLOCK rows of one matrix of a stack, from `start` on, as `fetch` has it."""
+    if TMA:
+        place = [tl.cast(head, tl.int32), tl.cast(start, tl.int32), 0]
+        tile = stack.load(place).reshape(BLOCK, WIDTH)
+    else:
+        tile = fetch(stack + head * head_stride, start, stride, ok, BLOCK, WIDTH, FULL, False)
+    return tile
+
+
+@triton.jit
+def forward_products(
+    k1_rows,
+    k1_stride_n,
+    q1,
+    k2_rows,
+    k2_stride_n,
+    q2,
+    len_n,
+    range_n,
+    start_n,
+    BLOCK_N: tl.constexpr,
+    DIM_D: tl.constexpr,
+    TMA: tl.constexpr,
+    ACC: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """What the tile of n that starts at `start_n` is multiplied to.
+
+    s1[b,g,r,m,n] = sum[d] q1[b,g,r,m,d] * k1[b,g,n,d]
+    s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,g,n,d]
+    """
+    ok_n = start_n + range_n < len_n
+    k1 = fetch(k1_rows, start_n, k1_stride_n, ok_n[:, None], BLOCK_N, DIM_D, FULL, TMA)
+    s1 = tl.dot(q1, tl.trans(k1), input_precision="ieee", out_dtype=ACC)
+    k2 = fetch(k2_rows, start_n, k2_stride_n, ok_n[:, None], BLOCK_N, DIM_D, FULL, TMA)
+    s2 = tl.dot(q2, tl.trans(k2), input_precision="ieee", out_dtype=ACC)
+    return s1, s2
+
+
 @triton.jit(do_not_specialize=["lam_stride_g", "len_b", "len_g", "len_r", "len_m", "len_n"])
 def forward_kernel(
     q1_ptr,
@@ -111,6 +210,8 @@ def forward_kernel(
     BLOCK_N: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    PIPE: tl.constexpr = False,
+    TMA: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: outputs and row statistics.
 
@@ -150,11 +251,14 @@ def forward_kernel(
     q1_ptrs = q1_start + range_m[:, None] * q1_stride_m + offs_d[None, :]
     q1 = tl.load(q1_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k1_base = k1_ptr + b * k1_stride_b + g * k1_stride_g
+    k1_rows = tiled(k1_base, len_n, k1_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
     q2_start = q2_ptr + b * q2_stride_b + g * q2_stride_g + r * q2_stride_r + start_m * q2_stride_m
     q2_ptrs = q2_start + range_m[:, None] * q2_stride_m + offs_d[None, :]
     q2 = tl.load(q2_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k2_base = k2_ptr + b * k2_stride_b + g * k2_stride_g
+    k2_rows = tiled(k2_base, len_n, k2_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
+    v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
     lam = tl.load(lam_ptr + g * lam_stride_g + r * lam_stride_r).to(ACC)
     begin = 0
     end = len_n
@@ -168,36 +272,71 @@ def forward_kernel(
     l_i2 = tl.zeros((BLOCK_M,), ACC)
     acc = tl.zeros((BLOCK_M, DIM_E), ACC)
     acc2 = tl.zeros((BLOCK_M, DIM_E), ACC)
+    if PIPE:  # the first tile
+        s1_next, s2_next = forward_products(
+            k1_rows,
+            k1_stride_n,
+            q1,
+            k2_rows,
+            k2_stride_n,
+            q2,
+            len_n,
+            range_n,
+            begins[0],
+            BLOCK_N,
+            DIM_D,
+            TMA,
+            ACC,
+            False,
+        )
     for segment in tl.static_range(2):  # full, then under masks
         for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
-            k1_start = k1_base + tl.cast(start_n, tl.int64) * k1_stride_n
-            k1_ptrs = k1_start + range_n[:, None] * k1_stride_n + offs_d[None, :]
-            k1 = load(k1_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
-            s1 = tl.dot(q1, tl.trans(k1), input_precision="ieee", out_dtype=ACC)
+            ahead_n = start_n
+            if PIPE:
+                ahead_n = start_n + BLOCK_N
+            s1_formed, s2_formed = forward_products(
+                k1_rows,
+                k1_stride_n,
+                q1,
+                k2_rows,
+                k2_stride_n,
+                q2,
+                len_n,
+                range_n,
+                ahead_n,
+                BLOCK_N,
+                DIM_D,
+                TMA,
+                ACC,
+                segment == 0 and not PIPE,
+            )
+            s1 = s1_next if PIPE else s1_formed
+            s2 = s2_next if PIPE else s2_formed
+            if PIPE:
+                s1_next = s1_formed
+                s2_next = s2_formed
             if segment != 0:
                 valid = ok_n[None, :]
                 s1 = tl.where(valid, s1, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(s1, 1) * DIM_D**-0.5)
-            m_i_safe = finite(m_i_new, DTYPE)
+            m_i_safe = m_i_new
+            if segment != 0:
+                m_i_safe = finite(m_i_new, DTYPE)
             alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
             w = exp_scaled(s1, DIM_D**-0.5, m_i_safe[:, None], DTYPE)
             l_i = l_i * alpha + tl.sum(w, 1)
-            k2_start = k2_base + tl.cast(start_n, tl.int64) * k2_stride_n
-            k2_ptrs = k2_start + range_n[:, None] * k2_stride_n + offs_d[None, :]
-            k2 = load(k2_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
-            s2 = tl.dot(q2, tl.trans(k2), input_precision="ieee", out_dtype=ACC)
             if segment != 0:
                 s2 = tl.where(valid, s2, float("-inf"))
             m_i2_new = tl.maximum(m_i2, tl.max(s2, 1) * DIM_D**-0.5)
-            m_i2_safe = finite(m_i2_new, DTYPE)
+            m_i2_safe = m_i2_new
+            if segment != 0:
+                m_i2_safe = finite(m_i2_new, DTYPE)
             alpha2 = tl.exp2((m_i2 - m_i2_safe) * LOG2E)
             w2 = exp_scaled(s2, DIM_D**-0.5, m_i2_safe[:, None], DTYPE)
             l_i2 = l_i2 * alpha2 + tl.sum(w2, 1)
-            v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
-            v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
-            v = load(v_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_E]
+            v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
             acc = acc * alpha2[:, None]
             acc = tl.dot(w2.to(DTYPE), v, acc, input_precision="ieee", out_dtype=ACC)
             acc2 = acc2 * alpha[:, None]
@@ -225,6 +364,8 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["lam_stride_g", "len_b", "len_g", "len_r", "len_m"])
 def backward_prepare_kernel(
+    lse_ptr,
+    lse2_ptr,
     do_ptr,
     acc_end_ptr,
     lam_ptr,
@@ -232,6 +373,8 @@ def backward_prepare_kernel(
     dl_i2_out,
     dl_i_out,
     dlam_out,
+    lse_safe_out,
+    lse2_safe_out,
     do_stride_b,
     do_stride_g,
     do_stride_r,
@@ -249,6 +392,8 @@ def backward_prepare_kernel(
 ):
     """Row values of the backward that need a whole row of features.
 
+    lse_safe[b,g,r,m] = where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m])
+    lse2_safe[b,g,r,m] = where(lse2[b,g,r,m] == -inf, inf, lse2[b,g,r,m])
     dl_i2_sum[b,g,r,m] = sum[e] do[b,g,r,m,e] * acc_end[b,g,r,m,e]
     dl_i2[b,g,r,m] = dl_i2_sum[b,g,r,m] * lam[g,r]
     dl_i_sum[b,g,r,m] = sum[e] do[b,g,r,m,e] * (o[b,g,r,m,e] + acc_end[b,g,r,m,e] * lam[g,r])
@@ -271,6 +416,14 @@ def backward_prepare_kernel(
     ok_m = offs_m < len_m
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
+    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_ptrs = lse_start + range_m
+    lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+    lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
+    lse2_start = lse2_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse2_ptrs = lse2_start + range_m
+    lse2 = tl.load(lse2_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+    lse2_safe = tl.where(lse2 == float("-inf"), float("inf"), lse2)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
@@ -296,18 +449,24 @@ def backward_prepare_kernel(
     dlam_start = dlam_out + ((b * len_g + g) * len_r + r) * len_m + start_m
     dlam_ptrs = dlam_start + range_m
     tl.store(dlam_ptrs, dlam.to(dlam_out.dtype.element_ty), mask=ok_m)
+    lse_safe_start = lse_safe_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_ptrs = lse_safe_start + range_m
+    tl.store(lse_safe_ptrs, lse_safe.to(lse_safe_out.dtype.element_ty), mask=ok_m)
+    lse2_safe_start = lse2_safe_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse2_safe_ptrs = lse2_safe_start + range_m
+    tl.store(lse2_safe_ptrs, lse2_safe.to(lse2_safe_out.dtype.element_ty), mask=ok_m)
 
 
 @triton.jit(do_not_specialize=["lam_stride_g", "len_b", "len_g", "len_r", "len_m", "len_n"])
 def backward_rows_kernel(
     q1_ptr,
     k1_ptr,
-    lse_ptr,
     q2_ptr,
     k2_ptr,
-    lse2_ptr,
     do_ptr,
     v_ptr,
+    lse_safe_ptr,
+    lse2_safe_ptr,
     lam_ptr,
     dl_i2_ptr,
     dl_i_ptr,
@@ -347,15 +506,14 @@ def backward_rows_kernel(
     BLOCK_N: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    TMA: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
     s1[b,g,r,m,n] = sum[d] q1[b,g,r,m,d] * k1[b,g,n,d]
-    w[b,g,r,m,n] = exp(s1[b,g,r,m,n] * extent(d) ** -0.5 - where(lse[b,g,r,m] == -inf, inf,
-        lse[b,g,r,m]))
+    w[b,g,r,m,n] = exp(s1[b,g,r,m,n] * extent(d) ** -0.5 - lse_safe[b,g,r,m])
     s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,g,n,d]
-    w2[b,g,r,m,n] = exp(s2[b,g,r,m,n] * extent(d) ** -0.5 - where(lse2[b,g,r,m] == -inf, inf,
-        lse2[b,g,r,m]))
+    w2[b,g,r,m,n] = exp(s2[b,g,r,m,n] * extent(d) ** -0.5 - lse2_safe[b,g,r,m])
     dw2_part_sum[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]
     dw2_part[b,g,r,m,n] = -(dw2_part_sum[b,g,r,m,n] * lam[g,r])
     dw2[b,g,r,m,n] = dl_i2[b,g,r,m] + dw2_part[b,g,r,m,n]
@@ -389,22 +547,23 @@ def backward_rows_kernel(
     q1_ptrs = q1_start + range_m[:, None] * q1_stride_m + offs_d[None, :]
     q1 = tl.load(q1_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k1_base = k1_ptr + b * k1_stride_b + g * k1_stride_g
-    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
-    lse_ptrs = lse_start + range_m
-    lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
+    k1_rows = tiled(k1_base, len_n, k1_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
     q2_start = q2_ptr + b * q2_stride_b + g * q2_stride_g + r * q2_stride_r + start_m * q2_stride_m
     q2_ptrs = q2_start + range_m[:, None] * q2_stride_m + offs_d[None, :]
     q2 = tl.load(q2_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k2_base = k2_ptr + b * k2_stride_b + g * k2_stride_g
-    lse2_start = lse2_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
-    lse2_ptrs = lse2_start + range_m
-    lse2 = tl.load(lse2_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    lse2_safe = tl.where(lse2 == float("-inf"), float("inf"), lse2)
+    k2_rows = tiled(k2_base, len_n, k2_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
+    v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
+    lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_ptrs = lse_safe_start + range_m
+    lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+    lse2_safe_start = lse2_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse2_safe_ptrs = lse2_safe_start + range_m
+    lse2_safe = tl.load(lse2_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     lam = tl.load(lam_ptr + g * lam_stride_g + r * lam_stride_r).to(ACC)
     dl_i2_start = dl_i2_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     dl_i2_ptrs = dl_i2_start + range_m
@@ -424,25 +583,23 @@ def backward_rows_kernel(
         for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
-            k1_start = k1_base + tl.cast(start_n, tl.int64) * k1_stride_n
-            k1_ptrs = k1_start + range_n[:, None] * k1_stride_n + offs_d[None, :]
-            k1 = load(k1_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
+            k1 = fetch(
+                k1_rows, start_n, k1_stride_n, ok_n[:, None], BLOCK_N, DIM_D, segment == 0, TMA
+            )
             s1 = tl.dot(q1, tl.trans(k1), input_precision="ieee", out_dtype=ACC)
+            k2 = fetch(
+                k2_rows, start_n, k2_stride_n, ok_n[:, None], BLOCK_N, DIM_D, segment == 0, TMA
+            )
+            s2 = tl.dot(q2, tl.trans(k2), input_precision="ieee", out_dtype=ACC)
+            v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
+            dw2_part_sum = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             w = exp_scaled(s1, DIM_D**-0.5, lse_safe[:, None], DTYPE)
             if segment != 0:
                 valid = ok_n[None, :]
                 w = tl.where(valid, w, 0.0)
-            k2_start = k2_base + tl.cast(start_n, tl.int64) * k2_stride_n
-            k2_ptrs = k2_start + range_n[:, None] * k2_stride_n + offs_d[None, :]
-            k2 = load(k2_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
-            s2 = tl.dot(q2, tl.trans(k2), input_precision="ieee", out_dtype=ACC)
             w2 = exp_scaled(s2, DIM_D**-0.5, lse2_safe[:, None], DTYPE)
             if segment != 0:
                 w2 = tl.where(valid, w2, 0.0)
-            v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
-            v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
-            v = load(v_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_E]
-            dw2_part_sum = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             dw2_part = -(dw2_part_sum * lam)
             dw2 = dl_i2[:, None] + dw2_part
             dx2 = dw2 * w2
@@ -465,12 +622,12 @@ def backward_rows_kernel(
 def backward_columns_kernel(
     k1_ptr,
     q1_ptr,
-    lse_ptr,
     k2_ptr,
     q2_ptr,
-    lse2_ptr,
     v_ptr,
     do_ptr,
+    lse_safe_ptr,
+    lse2_safe_ptr,
     lam_ptr,
     dl_i2_ptr,
     dl_i_ptr,
@@ -511,15 +668,14 @@ def backward_columns_kernel(
     BLOCK_M: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    TMA: tl.constexpr = False,
 ):
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
     s1[b,g,r,m,n] = sum[d] q1[b,g,r,m,d] * k1[b,g,n,d]
-    w[b,g,r,m,n] = exp(s1[b,g,r,m,n] * extent(d) ** -0.5 - where(lse[b,g,r,m] == -inf, inf,
-        lse[b,g,r,m]))
+    w[b,g,r,m,n] = exp(s1[b,g,r,m,n] * extent(d) ** -0.5 - lse_safe[b,g,r,m])
     s2[b,g,r,m,n] = sum[d] q2[b,g,r,m,d] * k2[b,g,n,d]
-    w2[b,g,r,m,n] = exp(s2[b,g,r,m,n] * extent(d) ** -0.5 - where(lse2[b,g,r,m] == -inf, inf,
-        lse2[b,g,r,m]))
+    w2[b,g,r,m,n] = exp(s2[b,g,r,m,n] * extent(d) ** -0.5 - lse2_safe[b,g,r,m])
     dw2_part_sum[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]
     dw2_part[b,g,r,m,n] = -(dw2_part_sum[b,g,r,m,n] * lam[g,r])
     dw2[b,g,r,m,n] = dl_i2[b,g,r,m] + dw2_part[b,g,r,m,n]
@@ -551,12 +707,24 @@ def backward_columns_kernel(
     k1_start = k1_ptr + b * k1_stride_b + g * k1_stride_g + start_n * k1_stride_n
     k1_ptrs = k1_start + range_n[:, None] * k1_stride_n + offs_d[None, :]
     k1 = tl.load(k1_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_D]
+    q1_base = q1_ptr + b * q1_stride_b + g * q1_stride_g
+    q1_rows = tiled_heads(
+        q1_base, len_r, q1_stride_r, len_m, q1_stride_m, DIM_D, BLOCK_M, DIM_D, TMA
+    )
     k2_start = k2_ptr + b * k2_stride_b + g * k2_stride_g + start_n * k2_stride_n
     k2_ptrs = k2_start + range_n[:, None] * k2_stride_n + offs_d[None, :]
     k2 = tl.load(k2_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_D]
+    q2_base = q2_ptr + b * q2_stride_b + g * q2_stride_g
+    q2_rows = tiled_heads(
+        q2_base, len_r, q2_stride_r, len_m, q2_stride_m, DIM_D, BLOCK_M, DIM_D, TMA
+    )
     v_start = v_ptr + b * v_stride_b + g * v_stride_g + start_n * v_stride_n
     v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
     v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
+    do_base = do_ptr + b * do_stride_b + g * do_stride_g
+    do_rows = tiled_heads(
+        do_base, len_r, do_stride_r, len_m, do_stride_m, DIM_E, BLOCK_M, DIM_E, TMA
+    )
     begin = 0
     end = len_m
     full_end = tl.maximum(len_m // BLOCK_M * BLOCK_M, begin)
@@ -571,42 +739,64 @@ def backward_columns_kernel(
         for item in range(len_r * steps):
             r = tl.cast(item // steps, tl.int64)
             start_m = begins[segment] + item % steps * BLOCK_M
-            q1_base = q1_ptr + b * q1_stride_b + g * q1_stride_g + r * q1_stride_r
-            q2_base = q2_ptr + b * q2_stride_b + g * q2_stride_g + r * q2_stride_r
-            do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
             lam_address = lam_ptr + g * lam_stride_g + r * lam_stride_r
             lam = tl.load(lam_address).to(ACC)
             offs_m = start_m + range_m
             ok_m = offs_m < len_m
-            q1_start = q1_base + tl.cast(start_m, tl.int64) * q1_stride_m
-            q1_ptrs = q1_start + range_m[:, None] * q1_stride_m + offs_d[None, :]
-            q1 = load(q1_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
+            q1 = fetch_head(
+                q1_rows,
+                r,
+                q1_stride_r,
+                start_m,
+                q1_stride_m,
+                ok_m[:, None],
+                BLOCK_M,
+                DIM_D,
+                segment == 0,
+                TMA,
+            )
             s1 = tl.dot(k1, tl.trans(q1), input_precision="ieee", out_dtype=ACC)
-            lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
-            lse_start += tl.cast(start_m, tl.int64)
-            lse_ptrs = lse_start + range_m
-            lse = load(lse_ptrs, ok_m, segment == 0)  # [BLOCK_M]
-            lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
+            q2 = fetch_head(
+                q2_rows,
+                r,
+                q2_stride_r,
+                start_m,
+                q2_stride_m,
+                ok_m[:, None],
+                BLOCK_M,
+                DIM_D,
+                segment == 0,
+                TMA,
+            )
+            s2 = tl.dot(k2, tl.trans(q2), input_precision="ieee", out_dtype=ACC)
+            do = fetch_head(
+                do_rows,
+                r,
+                do_stride_r,
+                start_m,
+                do_stride_m,
+                ok_m[:, None],
+                BLOCK_M,
+                DIM_E,
+                segment == 0,
+                TMA,
+            )
+            dw2_part_sum = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
+            lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m
+            lse_safe_start += tl.cast(start_m, tl.int64)
+            lse_safe_ptrs = lse_safe_start + range_m
+            lse_safe = load(lse_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             w = exp_scaled(s1, DIM_D**-0.5, lse_safe[None, :], DTYPE)
             if segment != 0:
                 valid = ok_m[None, :]
                 w = tl.where(valid, w, 0.0)
-            q2_start = q2_base + tl.cast(start_m, tl.int64) * q2_stride_m
-            q2_ptrs = q2_start + range_m[:, None] * q2_stride_m + offs_d[None, :]
-            q2 = load(q2_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
-            s2 = tl.dot(k2, tl.trans(q2), input_precision="ieee", out_dtype=ACC)
-            lse2_start = lse2_ptr + ((b * len_g + g) * len_r + r) * len_m
-            lse2_start += tl.cast(start_m, tl.int64)
-            lse2_ptrs = lse2_start + range_m
-            lse2 = load(lse2_ptrs, ok_m, segment == 0)  # [BLOCK_M]
-            lse2_safe = tl.where(lse2 == float("-inf"), float("inf"), lse2)
+            lse2_safe_start = lse2_safe_ptr + ((b * len_g + g) * len_r + r) * len_m
+            lse2_safe_start += tl.cast(start_m, tl.int64)
+            lse2_safe_ptrs = lse2_safe_start + range_m
+            lse2_safe = load(lse2_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             w2 = exp_scaled(s2, DIM_D**-0.5, lse2_safe[None, :], DTYPE)
             if segment != 0:
                 w2 = tl.where(valid, w2, 0.0)
-            do_start = do_base + tl.cast(start_m, tl.int64) * do_stride_m
-            do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
-            do = load(do_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_E]
-            dw2_part_sum = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
             dw2_part = -(dw2_part_sum * lam)
             dl_i2_start = dl_i2_ptr + ((b * len_g + g) * len_r + r) * len_m
             dl_i2_start += tl.cast(start_m, tl.int64)
@@ -642,7 +832,24 @@ def launch(kernel, programs, args, constants, tile):
     """Run one kernel on the device and stream of its tensors; nothing to do for an empty grid."""
     if programs > 0:
         with torch.cuda.device_of(args[0]):
+            triton.set_allocator(memory_of_descriptors)
             kernel[(programs,)](*args, **constants, **tile)
+
+
+def described(tile, *tensors):
+    """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a multiple
+    of 16 bytes and strides over some."""
+    if not tile.get("TMA", False):
+        return tile
+    steps = [step * tensor.element_size() for tensor in tensors for step in tensor.stride()[:-1]]
+    aligned = all(place % 16 == 0 for place in (*steps, *(tensor.data_ptr() for tensor in tensors)))
+    filled = all(step > 0 for step in steps) and all(tensor.numel() > 0 for tensor in tensors)
+    return {**tile, "TMA": aligned and filled}
+
+
+def memory_of_descriptors(size, alignment, stream):
+    """Where the programs of a launch put their descriptors."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def forward(q1, q2, k1, k2, v, lam, tiles):
@@ -659,7 +866,7 @@ def forward(q1, q2, k1, k2, v, lam, tiles):
     len_n = k1.shape[2]
     len_e = v.shape[3]
     accumulator = torch.float64 if q1.dtype == torch.float64 else torch.float32
-    tile = tiles["forward"]
+    tile = described(tiles["forward"], k1, k2, v)
     o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q1.dtype, device=q1.device)
     acc_end = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q1.dtype, device=q1.device)
     lse = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
@@ -726,7 +933,11 @@ def backward(q1, q2, k1, k2, v, lam, o, acc_end, lse, lse2, do, tiles, needed):
         dl_i2 = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
         dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
         dlam = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
+        lse_safe = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
+        lse2_safe = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q1.device)
         args = (
+            lse,
+            lse2,
             do,
             acc_end,
             lam,
@@ -734,6 +945,8 @@ def backward(q1, q2, k1, k2, v, lam, o, acc_end, lse, lse2, do, tiles, needed):
             dl_i2,
             dl_i,
             dlam,
+            lse_safe,
+            lse2_safe,
             do.stride(0),
             do.stride(1),
             do.stride(2),
@@ -749,18 +962,18 @@ def backward(q1, q2, k1, k2, v, lam, o, acc_end, lse, lse2, do, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_prepare_kernel, programs, args, constants, tile)
     if needed & {"q1", "q2"}:
-        tile = tiles["backward_rows"]
+        tile = described(tiles["backward_rows"], k1, k2, v)
         dq1 = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q1.dtype, device=q1.device)
         dq2 = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q1.dtype, device=q1.device)
         args = (
             q1,
             k1,
-            lse,
             q2,
             k2,
-            lse2,
             do,
             v,
+            lse_safe,
+            lse2_safe,
             lam,
             dl_i2,
             dl_i,
@@ -804,19 +1017,19 @@ def backward(q1, q2, k1, k2, v, lam, o, acc_end, lse, lse2, do, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
     if needed & {"k1", "k2", "v"}:
-        tile = tiles["backward_columns"]
+        tile = described(tiles["backward_columns"], q1, q2, do)
         dk1 = torch.empty((len_b, len_g, len_n, len_d), dtype=q1.dtype, device=q1.device)
         dk2 = torch.empty((len_b, len_g, len_n, len_d), dtype=q1.dtype, device=q1.device)
         dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q1.dtype, device=q1.device)
         args = (
             k1,
             q1,
-            lse,
             k2,
             q2,
-            lse2,
             v,
             do,
+            lse_safe,
+            lse2_safe,
             lam,
             dl_i2,
             dl_i,

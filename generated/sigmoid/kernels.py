@@ -44,6 +44,99 @@ def sigmoid(x):
     return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
 
 
+@triton.jit
+def tiled(
+    first, rows, stride, columns, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr
+):
+    """What `fetch` takes tiles from: a matrix by its descriptor, or by its first element."""
+    if TMA:
+        matrix = tl.make_tensor_descriptor(first, [rows, columns], [stride, 1], [BLOCK, WIDTH])
+    else:
+        matrix = first
+    return matrix
+
+
+@triton.jit
+def tiled_heads(
+    first,
+    heads,
+    head_stride,
+    rows,
+    stride,
+    columns,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """The same for a stack of matrices, of which `fetch_head` takes tiles."""
+    if TMA:
+        shape = [tl.cast(heads, tl.int32), rows, columns]
+        stack = tl.make_tensor_descriptor(first, shape, [head_stride, stride, 1], [1, BLOCK, WIDTH])
+    else:
+        stack = first
+    return stack
+
+
+@triton.jit
+def fetch(
+    matrix, start, stride, ok, BLOCK: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr, TMA: tl.constexpr
+):
+    """A tile of BLOCK rows from `start` on; what is not `ok` reads as 0. FULL promises that all is."""
+    if TMA:
+        tile = matrix.load([tl.cast(start, tl.int32), 0])
+    else:
+        rows = matrix + tl.cast(start, tl.int64) * stride
+        pointers = rows + tl.arange(0, BLOCK)[:, None] * stride + tl.arange(0, WIDTH)[None, :]
+        tile = load(pointers, ok, FULL)
+    return tile
+
+
+@triton.jit
+def fetch_head(
+    stack,
+    head,
+    head_stride,
+    start,
+    stride,
+    ok,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FULL: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """A tile of BLOCK rows of one matrix of a stack, from `start` on, as `fetch` has it."""
+    if TMA:
+        place = [tl.cast(head, tl.int32), tl.cast(start, tl.int32), 0]
+        tile = stack.load(place).reshape(BLOCK, WIDTH)
+    else:
+        tile = fetch(stack + head * head_stride, start, stride, ok, BLOCK, WIDTH, FULL, False)
+    return tile
+
+
+@triton.jit
+def forward_products(
+    k_rows,
+    k_stride_n,
+    q,
+    len_n,
+    range_n,
+    start_n,
+    BLOCK_N: tl.constexpr,
+    DIM_D: tl.constexpr,
+    TMA: tl.constexpr,
+    ACC: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """What the tile of n that starts at `start_n` is multiplied to.
+
+    s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
+    """
+    ok_n = start_n + range_n < len_n
+    k = fetch(k_rows, start_n, k_stride_n, ok_n[:, None], BLOCK_N, DIM_D, FULL, TMA)
+    s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
+    return s
+
+
 @triton.jit(do_not_specialize=["len_b", "len_g", "len_r", "len_m", "len_n"])
 def forward_kernel(
     q_ptr,
@@ -72,6 +165,8 @@ def forward_kernel(
     BLOCK_N: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    PIPE: tl.constexpr = False,
+    TMA: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: outputs and row statistics.
 
@@ -102,8 +197,10 @@ def forward_kernel(
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
+    k_rows = tiled(k_base, len_n, k_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
     bias_at = tl.load(bias_ptr).to(ACC)
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
+    v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
     begin = 0
     end = len_n
     full_end = tl.maximum(len_n // BLOCK_N * BLOCK_N, begin)
@@ -111,22 +208,39 @@ def forward_kernel(
     ends = (full_end, end)
     # What it carries along.
     o = tl.zeros((BLOCK_M, DIM_E), ACC)
+    if PIPE:  # the first tile
+        s_next = forward_products(
+            k_rows, k_stride_n, q, len_n, range_n, begins[0], BLOCK_N, DIM_D, TMA, ACC, False
+        )
     for segment in tl.static_range(2):  # full, then under masks
         for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
-            k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
-            k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
-            k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
-            s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
+            ahead_n = start_n
+            if PIPE:
+                ahead_n = start_n + BLOCK_N
+            s_formed = forward_products(
+                k_rows,
+                k_stride_n,
+                q,
+                len_n,
+                range_n,
+                ahead_n,
+                BLOCK_N,
+                DIM_D,
+                TMA,
+                ACC,
+                segment == 0 and not PIPE,
+            )
+            s = s_next if PIPE else s_formed
+            if PIPE:
+                s_next = s_formed
             x = s * DIM_D**-0.5 + bias_at
             p = sigmoid(x)
             if segment != 0:
                 valid = ok_n[None, :]
                 p = tl.where(valid, p, 0.0)
-            v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
-            v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
-            v = load(v_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_E]
+            v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
             o = tl.dot(p.to(DTYPE), v, o, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     o_start = o_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
@@ -138,9 +252,9 @@ def forward_kernel(
 def backward_rows_kernel(
     q_ptr,
     k_ptr,
-    bias_ptr,
     do_ptr,
     v_ptr,
+    bias_ptr,
     dq_out,
     dbias_out,
     q_stride_b,
@@ -168,6 +282,7 @@ def backward_rows_kernel(
     BLOCK_N: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    TMA: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
@@ -202,11 +317,13 @@ def backward_rows_kernel(
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
-    bias_at = tl.load(bias_ptr).to(ACC)
+    k_rows = tiled(k_base, len_n, k_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
+    v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
+    bias_at = tl.load(bias_ptr).to(ACC)
     begin = 0
     end = len_n
     full_end = tl.maximum(len_n // BLOCK_N * BLOCK_N, begin)
@@ -219,16 +336,12 @@ def backward_rows_kernel(
         for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
-            k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
-            k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
-            k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
+            k = fetch(k_rows, start_n, k_stride_n, ok_n[:, None], BLOCK_N, DIM_D, segment == 0, TMA)
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
+            v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
+            dp = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             x = s * DIM_D**-0.5 + bias_at
             p = sigmoid(x)
-            v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
-            v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
-            v = load(v_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_E]
-            dp = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             dx = dp * (p * (1.0 - p))
             if segment != 0:
                 valid = ok_n[None, :]
@@ -249,9 +362,9 @@ def backward_rows_kernel(
 def backward_columns_kernel(
     k_ptr,
     q_ptr,
-    bias_ptr,
     v_ptr,
     do_ptr,
+    bias_ptr,
     dk_out,
     dv_out,
     k_stride_b,
@@ -279,6 +392,7 @@ def backward_columns_kernel(
     BLOCK_M: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    TMA: tl.constexpr = False,
 ):
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
@@ -310,10 +424,16 @@ def backward_columns_kernel(
     k_start = k_ptr + b * k_stride_b + g * k_stride_g + start_n * k_stride_n
     k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
     k = tl.load(k_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_D]
-    bias_at = tl.load(bias_ptr).to(ACC)
+    q_base = q_ptr + b * q_stride_b + g * q_stride_g
+    q_rows = tiled_heads(q_base, len_r, q_stride_r, len_m, q_stride_m, DIM_D, BLOCK_M, DIM_D, TMA)
     v_start = v_ptr + b * v_stride_b + g * v_stride_g + start_n * v_stride_n
     v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
     v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
+    do_base = do_ptr + b * do_stride_b + g * do_stride_g
+    do_rows = tiled_heads(
+        do_base, len_r, do_stride_r, len_m, do_stride_m, DIM_E, BLOCK_M, DIM_E, TMA
+    )
+    bias_at = tl.load(bias_ptr).to(ACC)
     begin = 0
     end = len_m
     full_end = tl.maximum(len_m // BLOCK_M * BLOCK_M, begin)
@@ -327,20 +447,36 @@ def backward_columns_kernel(
         for item in range(len_r * steps):
             r = tl.cast(item // steps, tl.int64)
             start_m = begins[segment] + item % steps * BLOCK_M
-            q_base = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r
-            do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
             offs_m = start_m + range_m
             ok_m = offs_m < len_m
-            q_start = q_base + tl.cast(start_m, tl.int64) * q_stride_m
-            q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
-            q = load(q_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
+            q = fetch_head(
+                q_rows,
+                r,
+                q_stride_r,
+                start_m,
+                q_stride_m,
+                ok_m[:, None],
+                BLOCK_M,
+                DIM_D,
+                segment == 0,
+                TMA,
+            )
             s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
+            do = fetch_head(
+                do_rows,
+                r,
+                do_stride_r,
+                start_m,
+                do_stride_m,
+                ok_m[:, None],
+                BLOCK_M,
+                DIM_E,
+                segment == 0,
+                TMA,
+            )
+            dp = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
             x = s * DIM_D**-0.5 + bias_at
             p = sigmoid(x)
-            do_start = do_base + tl.cast(start_m, tl.int64) * do_stride_m
-            do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
-            do = load(do_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_E]
-            dp = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
             dx = dp * (p * (1.0 - p))
             if segment != 0:
                 valid = ok_m[None, :]
@@ -363,7 +499,24 @@ def launch(kernel, programs, args, constants, tile):
     """Run one kernel on the device and stream of its tensors; nothing to do for an empty grid."""
     if programs > 0:
         with torch.cuda.device_of(args[0]):
+            triton.set_allocator(memory_of_descriptors)
             kernel[(programs,)](*args, **constants, **tile)
+
+
+def described(tile, *tensors):
+    """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a multiple
+    of 16 bytes and strides over some."""
+    if not tile.get("TMA", False):
+        return tile
+    steps = [step * tensor.element_size() for tensor in tensors for step in tensor.stride()[:-1]]
+    aligned = all(place % 16 == 0 for place in (*steps, *(tensor.data_ptr() for tensor in tensors)))
+    filled = all(step > 0 for step in steps) and all(tensor.numel() > 0 for tensor in tensors)
+    return {**tile, "TMA": aligned and filled}
+
+
+def memory_of_descriptors(size, alignment, stream):
+    """Where the programs of a launch put their descriptors."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def forward(q, k, v, bias, tiles):
@@ -380,7 +533,7 @@ def forward(q, k, v, bias, tiles):
     len_n = k.shape[2]
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
-    tile = tiles["forward"]
+    tile = described(tiles["forward"], k, v)
     o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q.dtype, device=q.device)
     args = (
         q,
@@ -421,15 +574,15 @@ def backward(q, k, v, bias, do, tiles, needed):
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
     if needed & {"bias", "q"}:
-        tile = tiles["backward_rows"]
+        tile = described(tiles["backward_rows"], k, v)
         dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
         dbias = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
         args = (
             q,
             k,
-            bias,
             do,
             v,
+            bias,
             dq,
             dbias,
             q.stride(0),
@@ -461,15 +614,15 @@ def backward(q, k, v, bias, do, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
     if needed & {"k", "v"}:
-        tile = tiles["backward_columns"]
+        tile = described(tiles["backward_columns"], q, do)
         dk = torch.empty((len_b, len_g, len_n, len_d), dtype=q.dtype, device=q.device)
         dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q.dtype, device=q.device)
         args = (
             k,
             q,
-            bias,
             v,
             do,
+            bias,
             dk,
             dv,
             k.stride(0),

@@ -73,9 +73,78 @@ def safe_div(a, b):
 
 
 @triton.jit
+def tiled(
+    first, rows, stride, columns, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr
+):
+    """What `fetch` takes tiles from: a matrix by its descriptor, or by its first element."""
+    if TMA:
+        matrix = tl.make_tensor_descriptor(first, [rows, columns], [stride, 1], [BLOCK, WIDTH])
+    else:
+        matrix = first
+    return matrix
+
+
+@triton.jit
+def tiled_heads(
+    first,
+    heads,
+    head_stride,
+    rows,
+    stride,
+    columns,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """The same for a stack of matrices, of which `fetch_head` takes tiles."""
+    if TMA:
+        shape = [tl.cast(heads, tl.int32), rows, columns]
+        stack = tl.make_tensor_descriptor(first, shape, [head_stride, stride, 1], [1, BLOCK, WIDTH])
+    else:
+        stack = first
+    return stack
+
+
+@triton.jit
 def wide(number):
     """A captured integer with room for sums and products; beyond 2**40 all are alike to a mask."""
     return tl.minimum(tl.maximum(tl.cast(number, tl.int64), -(2**40)), 2**40)
+
+
+@triton.jit
+def fetch(
+    matrix, start, stride, ok, BLOCK: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr, TMA: tl.constexpr
+):
+    """A tile of BLOCK rows from `start` on; what is not `ok` reads as 0. FULL promises that all is."""
+    if TMA:
+        tile = matrix.load([tl.cast(start, tl.int32), 0])
+    else:
+        rows = matrix + tl.cast(start, tl.int64) * stride
+        pointers = rows + tl.arange(0, BLOCK)[:, None] * stride + tl.arange(0, WIDTH)[None, :]
+        tile = load(pointers, ok, FULL)
+    return tile
+
+
+@triton.jit
+def fetch_head(
+    stack,
+    head,
+    head_stride,
+    start,
+    stride,
+    ok,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FULL: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """A tile of BLOCK rows of one matrix of a stack, from `start` on, as `fetch` has it."""
+    if TMA:
+        place = [tl.cast(head, tl.int32), tl.cast(start, tl.int32), 0]
+        tile = stack.load(place).reshape(BLOCK, WIDTH)
+    else:
+        tile = fetch(stack + head * head_stride, start, stride, ok, BLOCK, WIDTH, FULL, False)
+    return tile
 
 
 @triton.jit
@@ -92,6 +161,30 @@ def forward_bounds(first_m, last_m, window, len_n, BLOCK_N: tl.constexpr):
     full_begin = tl.maximum(tl.cdiv(position(last_m - window + 1, len_n), BLOCK_N) * BLOCK_N, begin)
     full_length = tl.maximum(tl.minimum(first_m + 1, len_n) // BLOCK_N * BLOCK_N - full_begin, 0)
     return begin, full_begin, full_length, end
+
+
+@triton.jit
+def forward_products(
+    k_rows,
+    k_stride_n,
+    q,
+    len_n,
+    range_n,
+    start_n,
+    BLOCK_N: tl.constexpr,
+    DIM_D: tl.constexpr,
+    TMA: tl.constexpr,
+    ACC: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """What the tile of n that starts at `start_n` is multiplied to.
+
+    s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
+    """
+    ok_n = start_n + range_n < len_n
+    k = fetch(k_rows, start_n, k_stride_n, ok_n[:, None], BLOCK_N, DIM_D, FULL, TMA)
+    s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
+    return s
 
 
 @triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_m", "len_n"])
@@ -123,6 +216,8 @@ def forward_kernel(
     BLOCK_N: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    PIPE: tl.constexpr = False,
+    TMA: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: outputs and row statistics.
 
@@ -157,7 +252,9 @@ def forward_kernel(
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
+    k_rows = tiled(k_base, len_n, k_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
+    v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
     begin, full_begin, full_length, end = forward_bounds(first_m, last_m, window, len_n, BLOCK_N)
     begins = (full_begin, begin)
     ends = (full_begin + full_length, end - full_length)
@@ -165,6 +262,14 @@ def forward_kernel(
     m_i = tl.full((BLOCK_M,), float("-inf"), ACC)
     l_i = tl.zeros((BLOCK_M,), ACC)
     acc = tl.zeros((BLOCK_M, DIM_E), ACC)
+    if PIPE:  # the first tile
+        masked_n = begins[1]
+        masked_n += tl.where(masked_n >= full_begin, full_length, 0)
+        next_n = begins[0]
+        next_n = tl.where(begins[0] < ends[0], next_n, masked_n)
+        s_next = forward_products(
+            k_rows, k_stride_n, q, len_n, range_n, next_n, BLOCK_N, DIM_D, TMA, ACC, False
+        )
     for segment in tl.static_range(2):  # full, then under masks
         for turn_n in range(begins[segment], ends[segment], BLOCK_N):
             start_n = turn_n
@@ -172,10 +277,30 @@ def forward_kernel(
                 start_n += tl.where(start_n >= full_begin, full_length, 0)
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
-            k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
-            k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
-            k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
-            s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
+            ahead_n = start_n
+            if PIPE:
+                next_n = turn_n + BLOCK_N
+                if segment == 0:
+                    next_n = tl.where(turn_n + BLOCK_N < ends[0], next_n, masked_n)
+                else:
+                    next_n += tl.where(next_n >= full_begin, full_length, 0)
+                ahead_n = next_n
+            s_formed = forward_products(
+                k_rows,
+                k_stride_n,
+                q,
+                len_n,
+                range_n,
+                ahead_n,
+                BLOCK_N,
+                DIM_D,
+                TMA,
+                ACC,
+                segment == 0 and not PIPE,
+            )
+            s = s_next if PIPE else s_formed
+            if PIPE:
+                s_next = s_formed
             if segment != 0:
                 holds = offs_m[:, None] >= offs_n[None, :]
                 holds_2 = offs_m[:, None] - offs_n[None, :] < window
@@ -183,13 +308,13 @@ def forward_kernel(
                 valid = valid & ok_n[None, :]
                 s = tl.where(valid, s, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(s, 1) * DIM_D**-0.5)
-            m_i_safe = finite(m_i_new, DTYPE)
+            m_i_safe = m_i_new
+            if segment != 0:
+                m_i_safe = finite(m_i_new, DTYPE)
             alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
             w = exp_scaled(s, DIM_D**-0.5, m_i_safe[:, None], DTYPE)
             l_i = l_i * alpha + tl.sum(w, 1)
-            v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
-            v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
-            v = load(v_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_E]
+            v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
             acc = acc * alpha[:, None]
             acc = tl.dot(w.to(DTYPE), v, acc, input_precision="ieee", out_dtype=ACC)
             m_i = m_i_new
@@ -216,10 +341,12 @@ def forward_kernel(
     ],
 )
 def backward_prepare_kernel(
+    lse_ptr,
     do_ptr,
     o_ptr,
     dlse_ptr,
     dl_i_out,
+    lse_safe_out,
     do_stride_b,
     do_stride_g,
     do_stride_r,
@@ -239,6 +366,7 @@ def backward_prepare_kernel(
 ):
     """Row values of the backward that need a whole row of features.
 
+    lse_safe[b,g,r,m] = where(lse[b,g,r,m] == -inf, inf, lse[b,g,r,m])
     dl_i_part_sum[b,g,r,m] = sum[e] do[b,g,r,m,e] * o[b,g,r,m,e]
     dl_i_part[b,g,r,m] = -dl_i_part_sum[b,g,r,m]
     dl_i[b,g,r,m] = dlse[b,g,r,m] + dl_i_part[b,g,r,m]
@@ -259,6 +387,10 @@ def backward_prepare_kernel(
     ok_m = offs_m < len_m
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
+    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_ptrs = lse_start + range_m
+    lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+    lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
@@ -276,15 +408,18 @@ def backward_prepare_kernel(
     dl_i_start = dl_i_out + ((b * len_g + g) * len_r + r) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
+    lse_safe_start = lse_safe_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_ptrs = lse_safe_start + range_m
+    tl.store(lse_safe_ptrs, lse_safe.to(lse_safe_out.dtype.element_ty), mask=ok_m)
 
 
 @triton.jit(do_not_specialize=["window", "len_b", "len_g", "len_r", "len_m", "len_n"])
 def backward_rows_kernel(
     q_ptr,
     k_ptr,
-    lse_ptr,
     do_ptr,
     v_ptr,
+    lse_safe_ptr,
     dl_i_ptr,
     dq_out,
     window,
@@ -313,12 +448,13 @@ def backward_rows_kernel(
     BLOCK_N: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    TMA: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    w[b,g,r,m,n] = exp(s[b,g,r,m,n] * extent(d) ** -0.5 - where(lse[b,g,r,m] == -inf, inf,
-        lse[b,g,r,m]))  if m >= n and m - n < window
+    w[b,g,r,m,n] = exp(s[b,g,r,m,n] * extent(d) ** -0.5 - lse_safe[b,g,r,m])  if m >= n and m - n <
+        window
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n and m - n < window
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n and m - n < window
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n and m - n < window
@@ -348,14 +484,15 @@ def backward_rows_kernel(
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
-    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
-    lse_ptrs = lse_start + range_m
-    lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
+    k_rows = tiled(k_base, len_n, k_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
+    v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
+    lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_ptrs = lse_safe_start + range_m
+    lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
@@ -371,10 +508,10 @@ def backward_rows_kernel(
                 start_n += tl.where(start_n >= full_begin, full_length, 0)
             offs_n = start_n + range_n
             ok_n = offs_n < len_n
-            k_start = k_base + tl.cast(start_n, tl.int64) * k_stride_n
-            k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
-            k = load(k_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_D]
+            k = fetch(k_rows, start_n, k_stride_n, ok_n[:, None], BLOCK_N, DIM_D, segment == 0, TMA)
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
+            v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
+            dw_part = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             w = exp_scaled(s, DIM_D**-0.5, lse_safe[:, None], DTYPE)
             if segment != 0:
                 holds = offs_m[:, None] >= offs_n[None, :]
@@ -382,10 +519,6 @@ def backward_rows_kernel(
                 valid = holds & holds_2
                 valid = valid & ok_n[None, :]
                 w = tl.where(valid, w, 0.0)
-            v_start = v_base + tl.cast(start_n, tl.int64) * v_stride_n
-            v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
-            v = load(v_ptrs, ok_n[:, None], segment == 0)  # [BLOCK_N, DIM_E]
-            dw_part = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             dw = dl_i[:, None] + dw_part
             dx = dw * w
             dq_sum = tl.dot(dx.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
@@ -415,9 +548,9 @@ def backward_columns_bounds(first_n, last_n, window, len_m, BLOCK_M: tl.constexp
 def backward_columns_kernel(
     k_ptr,
     q_ptr,
-    lse_ptr,
     v_ptr,
     do_ptr,
+    lse_safe_ptr,
     dl_i_ptr,
     dk_out,
     dv_out,
@@ -447,12 +580,13 @@ def backward_columns_kernel(
     BLOCK_M: tl.constexpr,
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
+    TMA: tl.constexpr = False,
 ):
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    w[b,g,r,m,n] = exp(s[b,g,r,m,n] * extent(d) ** -0.5 - where(lse[b,g,r,m] == -inf, inf,
-        lse[b,g,r,m]))  if m >= n and m - n < window
+    w[b,g,r,m,n] = exp(s[b,g,r,m,n] * extent(d) ** -0.5 - lse_safe[b,g,r,m])  if m >= n and m - n <
+        window
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n and m - n < window
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n and m - n < window
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n and m - n < window
@@ -480,9 +614,15 @@ def backward_columns_kernel(
     k_start = k_ptr + b * k_stride_b + g * k_stride_g + start_n * k_stride_n
     k_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d[None, :]
     k = tl.load(k_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_D]
+    q_base = q_ptr + b * q_stride_b + g * q_stride_g
+    q_rows = tiled_heads(q_base, len_r, q_stride_r, len_m, q_stride_m, DIM_D, BLOCK_M, DIM_D, TMA)
     v_start = v_ptr + b * v_stride_b + g * v_stride_g + start_n * v_stride_n
     v_ptrs = v_start + range_n[:, None] * v_stride_n + offs_e[None, :]
     v = tl.load(v_ptrs, mask=ok_n[:, None], other=0)  # [BLOCK_N, DIM_E]
+    do_base = do_ptr + b * do_stride_b + g * do_stride_g
+    do_rows = tiled_heads(
+        do_base, len_r, do_stride_r, len_m, do_stride_m, DIM_E, BLOCK_M, DIM_E, TMA
+    )
     begin, full_begin, full_length, end = backward_columns_bounds(
         first_n, last_n, window, len_m, BLOCK_M
     )
@@ -496,22 +636,41 @@ def backward_columns_kernel(
         for item in range(len_r * steps):
             r = tl.cast(item // steps, tl.int64)
             turn_m = begins[segment] + item % steps * BLOCK_M
-            q_base = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r
-            do_base = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r
             start_m = turn_m
             if segment != 0:
                 start_m += tl.where(start_m >= full_begin, full_length, 0)
             offs_m = start_m + range_m
             ok_m = offs_m < len_m
-            q_start = q_base + tl.cast(start_m, tl.int64) * q_stride_m
-            q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
-            q = load(q_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_D]
+            q = fetch_head(
+                q_rows,
+                r,
+                q_stride_r,
+                start_m,
+                q_stride_m,
+                ok_m[:, None],
+                BLOCK_M,
+                DIM_D,
+                segment == 0,
+                TMA,
+            )
             s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
-            lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m
-            lse_start += tl.cast(start_m, tl.int64)
-            lse_ptrs = lse_start + range_m
-            lse = load(lse_ptrs, ok_m, segment == 0)  # [BLOCK_M]
-            lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
+            do = fetch_head(
+                do_rows,
+                r,
+                do_stride_r,
+                start_m,
+                do_stride_m,
+                ok_m[:, None],
+                BLOCK_M,
+                DIM_E,
+                segment == 0,
+                TMA,
+            )
+            dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
+            lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m
+            lse_safe_start += tl.cast(start_m, tl.int64)
+            lse_safe_ptrs = lse_safe_start + range_m
+            lse_safe = load(lse_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             w = exp_scaled(s, DIM_D**-0.5, lse_safe[None, :], DTYPE)
             if segment != 0:
                 holds = offs_m[None, :] >= offs_n[:, None]
@@ -519,10 +678,6 @@ def backward_columns_kernel(
                 valid = holds & holds_2
                 valid = valid & ok_m[None, :]
                 w = tl.where(valid, w, 0.0)
-            do_start = do_base + tl.cast(start_m, tl.int64) * do_stride_m
-            do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
-            do = load(do_ptrs, ok_m[:, None], segment == 0)  # [BLOCK_M, DIM_E]
-            dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
             dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m
             dl_i_start += tl.cast(start_m, tl.int64)
             dl_i_ptrs = dl_i_start + range_m
@@ -545,7 +700,24 @@ def launch(kernel, programs, args, constants, tile):
     """Run one kernel on the device and stream of its tensors; nothing to do for an empty grid."""
     if programs > 0:
         with torch.cuda.device_of(args[0]):
+            triton.set_allocator(memory_of_descriptors)
             kernel[(programs,)](*args, **constants, **tile)
+
+
+def described(tile, *tensors):
+    """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a multiple
+    of 16 bytes and strides over some."""
+    if not tile.get("TMA", False):
+        return tile
+    steps = [step * tensor.element_size() for tensor in tensors for step in tensor.stride()[:-1]]
+    aligned = all(place % 16 == 0 for place in (*steps, *(tensor.data_ptr() for tensor in tensors)))
+    filled = all(step > 0 for step in steps) and all(tensor.numel() > 0 for tensor in tensors)
+    return {**tile, "TMA": aligned and filled}
+
+
+def memory_of_descriptors(size, alignment, stream):
+    """Where the programs of a launch put their descriptors."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def forward(q, k, v, window, tiles):
@@ -562,7 +734,7 @@ def forward(q, k, v, window, tiles):
     len_n = k.shape[2]
     len_e = v.shape[3]
     accumulator = torch.float64 if q.dtype == torch.float64 else torch.float32
-    tile = tiles["forward"]
+    tile = described(tiles["forward"], k, v)
     o = torch.empty((len_b, len_g, len_r, len_m, len_e), dtype=q.dtype, device=q.device)
     lse = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
     args = (
@@ -607,11 +779,14 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
     if needed & {"k", "q", "v"}:
         tile = tiles["backward_prepare"]
         dl_i = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
+        lse_safe = torch.empty((len_b, len_g, len_r, len_m), dtype=accumulator, device=q.device)
         args = (
+            lse,
             do,
             o,
             dlse,
             dl_i,
+            lse_safe,
             do.stride(0),
             do.stride(1),
             do.stride(2),
@@ -629,14 +804,14 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_prepare_kernel, programs, args, constants, tile)
     if needed & {"q"}:
-        tile = tiles["backward_rows"]
+        tile = described(tiles["backward_rows"], k, v)
         dq = torch.empty((len_b, len_g, len_r, len_m, len_d), dtype=q.dtype, device=q.device)
         args = (
             q,
             k,
-            lse,
             do,
             v,
+            lse_safe,
             dl_i,
             dq,
             window,
@@ -669,15 +844,15 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
     if needed & {"k", "v"}:
-        tile = tiles["backward_columns"]
+        tile = described(tiles["backward_columns"], q, do)
         dk = torch.empty((len_b, len_g, len_n, len_d), dtype=q.dtype, device=q.device)
         dv = torch.empty((len_b, len_g, len_n, len_e), dtype=q.dtype, device=q.device)
         args = (
             k,
             q,
-            lse,
             v,
             do,
+            lse_safe,
             dl_i,
             dk,
             dv,
