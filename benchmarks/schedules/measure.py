@@ -46,6 +46,8 @@ DIMS = ("256", "192", "192,128", "576,512", "128", "96", "80", "64", "40", "32",
 # A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer.
 TOLERATED_SPILL_BYTES = 32
 CLEAN_IS_TOO_SLOW = 1.25
+# A tile that spills outside of its loops has to be this much faster than one that does not.
+SPILLING = 1.05
 # A tile counts as exact if warps repeat less than this of each other's work.
 REPEATED = 1.01
 
@@ -90,7 +92,7 @@ class Case:
 
     def _badness(self, _item: Candidate, row: Measured, us: float) -> tuple[bool, int, int, float]:
         outside = max(0, row.spill_bytes - TOLERATED_SPILL_BYTES) if self.thorough else row.spill_bytes
-        return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us
+        return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
 
     def _once(self, row: Measured) -> bool:
         """Whether a tile has all its products formed once, and moves a few spilled bytes a turn at most."""

@@ -1,8 +1,15 @@
 @triton.jit
 def fetch(
-    matrix, start, stride, ok, BLOCK: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr, TMA: tl.constexpr
+    matrix,
+    start,
+    stride,
+    ok,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FULL: tl.constexpr,
+    TMA: tl.constexpr,
 ):
-    """A tile of BLOCK rows from `start` on; what is not `ok` reads as 0. FULL promises that all is."""
+    """A tile of BLOCK rows from `start` on; what is not `ok` reads as 0. FULL: all is."""
     if TMA:
         tile = matrix.load([tl.cast(start, tl.int32), 0])
     else:
