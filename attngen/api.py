@@ -24,7 +24,7 @@ from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, gi
 from attngen.runtime.kernels import Options, forward_only, freeze
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken, without_order
 from attngen.runtime.overflow import check_numbers
-from attngen.runtime.packing import few_queries, in_rows, rows_pay
+from attngen.runtime.packing import few, few_queries, group_of, in_rows
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
@@ -174,10 +174,11 @@ class Attention:
     def _suited(self, extents: Mapping[str, int], tensors: Sequence[Tensor] = ()) -> Attention:
         """What runs for these lengths: this, the variant with tokens in classes, or that with heads in rows, which has no gradients. Strict
         mode has no rows either: what was stored is this one's."""
-        target, classes, rows = targets.get(self.options.arch or "sm90"), self._in_classes, self._in_rows
+        target, classes = targets.get(self.options.arch or "sm90"), self._in_classes
         if classes is not None and classes.spec.classes is not None and classes_pay(classes.spec.classes, extents, target):
             return classes
-        if rows is None or rows.spec.packing is None or not rows_pay(rows.spec.packing, extents) or self._kernels.knobs.strict:
+        rows = self._in_rows if few(extents[self.program.streamed.resident]) and not self._kernels.knobs.strict else None
+        if rows is None or rows.spec.packing is None or extents.get(rows.spec.packing.heads, 1) == 1:
             return self
         values = (*tensors, *self._captures) if torch.is_grad_enabled() else ()
         return self if any(isinstance(value, Tensor) and value.requires_grad for value in values) else rows
@@ -273,11 +274,10 @@ class Attention:
         """
         if self.spec.order is not None:
             self.spec.order.check(q_len, kv_len)
-        streamed, rows = self.program.streamed, self._in_rows
+        streamed, rows, group = self.program.streamed, None if kv_heads is None else self._in_rows, None
         extents = {streamed.resident: q_len, streamed.streamed: kv_len}
-        group = None
-        if rows is not None and rows.spec.packing is not None and kv_heads is not None:
-            group = rows.spec.packing.heads, heads // kv_heads
+        if kv_heads is not None and rows is not None and rows.spec.packing is not None:
+            group = group_of(rows.spec.packing, heads, kv_heads)
             extents |= [group]
         chosen = self._suited(extents)
         captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from attngen.errors import ArgumentError
 from attngen.explain import visits
 from attngen.frontend.spec import Argument, Capture, Spec
 from attngen.ir.packing import Packing
@@ -30,14 +31,26 @@ def in_rows(spec: Spec) -> Spec | None:
     return replace(spec, cascade=cascade, packing=packing, captures=captures, reordered=None)
 
 
-def rows_pay(packing: Packing, extents: Mapping[str, int]) -> bool:
-    """Whether a call has few queries and several heads in a group."""
-    return 0 < extents[packing.rows] <= DECODE_TOKENS and extents.get(packing.heads, 1) > 1
+def few(queries: int) -> bool:
+    """Whether a call has so few queries that they leave tiles empty."""
+    return 0 < queries <= DECODE_TOKENS
 
 
 def extents_in_rows(packing: Packing, extents: Mapping[str, int]) -> dict[str, int]:
     """The length of the axis of rows."""
     return {packing.rows: extents[packing.rows] * extents[packing.heads]}
+
+
+def group_of(packing: Packing, heads: int, kv_heads: int) -> tuple[str, int]:
+    """The axis of the heads of a group, and how many of `heads` share one of `kv_heads`.
+
+    Raises:
+        ArgumentError: groups are not equal.
+    """
+    if kv_heads < 1 or heads % kv_heads:
+        remedy = "The number of query heads must be a multiple of the number of key heads."
+        raise ArgumentError(f"{heads} query heads for {kv_heads} key heads", remedy=remedy)
+    return packing.heads, heads // kv_heads
 
 
 def few_queries(spec: Spec, program: Program) -> tuple[str, ...]:
@@ -79,17 +92,12 @@ def _as_rows(tensor: Tensor, axes: tuple[str, ...], packing: Packing, extents: M
 
 
 def as_pairs(spec: Spec, packing: Packing, name: str, result: Tensor, extents: Mapping[str, int]) -> Tensor:
-    """A result with positions and heads where the variant has them; as contiguous as every other result is."""
+    """A result, which has both positions and heads, with them where the variant has them; as contiguous as every other result is."""
     axes = spec.cascade.axes(name)
-    if packing.rows not in axes:
-        return result
-    wanted = next(_axes(output) for output in spec.outputs if output.name == name)
     dim = axes.index(packing.rows)
     pairs = result.unflatten(dim, (extents[packing.rows], extents[packing.heads]))
-    found = [*axes[: dim + 1], packing.heads, *axes[dim + 1 :]]
-    for axis in (packing.rows, packing.heads):
-        if axis not in wanted:
-            pairs, found = pairs.select(found.index(axis), 0), [other for other in found if other != axis]
+    found = (*axes[: dim + 1], packing.heads, *axes[dim + 1 :])
+    wanted = next(_axes(output) for output in spec.outputs if output.name == name)
     return pairs.permute([found.index(axis) for axis in wanted]).contiguous()
 
 
