@@ -157,9 +157,8 @@ class TestWhatIsRead:
     )
     def test_tiles_are_those_of_one_head_in_each_group(self, mask: Any) -> None:
         attend = attngen.compile(attngen.attention(mask_mod=mask), arch="sm90", schedule={"forward": {"BLOCK_M": 16, "BLOCK_N": 64}})
-        lengths = {"q_len": 2, "kv_len": 4001, "head_dim": 64}
-        (packed,) = attend.mask_tiles(heads=16, kv_heads=2, **lengths)
-        single, every = (attend.mask_tiles(heads=heads, **lengths)[0] for heads in (2, 16))
+        (packed,) = attend.mask_tiles(q_len=2, kv_len=4001, heads=16, kv_heads=2, head_dim=64)
+        single, every = (attend.mask_tiles(q_len=2, kv_len=4001, heads=heads, head_dim=64)[0] for heads in (2, 16))
         assert packed.as_dict() == single.as_dict()
         assert packed.full + packed.partial == (every.full + every.partial) / 8 < 200
 
