@@ -24,7 +24,7 @@ from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, gi
 from attngen.runtime.kernels import Options, forward_only, freeze
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken, without_order
 from attngen.runtime.overflow import check_numbers
-from attngen.runtime.packing import few, few_queries, group_of, in_rows
+from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
@@ -167,21 +167,23 @@ class Attention:
     def _in_rows(self) -> Attention | None:
         """The variant without gradients whose rows are pairs of position and head, where heads share what is streamed."""
         spec = in_rows(self.spec)
-        if spec is None:
-            return None
-        return Attention(spec, replace(self.options, schedule=forward_only(self.options.schedule), gradients=False))
+        options = replace(self.options, schedule=forward_only(self.options.schedule), gradients=False)
+        return None if spec is None else Attention(spec, options)
 
     def _suited(self, extents: Mapping[str, int], tensors: Sequence[Tensor] = ()) -> Attention:
-        """What runs for these lengths: this, the variant with tokens in classes, or that with heads in rows, which has no gradients. Strict
-        mode has no rows either: what was stored is this one's."""
+        """What runs for these lengths: this, the variant with tokens in classes, or that with heads in rows, which has no gradients."""
         target, classes = targets.get(self.options.arch or "sm90"), self._in_classes
         if classes is not None and classes.spec.classes is not None and classes_pay(classes.spec.classes, extents, target):
             return classes
-        rows = self._in_rows if few(extents[self.program.streamed.resident]) and not self._kernels.knobs.strict else None
+        rows = self._in_rows if few(extents[self.program.streamed.resident]) else None
         if rows is None or rows.spec.packing is None or extents.get(rows.spec.packing.heads, 1) == 1:
             return self
         values = (*tensors, *self._captures) if torch.is_grad_enabled() else ()
-        return self if any(isinstance(value, Tensor) and value.requires_grad for value in values) else rows
+        if any(isinstance(value, Tensor) and value.requires_grad for value in values):
+            return self
+        strict = bool(tensors) and rows._kernels.knobs.strict
+        stored = not strict or are_stored(rows._kernels, rows.spec.packing, self.dims(extents=extents), extents, tensors)
+        return rows if stored else self
 
     def _run(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool, seed: Tensor | None) -> Any:
         tensors = taken(self.spec, views, extents, self._on_device)

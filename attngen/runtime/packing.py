@@ -11,11 +11,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from attngen.errors import ArgumentError
+from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import visits
 from attngen.frontend.spec import Argument, Capture, Spec
 from attngen.ir.packing import Packing
 from attngen.pipeline import Program
+from attngen.runtime.kernels import Kernels
 from attngen.schedule.space import DECODE_TOKENS
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.packing import pack, packed_axes
@@ -39,6 +40,17 @@ def few(queries: int) -> bool:
 def extents_in_rows(packing: Packing, extents: Mapping[str, int]) -> dict[str, int]:
     """The length of the axis of rows."""
     return {packing.rows: extents[packing.rows] * extents[packing.heads]}
+
+
+def are_stored(kernels: Kernels, packing: Packing, dims: Mapping[str, int], extents: Mapping[str, int], tensors: Sequence[Tensor]) -> bool:
+    """Whether strict mode has the kernels of rows for a call; calls whose kernels were not stored go on without them."""
+    model = next(tensor for tensor in tensors if tensor.is_floating_point())
+    lengths = extents_in_rows(packing, extents)[packing.rows], extents[kernels.program.streamed.streamed]
+    try:
+        kernels.at(str(model.dtype).removeprefix("torch.")).get(dims, model, lengths)
+    except MissingKernel:
+        return False
+    return True
 
 
 def group_of(packing: Packing, heads: int, kv_heads: int) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -190,9 +191,20 @@ class TestTheChoice:
         with torch.no_grad():
             assert plain._suited(extents, (q, k, v)) is plain._in_rows
 
-    def test_strict_mode_has_what_was_stored(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("ATTNGEN_STRICT", "1")
-        assert not is_packed(attngen.compile(attngen.attention(name="strict")), 1, 4)
+    def test_strict_mode_takes_what_was_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Kernels with gradients have served calls without; those of rows are taken once a call has built them."""
+        tmp_path.chmod(0o700)
+        monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
+        q, k, v = given = tensors(1, 4)
+        extents = {"m": 1, "n": KEYS, "r": 4, "d": DIM, "e": DIM}
+        attngen.compile(attngen.attention())(q.clone().requires_grad_(), k, v)
+        for calls in (0, 1):
+            monkeypatch.setenv("ATTNGEN_STRICT", "1")
+            strict = attngen.compile(attngen.attention())
+            assert strict._suited(extents, given) is (strict._in_rows if calls else strict)
+            strict(*given)
+            monkeypatch.delenv("ATTNGEN_STRICT")
+            attngen.compile(attngen.attention())(*given)
 
     def test_explain_says_so(self) -> None:
         explained = attngen.compile(spec_of("slopes"), arch="sm90").explained()
