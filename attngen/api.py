@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,21 @@ import torch
 from torch import Tensor
 
 from attngen import target as targets
-from attngen.errors import ArgumentError, ShapeMismatch
+from attngen.errors import ArgumentError
 from attngen.explain import Explanation, explain
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.pipeline import Program, Source, for_dtype
 from attngen.runtime import arguments as binding
 from attngen.runtime.classes import classes_pay, in_classes
-from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths
-from attngen.runtime.kernels import Options, freeze
+from attngen.runtime.devices import Follower
+from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, given_lengths
+from attngen.runtime.kernels import Options, forward_only, freeze
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken, without_order
 from attngen.runtime.overflow import check_numbers
+from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
 from attngen.runtime.reference import reference as evaluate
-from attngen.runtime.seeds import followed, seed_on
+from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
 from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
@@ -88,7 +91,9 @@ class Attention:
         self.spec = spec
         self.options = options
         self._captures = tuple(capture.value for capture in spec.captures)
-        self._moved: dict[tuple[int, torch.device], tuple[int, Tensor]] = {}
+        given = [item.name for item in (*spec.arguments, *spec.captures)]
+        self._places = tuple(given.index(item.name) for item in spec.cascade.inputs)
+        self._on_device = Follower().on
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
         self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, self.program.cascade))
@@ -126,25 +131,17 @@ class Attention:
         chosen = self._asked(return_lse, training)
         tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs))
         views, extents = binding.split(chosen.spec, tensors)
-        drawn = chosen._drawn(seed if training else None, return_seed, views[0].device)
+        used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
         if not torch.compiler.is_compiling():
             chosen._check(tensors, extents)
-            chosen = chosen._suited(extents)
-        result = chosen._run(views, extents, return_lse, drawn)
-        return followed(result, drawn) if return_seed else result
+            chosen = chosen._suited(extents, tensors)
+        result = chosen._run(views, extents, return_lse, used)
+        return followed(result, used) if return_seed else result
 
     def _asked(self, return_lse: bool, training: bool) -> Attention:
         """The variant for the options of a call."""
         chosen = self if training or self.spec.seed is None else self._without_dropout
         return chosen._with_lse if return_lse and not chosen.spec.on_request else chosen
-
-    def _drawn(self, seed: int | Tensor | None, return_seed: bool, device: torch.device) -> Tensor | None:
-        """The seed of a call; None where nothing is dropped."""
-        if self.spec.seed is not None:
-            return seed_on(device, seed)
-        if return_seed or seed is not None:
-            raise ArgumentError(f"{self.spec.name} drops nothing: it takes no seed and has none", remedy="Leave seed and return_seed out.")
-        return None
 
     def _check(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> None:
         """What a traced call cannot look at: types, devices, captured values, lengths."""
@@ -166,12 +163,27 @@ class Attention:
         spec = in_classes(self.spec)
         return None if spec is None else Attention(spec, self.options)
 
-    def _suited(self, extents: Mapping[str, int]) -> Attention:
-        """What runs for these lengths: this, or the variant with tokens in classes."""
-        other = self._in_classes
-        if other is None or other.spec.classes is None:
+    @functools.cached_property
+    def _in_rows(self) -> Attention | None:
+        """The variant without gradients whose rows are pairs of position and head, where heads share what is streamed."""
+        spec = in_rows(self.spec)
+        options = replace(self.options, schedule=forward_only(self.options.schedule), gradients=False)
+        return None if spec is None else Attention(spec, options)
+
+    def _suited(self, extents: Mapping[str, int], tensors: Sequence[Tensor] = ()) -> Attention:
+        """What runs for these lengths: this, the variant with tokens in classes, or that with heads in rows, which has no gradients."""
+        target, classes = targets.get(self.options.arch or "sm90"), self._in_classes
+        if classes is not None and classes.spec.classes is not None and classes_pay(classes.spec.classes, extents, target):
+            return classes
+        rows = self._in_rows if few(extents[self.program.streamed.resident]) else None
+        if rows is None or rows.spec.packing is None or extents.get(rows.spec.packing.heads, 1) == 1:
             return self
-        return other if classes_pay(other.spec.classes, extents, targets.get(self.options.arch or "sm90")) else self
+        values = (*tensors, *self._captures) if torch.is_grad_enabled() else ()
+        if any(isinstance(value, Tensor) and value.requires_grad for value in values):
+            return self
+        strict = bool(tensors) and rows._kernels.knobs.strict
+        stored = not strict or are_stored(rows._kernels, rows.spec.packing, self.dims(extents=extents), extents, tensors)
+        return rows if stored else self
 
     def _run(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool, seed: Tensor | None) -> Any:
         tensors = taken(self.spec, views, extents, self._on_device)
@@ -179,7 +191,8 @@ class Attention:
         given = dict(zip((capture.name for capture in self.spec.captures), self._captures, strict=True)) | lengths(self.spec, extents)
         if self.spec.seed is not None and seed is not None:
             given[self.spec.seed] = seed
-        results = self._operators.forward(*tensors, *(self._on_device(value, device) for value in given.values()))
+        values = [*tensors, *(self._on_device(value, device) for value in given.values())]
+        results = self._operators.forward(*(values[place] for place in self._places))
         return self._returned(results if isinstance(results, tuple) else (results,), extents, return_lse)
 
     def _returned(self, results: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool) -> Any:
@@ -191,17 +204,6 @@ class Attention:
         if self.spec.keys is not None:
             return dict(zip(self.spec.keys, shaped, strict=False))
         return shaped[0] if len(shaped) == 1 else tuple(shaped)
-
-    def _on_device(self, value: Tensor | bool | int, device: torch.device) -> Any:
-        """A captured number, which is a 0-d tensor, follows the arguments to their device: once for each value it has."""
-        if not isinstance(value, Tensor) or value.device == device:
-            return value
-        if value.requires_grad or value.is_inference():
-            return value.to(device)
-        key, version = (id(value), device), value._version  # pyright: ignore[reportPrivateUsage]
-        if key not in self._moved or self._moved[key][0] != version:
-            self._moved[key] = version, value.to(device)
-        return self._moved[key][1]
 
     @functools.cached_property
     def _with_lse(self) -> Attention:
@@ -247,7 +249,8 @@ class Attention:
         kernels = shown._kernels.at(dtype_name(dtype))
         choice = kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
         program = for_dtype(shown.program, dtype_name(dtype))
-        return explain(self.spec.cascade, program, choice, describe(shown.spec, target))
+        few = () if self._in_rows is None else few_queries(self._in_rows.spec, self._in_rows.program)
+        return explain(self.spec.cascade, program, choice, describe(shown.spec, target), few)
 
     def mask_tiles(
         self,
@@ -256,6 +259,7 @@ class Attention:
         kv_len: int,
         batch: int = 1,
         heads: int = 1,
+        kv_heads: int | None = None,
         dtype: str | torch.dtype = "bfloat16",
         head_dim: int | tuple[int, ...] | None = None,
     ) -> tuple[MaskTiles, ...]:
@@ -264,6 +268,7 @@ class Attention:
         Args:
             q_len, kv_len: numbers of queries and keys.
             batch, heads: how many batches and query heads, for masks that tell them apart.
+            kv_heads: how many heads of keys the query heads share; as many unless given.
             dtype, head_dim: of the arguments, which tiles depend on.
 
         Returns:
@@ -271,12 +276,15 @@ class Attention:
         """
         if self.spec.order is not None:
             self.spec.order.check(q_len, kv_len)
-        streamed = self.program.streamed
+        streamed, rows, group = self.program.streamed, None if kv_heads is None else self._in_rows, None
         extents = {streamed.resident: q_len, streamed.streamed: kv_len}
+        if kv_heads is not None and rows is not None and rows.spec.packing is not None:
+            group = group_of(rows.spec.packing, heads, kv_heads)
+            extents |= [group]
         chosen = self._suited(extents)
         captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)
         sizes = (batch, heads, q_len, kv_len)
-        return mask_tiles(chosen._kernels, captures, self.dims(head_dim), dtype_name(dtype), sizes, chosen.spec.classes)
+        return mask_tiles(chosen._kernels, chosen.spec, captures, self.dims(head_dim), dtype_name(dtype), sizes, group)
 
     def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:
         """Draw the tiles that the mask makes each kernel visit: full, partial and empty ones.
@@ -313,14 +321,8 @@ class Attention:
 
     def dims(self, head_dim: int | tuple[int, ...] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:
         """Feature axis -> length."""
-        features = self.program.features
-        if extents is not None:
-            extents = captured_lengths(self.spec) | dict(extents)
-            missing = [axis for axis in features if axis not in extents]
-            if missing:
-                raise ShapeMismatch(f"extents lacks {', '.join(missing)}", remedy=f"The feature axes are {', '.join(features)}.")
-            return {axis: int(extents[axis]) for axis in features}
-        return feature_lengths(features, head_dim, captured_lengths(self.spec))
+        features, known = self.program.features, captured_lengths(self.spec)
+        return feature_lengths(features, head_dim, known) if extents is None else given_lengths(features, extents, known)
 
     def reference(
         self,
@@ -334,9 +336,9 @@ class Attention:
         """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to. Arguments as for a call."""
         chosen = self._asked(return_lse, training)
         views, extents = binding.split(chosen.spec, binding.bind(chosen.spec, args, kwargs))
-        drawn = chosen._drawn(seed if training else None, return_seed, views[0].device)
-        result = chosen._evaluated(views, extents, return_lse, drawn)
-        return followed(result, drawn) if return_seed else result
+        used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
+        result = chosen._evaluated(views, extents, return_lse, used)
+        return followed(result, used) if return_seed else result
 
     def _evaluated(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool, seed: Tensor | None) -> Any:
         views = taken(self.spec, views, extents, self._on_device)

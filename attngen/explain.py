@@ -52,6 +52,7 @@ class Explanation:
         captured: how the gradient of each captured tensor is formed.
         order: which order tokens are taken in, where that is not theirs.
         rewrites: what each saved, or why it was not done.
+        few: what else runs for few queries.
     """
 
     traced: tuple[str, ...]
@@ -71,6 +72,7 @@ class Explanation:
     captured: tuple[str, ...]
     order: str = ""
     rewrites: tuple[str, ...] = ()
+    few: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -91,6 +93,7 @@ class Explanation:
             _block("tiles", self.candidates if full else self.tiles),
             *([_block("gradients of captured tensors", self.captured)] if self.captured else []),
             *([_block("order of tokens", (self.order,))] if self.order else []),
+            *([_block("few queries", self.few)] if self.few else []),
         ]
         return "\n".join(blocks)
 
@@ -102,7 +105,7 @@ class Explanation:
         return [f"{item}{notes.get(item, '  (an output)')}" for item in self.saved] or ["nothing"]
 
 
-def explain(traced: Cascade, program: Program, choice: Choice, order: str = "") -> Explanation:
+def explain(traced: Cascade, program: Program, choice: Choice, order: str = "", few: tuple[str, ...] = ()) -> Explanation:
     """Collect the facts.
 
     Args:
@@ -110,6 +113,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, order: str = "") 
         program: made of it.
         choice: tiles for its kernels.
         order: what is to be said about the order of tokens.
+        few: what is to be said about calls with few queries.
     """
     streamed, backward = program.streamed, program.backward
     saved = backward.saved if backward is not None else ()
@@ -134,6 +138,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, order: str = "") 
         captured=_captured(program),
         order=order or _gaps(program),
         rewrites=tuple(line for name, notes in program.rewrites for line in told(name, notes)),
+        few=few,
     )
 
 

@@ -4,8 +4,8 @@
     (n + k) // c >= x(tile)          n + k >= c * x, for c > 0
 
 What varies with the rows of the tile only enters by its least and its greatest value in the tile: positions by `first` and `last`,
-sums, multiples, quotients, max, min, abs and where by theirs, values read from captured tensors by a minimum and a maximum over the tile.
-max, min and abs of streamed positions are split into cases. What has no such form is opaque.
+sums, multiples, quotients, remainders, max, min, abs and where by theirs, values read from captured tensors by a minimum and a maximum over
+the tile. max, min and abs of streamed positions are split into cases. What has no such form is opaque.
 """
 
 from __future__ import annotations
@@ -143,6 +143,8 @@ def _extremes(expr: Expr, axes: Axes) -> _Bounds | None:
             return _monotone(op, _whole(a, axes), c, axes)
         case Apply(op="mul", args=(c, a)) if one_number(c, axes):
             return _monotone("mul", _whole(a, axes), c, axes)
+        case Apply(op="mod", args=(a, c)) if one_number(c, axes):
+            return _remainder(_whole(a, axes), c, axes)
         case _:
             return None
 
@@ -164,6 +166,19 @@ def _monotone(op: str, bounds: _Bounds | None, c: Expr, axes: Axes) -> _Bounds |
         return None
     ends = (build.apply(op, bounds[0], c), build.apply(op, bounds[1], c))
     return ends if isinstance(c, Const) and c.value > 0 else _hull(ends, axes)
+
+
+def _remainder(bounds: _Bounds | None, c: Expr, axes: Axes) -> _Bounds | None:
+    """`x % c` rises with x as long as the quotient stays; where it does not, it lies between 0 and c, of which c is no part."""
+    if bounds is None:
+        return None
+    first, last = (build.apply("floordiv", x, c) for x in bounds)
+    positive, one = isinstance(c, Const) and c.value > 0, build.const(1)
+    least = ZERO if positive else smallest(ZERO, build.add(c, one), axes.resident)
+    most = build.sub(c, one) if positive else largest(ZERO, build.sub(c, one), axes.resident)
+    same = build.apply("eq", first, last)
+    low, high = (build.apply("mod", x, c) for x in bounds)
+    return build.apply("where", same, low, least), build.apply("where", same, high, most)
 
 
 def _pairwise(op: str, a: _Bounds | None, b: _Bounds | None, axes: Axes) -> _Bounds | None:

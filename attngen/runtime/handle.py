@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attngen import target as targets
-from attngen.errors import ArgumentError, DtypeMismatch
+from attngen.errors import ArgumentError, DtypeMismatch, ShapeMismatch
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.plan import DTYPE_BYTES
 
@@ -93,3 +93,16 @@ def feature_lengths(
     sizes = (*sizes, *[sizes[-1]] * (len(asked) - len(sizes)))
     given |= dict(zip(asked, sizes, strict=False))
     return {axis: given[axis] for axis in features}
+
+
+def given_lengths(features: Sequence[str], extents: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
+    """Feature axis -> length, of what a caller gives and what is known.
+
+    Raises:
+        ShapeMismatch: one is missing.
+    """
+    extents = dict(known) | dict(extents)
+    missing = [axis for axis in features if axis not in extents]
+    if missing:
+        raise ShapeMismatch(f"extents lacks {', '.join(missing)}", remedy=f"The feature axes are {', '.join(features)}.")
+    return {axis: int(extents[axis]) for axis in features}

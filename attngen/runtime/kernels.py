@@ -47,7 +47,7 @@ class Loaded:
 class Options:
     """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
     tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
-    `local`: tiles that were tuned on this machine count, which a product for others must not depend on."""
+    `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward."""
 
     arch: str | None = None
     schedule: tuple[tuple[str, object], ...] | None = None
@@ -55,6 +55,7 @@ class Options:
     without: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
     local: bool = True
+    gradients: bool = True
 
 
 def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -65,6 +66,11 @@ def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
 def thaw(schedule: tuple[tuple[str, object], ...]) -> dict[str, object]:
     """The inverse of `freeze`."""
     return {name: thaw(value) if isinstance(value, tuple) else value for name, value in schedule}  # pyright: ignore[reportUnknownArgumentType]
+
+
+def forward_only(schedule: tuple[tuple[str, object], ...] | None) -> tuple[tuple[str, object], ...] | None:
+    """What a user's frozen schedule says of the forward; None where it says nothing."""
+    return tuple(item for item in schedule or () if item[0] == "forward" or not isinstance(item[1], tuple)) or None
 
 
 class Kernels:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attngen.frontend.spec import Spec
 from attngen.runtime.classes import describe_classes, joined, split
+from attngen.runtime.packing import as_pairs, as_rows
 from attngen.schedule.reorder import pays
 from attngen.target import Target
 
@@ -65,6 +66,8 @@ def without_order(spec: Spec, captures: Mapping[str, object]) -> dict[str, objec
 
 def lengths(spec: Spec, extents: Mapping[str, int]) -> dict[str, int]:
     """Captures that stand for a length, which is known at a call."""
+    if spec.packing is not None:
+        return {spec.packing.number: extents[spec.packing.heads]}
     return {} if spec.classes is None else {spec.classes.length: extents[spec.classes.axes[1]]}
 
 
@@ -83,6 +86,8 @@ def taken(spec: Spec, tensors: Sequence[Tensor], extents: Mapping[str, int], mov
     order = spec.order
     if spec.classes is not None:
         return split(spec, spec.classes, tensors)
+    if spec.packing is not None:
+        return as_rows(spec, spec.packing, tensors, extents)
     if order is None:
         return list(tensors)
     order.check(*(extents[axis] for axis in order.axes))
@@ -96,6 +101,8 @@ def put_back(spec: Spec, name: str, result: Tensor, extents: Mapping[str, int], 
     order = spec.order
     if spec.classes is not None:
         return joined(spec, spec.classes, name, result, extents)
+    if spec.packing is not None:
+        return as_pairs(spec, spec.packing, name, result, extents)
     if order is None:
         return result
     there = move(order.inverse, result.device), move(order.places, result.device)

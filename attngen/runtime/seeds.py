@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attngen.errors import ArgumentError
+from attngen.frontend.spec import Spec
 from attngen.runtime.arguments import INTEGERS
 
 _INT64 = range(-(2**63), 2**63)
@@ -31,6 +32,19 @@ def seed_on(device: torch.device, given: int | Tensor | None) -> Tensor:
     if type(given) is bool or not isinstance(given, int) or given not in _INT64:
         raise ArgumentError(f"the seed is {given!r}", remedy="Pass an integer of 64 bits, or a 0-d tensor of one.")
     return torch.full((), given, dtype=torch.int64, device=device)
+
+
+def drawn(spec: Spec, given: int | Tensor | None, asked: bool, device: torch.device) -> Tensor | None:
+    """The seed of a call; None where nothing is dropped.
+
+    Raises:
+        ArgumentError: a variant without dropout is given a seed, or asked for one.
+    """
+    if spec.seed is not None:
+        return seed_on(device, given)
+    if asked or given is not None:
+        raise ArgumentError(f"{spec.name} drops nothing: it takes no seed and has none", remedy="Leave seed and return_seed out.")
+    return None
 
 
 def followed(result: Any, seed: Tensor | None) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from attngen.knobs import Knobs
 from attngen.pipeline import REWRITES, Program, analyse, for_dtype
 from attngen.runtime.kernels import Kernels, Options
 
-_PROGRAMS: dict[tuple[str, frozenset[str], frozenset[str]], Program] = {}
+_PROGRAMS: dict[tuple[str, frozenset[str], frozenset[str], bool], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
 
 
@@ -46,9 +46,10 @@ def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
 
 def _program(cascade: Cascade, options: Options) -> Program:
     """The analysed program of a cascade; equal cascades are analysed once."""
-    key = str(cascade), options.without, options.asked
+    key = str(cascade), options.without, options.asked, options.gradients
     if key not in _PROGRAMS:
-        _PROGRAMS[key] = analyse(cascade, without=options.without, asked=options.asked)
+        wanted = None if options.gradients else frozenset[str]()
+        _PROGRAMS[key] = analyse(cascade, wanted=wanted, without=options.without, asked=options.asked)
     return _PROGRAMS[key]
 
 

@@ -20,6 +20,7 @@ from attngen.emit.listing import NARROW_TILES
 from attngen.emit.names import tensor_name
 from attngen.emit.segments import Segments, bound_names, segments_of
 from attngen.errors import ArgumentError, InternalError
+from attngen.frontend.spec import Spec
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.classes import Classes
@@ -27,6 +28,7 @@ from attngen.ir.expr import Expr, Read
 from attngen.ir.traverse import free_axes, names_read
 from attngen.runtime.classes import extents_in_classes
 from attngen.runtime.kernels import Kernels, Loaded
+from attngen.runtime.packing import extents_in_rows
 from attngen.runtime.reference import reference
 from attngen.transform.partition import Kernel
 
@@ -71,30 +73,34 @@ class MaskTiles:
 
 def mask_tiles(
     kernels: Kernels,
+    spec: Spec,
     captures: Mapping[str, Any],
     features: Mapping[str, int],
     dtype: str,
     sizes: tuple[int, int, int, int],
-    classes: Classes | None = None,
+    group: tuple[str, int] | None = None,
 ) -> tuple[MaskTiles, ...]:
     """Count the tiles of every kernel that streams.
 
     Args:
         kernels: of the variant.
+        spec: the variant, whose tokens may be in classes and whose heads may be in rows.
         captures: values of the captured inputs, on the CPU.
         features: lengths of the feature axes, which tiles depend on.
         dtype: of the arguments, by its short name; tiles depend on it too.
         sizes: batches, query heads, queries, keys.
-        classes: of equal remainder that tokens are tiled in.
+        group: the axis of query heads that share a key head, and how many they are.
     """
     kernels = kernels.at(dtype)
     program = kernels.program
     batch, heads, queries, keys = sizes
     grid = program.kernels[0].grid
-    lengths = dict(zip(grid, (batch, heads, *[1] * len(grid)), strict=False))
-    lengths |= {program.streamed.resident: queries, program.streamed.streamed: keys}
-    if classes is not None:
-        lengths |= extents_in_classes(classes, lengths)
+    lengths = dict(zip(grid, (batch, heads if group is None else heads // group[1], *[1] * len(grid)), strict=False))
+    lengths |= {program.streamed.resident: queries, program.streamed.streamed: keys} | dict([] if group is None else [group])
+    if spec.classes is not None:
+        lengths |= extents_in_classes(spec.classes, lengths)
+    if spec.packing is not None:
+        lengths |= extents_in_rows(spec.packing, lengths)
     model = torch.empty(0, dtype=getattr(torch, dtype))
     sequence = (lengths[program.streamed.resident], lengths[program.streamed.streamed])
     source, loaded = kernels.source(features), kernels.get(dict(features), model, sequence)
@@ -105,7 +111,7 @@ def mask_tiles(
     listings = {kernel.lists: (kernel, lowered) for kernel, lowered in source.lowered if kernel.lists}
     walked = [(listings.get(kernel.role, (kernel, lowered)), segments_of(kernel), kernel) for kernel, lowered in source.lowered]
     return tuple(
-        _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count(classes)
+        _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count(spec.classes)
         for bounding, segments, kernel in walked
         if segments is not None and not kernel.lists
     )
@@ -181,7 +187,7 @@ class _Walk:
         number = torch.int16 if streamed <= NARROW_TILES else torch.int32
         lists = torch.full((*heads, len(self.first), streamed), -1, dtype=number)
         counts = torch.full((*heads, len(self.first), 2), -1, dtype=torch.int32)
-        tile = self.loaded.tiles[self.kernel.role]
+        tile = self.loaded.module.plain(self.loaded.tiles[self.kernel.role])
         from attngen.runtime.triton_api import tl
 
         constants = {"DTYPE": tl.float32, "ACC": tl.float32}

@@ -216,7 +216,7 @@ class _Registration:
         schema = f"({', '.join([*values, *rest, 'bool[] needed'])}) -> Tensor[]"
         backward = torch.library.custom_op(f"attngen::{self.name}_backward", self.backward, mutates_args=(), schema=schema)
         backward.register_fake(self.backward_fake)
-        if self.cotangents:
+        if self.cotangents and self.kernels.options.gradients:
             forward.register_autograd(self.differentiate, setup_context=self.setup)
         backward.register_autograd(self.refuse_second_order)
         return Operators(forward, backward)

@@ -71,11 +71,11 @@ class _Finder:
         return read.tensor in self.ranks and self.axes.resident in free_axes(read) and self.axes.stream not in free_axes(read)
 
     def is_key(self, read: Read, row: Read) -> bool:
-        """Its last dimension runs along the stream, and those before are as the row's."""
+        """Its last dimension runs along the stream, and those before are as the row's, whose place in the last may be computed."""
         if read.tensor not in self.ranks or not read.at or len(read.at) != len(row.at):
             return False
-        along = read.at[-1] == Index(self.axes.stream) and row.at[-1] == Index(self.axes.resident)
-        return along and read.at[:-1] == row.at[:-1] and all(one_number(at, self.axes) for at in read.at[:-1])
+        before = read.at[:-1]
+        return read.at[-1] == Index(self.axes.stream) and before == row.at[:-1] and all(one_number(at, self.axes) for at in before)
 
     def runs(self, row: Read, key: Read) -> Runs:
         pair = (row.tensor, key.tensor)

@@ -96,7 +96,23 @@ def atoms(draw: st.DrawFn) -> Expr:
     other = draw(st.one_of(st.integers(-6, 9).map(build.const), st.sampled_from([Read("p", (), "int"), N, M, build.const(2.5)])))
     shape = draw(
         st.sampled_from(
-            ["plain", "plain", "abs", "max", "min", "where", "opaque", "flag", "doc", "multiple", "quotient", "chunk", "ends", "local"]
+            [
+                "plain",
+                "plain",
+                "abs",
+                "max",
+                "min",
+                "where",
+                "opaque",
+                "flag",
+                "doc",
+                "multiple",
+                "quotient",
+                "rest",
+                "chunk",
+                "ends",
+                "local",
+            ]
         )
     )
     op = draw(st.sampled_from(["lt", "le", "gt", "ge", "eq", "ne"]))
@@ -115,9 +131,9 @@ def atoms(draw: st.DrawFn) -> Expr:
             return Read("flag", (), "bool")
         case "doc":
             return text("doc[m] == doc[n]")
-        case "quotient":
+        case "quotient" | "rest":
             c = draw(st.one_of(st.integers(-1, 4).filter(bool).map(build.const), st.just(Read("c", (), "int"))))
-            linear = build.apply("floordiv", linear, c)
+            linear = build.apply("floordiv" if shape == "quotient" else "mod", linear, c)
         case "chunk":
             return text(draw(st.sampled_from(["m // c == n // c", "m // 3 >= n // 2", "n // c <= m // c and m // c - n // c < 2"])))
         case "ends":
@@ -229,6 +245,14 @@ def test_common_masks_are_tight(predicate: str, transposed: bool) -> None:
                 truth = truth.T
                 np.testing.assert_array_equal(truth, case.truth())
             _assert_tight(case, truth, predicate in COMMON.values())
+
+
+@pytest.mark.parametrize("predicate", ["n <= m % c", "n < 3 - m % 4", "n >= (m + w) % c and n < 8"])
+@pytest.mark.parametrize(("c", "tile"), [(3, 2), (5, 5), (4, 1), (8, 3), (1, 4)])
+def test_remainders_of_rows_are_tight(predicate: str, c: int, tile: int) -> None:
+    """Within a period and across its end."""
+    case = Case(text(predicate), 9, 12, tile, {"w": 5, "p": 0, "c": c, "flag": False})
+    _assert_tight(case, case.truth(), full=True)
 
 
 def _swap(predicate: Expr) -> Expr:

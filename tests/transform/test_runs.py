@@ -29,6 +29,7 @@ def kernel(predicate: str) -> Kernel:
         ("doc[m] == other[n]", "n >= first_of_doc_in_other[m] and n < last_of_doc_in_other[m]"),
         ("doc[m] == doc[n] or n < w", "n >= first_of_doc[m] and n < last_of_doc[m] or n < w"),
         ("at[w,m] == at[w,n]", "n >= first_of_at[w,m] and n < last_of_at[w,m]"),
+        ("doc[m // w + 7] == doc[n]", "n >= first_of_doc[m // w + 7] and n < last_of_doc[m // w + 7]"),
         (
             "doc[m] == doc[n] and m - other[doc[m]] >= n - other[doc[n]]",
             "n >= first_of_doc[m] and n < last_of_doc[m] and m - other[doc[m]] >= n - other[doc[m]]",

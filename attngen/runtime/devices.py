@@ -1,0 +1,26 @@
+"""Captured values on the devices of the arguments of calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Follower:
+    """Brings captured numbers, which are 0-d tensors, to the device of the arguments: once for each value they have."""
+
+    def __init__(self) -> None:
+        self._moved: dict[tuple[int, torch.device], tuple[int, Tensor]] = {}
+
+    def on(self, value: Tensor | bool | int, device: torch.device) -> Any:
+        """The value there; numbers that are no tensors and what is there already stay as they are."""
+        if not isinstance(value, Tensor) or value.device == device:
+            return value
+        if value.requires_grad or value.is_inference():
+            return value.to(device)
+        key, version = (id(value), device), value._version  # pyright: ignore[reportPrivateUsage]
+        if key not in self._moved or self._moved[key][0] != version:
+            self._moved[key] = version, value.to(device)
+        return self._moved[key][1]
