@@ -38,7 +38,13 @@ TILES = {
             "num_stages": 2,
             "TMA": True,
         },
-        "backward_columns": {"BLOCK_N": 64, "BLOCK_M": 32, "num_warps": 4, "num_stages": 2},
+        "backward_columns": {
+            "BLOCK_N": 64,
+            "BLOCK_M": 32,
+            "num_warps": 4,
+            "num_stages": 2,
+            "TMA": True,
+        },
     },
     ("sm90", "bfloat16", 128, 128): {
         "forward": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2, "TMA": True},

@@ -45,7 +45,7 @@ TILES = {
             "num_stages": 2,
             "TMA": True,
         },
-        "backward_columns": {"BLOCK_N": 64, "BLOCK_M": 64, "num_warps": 4, "num_stages": 2},
+        "backward_columns": {"BLOCK_N": 128, "BLOCK_M": 64, "num_warps": 8, "num_stages": 2},
     },
     ("sm90", "bfloat16", 128, 128): {
         "forward": {

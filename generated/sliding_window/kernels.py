@@ -113,9 +113,16 @@ def wide(number):
 
 @triton.jit
 def fetch(
-    matrix, start, stride, ok, BLOCK: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr, TMA: tl.constexpr
+    matrix,
+    start,
+    stride,
+    ok,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FULL: tl.constexpr,
+    TMA: tl.constexpr,
 ):
-    """A tile of BLOCK rows from `start` on; what is not `ok` reads as 0. FULL promises that all is."""
+    """A tile of BLOCK rows from `start` on; what is not `ok` reads as 0. FULL: all is."""
     if TMA:
         tile = matrix.load([tl.cast(start, tl.int32), 0])
     else:
@@ -705,8 +712,8 @@ def launch(kernel, programs, args, constants, tile):
 
 
 def described(tile, *tensors):
-    """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a multiple
-    of 16 bytes and strides over some."""
+    """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a
+    multiple of 16 bytes and strides over some."""
     if not tile.get("TMA", False):
         return tile
     steps = [step * tensor.element_size() for tensor in tensors for step in tensor.stride()[:-1]]

@@ -39,7 +39,13 @@ TILES = {
         },
         "backward_prepare": {"BLOCK_M": 64, "num_warps": 4, "num_stages": 1},
         "backward_rows": {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
-        "backward_columns": {"BLOCK_N": 64, "BLOCK_M": 64, "num_warps": 4, "num_stages": 2},
+        "backward_columns": {
+            "BLOCK_N": 64,
+            "BLOCK_M": 64,
+            "num_warps": 4,
+            "num_stages": 2,
+            "TMA": True,
+        },
     },
     ("sm90", "bfloat16", 128, 128): {
         "forward": {
