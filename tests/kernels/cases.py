@@ -36,6 +36,7 @@ MASKS = {
     "documents": masked("document[b,m] == document[b,n] and m >= n", "document: int[:, :]"),
     "scattered_documents": masked("scattered[b,m] == scattered[b,n]", "scattered: int[:, :]"),
     "row_ends": masked("n < ends[m] and n >= ends[m] - 40", "ends: int[:]"),
+    "multiples": masked("m >= n or m * n % 7 == 1"),
     "dilated": masked("(m - n) % 3 != 1 and n // 16 <= m // 8"),
     "blocks": masked("(m - n) // 16 <= 2 and (n - m) // 7 != 0"),
     "first_and_last": masked("m >= n and (n < 4 or m - n < 12)"),

@@ -411,7 +411,7 @@ MUTANTS = (
         first="dilated",
     ),
     Mutant("one pair makes a tile full", EMIT, "tl.min(tl.min(pair_inside", "tl.max(tl.max(pair_inside", first="dilated"),
-    Mutant("a full tile beyond the last key", EMIT, "[:, None]) & ok_{streamed}[None, :]", "[:, None])", first="every_other_value"),
+    Mutant("a full tile beyond the last key", EMIT, "[:, None]) & ok_{streamed}[None, :]", "[:, None])", first="multiples"),
     Mutant("lists overlap", EMIT, "list_start = {lists} + list_row * list_length", "list_start = {lists} + list_row", first="dilated"),
     Mutant("tiles under masks from the front", EMIT, "(0, list_length - list_masked)", "(0, 0)", first="every_other_value"),
     Mutant(

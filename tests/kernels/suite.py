@@ -37,6 +37,7 @@ IN_TALL = (
         "two_masks",
         "two_masks_of_sums",
         "every_other_value",
+        "multiples",
         "scores_of_some",
         "dropout",
         "low_rank",

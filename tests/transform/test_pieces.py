@@ -70,8 +70,9 @@ def test_a_kernel_without_such_axes_stays_what_it_is() -> None:
 def test_loads_are_plain() -> None:
     text = build(analyse(parse(SOFTMAX)), "plain", cuts({"d": 96, "e": 96})).text
     assert "offs_d_1 = tl.arange(DIM_D_0, DIM_D_0 + DIM_D_1)" in text
-    assert "k_1_ptrs = k_start + range_n[:, None] * k_stride_n + offs_d_1[None, :]" in text
-    assert "k_1 = load(k_1_ptrs, ok_n[:, None], segment == 0)" in text
+    assert "q_1_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d_1[None, :]" in text
+    assert "k_1_rows = tiled(k_base + DIM_D_0, len_n, k_stride_n, DIM_D - DIM_D_0, BLOCK_N, DIM_D_1, TMA)" in text
+    assert "k_1 = fetch(k_1_rows, start_n, k_stride_n, ok_n[:, None], BLOCK_N, DIM_D_1, FULL, TMA)" in text
     assert "ok_d" not in text
 
 
