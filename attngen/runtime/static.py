@@ -201,7 +201,7 @@ def seen(compiled: Compiled, work: Work, target: Target, num_warps: int) -> Seen
     if not loops or not work.flops:
         return None
     cycles = work.flops / target.bf16_flops_per_clock / loops[0].peak_share
-    return Seen(compiled.registers, compiled.shared_bytes, cycles)
+    return Seen(compiled.registers, compiled.shared_bytes, cycles, loops[0].exp2_overlap)
 
 
 def turn_cycles(cycles: Cycles, exposed: float, programs: int) -> float:

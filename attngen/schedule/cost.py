@@ -78,12 +78,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a compiler made of a kernel: registers of a thread, bytes of shared memory, and the cycles of an SM that one turn of one program
-    takes in its main loop, waiting left out."""
+    """What a compiler made of a kernel: registers of a thread, bytes of shared memory, the cycles of an SM that one turn of one program takes
+    in its main loop, waiting left out, and the share of its exponentials that run beside products."""
 
     registers: int
     shared_bytes: int
     turn_cycles: float
+    overlap: float
 
 
 # ---- shared memory
@@ -256,6 +257,8 @@ def price(
     # A copy has the turns that its stages span to arrive.
     late = max(0.0, _LOAD_CYCLES - (tile.num_stages - 1) * busy)
     waiting = _TURN_CYCLES + _EXCHANGE_CYCLES * _exchanges(structure, dims, dtype, tile, target)
+    # What goes on meanwhile needs no waiting for.
+    waiting *= 1 - seen.overlap / 2 if seen is not None else 1
     turn = busy + (waiting + late) / resident_programs
     turn *= 1 + max(0, registers - target.registers_per_thread) / _SPILL_REGISTERS
     cycles = rounds * resident_programs * (ceil(stream / tile.streamed) * turn) + rounds * _PROGRAM_CYCLES
