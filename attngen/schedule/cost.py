@@ -78,8 +78,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a compiler made of a kernel: registers of a thread, bytes of shared memory, the cycles of an SM that one turn of one program takes
-    in its main loop, waiting left out, and the share of its exponentials that run beside products."""
+    """What a compiler made of a kernel: registers of a thread, bytes of shared memory, the cycles of an SM that one turn of one program
+    takes in its main loop, waiting left out, and the share of its exponentials that run beside products."""
 
     registers: int
     shared_bytes: int
