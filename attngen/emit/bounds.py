@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from attngen.analysis.bounds import FIRST, LAST
 from attngen.analysis.mask import describe
 from attngen.analysis.spans import ZERO, TileValue
-from attngen.emit.context import BoundsContext
+from attngen.emit.context import FunctionContext
 from attngen.emit.layout import WIDTH
 from attngen.emit.listing import listing_kernel, row_lines, stage_of_rows
 from attngen.emit.names import Code, folded, identifier
@@ -37,11 +37,11 @@ class Bounds:
 
     stage: Stage
     lines: tuple[Code, ...]
-    function: BoundsContext | None = None
+    function: FunctionContext | None = None
     values: tuple[tuple[Code, Expr], ...] = ()
 
 
-def bounds(writer: Writer, segments: Segments, known: Iterable[BoundsContext] = ()) -> Bounds:
+def bounds(writer: Writer, segments: Segments, known: Iterable[FunctionContext] = ()) -> Bounds:
     """The statements that find the walks of a tile: in whole tiles, but for the end of the last.
 
     Args:
@@ -71,7 +71,7 @@ def bounds(writer: Writer, segments: Segments, known: Iterable[BoundsContext] = 
     note = tuple(folded(f"It {describe(ranges)}.", WIDTH - 4))
     results = ", ".join(names)
     returned = Code(results if len(results) < WIDTH - 10 else f"({results})")
-    function = BoundsContext(name, (*leaves, Code(f"{block}: tl.constexpr")), title, note, body, returned)
+    function = FunctionContext(name, (*leaves, Code(f"{block}: tl.constexpr")), title, note, body, returned)
     function = next((other for other in known if replace(other, name=name) == function), function)
     call = f"{function.name}({', '.join((*leaves, block))})"
     return Bounds(stage, (*_unpacked(segments, names, call), *ends), function, tuple(leaves.items()))

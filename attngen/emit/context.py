@@ -8,8 +8,9 @@ from attngen.emit.names import Code
 
 
 @dataclass(frozen=True, slots=True)
-class BoundsContext:
-    """The function that finds the walks of a tile: parameters, what it says about itself, statements, what it returns."""
+class FunctionContext:
+    """A function that a kernel calls, to find the walks of a tile or to form its products: parameters, what it says about
+    itself, statements, what it returns."""
 
     name: Code
     params: tuple[Code, ...]
@@ -17,11 +18,6 @@ class BoundsContext:
     note: tuple[Code, ...]
     body: tuple[Code, ...]
     returned: Code
-
-
-@dataclass(frozen=True, slots=True)
-class ProductsContext(BoundsContext):
-    """The function that forms the products of a tile: the same parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +37,8 @@ class KernelContext:
         tile: one step of the stream. epilogue: after the last. stores: what goes out.
     """
 
-    bounds: tuple[BoundsContext, ...]
-    products: tuple[ProductsContext, ...]
+    bounds: tuple[FunctionContext, ...]
+    products: tuple[FunctionContext, ...]
     name: Code
     title: Code
     summary: tuple[Code, ...]

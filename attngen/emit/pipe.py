@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from attngen.emit.context import ProductsContext
+from attngen.emit.context import FunctionContext
 from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, folded, identifier
 from attngen.emit.segments import Segments, first_tile, next_tile
@@ -55,7 +55,7 @@ class Ahead:
         steps = self.lowering.writer.steps
         return list(dict.fromkeys(str(steps[name].code) for name in self.names if name in read and name in steps))
 
-    def function(self, segments: Segments) -> ProductsContext | None:
+    def function(self, segments: Segments) -> FunctionContext | None:
         """The function that forms the products, and its calls in the kernel; None if nothing goes ahead."""
         if not self.names:
             return None
@@ -94,7 +94,7 @@ class Ahead:
         start = [*lines, f"{', '.join(ahead.values())} = {call(position, 'False')}"]
         writer.sections.init += [Code("if PIPE:  # the first tile"), *(Code(f"    {line}") for line in start)]
         steps = [step for step in kernel.steps if step.name in self.names]
-        return ProductsContext(
+        return FunctionContext(
             name=name,
             params=(*map(Code, (*values, f"start_{streamed}")), *(Code(f"{param}: tl.constexpr") for param in (*constants, "FULL"))),
             title=Code(f"What the tile of {streamed} that starts at `start_{streamed}` is multiplied to."),

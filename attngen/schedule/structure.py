@@ -106,6 +106,7 @@ def structure(kernel: Kernel) -> Structure:
     folds = {fold.step: fold for fold in kernel.folds}
     ops = [op for step in on_pairs if step.name not in folds for op in _ops(step.body)]
     predicates = dict.fromkeys(expr for expr in (kernel.some, kernel.every, *(step.where for step in on_pairs)) if expr is not None)
+    ahead = heads(kernel)
     return Structure(
         role=kernel.role,
         kept=_features(kernel, [item for item in tiles if item not in turning], kernel.resident),
@@ -125,7 +126,7 @@ def structure(kernel: Kernel) -> Structure:
         simple=sum(_LONG.get(op, 1) for op in ops),
         masks=sum(_LONG.get(op, 1) for expr in predicates for op in _ops(expr)),
         folded=sum(fold.width for fold in folds.values()),
-        ahead=tuple(axis for step in inside if step.name in heads(kernel) for axis in step.over),
+        ahead=tuple(axis for step in inside if step.name in ahead for axis in step.over),
         rows=bool(streamed_rows(kernel)),
     )
 
