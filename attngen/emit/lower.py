@@ -23,6 +23,7 @@ from attngen.emit.totals import add_total
 from attngen.emit.writer import Writer
 from attngen.errors import NotAContraction
 from attngen.ir import build
+from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.printer import print_expr
@@ -144,6 +145,9 @@ class Lowering:
         factor = "" if rest == build.ONE else f" * {writer.printer.operand(rest, layout, 11)}"
         into = f", {name}" if total is not None and not factor else ""
         text = f'tl.dot({a}, tl.trans({b}){into}, input_precision="ieee", out_dtype=ACC){factor}'
+        if into and step.name in self.ahead.names:
+            writer.use("add_product")
+            text = f"add_product({a}, tl.trans({b}), {name}, ACC, PIPE)"
         writer.put(f"{name} = {name} + {text}" if total is not None and factor else f"{name} = {text}")
         writer.stage = previous
         if step.name in self.patchy and (chain is None or step.name == chain.products[-1]):
@@ -173,7 +177,7 @@ class Lowering:
         """Factors of a product by the side whose axes they fit; what fits the result itself multiplies it."""
         sides: list[Expr] = [build.ONE, build.ONE, build.ONE]
         summed = set(step.over)
-        for factor in factors(step.body):
+        for factor in signed_factors(step.body):
             axes = set(self.writer.layout(factor))
             if not axes & summed and axes <= set(both):
                 place = 2
@@ -241,7 +245,7 @@ class Lowering:
         """Factors of `sum[S] A[R,S] * B[S,f]`; what carries no feature goes to the left."""
         a: Expr = build.ONE
         b: Expr = build.ONE
-        for factor in factors(step.body):
+        for factor in signed_factors(step.body):
             axes = set(self.writer.layout(factor))
             if axes <= set(left):
                 a = build.mul(a, factor)
@@ -335,15 +339,3 @@ class Lowering:
         before, self.writer.partial = self.writer.partial, True
         self.writer.put(line, Stage.TILE)
         self.writer.partial = before
-
-
-def factors(expr: Expr) -> tuple[Expr, ...]:
-    """Factors of a product, signs kept with the first."""
-    match expr:
-        case Apply(op="mul", args=(a, b)):
-            return (*factors(a), *factors(b))
-        case Apply(op="neg", args=(a,)):
-            first, *rest = factors(a)
-            return (build.neg(first), *rest)
-        case _:
-            return (expr,)

@@ -17,6 +17,18 @@ def factors(expr: Expr) -> tuple[Expr, ...]:
     return (expr,)
 
 
+def signed_factors(expr: Expr) -> tuple[Expr, ...]:
+    """Factors of a product, its sign kept with the first."""
+    match expr:
+        case Apply(op="mul", args=(a, b)):
+            return (*signed_factors(a), *signed_factors(b))
+        case Apply(op="neg", args=(a,)):
+            first, *rest = signed_factors(a)
+            return (build.neg(first), *rest)
+        case _:
+            return (expr,)
+
+
 def product(parts: Iterable[Expr], coefficient: float = 1.0) -> Expr:
     """The product of factors, times a coefficient; the coefficient itself for none."""
     result: Expr = build.ONE

@@ -28,6 +28,8 @@ _FORMS = {
     "pipe": "the products of the next tile are formed beside the weights of this one",
     "tma": "tiles come by tensor descriptors where their tensors are aligned, else by pointers",
 }
+# A tile without a second stage has to be this much faster than one with it: how long its copies are waited for is a guess.
+_UNSTAGED = 1.15
 # A fallback has at most this share of the registers of what it replaces.
 _FALLBACK_SHARE = 0.85
 
@@ -148,15 +150,28 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
         (others if lost else fits).append(Candidate(tile, cost, lost))
     if not fits:
         raise does_not_fit(kernel, request)
-    # Without a second stage every copy is waited for, and the model of shared memory is coarse.
-    staged = [item for item in fits if item.tile.num_stages > 1]
-    fits = staged or fits
+    # Without a second stage every copy is waited for: only a tile that has no room for one goes without.
+    roomy = {replace(item.tile, num_stages=1) for item in fits if item.tile.num_stages > 1}
+    fits = [item for item in fits if item.tile not in roomy]
     # Sorting is stable: at equal price the first in the order of the candidates wins.
-    fits.sort(key=lambda item: (item.cost.total_us, item.tile.num_stages))
+    fits.sort(key=lambda item: (_expected_us(item), item.tile.num_stages))
     best = fits[0].cost.total_us or 1.0
-    slower = [Candidate(item.tile, item.cost, f"{item.cost.total_us / best:.2f} times the predicted time") for item in fits[1:]]
+    slower = [Candidate(item.tile, item.cost, _slower(item, best)) for item in fits[1:]]
     others.sort(key=lambda item: item.cost.total_us)
     return (fits[0], *slower, *others)
+
+
+def _expected_us(item: Candidate) -> float:
+    """The price of a tile for comparisons: what waits for its copies has to be clearly better to be tried first."""
+    return item.cost.total_us * (_UNSTAGED if _waits(item) else 1)
+
+
+def _waits(item: Candidate) -> bool:
+    return item.tile.num_stages == 1 and item.tile.streamed is not None
+
+
+def _slower(item: Candidate, best_us: float) -> str:
+    return f"{item.cost.total_us / best_us:.2f} times the predicted time{', without room for a second stage' * _waits(item)}"
 
 
 def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTable) -> Reason:

@@ -130,7 +130,11 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
             return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + aligned + _BARRIER_BYTES + shared_rows + again
         # The first tile that goes ahead has a place of its own, and biases are not folded then.
         first = sum(tile.streamed * columns * item for columns in _columns(structure.ahead, dims))
-        extra = first if tile.pipe else narrow
+        # Warps that share rows hand scores over, which without a stage to spare have the place of what went ahead.
+        extra = first + (scores if tile.resident < 16 * tile.num_warps else 0) if tile.pipe else narrow
+        if tile.pipe and tile.num_stages == 1:
+            # It is read before what else passes comes.
+            ring, extra = max(first, sum(passing) - first), 0
         return sum(kept) + ring + aligned + extra + (_OPERAND_ALIGNMENT_BYTES if tile.tma else 0)
     ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else sum(passing)
     if item > 2:

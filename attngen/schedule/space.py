@@ -66,7 +66,7 @@ def _forms(structure: Structure, tile: TileSchedule, dtype: str, target: Target)
     yield {}
     if target.has_tma and uses_wide_units(tile, dtype, target) and target.matrix_unit == "wgmma" and structure.rows:
         yield {"tma": True}
-        if structure.ahead and tile.num_stages > 1:
+        if structure.ahead:
             yield {"pipe": True, "tma": True}
 
 

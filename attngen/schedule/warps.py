@@ -53,8 +53,9 @@ def repeats(structure: Structure, dims: Mapping[str, int], dtype: str, tile: Til
     if not products:
         return ONCE
     if wide:
-        by_rows = (tile.num_warps, 1)
-        counts = [_held(by_rows if sums else _wide(tile), tile, columns) for columns, _ in scores]
+        # What goes ahead feeds no product of its turn.
+        feeding = (tile.num_warps, 1) if sums and not tile.pipe else _wide(tile)
+        counts = [_held(feeding, tile, columns) for columns, _ in scores]
         counts += [_held(_wide(tile), tile, columns) for columns, _ in sums]
     else:
         warps = _chained(tile, products[-1][0]) if len(products) > 1 else _balanced(tile, products[-1][0])

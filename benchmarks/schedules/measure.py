@@ -6,8 +6,8 @@
 For each kernel the candidates are taken in the order of the cost model. The first that fits shared memory, runs its wgmma
 asynchronously and spills nothing is chosen; where none of the first few does, the one that spills least. Where that one has warps
 compute the same products, one that computes them once and spills a little takes its place if it is cheaper. Where a kernel may take several
-forms, whether the compiler runs its exponentials beside its products only shows in machine code, so the first few are all compiled and
-the one whose loops promise the least time is chosen. Rows go into
+forms, or the leader repeats products, what comes of it only shows in machine code, so the first few are all compiled and the one whose
+loops promise the least time is chosen. Rows go into
 `attngen/schedule/table.json` after every target and dtype; what stands there already is left alone unless `--again` is given.
 No GPU is needed. `report.py` makes the readable tables.
 """
@@ -43,7 +43,8 @@ TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
 # One extent of every kind of tile: exact, padded, in pieces, and two different ones.
 DIMS = ("256", "192", "192,128", "576,512", "128", "96", "80", "64", "40", "32", "24", "16", "8")
-# A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer.
+# A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer, and any kernel what
+# is no fault when the best clean tile promises to, compiled.
 TOLERATED_SPILL_BYTES = 32
 CLEAN_IS_TOO_SLOW = 1.25
 # A tile that spills outside of its loops has to be this much faster than one that does not.
@@ -86,6 +87,9 @@ class Case:
         once = [one for one in fits if self._once(one[1]) and one[2] < best[2]]
         if once and not self._once(best[1]):
             best = min(once, key=lambda one: one[2])
+        runnable = [one for one in fits if self.thorough and not fault(one[1], self.request)]
+        if runnable and best[2] > CLEAN_IS_TOO_SLOW * min(one[2] for one in runnable):
+            best = min(runnable, key=lambda one: one[2])
         yield best[1]
         if clean is not None and clean is not best:
             yield replace(clean[1], rank="no spill")
@@ -95,11 +99,11 @@ class Case:
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
 
     def _once(self, row: Measured) -> bool:
-        """Whether a tile has all its products formed once, and moves a few spilled bytes a turn at most."""
+        """Whether a tile has all its products formed once, and has no fault."""
         request = self.request
         held = structure(next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role))
         work = repeats(held, request.extents, request.dtype, row.schedule, request.target).products
-        return work < REPEATED and row.loop_spill_bytes <= TOLERATED_SPILL_BYTES and not fault(row, request)
+        return work < REPEATED and not fault(row, request)
 
     def _tolerable(self, row: Measured) -> bool:
         quiet = row.loop_spill_bytes == 0 and row.spill_bytes <= TOLERATED_SPILL_BYTES
@@ -157,7 +161,9 @@ def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[
                     print(f"{name} {kernel.role}: {error.rule}", file=sys.stderr)
                     continue
                 fitting = [item for item in ranked if item.cost.shared_bytes <= request.target.shared_bytes]
-                thorough = any(item.tile.tma for item in fitting)
+                # Whether forms or repeated products are worth it shows in machine code only.
+                leader = repeats(held, request.extents, request.dtype, fitting[0].tile, request.target).products if fitting else 1.0
+                thorough = leader > REPEATED or any(item.tile.tma for item in fitting)
                 yield Case(emitted, kernel.role, request, fitting, [], options.attempts, thorough)
 
 

@@ -211,6 +211,7 @@ MUTANTS = (
     Mutant("products joined that others need", TRANSFORM, "if uses[name] > 1 or inside[name] > 1 or", "if", first=OF_PRODUCTS),
     # Forms.
     Mutant("a tile of the wrong walk goes ahead", EMIT, "({after} < ends[0], {name}", "({after} <= ends[0], {name}", first=OF_FORMS),
+    Mutant("a product apart forgets those before", LIB, "tl.full((), 1.0, ACC), total)", "tl.full((), 1.0, ACC), 0.0)", first=OF_FORMS),
     Mutant("the tile of this turn goes ahead", EMIT, 'f"start_{streamed} + {block}"', 'f"start_{streamed}"', first=OF_FORMS),
     Mutant(
         "a full tile goes ahead of an empty walk",

@@ -97,7 +97,9 @@ def verdict(name: str) -> dict[str, str]:
         if child == 0:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            signal.alarm(LIMIT_S)
+            # Of the processor: a busy machine makes nothing hang. What sleeps for ever is ended as well.
+            signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+            signal.alarm(10 * LIMIT_S)
             mutant = _named(name) if name else None
             os._exit(attempt(Path(folder), mutant.first if mutant else "", bool(mutant and mutant.equivalent)))
         _, status = os.waitpid(child, 0)

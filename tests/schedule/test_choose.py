@@ -91,6 +91,16 @@ def test_candidates_that_do_not_fit_come_last_and_say_which_bytes(kernels):
     assert len(distinct(ranked)) < len(ranked)
 
 
+def test_one_stage_is_for_tiles_that_have_no_room_for_two(kernels):
+    for arch, dim in (("sm80", 128), ("sm90", 512), ("gfx942", 256)):
+        fits = [item for item in rank(structure(kernels["softmax"][0]), request_for(dim, arch=arch)) if "shared memory" not in item.lost]
+        staged = [item.tile for item in fits if item.tile.num_stages > 1]
+        single = [item for item in fits if item.tile.num_stages == 1]
+        assert staged
+        assert not {item.tile for item in single} & {replace(tile, num_stages=1) for tile in staged}
+        assert all("without room for a second stage" in item.lost for item in single if item is not fits[0])
+
+
 def test_a_fallback_needs_clearly_fewer_registers(kernels):
     for reason in choose(kernels["softmax"], request_for(128), EMPTY).reasons:
         if reason.fallback is not None:

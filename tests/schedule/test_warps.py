@@ -37,6 +37,8 @@ COUNTED = [
     ("sm90", 192, 128, "backward_columns", "64x16,w8,s1", 1.5),
     ("sm90", 576, 512, "forward", "64x16,w8,s1", 1.529),
     ("sm90", 576, 512, "forward", "32x64,w8,s2", 1.0),
+    ("sm90", 576, 512, "forward", "64x64,w8,s1,tma", 1.529),
+    ("sm90", 576, 512, "forward", "64x64,w8,s1,pipe,tma", 1.0),
 ]
 COMPILED = COUNTED[:4]
 PROGRAM = analyse(catalog.load("full").cascade)
