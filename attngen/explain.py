@@ -18,6 +18,7 @@ from attngen.ir.cascade import Cascade
 from attngen.ir.printer import print_expr, print_step
 from attngen.ir.traverse import free_axes
 from attngen.pipeline import Program, analyse
+from attngen.savings import savings
 from attngen.schedule.choose import Choice
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import told
@@ -137,7 +138,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, order: str = "", 
         candidates=choice.lines(),
         captured=_captured(program),
         order=order or _gaps(program),
-        rewrites=tuple(line for name, notes in program.rewrites for line in told(name, notes)),
+        rewrites=_rewrites(program),
         few=few,
     )
 
@@ -172,6 +173,16 @@ def visits(kernel: Kernel) -> str:
     segments = segments_of(kernel)
     listed = segments is not None and segments.listed
     return f"{found}; of these the tiles that {kernel.role}_list lists" if listed else found
+
+
+def _rewrites(program: Program) -> tuple[str, ...]:
+    """What became of each rewrite, and what it changes in all."""
+    changed = savings(program)
+    return tuple(
+        line
+        for name, notes in program.rewrites
+        for line in (*told(name, notes), *(f"{name}, for each pair of positions: {text}" for text in changed.get(name, ())))
+    )
 
 
 def _gaps(program: Program) -> str:

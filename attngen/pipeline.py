@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -135,16 +135,23 @@ def for_dtype(program: Program, dtype: str) -> Program:
     return _rewritten(replace(program, dtype=dtype)) if more else program
 
 
-def _rewritten(program: Program) -> Program:
-    """Kernels after all rewrites but those to leave out, and what became of each."""
-    kernels, told = program.parts, list[tuple[str, tuple[Note, ...]]]()
+def rewriting(program: Program) -> Iterator[tuple[str, tuple[Kernel, ...], tuple[Note, ...]]]:
+    """The rewrites of a program in turn, each with the kernels after it and what became of it."""
+    kernels = program.parts
     for name, rewrite in REWRITES.items():
         if name not in program.without and (not rewrite.dtypes or program.dtype in rewrite.dtypes):
             apply = rewrite.asked if rewrite.asked is not None and name in program.asked else rewrite.apply
             done = [apply(kernel) for kernel in kernels]
             kernels = tuple(kernel for kernel, _ in done)
-            told.append((name, tuple(note for _, notes in done for note in notes)))
-    return replace(program, kernels=tuple(with_runs(name_common_parts(kernel)) for kernel in kernels), rewrites=tuple(told))
+            yield name, kernels, tuple(note for _, notes in done for note in notes)
+
+
+def _rewritten(program: Program) -> Program:
+    """Kernels after all rewrites but those to leave out, and what became of each."""
+    done = list(rewriting(program))
+    kernels = done[-1][1] if done else program.parts
+    told = tuple((name, notes) for name, _, notes in done)
+    return replace(program, kernels=tuple(with_runs(name_common_parts(kernel)) for kernel in kernels), rewrites=told)
 
 
 def build(program: Program, name: str, cuts: Cuts = ()) -> Source:

@@ -11,7 +11,8 @@ from attngen import target as targets
 from attngen.errors import ArgumentError
 from attngen.explain import Explanation, after, explain
 from attngen.ir.parser import parse
-from attngen.pipeline import analyse
+from attngen.pipeline import analyse, for_dtype
+from attngen.savings import savings
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.measured import Table
 from tests.variants import ALL, CAUSAL_ALIBI, DIFFERENTIAL, SIGMOID, SOFTMAX
@@ -43,6 +44,18 @@ def test_causal_alibi() -> None:
     assert by_role["backward_columns"].sums_over == ("r",)
     assert by_role["backward_prepare"].passes is None
     assert found.captured == ("slopes[g * extent(r) + r]: by rows in backward_rows, partials summed over b, m",)
+
+
+def test_what_rewrites_save_is_counted() -> None:
+    """The penalty by distance is one addition that takes in the product with the scale, after the split. A product of 16 columns adds it
+    instead, which leaves the scale by itself, for the exponent to take in."""
+    program = for_dtype(analyse(parse(CAUSAL_ALIBI)), "bfloat16")
+    found = savings(program)
+    assert found["split_biases"] == ("operations 2 less in forward, backward_rows, backward_columns",)
+    assert found["fold_biases"] == ("flops of products 32 more in forward, backward_rows",)
+    assert found["fold_scales"] == ("operations 1 less in forward, backward_rows, backward_columns",)
+    assert "fold_biases" not in savings(for_dtype(analyse(parse(CAUSAL_ALIBI), without=frozenset({"fold_biases"})), "bfloat16"))
+    assert "drop_maxima" not in savings(for_dtype(analyse(parse(SOFTMAX)), "bfloat16")), "scores without bounds keep their maximum"
 
 
 def test_differential_saves_one_tensor_as_large_as_an_output() -> None:

@@ -19,8 +19,8 @@ from attngen.transform.heads import heads
 from attngen.transform.matrices import streamed_rows
 from attngen.transform.partition import Kernel
 
-# Operations that are several instructions.
-_LONG = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4, "random_bits": 50}
+OPERATIONS = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4, "random_bits": 50}
+"""Instructions of operations that are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ def structure(kernel: Kernel) -> Structure:
         gathered=sum(_is_gather(read, pair) for read in _reads(kernel, inside)),
         stored=sum(1 if item.form == "stored" else 2 for item in kernel.destinations),
         special=sum(SPECIAL.get(op, 0) for op in ops),
-        simple=sum(_LONG.get(op, 1) for op in ops),
-        masks=sum(_LONG.get(op, 1) for expr in predicates for op in _ops(expr)),
+        simple=sum(OPERATIONS.get(op, 1) for op in ops),
+        masks=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr)),
         folded=sum(fold.width for fold in folds.values()),
         ahead=tuple(axis for step in inside if step.name in ahead for axis in step.over),
         rows=bool(streamed_rows(kernel)),

@@ -1,0 +1,53 @@
+"""What rewrites save in all, counted in the kernels: the work of one pair of positions before each rewrite and after it.
+
+Operations are those of the arithmetic units, exponentials those of the special function unit, both as the schedule prices them; what
+depends on a row or a key alone is none of a pair. A product counts its multiply-adds as two flops.
+"""
+
+from __future__ import annotations
+
+from attngen.ir.expr import Apply
+from attngen.ir.special import SPECIAL
+from attngen.ir.traverse import free_axes, walk
+from attngen.pipeline import Program, rewriting
+from attngen.schedule.structure import OPERATIONS, structure
+from attngen.transform.partition import Kernel
+
+
+def savings(program: Program) -> dict[str, tuple[str, ...]]:
+    """Lines for each rewrite that changes what a pair of positions costs: "operations 1 less, flops of products 32 more in forward"."""
+    found: dict[str, tuple[str, ...]] = {}
+    before = program.parts
+    for name, after, _ in rewriting(program):
+        roles: dict[str, list[str]] = {}
+        for old, new in zip(before, after, strict=True):
+            if text := _changes(old, new):
+                roles.setdefault(text, []).append(new.role)
+        found[name] = tuple(f"{text} in {', '.join(where)}" for text, where in roles.items())
+        before = after
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def _changes(old: Kernel, new: Kernel) -> str:
+    pairs = zip(_costs(old).items(), _costs(new).values(), strict=True)
+    return ", ".join(f"{what} {abs(now - was):g} {'less' if now < was else 'more'}" for (what, was), now in pairs if now != was)
+
+
+def _costs(kernel: Kernel) -> dict[str, float]:
+    pair = {kernel.resident, kernel.streamed}
+    folded = {fold.step for fold in kernel.folds}
+    steps = [step for step in kernel.steps if pair <= {*step.axes, *step.over} and step.name not in folded]
+    nodes = [node for step in steps for node in walk(step.body) if isinstance(node, Apply) and pair <= set(free_axes(node))]
+    held = structure(kernel)
+    return {
+        "operations": sum(OPERATIONS.get(node.op, 1) for node in nodes if node.op not in SPECIAL) - sum(map(_is_fused, nodes)),
+        "exponentials and the like": sum(SPECIAL.get(node.op, 0) for node in nodes),
+        "values read": held.pairs,
+        "sums and maxima of rows": held.sums,
+        "flops of products": 2 * held.folded,
+    }
+
+
+def _is_fused(node: Apply) -> bool:
+    """Whether a sum takes in a product: both are one instruction."""
+    return node.op in ("add", "sub") and any(isinstance(arg, Apply) and arg.op == "mul" for arg in node.args)
