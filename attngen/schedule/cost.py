@@ -142,6 +142,10 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
         return sum(kept) + ring + len(structure.carried) * scores + vectors + narrow + _sum_bytes(structure, tile)
     accumulator = _widest(structure.carried, dims)
     moved = scores if tile.resident < accumulator else 0
+    if tile.num_stages == 1 and not structure.held:
+        # One tile after the other has the same place.
+        widest = max((pieces(dims[axis])[0] for axis in structure.passing), default=0) * tile.streamed
+        ring = max((widest, *(tile.resident * columns for columns in _columns(structure.again, dims)))) * item
     again = max((tile.streamed * columns * item for columns in _columns(structure.held, dims)), default=0) if tile.num_stages == 1 else 0
     return sum(kept) + ring + moved + again + vectors + narrow
 
@@ -258,8 +262,9 @@ def price(
     exposed = (tensor + special + issue - max(tensor, special + issue)) / resident_programs
     exposed *= 1 - _AHEAD_SHARE if tile.pipe else 1
     busy = max(*parts) + exposed if seen is None else max(seen.turn_cycles, parts[-1])
-    # A copy has the turns that its stages span to arrive.
-    late = max(0.0, _LOAD_CYCLES - (tile.num_stages - 1) * busy)
+    # A copy has the turns that its stages span to arrive; without any, one waits after the other.
+    copies = len(structure.passing) + len(structure.again) if tile.num_stages == 1 else 1
+    late = max(0.0, copies * _LOAD_CYCLES - (tile.num_stages - 1) * busy)
     waiting = _TURN_CYCLES + _EXCHANGE_CYCLES * _exchanges(structure, dims, dtype, tile, target)
     # What goes on meanwhile needs no waiting for.
     waiting *= 1 - seen.overlap / 2 if seen is not None else 1
