@@ -29,7 +29,7 @@ _FORMS = {
     "tma": "tiles come by tensor descriptors where their tensors are aligned, else by pointers",
 }
 # A tile without a second stage has to be this much faster than one with it: how long its copies are waited for is a guess.
-_UNSTAGED = 1.15
+UNSTAGED = 1.15
 # A fallback has at most this share of the registers of what it replaces.
 _FALLBACK_SHARE = 0.85
 
@@ -163,7 +163,7 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
 
 def _expected_us(item: Candidate) -> float:
     """The price of a tile for comparisons: what waits for its copies has to be clearly better to be tried first."""
-    return item.cost.total_us * (_UNSTAGED if _waits(item) else 1)
+    return item.cost.total_us * (UNSTAGED if _waits(item) else 1)
 
 
 def _waits(item: Candidate) -> bool:

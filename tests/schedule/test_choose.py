@@ -8,7 +8,7 @@ from attngen import target
 from attngen.errors import DoesNotFit
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
-from attngen.schedule.choose import Request, choose, distinct, rank
+from attngen.schedule.choose import UNSTAGED, Request, choose, distinct, rank
 from attngen.schedule.measured import Table, table
 from attngen.schedule.structure import structure
 from tests.variants import ALL, CAUSAL_ALIBI, DIFFERENTIAL, SOFTMAX
@@ -86,8 +86,10 @@ def test_candidates_that_do_not_fit_come_last_and_say_which_bytes(kernels):
     lost = [item for item in ranked if item.cost.shared_bytes > target.get("sm86").shared_bytes]
     assert ranked[-len(lost) :] == tuple(lost)
     assert all(str(item.cost.shared_bytes) in item.lost for item in lost)
-    times = [item.cost.total_us for item in ranked[: -len(lost)]]
+    fits = ranked[: -len(lost)]
+    times = [item.cost.total_us * (UNSTAGED if item.tile.num_stages == 1 else 1) for item in fits]
     assert times == sorted(times)
+    assert {item.tile.num_stages for item in fits} > {1}, "tiles of both kinds are among them"
     assert len(distinct(ranked)) < len(ranked)
 
 
