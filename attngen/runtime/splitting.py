@@ -1,0 +1,79 @@
+"""Few queries whose programs would leave a device idle: their stream is divided into parts (`transform.splitting`).
+
+Whether it is, and into how many parts, is decided call by call from lengths; kernels take the number as an argument and stay what they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+
+from attngen.frontend.spec import Spec
+from attngen.pipeline import Program
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.packing import extents_in_rows, few
+from attngen.schedule.parts import PART_KEYS, WAVES, part_count
+from attngen.schedule.space import DECODE_TOKENS
+from attngen.target import Target
+from attngen.transform.partition import Kernel
+from attngen.transform.splitting import PARTS
+
+_TALL_ROWS = 128
+"""Rows of a tile, at most, where there are more than a few."""
+_SHOWN_KEYS = (2048, 8192, 32768, 131072)
+
+
+def is_divided(spec: Spec, kernels: Kernels, extents: Mapping[str, int], device: torch.device) -> bool:
+    """Whether the stream of a call without gradients is divided.
+
+    Args:
+        spec: the variant; its heads may be in rows.
+        kernels: of it, undivided.
+        extents: lengths of the axes of arguments.
+        device: of the arguments.
+    """
+    kernel = kernels.program.kernels[0]
+    if spec.classes is not None or not few(extents[kernel.resident]):
+        return False
+    extents = extents if spec.packing is None else {**extents, **extents_in_rows(spec.packing, extents)}
+    rows = DECODE_TOKENS if extents[kernel.resident] <= DECODE_TOKENS else _TALL_ROWS
+    return parts_of(kernel, extents, rows, multiprocessors(kernels.target(device), device)) > 1
+
+
+def parts_of(kernel: Kernel, extents: Mapping[str, int], rows: int, sms: int) -> int:
+    """Parts of the stream of a forward kernel, divided or not, for lengths and rows of a tile."""
+    heads = math.prod(extents[axis] for axis in kernel.grid if axis != kernel.parts)
+    return part_count(heads * -(-extents[kernel.resident] // rows), extents[kernel.streamed or ""], sms)
+
+
+def multiprocessors(target: Target, device: torch.device) -> int:
+    """Those of the device; of the part that a target names where the device is no GPU."""
+    return _multiprocessors(device) if device.type == "cuda" else target.sms
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def parts_of_calls(program: Program, target: Target, dims: Mapping[str, int]) -> tuple[str, ...]:
+    """For `explain`: what is divided, into how many parts, and what these leave behind.
+
+    Args:
+        program: divided. target: of its kernels. dims: lengths of the feature axes.
+    """
+    kernel = next(kernel for kernel in program.kernels if kernel.role == PARTS)
+    merge = next(kernel for kernel in program.kernels if kernel.merges)
+    states = [item for item in merge.inputs if item.name in kernel.outputs]
+    names = ", ".join(item.name.removesuffix("_parts") for item in states)
+    numbers = sum(math.prod(dims[axis] for axis in item.axes or () if axis in dims) for item in states)
+    shown = [f"{part_count(8, keys, target.sms)} of {keys}" for keys in _SHOWN_KEYS]
+    return (
+        f"{kernel.streamed} in parts where programs would leave multiprocessors idle, with no gradient asked for: up to {WAVES} programs "
+        "for each,",
+        f"parts of {PART_KEYS} keys or more; 8 programs on {target.name} ({target.sms}) have {', '.join(shown)} keys",
+        f"{kernel.role} stores {names}, {4 * numbers} B a row and part in fp32; {merge.role} makes them one",
+    )
