@@ -57,7 +57,9 @@ def _features(kernel: Kernel, name: str) -> tuple[str, ...]:
 
 
 def _parts(kernel: Kernel, states: dict[str, Input]) -> Kernel:
-    stored = tuple(Einsum(item.name, item.axes or (), build.read(name, (item.axes or ())[1:])) for name, item in states.items())
+    own = {gauge.name: tuple(axis for axis in kernel.axes(gauge.weight) if axis != kernel.streamed) for gauge in kernel.gauges}
+    own |= {item.name: kernel.axes(item.name) for item in kernel.accumulators}
+    stored = tuple(Einsum(item.name, item.axes or (), build.read(name, own[name])) for name, item in states.items())
     outputs = tuple(item.name for item in states.values())
     return live(replace(kernel, role=PARTS, grid=(kernel.parts, *kernel.grid), steps=(*kernel.steps, *stored), outputs=outputs))
 

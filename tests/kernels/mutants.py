@@ -125,8 +125,8 @@ MUTANTS = (
     Mutant(
         "summed heads lose their last tile",
         EMIT,
-        'Code(f"tl.cdiv(ends[segment] - begins[segment], {block})")',
-        'Code(f"((ends[segment] - begins[segment]) // {block})")',
+        'Code(f"tl.cdiv({length}, {block})")',
+        'Code(f"(({length}) // {block})")',
     ),
     Mutant("a single program is not launched", TEMPLATES, "if programs > 0:", "if programs > 1:", first="needed"),
     Mutant("gradients that nobody needs", TEMPLATES, 'if "{{ finish.target }}" in needed:', "if True:", first="needed"),
