@@ -12,9 +12,10 @@ from functools import cache
 import torch
 
 from attngen.frontend.spec import Spec
-from attngen.pipeline import Program
-from attngen.runtime.kernels import Kernels
-from attngen.runtime.packing import extents_in_rows, few
+from attngen.knobs import Knobs
+from attngen.pipeline import Program, analyse
+from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.packing import extents_in_rows, few, in_rows
 from attngen.schedule.parts import PART_KEYS, WAVES, part_count
 from attngen.schedule.space import DECODE_TOKENS
 from attngen.target import Target
@@ -57,6 +58,13 @@ def multiprocessors(target: Target, device: torch.device) -> int:
 @cache
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def kernels_of_few(spec: Spec, arch: str | None) -> Kernels:
+    """The kernels of a variant for few queries: heads in rows where they share keys, keys in parts."""
+    rows = in_rows(spec) or spec
+    program = analyse(rows.cascade, wanted=frozenset(), divided=True)
+    return Kernels(program, rows.name, Options(arch, gradients=False, divided=True), Knobs.from_env())
 
 
 def parts_of_calls(program: Program, target: Target, dims: Mapping[str, int]) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from attngen.schedule.structure import Structure
 from attngen.schedule.warps import repeats
 from attngen.target import Target
 
-# Heads times batch, queries, keys of the problem that stands for a length class.
-REFERENCE = {"decode": (64, 16, 8192), "short": (64, 512, 512), "long": (64, 4096, 4096)}
+# Heads times batch, queries, keys of the problem that stands for a length class. Few queries of fewer heads share their keys (`parts`).
+REFERENCE = {"decode": (256, 16, 8192), "short": (64, 512, 512), "long": (64, 4096, 4096)}
 REFERENCE_PARTS = 64
 # What a program needs besides its tiles, and what the driver keeps of every block of shared memory.
 _BARRIER_BYTES = 1056

@@ -34,6 +34,7 @@ RUNTIME = "attngen/runtime/*.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
 OF_FORMS = "tests/transform/test_heads.py"
 OF_BIASES = "tests/transform/test_biases.py"
+OF_PARTS = "tests/kernels/test_parts.py"
 
 MUTANTS = (
     # Helper functions of emitted modules.
@@ -582,5 +583,34 @@ MUTANTS = (
         ".unflatten(dim, (-1, divisor)).movedim(dim + 1, dim)",
         ".unflatten(dim, (divisor, -1))",
         first=OF_CLASSES,
+    ),
+    # Streams in parts.
+    Mutant(
+        "turns that two parts take",
+        EMIT,
+        "{part} * all_turns // len_{part}",
+        "{part} * (all_turns // len_{part})",
+        first=f"{OF_PARTS}::test_every_variant",
+    ),
+    Mutant(
+        "parts that begin with masked tiles before their turn",
+        EMIT,
+        'f"tl.maximum({turn} - full_turns, 0){step}"',
+        'f"{turn}{step}"',
+        first=f"{OF_PARTS}::test_every_variant",
+    ),
+    Mutant(
+        "squares of weights that follow once",
+        TRANSFORM,
+        "_power(build.read(self.gauges[gauge].weight, self.pair), power)",
+        "build.read(self.gauges[gauge].weight, self.pair)",
+        first=f"{OF_PARTS}::test_more_parts_than_a_turn_of_the_merge_takes",
+    ),
+    Mutant(
+        "offsets of parts without keys",
+        TRANSFORM,
+        'return build.apply("where", seen, build.read(gauge.offset or "", self.pair), build.ZERO)',
+        'return build.read(gauge.offset or "", self.pair)',
+        first=f"{OF_PARTS}::test_every_variant",
     ),
 )
