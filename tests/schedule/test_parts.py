@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-import attngen
 from attngen import target
+from attngen.cli import main
 from attngen.errors import ScheduleError
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
-from attngen.runtime.resources import inspect_kernels
-from attngen.runtime.splitting import kernels_of_few
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.measured import Table, table
 from attngen.schedule.plan import override
@@ -53,16 +53,16 @@ def test_rows_of_other_kernels_are_those_of_products() -> None:
         override(chosen, (PARTS, MERGE), {"forward_parts": {"BLOCK_M": 2}})
 
 
-def test_compiled_for_sm90() -> None:
+def test_compiled_for_sm90(capsys: pytest.CaptureFixture[str]) -> None:
     """No spills, two programs of a part on each multiprocessor, shared memory as predicted."""
-    kernels = kernels_of_few(attngen.attention(), "sm90")
-    parts, merge = (item.resources for item in inspect_kernels(kernels, DIMS, "bfloat16", target.get("sm90"), length="decode"))
-    assert (parts.role, merge.role) == ("forward_parts", "forward_merge")
+    assert main(["inspect", "full", "--few", "--arch", "sm90", "--json"]) == 0
+    parts, merge = json.loads(capsys.readouterr().out)
+    assert (parts["role"], merge["role"]) == ("forward_parts", "forward_merge")
     for found in (parts, merge):
-        assert (found.spill_bytes, found.shared_bytes) == (0, found.shared_bytes_predicted)
-    threads = 2 * 32 * parts.num_warps
-    assert threads * parts.registers <= target.get("sm90").registers_per_sm
-    assert 2 * (parts.shared_bytes + 1024) <= target.get("sm90").shared_bytes_per_sm
+        assert (found["spill_bytes"], found["shared_bytes"]) == (0, found["shared_bytes_predicted"])
+    threads = 2 * 32 * parts["num_warps"]
+    assert threads * parts["registers"] <= target.get("sm90").registers_per_sm
+    assert 2 * (parts["shared_bytes"] + 1024) <= target.get("sm90").shared_bytes_per_sm
 
 
 def test_a_merge_of_several_states() -> None:
