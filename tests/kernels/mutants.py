@@ -593,11 +593,18 @@ MUTANTS = (
         first=f"{OF_PARTS}::test_every_variant",
     ),
     Mutant(
-        "parts that begin with masked tiles before their turn",
+        "masked turns that begin among the full ones",
         EMIT,
         'f"tl.maximum({turn} - full_turns, 0){step}"',
-        'f"{turn}{step}"',
+        'f"({turn} - full_turns){step}"',
         first=f"{OF_PARTS}::test_every_variant",
+    ),
+    Mutant(
+        "a part that begins where others end",
+        EMIT,
+        'f"begins = (begins[0] + first_turn{step}, begins[1] + {first})"',
+        'f"begins = (tl.minimum(ends[0], begins[0] + first_turn{step}), begins[1] + {first})"',
+        first=f"{OF_PARTS}::test_forms",
     ),
     Mutant(
         "squares of weights that follow once",

@@ -40,8 +40,8 @@ def case_of(name: str, sizes: Sizes) -> cases.Case:
 
 
 def check(case: cases.Case, parts: int, block: int = 16, rows: int = 1, **form: bool) -> None:
-    """Outputs in float64, from and into memory that ends at unmapped pages."""
-    tile = harness.tiles(16, block)
+    """Outputs in float64, from and into memory that ends at unmapped pages; `rows` are those that the merge has in a tile."""
+    tile = harness.tiles(block, 16)
     tile = {**tile, "forward_parts": {**tile["forward_parts"], **form}, "forward_merge": {**tile["forward_merge"], "BLOCK_M": rows}}
     fenced = memory.stored(case, memory.fenced)
     found = harness.divided(case.cascade, fenced.values, tile, parts, memory.fenced_empty)
@@ -63,9 +63,9 @@ def test_every_variant(name: str) -> None:
 @pytest.mark.parametrize("form", [{"PIPE": True, "TMA": True}, {"TMA": True}])
 def test_forms(name: str, form: dict[str, bool]) -> None:
     """The first tile that goes ahead is that of the part, whichever walk it belongs to."""
-    case = cases.case(name, replace(SMALL, r=1, m=20, n=90), overrides={"width": 40} if name == "window" else None)
+    case = cases.case(name, replace(SMALL, r=1, m=60, n=90), overrides={"width": 40} if name == "window" else None)
     for parts in (2, 7):
-        check(case, parts, **form)
+        check(case, parts, block=64, **form)
 
 
 @settings(max_examples=15)
