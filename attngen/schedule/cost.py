@@ -187,7 +187,7 @@ _REGISTERS = {
     "mfma": (110, 1.7, 2.4, 3.9, 15.0, 3.2),
 }
 
-# The same for a kernel that merges: what it starts with, and for each word of a tile with its address.
+# The same for a kernel that merges: what it starts with, and for each word of its tiles, which are all on their way at once.
 _MERGED_REGISTERS = (30, 2.55)
 
 
@@ -199,8 +199,8 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
         return 40 + tile.resident * sum(_columns(structure.once, dims)) // threads
     words = max(item, 4) / 4
     if structure.merges:
-        widest = max(_columns(structure.passing, dims), default=1)
-        return round(_MERGED_REGISTERS[0] + _MERGED_REGISTERS[1] * tile.resident * tile.streamed * widest * words / threads)
+        held = tile.resident * tile.streamed * sum(_columns(structure.passing, dims)) * words / threads
+        return round(_MERGED_REGISTERS[0] + _MERGED_REGISTERS[1] * held)
     start, per_carried, per_score, per_further, per_copy, per_stored = _REGISTERS[_unit(tile, dtype, target)]
     held = repeats(structure, dims, dtype, tile, target)
     scores = held.scores * tile.resident * tile.streamed * words / threads

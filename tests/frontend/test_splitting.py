@@ -213,7 +213,7 @@ class TestTheChoice:
         for calls in (0, 1):
             monkeypatch.setenv("ATTNGEN_STRICT", "1")
             strict = attngen.compile(attngen.attention())
-            assert runs(strict, given) is (strict._in_rows._in_parts if calls else strict._in_rows)
+            assert is_divided(strict, given) is bool(calls)
             strict(*given)
             monkeypatch.delenv("ATTNGEN_STRICT")
             attngen.compile(attngen.attention())(*given)

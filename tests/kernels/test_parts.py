@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -115,12 +114,9 @@ def test_the_contract_of_each_precision(name: str, dtype: torch.dtype) -> None:
     """Rewrites of half precision included: folded biases, and bounded scores that have no maximum to merge."""
     case = cases.case(name, replace(SMALL, m=20)).to(dtype)
     found = harness.divided(case.cascade, case.values, harness.tiles(16, 16), 3)
-    golden, plain = (of(case.cascade, case.values, case.cotangents) for of in (harness.expected, _at(dtype)))
-    harness.contract(found, *(harness.Results(result.outputs, {}) for result in (golden, plain)))
-
-
-def _at(dtype: torch.dtype) -> Callable[..., harness.Results]:
-    return lambda *arguments: harness.yardstick(*arguments, dtype)
+    golden = harness.expected(case.cascade, case.values, case.cotangents)
+    plain = harness.yardstick(case.cascade, case.values, case.cotangents, dtype)
+    harness.contract(found, harness.Results(golden.outputs, {}), harness.Results(plain.outputs, {}))
 
 
 class TestTheDerivation:
