@@ -112,7 +112,7 @@ def _unpacked(segments: Segments, names: list[str], call: str) -> tuple[Code, ..
 def _turns_of_part(writer: Writer, segments: Segments) -> list[str]:
     """Where both walks begin and end for a part, where parts share them: each takes as many of all turns, in their order, as the others.
 
-    What is left of a walk before the part's first turn begins behind its end: one tile after the other, as `first_tile` has it.
+    A walk that ends before the first turn of the part begins where that turn is: tiles that go ahead begin there too.
     """
     part = writer.kernel.parts
     if not part or part == segments.ranges.stream:
