@@ -21,7 +21,7 @@ from attngen.schedule.parts import PART_KEYS, WAVES, part_count
 from tests.e2e.dense import normal
 from tests.kernels import harness
 
-GROUPS, DIM, KEYS = 2, 16, 1100
+GROUPS, DIM, KEYS = 2, 16, 800
 SLOPES, SINKS = normal(8).detach(), normal(8, seed=1).detach()
 DOCUMENTS, LENGTHS = torch.arange(KEYS) // 300, torch.tensor([700, 5])
 
@@ -78,8 +78,10 @@ def test_results_are_those_of_the_reference(name: str) -> None:
         torch.testing.assert_close(mine, golden, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("queries", "group"), [(1, 8), (16, 1), (4, 8)])
+@pytest.mark.parametrize(
+    ("queries", "group", "dtype"),
+    [(1, 8, torch.bfloat16), (1, 8, torch.float32), (16, 1, torch.float16), (16, 1, torch.bfloat16), (4, 8, torch.float16)],
+)
 def test_the_contract_of_each_precision(queries: int, group: int, dtype: torch.dtype) -> None:
     """At most twice the error of the same formula in that dtype, and two roundings; more than a tile of rows included."""
     spec = spec_of("sink", queries) if group == 8 else attngen.attention()
