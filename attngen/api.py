@@ -249,7 +249,7 @@ class Attention:
         program = for_dtype(shown.program, dtype_name(dtype))
         rows, dims = self._in_rows, self.dims(head_dim)
         few = () if rows is None else few_queries(rows.spec, rows.program)
-        parts = parts_of_calls((rows or self)._in_parts.program, target, dims)
+        parts = parts_of_calls((rows or self)._in_parts._kernels.at(dtype_name(dtype)), target, dims, dtype_name(dtype))
         return explain(self.spec.cascade, program, choice, describe(shown.spec, target), (*few, *parts))
 
     def mask_tiles(

@@ -13,14 +13,15 @@ import torch
 
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
-from attngen.pipeline import Program, analyse
+from attngen.pipeline import analyse
 from attngen.runtime.kernels import Kernels, Options
 from attngen.runtime.packing import extents_in_rows, few, in_rows
+from attngen.schedule.cost import REFERENCE
 from attngen.schedule.parts import PART_KEYS, WAVES, part_count
+from attngen.schedule.plan import DTYPE_BYTES
 from attngen.schedule.space import DECODE_TOKENS
 from attngen.target import Target
 from attngen.transform.partition import Kernel
-from attngen.transform.splitting import PARTS
 
 _TALL_ROWS = 128
 """Rows of a tile, at most, where there are more than a few."""
@@ -67,21 +68,23 @@ def kernels_of_few(spec: Spec, arch: str | None) -> Kernels:
     return Kernels(program, rows.name, Options(arch, gradients=False, divided=True), Knobs.from_env())
 
 
-def parts_of_calls(program: Program, target: Target, dims: Mapping[str, int]) -> tuple[str, ...]:
-    """For `explain`: what is divided, into how many parts, and what these leave behind.
+def parts_of_calls(kernels: Kernels, target: Target, dims: Mapping[str, int], dtype: str) -> tuple[str, ...]:
+    """For `explain`: what is divided, into how many parts, what these leave behind, and tiles.
 
     Args:
-        program: divided. target: of its kernels. dims: lengths of the feature axes.
+        kernels: whose stream is divided, for the dtype of the arguments, given by its short name.
+        target: of the kernels. dims: lengths of the feature axes.
     """
-    kernel = next(kernel for kernel in program.kernels if kernel.role == PARTS)
-    merge = next(kernel for kernel in program.kernels if kernel.merges)
+    kernel, merge = kernels.program.kernels
     states = [item for item in merge.inputs if item.name in kernel.outputs]
     names = ", ".join(item.name.removesuffix("_parts") for item in states)
     numbers = sum(math.prod(dims[axis] for axis in item.axes or () if axis in dims) for item in states)
     shown = [f"{part_count(8, keys, target.sms)} of {keys}" for keys in _SHOWN_KEYS]
+    choice = kernels.choice(dims, dtype, target, REFERENCE["decode"][1:])
     return (
         f"{kernel.streamed} in parts where programs would leave multiprocessors idle, with no gradient asked for: up to {WAVES} programs "
         "for each,",
         f"parts of {PART_KEYS} keys or more; 8 programs on {target.name} ({target.sms}) have {', '.join(shown)} keys",
-        f"{kernel.role} stores {names}, {4 * numbers} B a row and part in fp32; {merge.role} makes them one",
+        f"{kernel.role} stores {names}, {numbers * max(4, DTYPE_BYTES[dtype])} B a row and part; {merge.role} makes them one",
+        *(reason.lines()[0] for reason in choice.reasons),
     )
