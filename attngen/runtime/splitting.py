@@ -41,6 +41,9 @@ def is_divided(spec: Spec, kernels: Kernels, extents: Mapping[str, int], device:
     if spec.classes is not None or not few(extents[kernel.resident]):
         return False
     extents = extents if spec.packing is None else {**extents, **extents_in_rows(spec.packing, extents)}
+    if not {*kernel.grid, kernel.streamed or ""} <= extents.keys():
+        # Captured tensors alone have such an axis.
+        return False
     rows = DECODE_TOKENS if extents[kernel.resident] <= DECODE_TOKENS else _TALL_ROWS
     return parts_of(kernel, extents, rows, multiprocessors(kernels.target(device), device)) > 1
 
