@@ -119,13 +119,15 @@ def _turns_of_part(writer: Writer, segments: Segments) -> list[str]:
         return []
     step = "" if segments.listed else f" * BLOCK_{segments.ranges.stream.upper()}"
     *full, masked = (turns(segments, walk=str(i))[0] for i in range(segments.count))
+    note = "# Of all turns, in their order, a part has its share."
     taken = [f"first_turn = tl.cast({part} * all_turns // len_{part}, tl.int32)"]
     taken.append(f"last_turn = tl.cast(({part} + 1) * all_turns // len_{part}, tl.int32)")
     if not full:
         end, begin = f"tl.minimum(ends[0], begins[0] + last_turn{step})", f"begins[0] + first_turn{step}"
-        return [f"all_turns = tl.maximum({masked}, 0)", *taken, f"ends = ({end},)", f"begins = ({begin},)"]
+        return [note, f"all_turns = tl.maximum({masked}, 0)", *taken, f"ends = ({end},)", f"begins = ({begin},)"]
     first, last = (f"tl.maximum({turn} - full_turns, 0){step}" for turn in ("first_turn", "last_turn"))
     return [
+        note,
         f"full_turns = {full[0]}",
         f"all_turns = full_turns + tl.maximum({masked}, 0)",
         *taken,
