@@ -18,16 +18,17 @@ from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.pipeline import Program, Source, for_dtype
 from attngen.runtime import arguments as binding
+from attngen.runtime.checks import Checks
 from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.devices import Follower
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, given_lengths
-from attngen.runtime.kernels import Options, forward_only, freeze
-from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken, without_order
-from attngen.runtime.overflow import check_numbers
+from attngen.runtime.kernels import Options, forward_only, freeze, in_parts_only
+from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
+from attngen.runtime.splitting import is_divided, parts_of_calls
 from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
 
@@ -96,8 +97,7 @@ class Attention:
         self._on_device = Follower().on
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
-        self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, self.program.cascade))
-        self._converted = binding.whole_only(spec.cascade)
+        self._check = Checks(spec, self.program.cascade)
 
     @property
     def program(self) -> Program:
@@ -134,7 +134,7 @@ class Attention:
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
         if not torch.compiler.is_compiling():
             chosen._check(tensors, extents)
-            chosen = chosen._suited(extents, tensors)
+            chosen = chosen._suited(extents, tensors)._divided(extents, tensors)
         result = chosen._run(views, extents, return_lse, used)
         return followed(result, used) if return_seed else result
 
@@ -142,20 +142,6 @@ class Attention:
         """The variant for the options of a call."""
         chosen = self if training or self.spec.seed is None else self._without_dropout
         return chosen._with_lse if return_lse and not chosen.spec.on_request else chosen
-
-    def _check(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> None:
-        """What a traced call cannot look at: types, devices, captured values, lengths."""
-        captures = {capture.name: capture.value for capture in self.spec.captures}
-        binding.check_types(self.spec.cascade.inputs[: len(tensors)], tensors, without_order(self.spec, captures))
-        if self.spec.blocks is not None:
-            self.spec.blocks.check(extents["m"], extents["n"])
-        if self.spec.order is not None:
-            self.spec.order.check(*(extents[axis] for axis in self.spec.order.axes))
-        places = self.spec.order.places if self.spec.order is not None else None
-        binding.check_captures(self.program.cascade, captures, extents, places)
-        self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
-        binding.refuse_lost_gradients(self._converted, self.spec.cascade, tensors, captures)
-        binding.refuse_forward_mode([*tensors, *(value for value in self._captures if isinstance(value, Tensor))])
 
     @functools.cached_property
     def _in_classes(self) -> Attention | None:
@@ -178,12 +164,24 @@ class Attention:
         rows = self._in_rows if few(extents[self.program.streamed.resident]) else None
         if rows is None or rows.spec.packing is None or extents.get(rows.spec.packing.heads, 1) == 1:
             return self
-        values = (*tensors, *self._captures) if torch.is_grad_enabled() else ()
-        if any(isinstance(value, Tensor) and value.requires_grad for value in values):
+        return self if binding.asks_gradient((*tensors, *self._captures)) else self._if_stored(rows, extents, tensors)
+
+    @functools.cached_property
+    def _in_parts(self) -> Attention:
+        """The variant without gradients whose stream programs share."""
+        return Attention(self.spec, replace(self.options, schedule=in_parts_only(self.options.schedule), gradients=False, divided=True))
+
+    def _divided(self, extents: Mapping[str, int], tensors: Sequence[Tensor]) -> Attention:
+        """This, or with its stream in parts, where its programs would leave the device idle."""
+        divided = is_divided(self.spec, self._kernels, extents, tensors[0].device)
+        if not divided or binding.asks_gradient((*tensors, *self._captures)):
             return self
-        strict = bool(tensors) and rows._kernels.knobs.strict
-        stored = not strict or are_stored(rows._kernels, rows.spec.packing, self.dims(extents=extents), extents, tensors)
-        return rows if stored else self
+        return self._if_stored(self._in_parts, extents, tensors)
+
+    def _if_stored(self, other: Attention, extents: Mapping[str, int], tensors: Sequence[Tensor]) -> Attention:
+        """Another form of this, unless strict mode lacks its kernels."""
+        strict = bool(tensors) and other._kernels.knobs.strict
+        return self if strict and not are_stored(other._kernels, other.spec, self.dims(extents=extents), extents, tensors) else other
 
     def _run(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool, seed: Tensor | None) -> Any:
         tensors = taken(self.spec, views, extents, self._on_device)
@@ -249,8 +247,10 @@ class Attention:
         kernels = shown._kernels.at(dtype_name(dtype))
         choice = kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
         program = for_dtype(shown.program, dtype_name(dtype))
-        few = () if self._in_rows is None else few_queries(self._in_rows.spec, self._in_rows.program)
-        return explain(self.spec.cascade, program, choice, describe(shown.spec, target), few)
+        rows, dims = self._in_rows, self.dims(head_dim)
+        few = () if rows is None else few_queries(rows.spec, rows.program)
+        parts = parts_of_calls((rows or self)._in_parts._kernels.at(dtype_name(dtype)), target, dims, dtype_name(dtype))
+        return explain(self.spec.cascade, program, choice, describe(shown.spec, target), (*few, *parts))
 
     def mask_tiles(
         self,

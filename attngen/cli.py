@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attngen.errors import ArgumentError, AttngenError, InternalError, SpecError
-from attngen.output import Progress
+from attngen.output import Progress, failed
 from attngen.output import table as _table
 from attngen.version import VERSION
 
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
     except AttngenError as error:
-        return _failed(error, arguments, 3 if isinstance(error, InternalError) else 1)
+        failed(error, arguments.debug, arguments.json)
+        return 3 if isinstance(error, InternalError) else 1
     except BrokenPipeError:
         # Somebody closed the pipe after the first lines, as `head` does; Python would complain once more when it flushes.
         sys.stdout = None
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrapped = InternalError(
             f"{type(error).__name__}: {error}", remedy="This is a bug of attngen. Please report the command with what --debug prints."
         )
-        return _failed(wrapped, arguments, 3)
+        failed(wrapped, arguments.debug, arguments.json)
+        return 3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", _inspect, "compile for a target, without a GPU: registers, spills, shared bytes, main loops")
     _one(inspect)
     inspect.add_argument("--cubin", type=Path, metavar="DIR", help="write DIR/<name>.<role>.cubin")
+    inspect.add_argument("--few", action="store_true", help="the kernels for few queries and many keys: heads in rows, keys in parts")
 
     tune = _command(commands, "tune", _tune, "time the scheduler's leaders on the GPU at hand, and keep the winners")
     _one(tune)
@@ -223,8 +226,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from attngen.runtime.resources import report
+    from attngen.runtime.splitting import kernels_of_few
 
-    found = _inspected(arguments, *_prepared(arguments)[1:])
+    spec, kernels, lengths, dtype = _prepared(arguments)
+    found = _inspected(arguments, kernels_of_few(spec, arguments.arch) if arguments.few else kernels, lengths, dtype)
     whole, loops = report(found)
     text = [*_table([item.row() for item in found]), *(["", "one turn of each main loop:", *_table(loops)] if loops else [])]
     _print(arguments, whole, text)
@@ -327,7 +332,7 @@ def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping
     from attngen import target as targets
     from attngen.runtime.resources import inspect_kernels, write_binaries
 
-    found = inspect_kernels(kernels, lengths, dtype, targets.get(arguments.arch))
+    found = inspect_kernels(kernels, lengths, dtype, targets.get(arguments.arch), length="decode" if kernels.options.divided else "long")
     if getattr(arguments, "cubin", None) is not None:
         write_binaries(found, arguments.cubin)
     return found
@@ -339,12 +344,3 @@ def _lengths(lengths: Mapping[str, int]) -> str:
 
 def _print(arguments: argparse.Namespace, data: Any, lines: Sequence[str]) -> None:
     print(json.dumps(data, indent=1) if arguments.json else "\n".join(lines))
-
-
-def _failed(error: AttngenError, arguments: argparse.Namespace, code: int) -> int:
-    if arguments.debug:
-        traceback.print_exception(error)
-    if arguments.json:
-        print(json.dumps({"error": {"class": type(error).__name__, "rule": error.rule, "remedy": error.remedy}}, indent=1))
-    print(error, file=sys.stderr)
-    return code

@@ -1,10 +1,14 @@
-"""What the command line prints: tables of rows, and progress on stderr."""
+"""What the command line prints: tables of rows, progress and errors."""
 
 from __future__ import annotations
 
+import json
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from attngen.errors import AttngenError
 
 
 class Progress:
@@ -38,3 +42,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     columns = list(zip(widths, right, strict=True))
     lines = [[f"{text:>{width}}" if end else f"{text:<{width}}" for text, (width, end) in zip(row, columns, strict=True)] for row in cells]
     return ["  ".join(line).rstrip() for line in lines]
+
+
+def failed(error: AttngenError, debug: bool, as_json: bool) -> None:
+    """Say what went wrong: on stderr, with the traceback if asked for, and as JSON where results would be."""
+    if debug:
+        traceback.print_exception(error)
+    if as_json:
+        print(json.dumps({"error": {"class": type(error).__name__, "rule": error.rule, "remedy": error.remedy}}, indent=1))
+    print(error, file=sys.stderr)

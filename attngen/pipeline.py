@@ -30,9 +30,12 @@ from attngen.transform.products import join_products
 from attngen.transform.rewrites import Note
 from attngen.transform.runs import with_runs
 from attngen.transform.scales import fold_scales
+from attngen.transform.splitting import MERGE, PARTS, in_parts
 from attngen.transform.streaming import Streamed, streaming
 from attngen.version import VERSION
 
+FORWARD = frozenset(("forward", PARTS, MERGE))
+"""Roles of the kernels that the forward launches."""
 _T = TypeVar("_T")
 Observe = Callable[[str, _T], _T]
 
@@ -49,6 +52,7 @@ class Program:
     Attributes:
         parts: the kernels before rewrites. kernels: after them.
         dtype: of the arguments that `kernels` are for; "" for all dtypes alike.
+        divided: whether the forward is `forward_parts` and `forward_merge`, and no backward follows.
     """
 
     cascade: Cascade
@@ -62,6 +66,7 @@ class Program:
     kernels: tuple[Kernel, ...] = ()
     rewrites: tuple[tuple[str, tuple[Note, ...]], ...] = ()
     dtype: str = ""
+    divided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ def analyse(
     wanted: frozenset[str] | None = None,
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
+    divided: bool = False,
 ) -> Program:
     """From a traced cascade to kernels.
 
@@ -109,6 +115,7 @@ def analyse(
         observe: called with the name and the result of every step.
         wanted: inputs to differentiate by; None for all that can be.
         without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
+        divided: whether programs share the stream of the forward; for `wanted` that is empty.
     """
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
@@ -124,7 +131,8 @@ def analyse(
     forward = forward_kernel(backward.forward, saved, axes.features)
     parts = (forward, *backward_kernels(backward, gradient, axes.features))
     observe("partition", parts)
-    program = _rewritten(Program(canonical, backward.forward, backward, gradient, axes.features, parts, without, asked))
+    program = Program(canonical, backward.forward, backward, gradient, axes.features, parts, without, asked, divided=divided)
+    program = _rewritten(program)
     observe("rewrite", program.kernels)
     return program
 
@@ -150,6 +158,7 @@ def _rewritten(program: Program) -> Program:
     """Kernels after all rewrites but those to leave out, and what became of each."""
     done = list(rewriting(program))
     kernels = done[-1][1] if done else program.parts
+    kernels = (*in_parts(kernels[0]), *kernels[1:]) if program.divided else kernels
     told = tuple((name, notes) for name, _, notes in done)
     return replace(program, kernels=tuple(with_runs(name_common_parts(kernel)) for kernel in kernels), rewrites=told)
 
@@ -164,13 +173,14 @@ def build(program: Program, name: str, cuts: Cuts = ()) -> Source:
     """
     backward = program.backward
     saved = tuple(item.name for item in backward.saved) if backward is not None else ()
-    owned = frozenset({*saved, *(step for kernel in program.kernels for step in kernel.outputs)})
-    own = shapes(owned, cuts, {axis for kernel in program.kernels for axis in (*kernel.grid, *kernel.loops, *kernel.features)})
+    states = frozenset(step for kernel in program.kernels for step in kernel.outputs if kernel.role == PARTS)
+    owned = frozenset({*saved, *(step for kernel in program.kernels for step in kernel.outputs)}) - states
+    own = shapes(owned, cuts, {axis for kernel in program.kernels for axis in (*kernel.grid, *kernel.loops, *kernel.features)}, states)
     lowered: list[tuple[Kernel, Lowered]] = []
     for kernel in program.kernels:
         before = [item for _, item in lowered]
         lowered += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
-    forward = tuple(item for item in lowered if "forward" in (item[0].role, item[0].lists))
+    forward = tuple(item for item in lowered if FORWARD & {item[0].role, item[0].lists})
     plan = Plan(
         inputs=tuple(item for item in program.cascade.inputs),
         outputs=program.cascade.outputs,

@@ -120,4 +120,4 @@ def test_gaps_are_pointed_out() -> None:
     attend = attngen.compile(dilated, arch="sm90")
     assert "order=attngen.grid(N).order(dilation=4) leaves about one tile in 4 to visit" in attend.explain()
     other = attngen.attention(mask_mod=lambda b, h, q, k: (q - k) % 4 == 0, order=attngen.grid(64).order(dilation=4), name="dilated")
-    assert attngen.compile(other, arch="sm90").explain().endswith("in tiles of 16 of equal remainders by 4")
+    assert attngen.compile(other, arch="sm90").explained().order.endswith("in tiles of 16 of equal remainders by 4")

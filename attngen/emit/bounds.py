@@ -18,7 +18,7 @@ from attngen.emit.layout import WIDTH
 from attngen.emit.listing import listing_kernel, row_lines, stage_of_rows
 from attngen.emit.names import Code, folded, identifier
 from attngen.emit.sections import Stage, Value
-from attngen.emit.segments import Segments, bound_names, of_piece
+from attngen.emit.segments import Segments, bound_names, of_piece, turns
 from attngen.emit.writer import Writer
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
 from attngen.ir.traverse import rewrite, walk
@@ -49,7 +49,7 @@ def bounds(writer: Writer, segments: Segments, known: Iterable[FunctionContext] 
         known: functions of other kernels of the module, of which one may do.
     """
     if segments.listed:
-        return _listed(writer)
+        return _listed(writer, segments)
     ranges, resident = segments.ranges, writer.kernel.resident
     block = Code(f"BLOCK_{ranges.stream.upper()}")
     writer.length(ranges.stream)
@@ -63,7 +63,7 @@ def bounds(writer: Writer, segments: Segments, known: Iterable[FunctionContext] 
         writer.use(helper)
     widened = tuple(Code(f"{name} = wide({name})") for name in numbers)
     body = (*widened, *_scratch(writer, lambda: _rounded(writer, segments, exprs, frozenset(numbers.values()))))
-    ends = [Code(line) for line in _walks(segments)]
+    ends = [Code(line) for line in (*_walks(segments), *_turns_of_part(writer, segments))]
     if ranges.bounds == (ZERO, Extent(ranges.stream)) * 2:
         return Bounds(stage, (*body, *ends))
     name = identifier(f"{writer.kernel.role}_bounds")
@@ -109,7 +109,34 @@ def _unpacked(segments: Segments, names: list[str], call: str) -> tuple[Code, ..
     return (Code(f"limits = {call}"), *map(Code, taken))
 
 
-def _listed(writer: Writer) -> Bounds:
+def _turns_of_part(writer: Writer, segments: Segments) -> list[str]:
+    """Where both walks begin and end for a part, where parts share them: each takes as many of all turns, in their order, as the others.
+
+    A walk that ends before the first turn of the part begins where that turn is: tiles that go ahead begin there too.
+    """
+    part = writer.kernel.parts
+    if not part or part == segments.ranges.stream:
+        return []
+    step = "" if segments.listed else f" * BLOCK_{segments.ranges.stream.upper()}"
+    *full, masked = (turns(segments, walk=str(i))[0] for i in range(segments.count))
+    note = "# Of all turns, in their order, a part has its share."
+    taken = [f"first_turn = tl.cast({part} * all_turns // len_{part}, tl.int32)"]
+    taken.append(f"last_turn = tl.cast(({part} + 1) * all_turns // len_{part}, tl.int32)")
+    if not full:
+        end, begin = f"tl.minimum(ends[0], begins[0] + last_turn{step})", f"begins[0] + first_turn{step}"
+        return [note, f"all_turns = tl.maximum({masked}, 0)", *taken, f"ends = ({end},)", f"begins = ({begin},)"]
+    first, last = (f"tl.maximum({turn} - full_turns, 0){step}" for turn in ("first_turn", "last_turn"))
+    return [
+        note,
+        f"full_turns = {full[0]}",
+        f"all_turns = full_turns + tl.maximum({masked}, 0)",
+        *taken,
+        f"ends = (tl.minimum(ends[0], begins[0] + last_turn{step}), tl.minimum(ends[1], begins[1] + {last}))",
+        f"begins = (begins[0] + first_turn{step}, begins[1] + {first})",
+    ]
+
+
+def _listed(writer: Writer, segments: Segments) -> Bounds:
     """The walks over a list, whose lengths stand beside it."""
     kernel = writer.kernel
     listing = listing_kernel(kernel)
@@ -120,7 +147,7 @@ def _listed(writer: Writer) -> Bounds:
         "begins = (0, list_length - list_masked)",
         "ends = (list_full, list_length)",
     )
-    return Bounds(stage_of_rows(kernel, listing), (*lines, *map(Code, walks)))
+    return Bounds(stage_of_rows(kernel, listing), (*lines, *map(Code, (*walks, *_turns_of_part(writer, segments)))))
 
 
 def _rounded(writer: Writer, segments: Segments, exprs: tuple[Expr, ...], numbers: frozenset[Expr]) -> None:

@@ -113,12 +113,12 @@ class Printer:
         return self.apply(expr, layout)
 
     def broadcast(self, text: str, own: Layout, layout: Layout) -> str:
-        """Add the subscripts that lift a vector into a tile."""
+        """Add the subscripts that lift a value into a tile of more axes."""
         if own == layout or not own:
             return text
-        if len(own) != 1 or len(layout) != 2 or own[0] not in layout:
+        if tuple(axis for axis in layout if axis in own) != own:
             raise InternalError(f"{text} varies along {own}, which does not fit into a tile of {layout}")
-        return f"{text}[:, None]" if own[0] == layout[0] else f"{text}[None, :]"
+        return f"{text}[{', '.join(':' if axis in own else 'None' for axis in layout)}]"
 
     def apply(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         special = _SPECIAL.get(expr.op)

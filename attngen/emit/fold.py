@@ -1,6 +1,6 @@
 """Folded biases in a kernel: two narrow operands, made before the stream, and the product that adds them to the scores.
 
-    phi = columns(phi, part(slope, 0, DTYPE), 0, 1)        x = tl.dot(phi, tl.trans(psi), s)
+    phi = columns(phi, rounded(slope, 0, DTYPE), 0, 1)        x = tl.dot(phi, tl.trans(psi), s)
 
 Columns that no value fills are zero.
 """
@@ -56,11 +56,11 @@ def _operand(lowering: Lowering, base: str, fold: Fold, place: int) -> Code:
     before, writer.stage = writer.stage, Stage.PROLOGUE
     writer.put(f"{name} = tl.zeros(({writer.block(axis)}, {fold.width}), DTYPE)")
     writer.use("columns")
-    writer.use("part")
+    writer.use("rounded")
     first = 0
     for (value, order), same in groupby(column[place] for column in fold.columns):
         last = first + len(list(same))
-        writer.put(f"{name} = columns({name}, part({_text(lowering, value, axis)}, {order}, DTYPE), {first}, {last})")
+        writer.put(f"{name} = columns({name}, rounded({_text(lowering, value, axis)}, {order}, DTYPE), {first}, {last})")
         first = last
     writer.stage = before
     return name

@@ -58,7 +58,7 @@ def host_context(plan: Plan) -> HostContext:
     options = (Code("lists=None"),) if listed else ()
     return HostContext(
         forward_title=Code(f"Returns {titles}."),
-        forward_params=(*inputs, Code("tiles"), *options),
+        forward_params=(*inputs, Code("tiles"), *(Code("parts") for _ in _parts(plan)), *options),
         lengths=tuple(_lengths(plan)),
         runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
         pieces=bool(plan.shapes.pieces),
@@ -80,6 +80,11 @@ def host_context(plan: Plan) -> HostContext:
         backward=tuple(_launch(plan, kernel, lowered, _targets(plan, kernel)) for kernel, lowered in plan.backward),
         finish=tuple(_finish(plan)),
     )
+
+
+def _parts(plan: Plan) -> list[str]:
+    """The axis of the parts that the stream is divided into, if it is."""
+    return list(dict.fromkeys(kernel.parts for kernel, _ in plan.forward if kernel.parts))
 
 
 # ---- lengths and allocation
@@ -105,6 +110,7 @@ def _lengths(plan: Plan) -> list[Code]:
             lines[names[0]] = Code(f"{names[0]} = triton.next_power_of_2(max(len_{axis}, 16))")
         elif names:
             lines[names[0]] = Code(f"{', '.join(names)} = pieces(len_{axis})")
+    lines |= {part: Code(f"len_{part} = parts") for part in _parts(plan)}
     lines |= {runs.first: _runs(runs) for kernel, _ in (*plan.forward, *plan.backward) for runs in kernel.runs}
     first = tensor_name(_model(plan))
     accumulator = Code(f"accumulator = torch.float64 if {first}.dtype == torch.float64 else torch.float32")
@@ -123,7 +129,7 @@ def _model(plan: Plan) -> str:
 
 def _empty(plan: Plan, name: str, axes: tuple[str, ...]) -> Code:
     model = tensor_name(_model(plan))
-    wide = any(axis in plan.features for axis in axes)
+    wide = any(axis in plan.features for axis in axes) and name not in plan.shapes.states
     shape = ", ".join(f"len_{axis}" for axis in axes) + ("," if len(axes) == 1 else "")
     dtype = f"{model}.dtype" if wide else "accumulator"
     return Code(f"{tensor_name(name)} = torch.empty(({shape}), dtype={dtype}, device={model}.device)")

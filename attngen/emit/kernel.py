@@ -98,8 +98,10 @@ def _store(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None
     text = value.code if value.layout == layout else writer.printer.broadcast(str(value.code), value.layout, layout)
     address = f"{pointer} + {writer.loads.horner(axes)}"
     if address not in writer.addresses:
-        writer.addresses[address] = writer.name(f"{value.code.removesuffix(writer.numbers(layout))}_start")
-        writer.sections.stores.append(Code(f"{writer.addresses[address]} = {address}"))
+        start = writer.addresses[address] = writer.name(f"{value.code.removesuffix(writer.numbers(layout))}_start")
+        fits = len(f"{start} = {address}") <= WIDTH - 4
+        lines = [f"{start} = {address}"] if fits else [f"{start} = {pointer}", f"{start} += {address.removeprefix(f'{pointer} + ')}"]
+        writer.sections.stores += map(Code, lines)
     pointers = writer.name(f"{value.code}_ptrs")
     writer.sections.stores += [
         Code(f"{pointers} = {writer.addresses[address]} + {' + '.join(vectors)}"),
@@ -268,6 +270,8 @@ def _decode_loop(kernel: Kernel, flat: Segments | None) -> list[Code]:
 _TITLES = {
     "list": "Which tiles the mask leaves to visit: one row of the list for each resident tile.",
     "forward": "Rows stay, the streamed axis passes: outputs and row statistics.",
+    "forward_parts": "Rows stay, a part of the streamed axis passes: what the forward carries, as far as it got.",
+    "forward_merge": "Rows stay, the parts pass: what they carried as one, then outputs and row statistics.",
     "backward_prepare": "Row values of the backward that need a whole row of features.",
     "backward_rows": "Rows stay, the streamed axis passes: gradients of what belongs to rows.",
     "backward_columns": "The streamed axis stays, rows pass: gradients of what belongs to it.",

@@ -39,6 +39,7 @@ def listing_kernel(kernel: Kernel) -> Kernel:
         gauges=(),
         accumulators=(),
         destinations=(),
+        parts="",
     )
 
 

@@ -42,7 +42,7 @@ class Loads:
 
     def emit_load(self, read: Read, stage: Stage) -> Value:
         layout = self.writer.layout(read)
-        if len(layout) > 2:
+        if len(layout) > 2 and not self.writer.kernel.merges:
             raise refuse_shape(read, layout)
         if stage == Stage.TILE and read.tensor not in self.writer.shapes.owned and is_matrix(read, self.writer.kernel):
             return self.fetch(read, layout)
@@ -50,8 +50,9 @@ class Loads:
         item = self.writer.inputs[read.tensor]
         name = self.writer.name(base if item.axes is not None else f"{base}_at")
         pointers, masks, tail = self.address(read, layout, name)
-        raw = kind_of(read) == "float" and any(axis in self.writer.kernel.features for axis in layout)
-        owned_row = read.tensor in self.writer.shapes.owned and not raw
+        state = read.tensor in self.writer.shapes.states
+        raw = kind_of(read) == "float" and any(axis in self.writer.kernel.features for axis in layout) and not state
+        owned_row = (state or read.tensor in self.writer.shapes.owned) and not raw
         cast = ".to(ACC)" if kind_of(read) == "float" and not raw and not owned_row else ""
         terms = [*masks, *([tail] if tail is not None else [])]
         mask = " & ".join(terms) if len(terms) > 1 else "".join(terms).strip("()")

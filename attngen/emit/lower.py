@@ -93,6 +93,10 @@ class Lowering:
     def pointwise(self, step: Einsum) -> None:
         writer = self.writer
         layout = tuple(axis for axis in writer.order if axis in step.axes)
+        known = writer.steps.get(step.body.tensor) if isinstance(step.body, Read) else None
+        if known is not None and (known.layout, known.stage, self.exists[step.name]) == (layout, Stage.EPILOGUE, None):
+            writer.steps[step.name] = known
+            return
         body = step.body if layout == self.pair else self.present(step)
         stage = writer.stage_of(body)
         name = writer.name(tensor_name(step.name))
@@ -227,7 +231,11 @@ class Lowering:
         follow = self.online.follow(step, name, layout)
         if step.name in self.lower:
             writer.put(f"{name}_old = {name}", Stage.TILE)
-        if len(layout) == 2:
+        if self.kernel.merges:
+            # What was loaded for parts that do not exist is 0.
+            text = writer.printer.code(step.body, tuple(axis for axis in writer.order if axis in (*layout, streamed)))
+            writer.put(f"{name} = {follow or name} + tl.sum({text}, 1)", Stage.TILE)
+        elif len(layout) == 2:
             left, right = self.sides(step, (resident, streamed), (streamed, layout[1]))
             tile = self.selected(step, left, name.removesuffix(writer.numbers(layout)))
             b = self.operand(right, (streamed, layout[1]))

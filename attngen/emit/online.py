@@ -48,7 +48,7 @@ class Online:
     def weight(self, step: Einsum, gauge: Gauge) -> None:
         """`w = exp(x - m_i)` with the maximum moved first; sums follow by `alpha`."""
         writer = self.lowering.writer
-        x = writer.steps[gauge.exponent].code
+        x = self.exponent(gauge)
         name, tail = writer.steps[gauge.name].code, self.suffix(gauge)
         resident, streamed = self.lowering.kernel.resident, self.lowering.kernel.streamed or ""
         valid = self.lowering.mask(self.lowering.exists.get(step.name))
@@ -80,6 +80,13 @@ class Online:
         self.moved.append(name)
         if gauge.offset is not None:
             self.offset(gauge, x, f"{name}_safe")
+
+    def exponent(self, gauge: Gauge) -> Code:
+        """The tile that the maximum is of: a step, or an input where maxima of parts are."""
+        writer = self.lowering.writer
+        if gauge.exponent in writer.steps:
+            return writer.steps[gauge.exponent].code
+        return writer.loads.load(build.read(gauge.exponent, self.lowering.kernel.axes(gauge.exponent))).code
 
     def floor(self, gauge: Gauge, name: Code) -> None:
         """What weights are measured from: the maximum, but where nothing is above it, as in a row that a mask leaves without keys."""

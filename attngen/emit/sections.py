@@ -28,11 +28,13 @@ class Shapes:
         owned: tensors that this module allocates itself (contiguous in their axes, row statistics in the accumulator type).
         padded: feature axes, or pieces of one, whose tile is wider than they are.
         pieces: axes of the pieces of each feature axis that has several.
+        states: what it allocates for kernels to go on from: in the accumulator type whatever their axes, and read by their strides.
     """
 
     owned: frozenset[str]
     padded: frozenset[str] = frozenset()
     pieces: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    states: frozenset[str] = frozenset()
 
     @property
     def whole(self) -> dict[str, str]:
@@ -50,17 +52,18 @@ class Shapes:
         return self.constants(self.whole.get(part, part))[: parts.index(part)]
 
 
-def shapes(owned: frozenset[str], cuts: Cuts, taken: Collection[str]) -> Shapes:
+def shapes(owned: frozenset[str], cuts: Cuts, taken: Collection[str], states: frozenset[str] = frozenset()) -> Shapes:
     """The shapes of a module.
 
     Args:
         owned: tensors that it allocates itself.
         cuts: of its feature axes.
         taken: names of axes that pieces must not have.
+        states: what kernels carried and others go on from.
     """
     axes = {cut.axis: tile_axes(cut, taken) for cut in cuts}
     padded = frozenset(axes[cut.axis][-1] for cut in cuts if cut.padded)
-    return Shapes(owned, padded, tuple((axis, parts) for axis, parts in axes.items() if len(parts) > 1))
+    return Shapes(owned, padded, tuple((axis, parts) for axis, parts in axes.items() if len(parts) > 1), states)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ def segments_of(kernel: Kernel) -> Segments | None:
     if kernel.streamed is None:
         return None
     ranges = walked_ranges(*kernel.bounding, kernel.streamed, kernel.resident)
+    if kernel.merges:
+        return Segments(ranges, 1)
     if not ranges.tight and is_listable(kernel):
         return Segments(ranges, 2, listed=True)
     return Segments(ranges, 1 if ranges.masked else 2)
@@ -102,12 +104,12 @@ def walk(segments: Segments) -> Code:
     return Code(ends if segments.listed else f"{ends}, BLOCK_{segments.ranges.stream.upper()}")
 
 
-def turns(segments: Segments, step: str = "item % steps") -> tuple[Code, Code]:
+def turns(segments: Segments, step: str = "item % steps", walk: str = "segment") -> tuple[Code, Code]:
     """The number of turns of a walk, and the variable in the turn number `step`."""
-    block = f"BLOCK_{segments.ranges.stream.upper()}"
+    block, length = f"BLOCK_{segments.ranges.stream.upper()}", f"ends[{walk}] - begins[{walk}]"
     if segments.listed:
-        return Code("ends[segment] - begins[segment]"), Code(f"begins[segment] + {step}")
-    return Code(f"tl.cdiv(ends[segment] - begins[segment], {block})"), Code(f"begins[segment] + {step} * {block}")
+        return Code(length), Code(f"begins[{walk}] + {step}")
+    return Code(f"tl.cdiv({length}, {block})"), Code(f"begins[{walk}] + {step} * {block}")
 
 
 def offsets(segments: Segments) -> list[tuple[Code, int | None]]:

@@ -5,7 +5,7 @@ Composite dimensions are split as views, heads and batches of length 1 are broad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -287,3 +287,8 @@ def _reach(at: Expr, extents: Mapping[str, int], orders: frozenset[str]) -> int 
             return extents[outer] * extents[inner] if outer in extents and inner in extents else None
         case _:
             return None
+
+
+def asks_gradient(values: Iterable[object]) -> bool:
+    """Whether a call with these arguments and captures asks for a gradient."""
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)

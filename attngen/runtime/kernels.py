@@ -31,6 +31,7 @@ from attngen.schedule.choose import Choice, Request, choose
 from attngen.schedule.measured import table
 from attngen.schedule.plan import ModuleSchedule, override, parse_schedule
 from attngen.schedule.space import length_class
+from attngen.transform.splitting import PARTS
 
 _log = logging.getLogger("attngen")
 
@@ -47,7 +48,8 @@ class Loaded:
 class Options:
     """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
     tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
-    `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward."""
+    `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward;
+    `divided`: programs share the stream of the forward, and there is no backward."""
 
     arch: str | None = None
     schedule: tuple[tuple[str, object], ...] | None = None
@@ -56,6 +58,7 @@ class Options:
     asked: frozenset[str] = frozenset()
     local: bool = True
     gradients: bool = True
+    divided: bool = False
 
 
 def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -71,6 +74,14 @@ def thaw(schedule: tuple[tuple[str, object], ...]) -> dict[str, object]:
 def forward_only(schedule: tuple[tuple[str, object], ...] | None) -> tuple[tuple[str, object], ...] | None:
     """What a user's frozen schedule says of the forward; None where it says nothing."""
     return tuple(item for item in schedule or () if item[0] == "forward" or not isinstance(item[1], tuple)) or None
+
+
+def in_parts_only(schedule: tuple[tuple[str, object], ...] | None) -> tuple[tuple[str, object], ...] | None:
+    """What a user's frozen schedule says of the forward, for the kernel that walks its parts; None where it says nothing."""
+    said = forward_only(schedule) or ()
+    whole = [item for item in said if item[0] != "forward"]
+    mine = next((value for name, value in said if name == "forward"), tuple(whole))
+    return ((PARTS, mine),) if mine else None
 
 
 class Kernels:

@@ -103,11 +103,12 @@ def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
     stem = param.removesuffix("_ptr").removesuffix("_out")
     if stem in {buffer.name for _, _, buffer in buffers(kernel)}:
         return "*i32"
+    states = {str(tensor_name(name)) for name in source.shapes.states}
     item = known.get(stem)
     if item is not None and item.axes is None:
         return f"*{_CAPTURED[item.kind]}"
     axes = item.axes if item is not None else next((step.axes for step in kernel.steps if str(tensor_name(step.name)) == stem), ())
-    if stem in mine or set(axes or ()) & set(kernel.features):
+    if stem in mine or (set(axes or ()) & set(kernel.features) and stem not in states):
         return f"*{_TYPES[dtype][0]}"
     return "*fp64" if dtype == "float64" else "*fp32"
 

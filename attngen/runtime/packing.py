@@ -42,10 +42,11 @@ def extents_in_rows(packing: Packing, extents: Mapping[str, int]) -> dict[str, i
     return {packing.rows: extents[packing.rows] * extents[packing.heads]}
 
 
-def are_stored(kernels: Kernels, packing: Packing, dims: Mapping[str, int], extents: Mapping[str, int], tensors: Sequence[Tensor]) -> bool:
-    """Whether strict mode has the kernels of rows for a call; calls whose kernels were not stored go on without them."""
+def are_stored(kernels: Kernels, spec: Spec, dims: Mapping[str, int], extents: Mapping[str, int], tensors: Sequence[Tensor]) -> bool:
+    """Whether strict mode has such kernels for a call; calls whose kernels were not stored go on without them."""
     model = next(tensor for tensor in tensors if tensor.is_floating_point())
-    lengths = extents_in_rows(packing, extents)[packing.rows], extents[kernels.program.streamed.streamed]
+    extents = extents if spec.packing is None else {**extents, **extents_in_rows(spec.packing, extents)}
+    lengths = extents[kernels.program.streamed.resident], extents[kernels.program.streamed.streamed]
     try:
         kernels.at(str(model.dtype).removeprefix("torch.")).get(dims, model, lengths)
     except MissingKernel:

@@ -20,7 +20,9 @@ from attngen.runtime.measure import Emitted, Task, compile_job, row_of
 from attngen.runtime.static import Static, statics, table_row, work_of
 from attngen.runtime.triton_api import knobs
 from attngen.schedule.choose import Request
+from attngen.schedule.cost import REFERENCE
 from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.space import LengthClass
 from attngen.schedule.structure import structure
 from attngen.target import Target
 
@@ -69,7 +71,12 @@ class Inspected:
 
 
 def inspect_kernels(
-    kernels: Kernels, lengths: Mapping[str, int], dtype: str, target: Target, roles: Collection[str] | None = None
+    kernels: Kernels,
+    lengths: Mapping[str, int],
+    dtype: str,
+    target: Target,
+    roles: Collection[str] | None = None,
+    length: LengthClass = "long",
 ) -> tuple[Inspected, ...]:
     """Compile kernels of a variant as a call would.
 
@@ -79,17 +86,18 @@ def inspect_kernels(
         dtype: of the arguments, by its short name.
         target: where it would run.
         roles: which kernels; all by default.
+        length: the class of the lengths of the calls.
 
     Raises:
         CompileFailed: Triton or the assembler refused a kernel. DoesNotFit: no tile fits the target.
     """
     kernels = kernels.at(dtype)
-    schedule = kernels.settled(lengths, dtype, target)
+    schedule = kernels.settled(lengths, dtype, target, REFERENCE[length][1:])
     if roles is not None:
         schedule = ModuleSchedule(tuple((role, tile) for role, tile in schedule.tiles if role in roles))
     source = kernels.source(lengths)
     module = kernels.module(source, False, target, lengths, dtype)
-    return compile_module(kernels.name, source, module, schedule, Request(tuple(lengths.items()), dtype, target))
+    return compile_module(kernels.name, source, module, schedule, Request(tuple(lengths.items()), dtype, target, length))
 
 
 def compile_module(name: str, source: Source, module: ModuleType, schedule: ModuleSchedule, request: Request) -> tuple[Inspected, ...]:

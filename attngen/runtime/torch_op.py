@@ -21,6 +21,7 @@ from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
 from attngen.runtime.kept import keeping
 from attngen.runtime.kernels import Kernels, Loaded, contiguous_features
+from attngen.runtime.splitting import multiprocessors, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,14 @@ class _Registration:
         lengths = tuple(sorted((axis, length) for axis, length in extents.items()))
         return keeping(kernels.kept.of(source, self.inputs, tensors, (lengths, id(loaded))))
 
+    def parts(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> tuple[int, ...]:
+        """How many parts a divided stream has in a call."""
+        if not kernels.options.divided:
+            return ()
+        kernel, device = kernels.program.kernels[0], self.model(tensors).device
+        rows = loaded.tiles[kernel.role][f"BLOCK_{kernel.resident.upper()}"]
+        return (parts_of(kernel, self.extents(tensors), rows, multiprocessors(kernels.target(device), device)),)
+
     # ---- implementations
 
     def ready(self, tensors: Sequence[Any]) -> list[Any]:
@@ -126,7 +135,8 @@ class _Registration:
         kernels = self.kernels.at(self.dtype(tensors))
         loaded = self.load(kernels, tensors)
         ready = self.ready(tensors)
-        result: Any = loaded.module.forward(*ready, loaded.tiles, **self.kept(kernels, loaded, tensors))
+        parts, kept = self.parts(kernels, loaded, tensors), self.kept(kernels, loaded, tensors)
+        result: Any = loaded.module.forward(*ready, loaded.tiles, *parts, **kept)
         return result[0] if isinstance(result, tuple) and len(result) == 1 else result
 
     def forward_fake(self, *tensors: Any) -> Any:

@@ -18,8 +18,9 @@ from attngen.schedule.structure import Structure
 from attngen.schedule.warps import repeats
 from attngen.target import Target
 
-# Heads times batch, queries, keys of the problem that stands for a length class.
-REFERENCE = {"decode": (64, 16, 8192), "short": (64, 512, 512), "long": (64, 4096, 4096)}
+# Heads times batch, queries, keys of the problem that stands for a length class. Few queries of fewer heads share their keys (`parts`).
+REFERENCE = {"decode": (256, 16, 8192), "short": (64, 512, 512), "long": (64, 4096, 4096)}
+REFERENCE_PARTS = 64
 # What a program needs besides its tiles, and what the driver keeps of every block of shared memory.
 _BARRIER_BYTES = 1056
 _BLOCK_RESERVE_BYTES = 1024
@@ -103,6 +104,9 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
     item = DTYPE_BYTES[dtype]
     if tile.streamed is None:
         return _reduction_bytes(structure, tile)
+    if structure.merges:
+        # Warps have parts of their own, whose sums they exchange one tensor after the other.
+        return tile.num_warps * tile.resident * max(_columns(structure.passing, dims), default=1) * max(item, 4)
     passing = [elements * item for elements in _passing(structure, dims, tile)]
     held = sum(tile.streamed * columns * item for columns in _columns(structure.held, dims))
     kept = [tile.resident * columns * item for columns in _columns(structure.kept, dims)]
@@ -187,6 +191,9 @@ _REGISTERS = {
     "mfma": (110, 1.7, 2.4, 3.9, 15.0, 3.2),
 }
 
+# The same for a kernel that merges: what it starts with, and for each word of its tiles, which are all on their way at once.
+_MERGED_REGISTERS = (30, 2.55)
+
 
 def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> int:
     """Registers a thread would like to have; beyond what it may have, it spills the more the further it is."""
@@ -195,6 +202,9 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
     if tile.streamed is None:
         return 40 + tile.resident * sum(_columns(structure.once, dims)) // threads
     words = max(item, 4) / 4
+    if structure.merges:
+        held = tile.resident * tile.streamed * sum(_columns(structure.passing, dims)) * words / threads
+        return round(_MERGED_REGISTERS[0] + _MERGED_REGISTERS[1] * held)
     start, per_carried, per_score, per_further, per_copy, per_stored = _REGISTERS[_unit(tile, dtype, target)]
     held = repeats(structure, dims, dtype, tile, target)
     scores = held.scores * tile.resident * tile.streamed * words / threads
@@ -256,6 +266,8 @@ def price(
         traffic = tile.resident * sum(_columns(structure.once, dims)) * DTYPE_BYTES[dtype]
         total = programs * traffic / target.hbm_gb_per_s / 1e3
         return Cost(shared, registers, resident_programs, 0, 0, 0, 0, traffic, 0, waves, total)
+    if structure.merges:
+        return _merging(structure, dims, tile, target, (shared, registers, resident_programs, waves))
     tensor, special, issue, moved, traffic = _turn(structure, dims, dtype, tile, target)
     parts = (tensor, special + issue, moved, traffic / _L2_BYTES_PER_CLOCK)
     # Programs on one SM hide each other's waiting; a program alone waits for every unit in turn.
@@ -272,6 +284,15 @@ def price(
     turn *= 1 + max(0, registers - target.registers_per_thread) / _SPILL_REGISTERS
     cycles = rounds * resident_programs * (ceil(stream / tile.streamed) * turn) + rounds * _PROGRAM_CYCLES
     return Cost(shared, registers, resident_programs, tensor, special, issue, moved, traffic, turn, waves, cycles / target.clock_mhz)
+
+
+def _merging(structure: Structure, dims: Mapping[str, int], tile: TileSchedule, target: Target, known: tuple[int, int, int, float]) -> Cost:
+    """A pass over `REFERENCE_PARTS`, whose turns wait for what they load and for little else."""
+    shared, registers, resident_programs, waves = known
+    traffic = 4 * tile.resident * (tile.streamed or 1) * sum(_columns(structure.passing, dims))
+    turn = (_LOAD_CYCLES + _TURN_CYCLES) * (1 + max(0, registers - target.registers_per_thread) / _SPILL_REGISTERS)
+    cycles = _PROGRAM_CYCLES + ceil(REFERENCE_PARTS / (tile.streamed or 1)) * turn
+    return Cost(shared, registers, resident_programs, 0, 0, 0, 0, traffic, turn, waves, cycles / target.clock_mhz)
 
 
 def _turn(

@@ -17,12 +17,21 @@ from attngen.transform.matrices import streamed_rows
 from attngen.transform.partition import Kernel
 
 BLOCKS = (16, 32, 64, 128, 256)
+MERGED_ROWS = (1, 2, 4, 8)
+"""Rows of a tile, besides `BLOCKS`, of a kernel that merges the states of parts: no matrix product asks for more."""
 WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5, 6)
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 FIELDS = ("resident", "streamed", "num_warps", "num_stages")
 FLAGS = ("pipe", "tma")
-_LEGAL = {"resident": BLOCKS, "streamed": BLOCKS, "num_warps": WARPS, "num_stages": STAGES, "pipe": (False, True), "tma": (False, True)}
+_LEGAL = {
+    "resident": (*MERGED_ROWS, *BLOCKS),
+    "streamed": BLOCKS,
+    "num_warps": WARPS,
+    "num_stages": STAGES,
+    "pipe": (False, True),
+    "tma": (False, True),
+}
 _TEXT = re.compile(r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)(?P<pipe>,pipe)?(?P<tma>,tma)?")
 
 
@@ -203,10 +212,11 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
     fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
     for name, value in values.items():
         field = names[str(name)]
-        if not _is_legal(field, value):
+        legal = BLOCKS if field == "resident" and not kernel.merges else _LEGAL[field]
+        if not _is_legal(field, value) or value not in legal:
             raise ScheduleError(
                 f"the schedule of {kernel.role} sets {name}={value!r}",
-                remedy=f"{name} is one of {', '.join(map(str, _LEGAL[field]))}.",
+                remedy=f"{name} is one of {', '.join(map(str, legal))}.",
             )
         fields[field] = value
     return TileSchedule(**fields)

@@ -18,6 +18,7 @@ from attngen.ir.traverse import free_axes, reads, walk
 from attngen.transform.heads import heads
 from attngen.transform.matrices import streamed_rows
 from attngen.transform.partition import Kernel
+from attngen.transform.splitting import MERGE, PARTS
 
 OPERATIONS = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4, "random_bits": 50}
 """Instructions of operations that are several."""
@@ -77,7 +78,14 @@ class Structure:
         extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
         extra += f"f{self.folded}" if self.folded else ""
         extra += f"t{self.totals}" * bool(self.totals) + f"s{self.stored}" * bool(self.stored)
-        return f"{self.role}:{tensors};{products};{self.sums}{extra};{'masked' if self.masks else 'full'}"
+        # The stream of a part is that of the whole, and so are its tiles.
+        role = "forward" if self.role == PARTS else self.role
+        return f"{role}:{tensors};{products};{self.sums}{extra};{'masked' if self.masks else 'full'}"
+
+    @property
+    def merges(self) -> bool:
+        """Whether what passes are the states of parts."""
+        return self.role == MERGE
 
     @property
     def arithmetic(self) -> tuple[int, int]:

@@ -20,10 +20,11 @@ from attngen.ir.algebra import signed_terms
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Index, Read
 from attngen.ir.names import Names
-from attngen.ir.traverse import free_axes, names_read, step_reads
+from attngen.ir.traverse import free_axes, step_reads
 from attngen.transform.destinations import Destination, by_step, destinations, with_columns
 from attngen.transform.differentiate import Backward
 from attngen.transform.existence import contributions, existence, mask_of
+from attngen.transform.live import live
 from attngen.transform.row_values import with_row_values
 from attngen.transform.streaming import Accumulator, Gauge, Streamed
 
@@ -71,7 +72,8 @@ class Kernel:
     """One kernel before it has tiles.
 
     Attributes:
-        role: "forward", "backward_prepare", "backward_rows", "backward_columns", "backward_pairs" (numbered when there are several).
+        role: "forward" (or "forward_parts" and "forward_merge"), "backward_prepare", "backward_rows", "backward_columns", "backward_pairs"
+            (numbered when there are several).
         resident: axis of the tile a program keeps.
         streamed: axis it walks along; None for a rowwise kernel.
         grid: the other axes that programs are spread over.
@@ -86,6 +88,7 @@ class Kernel:
         lists: the role of the kernel whose tiles this one lists; it computes nothing else.
         folds: steps that are computed by a narrow product.
         destinations: of outputs that are stored tile by tile.
+        parts: the axis of the parts that a stream is divided into (`splitting`): programs are spread over it, or it is what streams.
     """
 
     role: str
@@ -106,6 +109,12 @@ class Kernel:
     lists: str = ""
     folds: tuple[Fold, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    parts: str = ""
+
+    @property
+    def merges(self) -> bool:
+        """Whether the states of parts are what streams."""
+        return bool(self.parts) and self.parts == self.streamed
 
     @property
     def sums_tiles(self) -> bool:
@@ -148,7 +157,7 @@ def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[s
     known = tuple(item for item in cascade.inputs if item.name not in gauges)
     kernel = Kernel("forward", streamed.resident, streamed.streamed, grid, (), features, known, cascade.steps, outputs)
     kernel = replace(kernel, gauges=streamed.gauges, accumulators=streamed.accumulators)
-    return _visited(_live(kernel))
+    return _visited(live(kernel))
 
 
 def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, ...]) -> tuple[Kernel, ...]:
@@ -236,7 +245,7 @@ class _Split:
         axes = dict.fromkeys(axis for name in outputs for axis in self.cascade.axes(name))
         grid = tuple(axis for axis in axes if axis not in self.sequence and axis not in self.features)
         kernel = Kernel(role, resident, streamed, grid, (), self.features, known, self.cascade.steps, outputs)
-        kernel = _live(replace(kernel, destinations=by_step(self.destinations, outputs)))
+        kernel = live(replace(kernel, destinations=by_step(self.destinations, outputs)))
         if set(outputs) <= set(self.pairs):
             kernel = replace(kernel, steps=self.products_apart(kernel.steps))
         over = dict.fromkeys(axis for step in kernel.steps for axis in step.over)
@@ -270,25 +279,6 @@ class _Split:
     def is_total(self, step: Einsum, loops: tuple[str, ...], outputs: tuple[str, ...]) -> bool:
         """Whether a kernel of pairs can sum a tile over all of its turns."""
         return set(outputs) <= set(self.pairs) and self.sequence <= set(step.axes) and set(step.over) == set(loops)
-
-
-def _live(kernel: Kernel) -> Kernel:
-    """Only the steps and inputs that the outputs need; inputs end the search."""
-    known = {item.name for item in kernel.inputs}
-    by_name = {step.name: step for step in kernel.steps}
-    needed: set[str] = set()
-    pending = list(kernel.outputs)
-    pending += [name for gauge in kernel.gauges for floor in gauge.floor for name in names_read(floor)]
-    while pending:
-        name = pending.pop()
-        if name in needed:
-            continue
-        needed.add(name)
-        if name in by_name and (name not in known or name in kernel.outputs):
-            pending.extend(step_reads(by_name[name]))
-    steps = tuple(step for step in kernel.steps if step.name in needed and (step.name not in known or step.name in kernel.outputs))
-    inputs = tuple(item for item in kernel.inputs if item.name in needed and item.name not in {step.name for step in steps})
-    return replace(kernel, steps=steps, inputs=inputs)
 
 
 def _visited(kernel: Kernel) -> Kernel:

@@ -68,7 +68,7 @@ def load(pointers, ok, FULL: tl.constexpr):
 
 
 @triton.jit
-def part(x, order: tl.constexpr, DTYPE: tl.constexpr):
+def rounded(x, order: tl.constexpr, DTYPE: tl.constexpr):
     """What `order` roundings to DTYPE leave over of x, rounded to it: three hold 24 bits."""
     for _ in tl.static_range(order):
         x -= x.to(DTYPE).to(x.dtype)
@@ -267,11 +267,11 @@ def forward_kernel(
     head = g * len_r + r
     slopes_at = tl.load(slopes_ptr + head * slopes_stride_0).to(ACC)
     x_tile_phi = tl.zeros((BLOCK_M, 16), DTYPE)
-    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 0, DTYPE), 0, 1)
-    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 1, DTYPE), 1, 2)
-    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 2, DTYPE), 2, 3)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 0, DTYPE), 0, 1)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 1, DTYPE), 1, 2)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 2, DTYPE), 2, 3)
     x_tile_psi = tl.zeros((BLOCK_N, 16), DTYPE)
-    x_tile_psi = columns(x_tile_psi, part(range_n.to(ACC)[:, None], 0, DTYPE), 0, 3)
+    x_tile_psi = columns(x_tile_psi, rounded(range_n.to(ACC)[:, None], 0, DTYPE), 0, 3)
     product = slopes_at * DIM_D**0.5 * range_n
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
@@ -513,11 +513,11 @@ def backward_rows_kernel(
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
     x_tile_phi = tl.zeros((BLOCK_M, 16), DTYPE)
-    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 0, DTYPE), 0, 1)
-    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 1, DTYPE), 1, 2)
-    x_tile_phi = columns(x_tile_phi, part(slopes_at * DIM_D**0.5, 2, DTYPE), 2, 3)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 0, DTYPE), 0, 1)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 1, DTYPE), 1, 2)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 2, DTYPE), 2, 3)
     x_tile_psi = tl.zeros((BLOCK_N, 16), DTYPE)
-    x_tile_psi = columns(x_tile_psi, part(range_n.to(ACC)[:, None], 0, DTYPE), 0, 3)
+    x_tile_psi = columns(x_tile_psi, rounded(range_n.to(ACC)[:, None], 0, DTYPE), 0, 3)
     lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]

@@ -199,6 +199,28 @@ def test_no_new_builds_with_changing_lengths() -> None:
     assert not builds
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("name", SPECS)
+def test_few_queries_share_their_keys(name: str, groups: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of keys, and heads in rows where they share them: right, equal to the bit in each run, and no length builds a kernel."""
+    from triton import knobs
+
+    attend, builds = attngen.compile(SPECS[name]()), list[object]()
+    torch.manual_seed(0)
+    for keys in (600, 513, 577):
+        q, (k, v) = torch.randn(1, 4, 2, 128, device=DEVICE, dtype=dtype), torch.randn(2, 1, groups, keys, 128, device=DEVICE, dtype=dtype)
+        extents = {"b": 1, "g": groups, "r": 4 // groups, "m": 2, "n": keys, "d": 128, "e": 128}
+        with torch.no_grad():
+            chosen = attend._suited(extents, (q, k, v))
+            assert chosen._divided(extents, (q, k, v)).options.divided or chosen.spec.classes is not None
+            out, ref = attend(q, k, v), attend.reference(q, k, v)
+            assert (out.double() - ref).abs().max() <= 8 * torch.finfo(dtype).eps * max(1.0, float(ref.abs().max()))
+            assert torch.equal(attend(q, k, v), out)
+        monkeypatch.setattr(knobs.runtime, "jit_post_compile_hook", lambda **values: builds.append(values))
+    assert not builds
+
+
 def test_times_grow_with_the_work() -> None:
     small, large = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for size in (512, 8192))
     few, many = (gpu_milliseconds(lambda a=a: a @ a) for a in (small, large))

@@ -84,10 +84,12 @@ def emitted(
     allocate: Allocate = not_a_number,
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
+    divided: bool = False,
 ) -> Emitted:
-    """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so."""
-    source = build(for_dtype(analyse(cascade, without=without, asked=asked), dtype), "tested", tiles_)
-    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without, asked)))}.py"
+    """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so; `divided` ones have no gradients."""
+    wanted = frozenset[str]() if divided else None
+    source = build(for_dtype(analyse(cascade, wanted=wanted, without=without, asked=asked, divided=divided), dtype), "tested", tiles_)
+    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without, asked, divided)))}.py"
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
     vars(module)["torch"] = Torch(allocate)
@@ -121,6 +123,7 @@ def prepare(
     rewrites: str | None = None,
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
+    divided: bool = False,
 ) -> Emitted:
     """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one, but for some."""
     cascade = as_cascade(variant)
@@ -128,14 +131,15 @@ def prepare(
     features = roles(cascade).features
     tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
-    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without, asked)
+    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without, asked, divided)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
     """One tile for all roles, rows by keys."""
     tile = {"BLOCK_M": resident, "BLOCK_N": streamed, "num_warps": 4, "num_stages": 1}
     roles = ("forward", "backward_prepare", "backward_rows", "backward_columns", "backward_pairs")
-    return {f"{role}{tail}": _fitting(role, tile) for role in roles for tail in ("", "_2", "_3")}
+    found = {f"{role}{tail}": _fitting(role, tile) for role in roles for tail in ("", "_2", "_3")}
+    return found | {"forward_parts": tile, "forward_merge": {"BLOCK_M": 1, "BLOCK_PART": 16, "num_warps": 4, "num_stages": 1}}
 
 
 def _fitting(role: str, tile: dict[str, int]) -> dict[str, int]:
@@ -149,6 +153,16 @@ def forward(kernels: Emitted, values: Mapping[str, Any], tile: Tiles) -> dict[st
     names = list(dict.fromkeys((*kernels.cascade.outputs, *kernels.saved)))
     found = kernels.module.forward(*inputs, tile)
     return dict(zip(names, found if isinstance(found, tuple) else (found,), strict=True))
+
+
+def divided(
+    variant: str | Cascade | Spec, values: Mapping[str, Any], tile: Tiles, parts: int, allocate: Allocate = not_a_number
+) -> Results:
+    """Outputs of the kernels whose programs share the stream, in so many parts."""
+    kernels = prepare(variant, values, allocate, divided=True)
+    found = kernels.module.forward(*(values[item.name] for item in kernels.cascade.inputs), tile, parts)
+    named = dict(zip(kernels.cascade.outputs, found if isinstance(found, tuple) else (found,), strict=False))
+    return Results(named, {})
 
 
 def backward(

@@ -34,6 +34,7 @@ RUNTIME = "attngen/runtime/*.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
 OF_FORMS = "tests/transform/test_heads.py"
 OF_BIASES = "tests/transform/test_biases.py"
+OF_PARTS = "tests/kernels/test_parts.py"
 
 MUTANTS = (
     # Helper functions of emitted modules.
@@ -125,8 +126,8 @@ MUTANTS = (
     Mutant(
         "summed heads lose their last tile",
         EMIT,
-        'Code(f"tl.cdiv(ends[segment] - begins[segment], {block})")',
-        'Code(f"((ends[segment] - begins[segment]) // {block})")',
+        'Code(f"tl.cdiv({length}, {block})")',
+        'Code(f"(({length}) // {block})")',
     ),
     Mutant("a single program is not launched", TEMPLATES, "if programs > 0:", "if programs > 1:", first="needed"),
     Mutant("gradients that nobody needs", TEMPLATES, 'if "{{ finish.target }}" in needed:', "if True:", first="needed"),
@@ -582,5 +583,41 @@ MUTANTS = (
         ".unflatten(dim, (-1, divisor)).movedim(dim + 1, dim)",
         ".unflatten(dim, (divisor, -1))",
         first=OF_CLASSES,
+    ),
+    # Streams in parts.
+    Mutant(
+        "turns that two parts take",
+        EMIT,
+        "{part} * all_turns // len_{part}",
+        "{part} * (all_turns // len_{part})",
+        first=f"{OF_PARTS}::test_every_variant",
+    ),
+    Mutant(
+        "masked turns that begin among the full ones",
+        EMIT,
+        'f"tl.maximum({turn} - full_turns, 0){step}"',
+        'f"({turn} - full_turns){step}"',
+        first=f"{OF_PARTS}::test_every_variant",
+    ),
+    Mutant(
+        "a part that begins where others end",
+        EMIT,
+        'f"begins = (begins[0] + first_turn{step}, begins[1] + {first})"',
+        'f"begins = (tl.minimum(ends[0], begins[0] + first_turn{step}), begins[1] + {first})"',
+        first=f"{OF_PARTS}::test_forms",
+    ),
+    Mutant(
+        "squares of weights that follow once",
+        TRANSFORM,
+        "_power(build.read(self.gauges[gauge].weight, self.pair), power)",
+        "build.read(self.gauges[gauge].weight, self.pair)",
+        first=f"{OF_PARTS}::test_more_parts_than_a_turn_of_the_merge_takes",
+    ),
+    Mutant(
+        "offsets of parts without keys",
+        TRANSFORM,
+        'return build.apply("where", seen, build.read(gauge.offset or "", self.pair), build.ZERO)',
+        'return build.read(gauge.offset or "", self.pair)',
+        first=f"{OF_PARTS}::test_every_variant",
     ),
 )

@@ -14,6 +14,7 @@ from attngen import target as targets
 from attngen.cache.load import load_module
 from attngen.runtime.inspect import compile_many
 from attngen.runtime.measure import Emitted, Task, compile_job
+from attngen.runtime.splitting import kernels_of_few
 from attngen.schedule.choose import Request
 from attngen.schedule.plan import TileSchedule
 
@@ -39,23 +40,27 @@ def interpreted(dtype: torch.dtype) -> float:
     out, ref = attend(q, k, v), attend.reference(q, k, v)
     found = torch.autograd.grad(out.sum(), (q, k, v))
     wanted = torch.autograd.grad(ref.sum(), (q, k, v))
-    pairs = [(out.detach(), ref.detach()), *zip(found, wanted, strict=True)]
+    few, cache = q[:, :, :1].detach(), [torch.randn(1, 2, 520, 16).to(dtype) for _ in range(2)]
+    with torch.no_grad():
+        pairs = [(out, ref), *zip(found, wanted, strict=True), (attend(few, *cache), attend.reference(few, *cache))]
     return max(float((a.double() - b.double()).abs().max() / b.double().abs().max()) for a, b in pairs)
 
 
 def compiled(folder: Path) -> dict[str, int]:
     """Shared bytes of every kernel by target."""
-    source = attngen.compile(variant(), arch="sm90").build("bfloat16", head_dim=64)
-    path = folder / "smoke_kernels.py"
-    path.write_text(source.text, encoding="utf-8")
-    module = load_module(path, "smoke_kernels")
+    whole = attngen.compile(variant(), arch="sm90").build("bfloat16", head_dim=64)
+    few = kernels_of_few(variant(), "sm90").at("bfloat16").source({"d": 64, "e": 64})
     jobs, names = [], []
-    for arch in ("sm80", "sm90"):
-        for kernel, _ in source.lowered:
-            tile = TileSchedule(64, None if kernel.streamed is None else 32, 4, 2)
-            request = Request((("d", 64), ("e", 64)), "bfloat16", targets.get(arch))
-            jobs.append(compile_job(Task(Emitted(source, module), kernel.role, request, tile)))
-            names.append(f"{arch} {kernel.role}")
+    for name, source in (("smoke_kernels", whole), ("smoke_few_kernels", few)):
+        path = folder / f"{name}.py"
+        path.write_text(source.text, encoding="utf-8")
+        emitted = Emitted(source, load_module(path, name))
+        for arch in ("sm80", "sm90"):
+            for kernel, _ in source.lowered:
+                tile = TileSchedule(1 if kernel.merges else 64, None if kernel.streamed is None else 32, 4, 2)
+                request = Request((("d", 64), ("e", 64)), "bfloat16", targets.get(arch))
+                jobs.append(compile_job(Task(emitted, kernel.role, request, tile)))
+                names.append(f"{arch} {kernel.role}")
     results = compile_many(jobs, 2)
     return {name: result.shared_bytes for name, result in zip(names, results, strict=True)}  # pyright: ignore
 
