@@ -19,6 +19,7 @@ from attngen.emit.names import Code, tensor_name
 from attngen.emit.online import Online
 from attngen.emit.pipe import Ahead
 from attngen.emit.sections import Shapes, Stage, Value
+from attngen.emit.sums import Sums
 from attngen.emit.totals import add_total
 from attngen.emit.writer import Writer
 from attngen.errors import NotAContraction
@@ -54,6 +55,7 @@ class Lowering:
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
         self.folds = {fold.step: fold for fold in kernel.folds}
+        self.sums = Sums(self)
         self.online = Online(self)
         self.ahead = Ahead(self)
         self.pair = (kernel.resident, kernel.streamed or "")
@@ -76,7 +78,7 @@ class Lowering:
     def step(self, step: Einsum) -> None:
         """An offset `y = x - m_i` was written together with its weight."""
         if self.kernel.streamed is not None and self.kernel.streamed in step.over:
-            self.accumulate(step)
+            self.sums.accumulate(step)
         elif step.name in self.offsets:
             return
         elif step.name in self.gauges:
@@ -219,49 +221,7 @@ class Lowering:
             remedy="Write the sum as products of one value per query and one per key; expand squares and differences.",
         )
 
-    # ---- accumulation along the stream
-
-    def accumulate(self, step: Einsum) -> None:
-        writer = self.writer
-        name = writer.name(tensor_name(step.name))
-        layout = tuple(axis for axis in writer.order if axis in step.axes and axis != self.kernel.streamed)
-        resident, streamed = self.kernel.resident, self.kernel.streamed or ""
-        shape = ", ".join(self.writer.block(axis) for axis in layout)
-        writer.sections.init.append(Code(f"{name} = tl.zeros(({shape}{',' if len(layout) == 1 else ''}), ACC)"))
-        follow = self.online.follow(step, name, layout)
-        if step.name in self.lower:
-            writer.put(f"{name}_old = {name}", Stage.TILE)
-        if self.kernel.merges:
-            # What was loaded for parts that do not exist is 0.
-            text = writer.printer.code(step.body, tuple(axis for axis in writer.order if axis in (*layout, streamed)))
-            writer.put(f"{name} = {follow or name} + tl.sum({text}, 1)", Stage.TILE)
-        elif len(layout) == 2:
-            left, right = self.sides(step, (resident, streamed), (streamed, layout[1]))
-            tile = self.selected(step, left, name.removesuffix(writer.numbers(layout)))
-            b = self.operand(right, (streamed, layout[1]))
-            if follow:
-                writer.put(f"{name} = {follow}", Stage.TILE)
-            previous, writer.stage = writer.stage, Stage.TILE
-            writer.put(f'{name} = tl.dot({tile}.to(DTYPE), {b}, {name}, input_precision="ieee", out_dtype=ACC)')
-            writer.stage = previous
-        else:
-            tile = self.selected(step, step.body, name)
-            writer.put(f"{name} = {follow or name} + tl.sum({tile}, 1)", Stage.TILE)
-        writer.steps[step.name] = Value(name, layout, Stage.EPILOGUE)
-
-    def sides(self, step: Einsum, left: Layout, right: Layout) -> tuple[Expr, Expr]:
-        """Factors of `sum[S] A[R,S] * B[S,f]`; what carries no feature goes to the left."""
-        a: Expr = build.ONE
-        b: Expr = build.ONE
-        for factor in signed_factors(step.body):
-            axes = set(self.writer.layout(factor))
-            if axes <= set(left):
-                a = build.mul(a, factor)
-            elif axes <= set(right):
-                b = build.mul(b, factor)
-            else:
-                raise self.not_a_contraction(step, factor)
-        return a, b
+    # ---- what enters a sum along the stream
 
     def selected(self, step: Einsum, expr: Expr, name: str) -> str:
         """The name of the tile that enters a sum, set to 0 where nothing exists.

@@ -30,6 +30,7 @@ class Online:
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
         self.moved: list[str] = []
+        self.known: set[str] = set()
 
     def suffix(self, gauge: Gauge) -> str:
         return gauge.name.removeprefix("m_i")
@@ -67,6 +68,8 @@ class Online:
         writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
         if gauge.offset is not None:
             writer.put(f'delta{tail} = tl.where({name} == float("-inf"), 0.0, {name} - {name}_safe)', Stage.TILE)
+        self.known.add(gauge.name)
+        self.lowering.sums.follow_early()
         weight = writer.name(tensor_name(step.name))
         helper = "exp_scaled" if scale else "exp_above"
         writer.use(helper)
