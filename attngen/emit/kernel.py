@@ -64,7 +64,7 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ())
         limits = replace(limits, lines=())
     lowered = _assemble(kernel, writer, segments, limits)
     if ahead is not None:
-        context = replace(lowered.context, products=(ahead,), flags=(Code("PIPE"), *lowered.context.flags))
+        context = replace(lowered.context, products=(ahead,), flags=(*lowering.ahead.flags, *lowered.context.flags))
         lowered = replace(lowered, context=context)
     return replace(lowered, context=replace(lowered.context, bounds=())) if limits.function in known else lowered
 

@@ -1,9 +1,16 @@
 """The pipelined form of a stream: with PIPE, the products of the next tile are formed beside the weights of this one (`heads`).
 
     ahead_n = start_n + BLOCK_N if PIPE else start_n
-    s_formed = forward_products(q, k_rows, ..., ahead_n, ...)
+    if not LATE:
+        s_formed = forward_products(q, k_rows, ..., ahead_n, ...)
     s = s_next if PIPE else s_formed
+    m_i_new = tl.maximum(m_i, tl.max(s, 1))
+    if LATE:
+        s_formed = forward_products(q, k_rows, ..., ahead_n, ...)
     s_next = s_formed
+
+Their place in the text is for the assembler: it decides by its own estimates whether exponentials run beside products, and with LATE the
+maximum is taken while the product of the weights before is still being formed.
 
 What comes after the last tile is formed as well and never used; it reads nothing behind the end of a tensor.
 """
@@ -33,6 +40,7 @@ class Ahead:
         self.lowering = lowering
         self.names = heads(lowering.kernel)
         self.place = 0
+        self.late: int | None = None
         self.lines: list[Code] = []
 
     def step(self, step: Einsum) -> None:
@@ -47,6 +55,17 @@ class Ahead:
         self.lines += [code for code, walked in written if walked is None]
         writer.sections.tile = section + [(code, walked) for code, walked in written if walked is not None]
         writer.known, writer.whole_tiles = known, whole
+
+    def after_maximum(self) -> None:
+        """Remember the place behind the first maximum of a turn: with LATE, products are formed there."""
+        if self.names and self.late is None:
+            self.late = len(self.lowering.writer.sections.tile)
+
+    @property
+    def flags(self) -> tuple[Code, ...]:
+        """The constants that choose a form."""
+        names = ("PIPE", *(("LATE",) if self.late is not None else ())) if self.names else ()
+        return tuple(map(Code, names))
 
     def results(self) -> list[str]:
         """Names of the values that the rest of the turn reads."""
@@ -77,18 +96,26 @@ class Ahead:
         def call(start: str, full: str) -> str:
             return f"{name}({', '.join((*values, start, *constants, full))})"
 
+        def form(full: str) -> str:
+            return f"{', '.join(formed.values())} = {call(f'ahead_{streamed}', full)}"
+
         lines, position = next_tile(segments)
         whole = "False" if writer.whole_tiles == "False" else f"{writer.whole_tiles} and not PIPE"
+        kept = ["if PIPE:", *(f"    {ahead[result]} = {formed[result]}" for result in results)]
+        first = [form(whole)] if self.late is None else ["if not LATE:", f"    {form(whole)}"]
         turn = [
             f"ahead_{streamed} = start_{streamed}",
             "if PIPE:",
             *(f"    {line}" for line in lines),
             f"    ahead_{streamed} = {position}",
-            f"{', '.join(formed.values())} = {call(f'ahead_{streamed}', whole)}",
+            *first,
             *(f"{result} = {ahead[result]} if PIPE else {formed[result]}" for result in results),
-            "if PIPE:",
-            *(f"    {ahead[result]} = {formed[result]}" for result in results),
         ]
+        if self.late is None:
+            turn += kept
+        else:
+            late = ["if LATE:", f"    {form('False')}", *kept]
+            writer.sections.tile[self.late : self.late] = [(Code(line), None) for line in late]
         writer.sections.tile[self.place : self.place] = [(Code(line), None) for line in turn]
         lines, position = first_tile(segments)
         start = [*lines, f"{', '.join(ahead.values())} = {call(position, 'False')}"]

@@ -26,6 +26,7 @@ Evidence = Literal["tuned", "measured", "similar", "model"]
 _KEPT_CANDIDATES = 6
 _FORMS = {
     "pipe": "the products of the next tile are formed beside the weights of this one",
+    "late": "behind the maximum of this one",
     "tma": "tiles come by tensor descriptors where their tensors are aligned, else by pointers",
 }
 # A tile without a second stage has to be this much faster than one with it: how long its copies are waited for is a guess.

@@ -23,28 +23,31 @@ WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5, 6)
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 FIELDS = ("resident", "streamed", "num_warps", "num_stages")
-FLAGS = ("pipe", "tma")
+FLAGS = ("pipe", "late", "tma")
 _LEGAL = {
     "resident": (*MERGED_ROWS, *BLOCKS),
     "streamed": BLOCKS,
     "num_warps": WARPS,
     "num_stages": STAGES,
-    "pipe": (False, True),
-    "tma": (False, True),
+    **dict.fromkeys(FLAGS, (False, True)),
 }
-_TEXT = re.compile(r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)(?P<pipe>,pipe)?(?P<tma>,tma)?")
+_TEXT = re.compile(
+    r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)(?P<pipe>,pipe(?P<late>,late)?)?(?P<tma>,tma)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TileSchedule:
     """Tile extents in positions, `streamed` None for a kernel without a stream, and the form of the kernel: `pipe` forms the products of
-    the next tile beside the weights of this one, `tma` fetches tiles by descriptors. `str` gives "128x64,w8,s2,pipe,tma"."""
+    the next tile beside the weights of this one, `late` those behind its maximum, `tma` fetches tiles by descriptors. `str` gives
+    "128x64,w8,s2,pipe,tma"."""
 
     resident: int
     streamed: int | None
     num_warps: int
     num_stages: int
     pipe: bool = False
+    late: bool = False
     tma: bool = False
 
     def __post_init__(self) -> None:
@@ -57,10 +60,12 @@ class TileSchedule:
                     f"{field}={value!r} is not a legal value of a schedule",
                     remedy=f"{field} is one of {', '.join(map(str, _LEGAL[field]))}.",
                 )
+        if self.late and not self.pipe:
+            raise ScheduleError("late=True says where products of the next tile are formed, and without pipe none are", remedy="Set both.")
 
     def __str__(self) -> str:
         tile = f"{self.resident}" if self.streamed is None else f"{self.resident}x{self.streamed}"
-        return f"{tile},w{self.num_warps},s{self.num_stages}{',pipe' * self.pipe}{',tma' * self.tma}"
+        return f"{tile},w{self.num_warps},s{self.num_stages}" + "".join(f",{flag}" for flag in FLAGS if getattr(self, flag))
 
 
 def _is_legal(field: str, value: object) -> bool:
@@ -101,8 +106,8 @@ class ModuleSchedule:
             kernels: the module's kernels; their axes name the blocks.
 
         Returns:
-            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and `PIPE` and `TMA`
-            where they are set.
+            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and `PIPE`, `LATE`
+            and `TMA` where they are set.
         """
         return {kernel.role: _launch_values(kernel, self[kernel.role]) for kernel in kernels}
 
@@ -132,8 +137,7 @@ def parse_tile(text: str) -> TileSchedule:
         None if streamed is None else int(streamed),
         int(found["num_warps"]),
         int(found["num_stages"]),
-        found["pipe"] is not None,
-        found["tma"] is not None,
+        *(found[flag] is not None for flag in FLAGS),
     )
 
 
@@ -159,7 +163,8 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         chosen: what stands where the user says nothing.
         kernels: the module's kernels.
         given: role -> values, or values for all kernels at once. Values are `BLOCK_M`-like names of the kernel's own axes,
-            `num_warps`, `num_stages`, and `PIPE` and `TMA` of kernels that have these forms; those left out stay as chosen.
+            `num_warps`, `num_stages`, and `PIPE`, `LATE` and `TMA` of kernels that have these forms; those left out stay as chosen, but
+            that `LATE` goes with `PIPE`.
 
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
@@ -202,8 +207,10 @@ def _names(kernel: Kernel) -> dict[str, str]:
 
 
 def forms(kernel: Kernel) -> tuple[str, ...]:
-    """The flags that a kernel knows: `pipe` where products can go ahead, `tma` where whole rows of matrices stream."""
-    return tuple(flag for flag, known in (("pipe", heads(kernel)), ("tma", streamed_rows(kernel))) if known)
+    """The flags that a kernel knows: `pipe` where products can go ahead, `late` where a maximum is taken of them, `tma` where whole rows
+    of matrices stream."""
+    ahead = heads(kernel)
+    return tuple(flag for flag, known in (("pipe", ahead), ("late", ahead and kernel.gauges), ("tma", streamed_rows(kernel))) if known)
 
 
 def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
@@ -219,6 +226,7 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
                 remedy=f"{name} is one of {', '.join(map(str, legal))}.",
             )
         fields[field] = value
+    fields["late"] = fields["late"] and (fields["pipe"] or values.get("LATE") is True)
     return TileSchedule(**fields)
 
 

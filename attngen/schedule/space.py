@@ -66,12 +66,15 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
 
 def _forms(structure: Structure, tile: TileSchedule, dtype: str, target: Target) -> Iterator[dict[str, bool]]:
     """Forms of a kernel that are worth trying. Going ahead helps where products run beside other instructions of the same warps, and
-    leaves registers for it only where descriptors fetch tiles."""
+    leaves registers for it only where descriptors fetch tiles. Before or behind the maximum is the same work, and only machine code shows
+    which of the two the assembler overlaps."""
     yield {}
     if target.has_tma and uses_wide_units(tile, dtype, target) and target.matrix_unit == "wgmma" and structure.rows:
         yield {"tma": True}
         if structure.ahead:
             yield {"pipe": True, "tma": True}
+            if structure.maxima:
+                yield {"pipe": True, "late": True, "tma": True}
 
 
 def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:

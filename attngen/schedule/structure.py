@@ -46,6 +46,7 @@ class Structure:
         masks: operations of the predicates, which only tiles at the edge of a mask carry out; 0 without masks.
         folded: columns of the narrow products that add biases.
         ahead: features of the products that can be formed in the turn before.
+        maxima: row values that run along as maxima; `sums` counts them too.
         rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
     """
 
@@ -68,6 +69,7 @@ class Structure:
     gathered: int = 0
     stored: int = 0
     ahead: tuple[str, ...] = ()
+    maxima: int = 0
     rows: bool = False
 
     def key(self, dims: Mapping[str, int]) -> str:
@@ -135,6 +137,7 @@ def structure(kernel: Kernel) -> Structure:
         masks=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr)),
         folded=sum(fold.width for fold in folds.values()),
         ahead=tuple(axis for step in inside if step.name in ahead for axis in step.over),
+        maxima=len(kernel.gauges),
         rows=bool(streamed_rows(kernel)),
     )
 
