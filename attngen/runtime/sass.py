@@ -208,8 +208,15 @@ def _bytes_moved(instruction: Instruction) -> int:
     return 2 if ".U16" in instruction.opcode or ".S16" in instruction.opcode else 4
 
 
-def _commits(instruction: Instruction) -> bool:
+def commits(instruction: Instruction) -> bool:
+    """Whether a wgmma ends a group that can be waited for."""
     return instruction.family in WIDE and "gsb0" in instruction.operands
+
+
+def groups_left(instruction: Instruction) -> int | None:
+    """How many groups of wgmma may still run after a wait; None for what does not wait for them."""
+    left = _GROUPS_LEFT.search(instruction.operands) if instruction.family == "WARPGROUP.DEPBAR" else None
+    return int(left[1], 16) if left else None
 
 
 def _overlap(body: Sequence[Instruction], families: frozenset[str]) -> float:
@@ -221,11 +228,10 @@ def _overlap(body: Sequence[Instruction], families: frozenset[str]) -> float:
         for instruction in body:
             family = instruction.family
             if family in WIDE:
-                open_group = not _commits(instruction)
+                open_group = not commits(instruction)
                 groups += not open_group
-            elif family == "WARPGROUP.DEPBAR":
-                left = _GROUPS_LEFT.search(instruction.operands)
-                groups = min(groups, int(left[1], 16)) if left else groups
+            elif (left := groups_left(instruction)) is not None:
+                groups = min(groups, left)
             elif counting and family in families:
                 seen += 1
                 covered += open_group or groups > 0

@@ -18,19 +18,15 @@ from attngen.ir.pieces import columns
 from attngen.runtime import sass
 from attngen.runtime.inspect import Compiled
 from attngen.runtime.sass import Instruction, Loop
+from attngen.runtime.timeline import SCHEDULERS, SHARED_BYTES_PER_CLOCK, operand_bytes, rate_of, turn_alone
 from attngen.schedule.cost import Seen
 from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
 from attngen.schedule.structure import Structure
 from attngen.target import Target
 
 _NOTE = re.compile(r"\((C75\d\d)\)")
-# Rates of the tensor cores as a part of that of 16-bit operands.
-_RATES = {"DMMA": 1 / 16, "IMMA": 2, "QMMA": 2, "OMMA": 2, "QGMMA": 2, "IGMMA": 2}
-_TF32_RATE = 1 / 2
 # Where wgmma exists, the older instruction runs at half of the rate.
 _OLDER_RATE = 1 / 2
-_SCHEDULERS = 4
-_SHARED_BYTES_PER_CLOCK = 128
 # What the driver keeps of shared memory for every program, and the unit in which a warp gets registers, per thread.
 _RESERVED_BYTES = 1024
 _REGISTER_UNIT = 8
@@ -173,7 +169,7 @@ def _static(loop: Loop, compiled: Compiled, work: Work, target: Target, num_warp
     exp2_overlap, alu_overlap = (0.0, 0.0) if serialized else (loop.exp2_overlap(), loop.alu_overlap())
     cycles = _cycles(loop, work, target, num_warps)
     programs = programs_per_sm(compiled, target)
-    exposed = max((1 - exp2_overlap) * cycles.special, (1 - alu_overlap) * cycles.issue)
+    alone = _alone(loop, cycles, target, num_warps)
     peak = work.flops / target.bf16_flops_per_clock
     return Static(
         instructions=len(loop.body),
@@ -191,7 +187,7 @@ def _static(loop: Loop, compiled: Compiled, work: Work, target: Target, num_warp
         repeated=_repeated(loop, work, num_warps),
         programs_per_sm=programs,
         cycles=cycles,
-        peak_share=peak / turn_cycles(cycles, exposed, programs),
+        peak_share=peak / turn_cycles(cycles, alone, programs),
     )
 
 
@@ -204,20 +200,27 @@ def seen(compiled: Compiled, work: Work, target: Target, num_warps: int) -> Seen
     return Seen(compiled.registers, compiled.shared_bytes, cycles, loops[0].exp2_overlap)
 
 
-def turn_cycles(cycles: Cycles, exposed: float, programs: int) -> float:
+def turn_cycles(cycles: Cycles, alone: float, programs: int) -> float:
     """How long a turn takes an SM that has `programs` of them to share.
 
     Args:
         cycles: of one program's turn.
-        exposed: cycles of the softmax during which this program leaves the tensor cores idle. Other programs fill equal parts of them.
+        alone: of a turn of a program that has the SM to itself. Other programs fill equal parts of what it leaves idle.
         programs: on the SM.
 
     Returns:
         Cycles for each turn of each program.
     """
     full = max(cycles.tensor, cycles.special, cycles.issue, cycles.shared)
-    alone = max(full, max(cycles.tensor, cycles.shared) + exposed)
-    return full + (alone - full) / programs
+    return full + max(0.0, alone - full) / programs
+
+
+def _alone(loop: Loop, cycles: Cycles, target: Target, num_warps: int) -> float:
+    """Cycles of a turn without other programs: by its timeline where products run beside other instructions of the same warps, else
+    one after the other."""
+    if any(instruction.family in sass.WIDE for instruction in loop.body):
+        return turn_alone(loop, num_warps, target)
+    return max(cycles.tensor, cycles.shared) + max(cycles.special, cycles.issue)
 
 
 def _repeated(loop: Loop, work: Work, num_warps: int) -> float | None:
@@ -236,8 +239,8 @@ def _cycles(loop: Loop, work: Work, target: Target, num_warps: int) -> Cycles:
     return Cycles(
         tensor=_tensor_cycles(loop, work, target, num_warps),
         special=special * lanes / target.exp2_per_clock,
-        issue=len(loop.body) * num_warps / _SCHEDULERS,
-        shared=moved / _SHARED_BYTES_PER_CLOCK,
+        issue=len(loop.body) * num_warps / SCHEDULERS,
+        shared=moved / SHARED_BYTES_PER_CLOCK,
     )
 
 
@@ -249,7 +252,7 @@ def _tensor_cycles(loop: Loop, work: Work, target: Target, num_warps: int) -> fl
             continue
         if instruction.shape is None:
             return work.flops / target.bf16_flops_per_clock
-        rate = _RATES.get(instruction.family, 1.0) * (_TF32_RATE if ".TF32" in instruction.opcode else 1)
+        rate = rate_of(instruction)
         rate *= _OLDER_RATE if target.matrix_unit in ("wgmma", "tcgen05") and instruction.family not in sass.WIDE else 1
         total += instruction.flops(num_warps) / (rate * target.bf16_flops_per_clock)
     return total
@@ -258,22 +261,10 @@ def _tensor_cycles(loop: Loop, work: Work, target: Target, num_warps: int) -> fl
 def _shared_bytes(instruction: Instruction, num_warps: int, target: Target) -> int:
     """Bytes of shared memory that all warps move by one instruction of the text."""
     if instruction.family in sass.WIDE:
-        return _operand_bytes(instruction) * instruction.issued(num_warps)
+        return operand_bytes(instruction) * instruction.issued(num_warps)
     if instruction.family not in _SHARED_ACCESS:
         return 0
     return _bytes_per_lane(instruction) * num_warps * target.warp_size
-
-
-def _operand_bytes(instruction: Instruction) -> int:
-    """Bytes of the operands of a wgmma that lie in shared memory: the second one always, the first one unless it is in registers."""
-    if instruction.shape is None:
-        return 0
-    rows, width, depth = instruction.shape
-    # Every instruction takes 32 bytes of depth, whatever the type.
-    item = 32 // depth
-    operands = [text.strip() for text in instruction.operands.split(",")]
-    first = 0 if len(operands) > 1 and operands[1].startswith("R") else rows
-    return (first + width) * depth * item
 
 
 def _bytes_per_lane(instruction: Instruction) -> int:

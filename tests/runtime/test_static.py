@@ -121,10 +121,10 @@ def test_programs_on_an_sm():
 
 def test_turns_that_share_an_sm():
     cycles = static.Cycles(2000, 1000, 500, 800)
-    assert static.turn_cycles(cycles, 1000, 1) == 3000
-    assert static.turn_cycles(cycles, 1000, 2) == 2500
-    assert static.turn_cycles(cycles, 0, 1) == 2000
-    assert static.turn_cycles(replace(cycles, special=2500), 0, 1) == 2500
+    assert static.turn_cycles(cycles, 3000, 1) == 3000
+    assert static.turn_cycles(cycles, 3000, 2) == 2500
+    assert static.turn_cycles(cycles, 1500, 1) == 2000
+    assert static.turn_cycles(replace(cycles, special=2500), 2000, 1) == 2500
 
 
 def test_amd_has_no_loops_to_read():

@@ -16,7 +16,7 @@ def kernels():
     return analyse(parse(SOFTMAX)).kernels
 
 
-@pytest.mark.parametrize("text", ["128x64,w8,s2", "64,w4,s1", "16x256,w1,s6", "128x64,w8,s2,pipe,tma", "64x64,w4,s2,tma"])
+@pytest.mark.parametrize("text", ["128x64,w8,s2", "64,w4,s1", "16x256,w1,s6", "128x64,w8,s2,pipe,tma", "64x64,w8,s2,pipe,late,tma", "64x64,w4,s2,tma"])
 def test_tiles_parse_back(text):
     assert str(parse_tile(text)) == text
 
@@ -34,6 +34,7 @@ def test_tiles_parse_back(text):
         "64x64,w4,s9",
         "-16,w4,s1",
         "128x64,w8,s2,tma,pipe",
+        "128x64,w8,s2,late,tma",
     ],
 )
 def test_texts_that_are_no_tile(text):
@@ -113,7 +114,7 @@ def test_illegal_overrides(kernels, given):
 
 
 def test_errors_name_what_is_legal(kernels):
-    with pytest.raises(ScheduleError, match="BLOCK_M, BLOCK_N, PIPE, TMA, num_stages, num_warps"):
+    with pytest.raises(ScheduleError, match="BLOCK_M, BLOCK_N, LATE, PIPE, TMA, num_stages, num_warps"):
         override(CHOSEN, kernels, {"forward": {"BLOCK_K": 64}})
     with pytest.raises(ScheduleError, match="16, 32, 64, 128, 256"):
         override(CHOSEN, kernels, {"forward": {"BLOCK_M": 100}})
