@@ -18,6 +18,8 @@ What comes after the last tile is formed as well and never used; it reads nothin
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from attngen.emit.context import FunctionContext
@@ -60,6 +62,13 @@ class Ahead:
         """Remember the place behind the first maximum of a turn: with LATE, products are formed there."""
         if self.names and self.late is None:
             self.late = len(self.lowering.writer.sections.tile)
+
+    def behind_loads(self, results: list[str]) -> int:
+        """Where a turn forms its products: behind what it loads for their sake, for the assembler moves no load past a wait for them."""
+        tile = self.lowering.writer.sections.tile
+        uses = (i for i, (code, _) in enumerate(tile) if i >= self.place and _mentions(code, results))
+        loads = [i + 1 for i in range(self.place, next(uses, self.place)) if "tl.load(" in tile[i][0]]
+        return max(loads, default=self.place)
 
     @property
     def flags(self) -> tuple[Code, ...]:
@@ -116,7 +125,8 @@ class Ahead:
         else:
             late = ["if LATE:", f"    {form('False')}", *kept]
             writer.sections.tile[self.late : self.late] = [(Code(line), None) for line in late]
-        writer.sections.tile[self.place : self.place] = [(Code(line), None) for line in turn]
+        place = self.behind_loads(results)
+        writer.sections.tile[place:place] = [(Code(line), None) for line in turn]
         lines, position = first_tile(segments)
         start = [*lines, f"{', '.join(ahead.values())} = {call(position, 'False')}"]
         writer.sections.init += [Code("if PIPE:  # the first tile"), *(Code(f"    {line}") for line in start)]
@@ -129,6 +139,10 @@ class Ahead:
             body=(*inside, *self.lines),
             returned=Code(", ".join(results)),
         )
+
+
+def _mentions(code: Code, names: Iterable[str]) -> bool:
+    return any(re.search(rf"\b{name}\b", code) for name in names)
 
 
 def _free(lines: list[Code], streamed: str) -> list[str]:

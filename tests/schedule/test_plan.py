@@ -16,7 +16,9 @@ def kernels():
     return analyse(parse(SOFTMAX)).kernels
 
 
-@pytest.mark.parametrize("text", ["128x64,w8,s2", "64,w4,s1", "16x256,w1,s6", "128x64,w8,s2,pipe,tma", "64x64,w8,s2,pipe,late,tma", "64x64,w4,s2,tma"])
+@pytest.mark.parametrize(
+    "text", ["128x64,w8,s2", "64,w4,s1", "16x256,w1,s6", "128x64,w8,s2,pipe,tma", "64x64,w8,s2,pipe,late,tma", "64x64,w4,s2,tma"]
+)
 def test_tiles_parse_back(text):
     assert str(parse_tile(text)) == text
 
