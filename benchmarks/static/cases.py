@@ -20,12 +20,14 @@ from attngen.runtime.ordering import best_order
 from attngen.runtime.resources import inspect_kernels
 from attngen.runtime.static import Static, Work, statics
 from attngen.schedule.plan import TileSchedule
-from benchmarks.static import flex, one_pass
+from benchmarks.static import flex, mods, one_pass
 from benchmarks.static.record import Row
 
 DTYPE = "bfloat16"
 TARGET = target.get("sm90")
 PLAIN = ("full", "causal")
+MODDED = ("alibi_causal", "softcap", "sliding_window")
+FORWARD = ("forward",)
 BASELINES = ("FlexAttention", "one-pass loop")
 FLEX_ROLES: tuple[flex.Role, ...] = ("forward", "backward_columns")
 # The one-pass loop runs at tiles that do not spill.
@@ -34,11 +36,15 @@ _TILES = {64: TileSchedule(128, 128, 8, 2), 128: TileSchedule(128, 128, 8, 2), 2
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A variant of the catalogue, or the mask of a baseline, at feature lengths such as "128" or "192,128"."""
+    """A variant of the catalogue or of `mods`, or the mask of a baseline, at feature lengths such as "128" or "192,128".
+
+    `roles` are the kernels of a variant that count; all for none.
+    """
 
     source: str
     name: str
     head_dim: str
+    roles: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -50,9 +56,11 @@ class Case:
 
 
 def cases() -> tuple[Case, ...]:
-    """All cases, those of the catalogue first."""
+    """All cases, those of the catalogue first; of mods beyond it, and at the widest heads, the forward."""
     found = [Case("attngen", name, head_dim) for name in catalog.names() for head_dim in ("64", "128")]
     found += [Case("attngen", name, head_dim) for name in PLAIN for head_dim in ("256", "192,128", "576,512")]
+    found += [Case("attngen", name, "256", FORWARD) for name in MODDED]
+    found += [Case("attngen", name, head_dim, FORWARD) for name in mods.NAMES for head_dim in ("64", "128", "256")]
     return (*found, *(Case(source, name, head_dim) for source in BASELINES for name in PLAIN for head_dim in ("64", "128", "256")))
 
 
@@ -61,13 +69,13 @@ def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
 
     Args:
         case: to compile.
-        roles: which kernels of a variant; all by default.
+        roles: which kernels of a variant; those of the case by default.
 
     Raises:
         DoesNotFit: no tile fits. CompileFailed: the compiler refused a kernel.
     """
     if case.source == "attngen":
-        return tuple(_emitted(case, roles))
+        return tuple(_emitted(case, roles or case.roles or None))
     head_dim = int(case.head_dim)
     if case.source == "one-pass loop":
         return (_baseline(case, "forward", *_one_pass(case.name, head_dim)),)
@@ -87,7 +95,8 @@ def refused(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
 
 
 def _emitted(case: Case, roles: Collection[str] | None) -> Iterator[Row]:
-    spec = best_order(catalog.load(case.name), TARGET)
+    name = f"{mods.__name__}:{case.name}" if case.name in mods.NAMES else case.name
+    spec = best_order(catalog.load(name), TARGET)
     program = analyse(spec.cascade)
     lengths = feature_lengths(program.features, parse_head_dims([case.head_dim])[0], captured_lengths(spec))
     kernels = Kernels(program, spec.name, Options(TARGET.name), Knobs.from_env())

@@ -105,6 +105,7 @@ def test_override_of_all_roles_at_once(kernels):
         {"forward": {"num_warps": 4}, "num_stages": 2},
         {"num_warp": 4},
         {"num_warps": 5},
+        {"forward": {"LATE": True}},
         {1: 2},
     ],
     ids=str,
@@ -113,6 +114,13 @@ def test_illegal_overrides(kernels, given):
     with pytest.raises(ScheduleError) as caught:
         override(CHOSEN, kernels, given)
     assert caught.value.remedy
+
+
+def test_late_goes_with_pipe(kernels):
+    late = override(CHOSEN, kernels, {"forward": {"PIPE": True, "LATE": True}})
+    assert str(late["forward"]).endswith(",pipe,late")
+    plain = override(late, kernels, {"forward": {"PIPE": False}})["forward"]
+    assert not plain.pipe and not plain.late
 
 
 def test_errors_name_what_is_legal(kernels):

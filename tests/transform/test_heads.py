@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attngen.ir.parser import parse
-from attngen.pipeline import analyse
+from attngen.pipeline import analyse, build
 from attngen.transform.heads import heads, products_first
 from attngen.transform.matrices import streamed_rows
 from attngen.transform.partition import Kernel
@@ -14,6 +14,7 @@ from tests import variants
 from tests.kernels import cases, harness
 
 FORMS = {"PIPE": True, "TMA": True}
+LATE = {**FORMS, "LATE": True}
 SHARED = variants.SOFTMAX.replace(", v[b,g,n,e]", "").replace("v[b,g,n,e]", "k[b,g,n,d]").replace("o[b,g,r,m,e]", "o[b,g,r,m,d]")
 GATED = variants.SOFTMAX.replace("* 0.25", "* sum_of_n[b,g,n]").replace(
     "  x[", "  sum_of_n[b,g,n] = sum[d] k[b,g,n,d]\n  x[", 1
@@ -56,21 +57,42 @@ def test_what_descriptors_fetch() -> None:
     assert streamed_rows(kernels(variants.SOFTMAX.replace("k[b,g,n,d]\n", "k[b,g,n // 2,d]\n"))["forward"]) == ("v",)
 
 
-@pytest.mark.parametrize(
-    ("variant", "d"),
-    [("causal_alibi", 16), ("window", 16), ("first_and_last", 16), ("dilated", 16), ("differential", 16), ("softcap", 16), ("window", 48)],
-)
+FORMED = ("causal_alibi", "window", "first_and_last", "dilated", "differential", "softcap", "documents")
+
+
+@pytest.mark.parametrize(("variant", "d"), [*((variant, 16) for variant in FORMED), ("window", 48)])
 def test_forms_agree_to_the_bit(variant: str, d: int) -> None:
-    """One walk, two that jump, pieces, lists of tiles, two products, features in two tiles; rows without keys, lengths that no tile
-    divides."""
+    """One walk, two that jump, pieces, lists of tiles, two products, masks that are loaded, features in two tiles; rows without keys,
+    lengths that no tile divides."""
     case = cases.case(variant, cases.Sizes(b=1, g=1, r=1, m=70, n=90, d=d, e=16))
     values = {**case.values, **({"width": 40} if "width" in case.values else {})}
     plain = harness.prepare(case.cascade, values)
     tiles = harness.tiles(16, 16)
     known = harness.forward(plain, values, tiles)
-    formed = harness.forward(plain, values, {**tiles, "forward": {**tiles["forward"], **FORMS}})
-    for name, value in known.items():
-        assert torch.equal(formed[name], value), name
+    for form in (FORMS, LATE):
+        formed = harness.forward(plain, values, {**tiles, "forward": {**tiles["forward"], **form}})
+        for name, value in known.items():
+            assert torch.equal(formed[name], value), name
+
+
+def order(text: str, *parts: str) -> list[int]:
+    """Where parts of a forward kernel first stand, behind the head of its turn."""
+    turn = build(analyse(parse(text)), "order").text.partition("def forward_kernel")[2].partition("for segment")[2]
+    return [turn.index(part) for part in parts]
+
+
+def test_the_order_of_a_turn() -> None:
+    """Sums of features follow before the weights are formed; what a mask loads stands before the products, arithmetic behind."""
+    by_document = cases.MASKS["documents"]
+    parts = ("tl.load(", "if not LATE", "holds =", "m_i_new =", "if LATE", "alpha =", "acc = acc * alpha", " w = ", "l_i = ", "tl.dot(w")
+    found = order(by_document, *parts)
+    assert found == sorted(found)
+
+
+def test_sums_of_two_maxima_follow_both() -> None:
+    text = variants.SOFTMAX.replace("p[b,g,r,m,n] * v", "p[b,g,r,m,n] * p[b,g,r,m,n] * v")
+    (squared,) = order(text, "acc = acc * alpha[:, None] * alpha[:, None]")
+    assert squared < order(text, " w = ")[0]
 
 
 def test_full_tiles_that_a_bias_empties() -> None:
