@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--section", nargs="+", choices=SECTIONS, default=SECTIONS, help="kernels of the catalogue, or those of others")
     parser.add_argument("--name", nargs="+", help="variants, or masks of the baselines")
     parser.add_argument("--head-dim", nargs="+", metavar="N[,N]", help="such as 64 or 192,128")
+    parser.add_argument("--role", nargs="+", help="kernels of the catalogue, such as forward")
     parser.add_argument("--tables", action="store_true", help="write results.md from the record and compile nothing")
     arguments = parser.parse_args()
     if arguments.tables:
@@ -35,7 +36,8 @@ def main() -> int:
     chosen = _chosen(arguments)
     if not chosen:
         parser.error("no case is left")
-    return _check(chosen) if arguments.check else _renew(chosen)
+    roles = frozenset[str](arguments.role or ())
+    return _check(chosen, roles) if arguments.check else _renew(chosen, roles)
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Case]:
@@ -47,33 +49,36 @@ def _chosen(arguments: argparse.Namespace) -> list[Case]:
         if ("variants" if case.source == "attngen" else "baselines") in arguments.section
         and (arguments.name is None or case.name in arguments.name)
         and (arguments.head_dim is None or case.head_dim in arguments.head_dim)
+        and (arguments.role is None or not case.roles or set(arguments.role) & set(case.roles))
     ]
 
 
-def _measured(chosen: list[Case]) -> list[tuple[Case, tuple[Row, ...] | str]]:
+def _measured(chosen: list[Case], roles: frozenset[str]) -> list[tuple[Case, tuple[Row, ...] | str]]:
     """The rows of each case, or why there are none; one line of progress a case."""
     from benchmarks.static.cases import refused
 
     found: list[tuple[Case, tuple[Row, ...] | str]] = []
     for number, case in enumerate(chosen, 1):
         start = time.perf_counter()
-        rows = refused(case)
+        rows = refused(case, roles)
         said = rows if isinstance(rows, str) else f"{len(rows)} kernels"
         print(f"[{number}/{len(chosen)}] {case}: {said}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         found.append((case, rows))
     return found
 
 
-def _renew(chosen: list[Case]) -> int:
+def _renew(chosen: list[Case], roles: frozenset[str]) -> int:
     from benchmarks.static.cases import cases
 
     before, holds_for = read(), _holds_for()
-    if len(chosen) < len(cases()) and before.rows and before.holds_for != holds_for:
+    some = len(chosen) < len(cases()) or bool(roles)
+    if some and before.rows and before.holds_for != holds_for:
         print(f"The record holds for {before.holds_for}, this machine has {holds_for}: renew all of it, without options.", file=sys.stderr)
         return 1
-    record = Record(holds_for, before.rows if len(chosen) < len(cases()) else {})
-    for case, rows in _measured(chosen):
-        record = record.with_case(case.key, () if isinstance(rows, str) else rows)
+    record = Record(holds_for, before.rows if some else {})
+    for case, rows in _measured(chosen, roles):
+        kept = [row for row in record.of(case.key) if roles and row.role not in roles]
+        record = record.with_case(case.key, [*kept, *(() if isinstance(rows, str) else rows)])
     record.write()
     return _tables(record)
 
@@ -86,14 +91,14 @@ def _tables(record: Record) -> int:
     return 0
 
 
-def _check(chosen: list[Case]) -> int:
+def _check(chosen: list[Case], roles: frozenset[str]) -> int:
     record, problems = read(), 0
     if record.holds_for != _holds_for():
         print(f"The record holds for {record.holds_for}, this machine has {_holds_for()}.", file=sys.stderr)
         return 1
-    for case, rows in _measured(chosen):
+    for case, rows in _measured(chosen, roles):
         now = {} if isinstance(rows, str) else {row.key: row for row in rows}
-        before = {row.key: row for row in record.of(case.key)}
+        before = {row.key: row for row in record.of(case.key) if not roles or row.role in roles}
         said = [f"{before[key]}: is gone" for key in before.keys() - now.keys()]
         said += [f"{now[key]}: is not recorded" for key in now.keys() - before.keys()]
         said += [f"{row}: {text}" for key, row in now.items() if key in before for text in worse(before[key], row)]
