@@ -95,7 +95,8 @@ class Case:
             yield replace(clean[1], rank="no spill")
 
     def _badness(self, _item: Candidate, row: Measured, us: float) -> tuple[bool, int, int, float]:
-        outside = max(0, row.spill_bytes - TOLERATED_SPILL_BYTES) if self.thorough else row.spill_bytes
+        tolerated = TOLERATED_SPILL_BYTES if self.thorough and self.role != "forward" else 0
+        outside = max(0, row.spill_bytes - tolerated)
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
 
     def _once(self, row: Measured) -> bool:
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--attempts", type=int, default=8, help="tiles to try before the best so far is taken")
     parser.add_argument("--dims", nargs="+", default=list(DIMS), help='head dims, or "Dqk,Dv"')
     parser.add_argument("--length", nargs="+", default=["long"], choices=("decode", "short", "long"))
-    parser.add_argument("--variant", nargs="+", default=["full", "causal"], help="names of the catalogue")
+    parser.add_argument("--variant", nargs="+", default=["full", "causal"], help="names of the catalogue, or package.module:object")
     parser.add_argument("--role", nargs="+", help="only these kernels")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="measure what the table has already")
@@ -174,10 +175,11 @@ def _emit(name: str, request: Request) -> Emitted:
     """The module of a variant for a dtype and lengths that are cut alike, emitted once."""
     key = (name, request.dtype, cuts(request.extents))
     if key not in _EMITTED:
-        source = build(for_dtype(analyse(catalog.load(name).cascade), request.dtype), name, key[2])
+        spec = catalog.load(name)
+        source = build(for_dtype(analyse(spec.cascade), request.dtype), spec.name, key[2])
         path = Path(tempfile.mkdtemp()) / "kernels.py"
         path.write_text(source.text, encoding="utf-8")
-        _EMITTED[key] = Emitted(source, load_module(path, f"{name}_{len(_EMITTED)}"))
+        _EMITTED[key] = Emitted(source, load_module(path, f"{spec.name}_{len(_EMITTED)}"))
     return _EMITTED[key]
 
 
