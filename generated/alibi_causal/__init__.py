@@ -29,7 +29,7 @@ TILES = {
         "backward_columns": {"BLOCK_N": 128, "BLOCK_M": 16, "num_warps": 8, "num_stages": 2},
     },
     ("sm90", "bfloat16", 64, 64): {
-        "forward": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2, "TMA": True},
+        "forward": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
         "backward_prepare": {"BLOCK_M": 64, "num_warps": 4, "num_stages": 1},
         "backward_rows": {
             "BLOCK_M": 128,

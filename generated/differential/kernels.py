@@ -218,6 +218,7 @@ def forward_kernel(
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
     PIPE: tl.constexpr = False,
+    LATE: tl.constexpr = False,
     TMA: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: outputs and row statistics.
@@ -275,10 +276,10 @@ def forward_kernel(
     # What it carries along.
     m_i = tl.full((BLOCK_M,), float("-inf"), ACC)
     m_i2 = tl.full((BLOCK_M,), float("-inf"), ACC)
-    l_i = tl.zeros((BLOCK_M,), ACC)
-    l_i2 = tl.zeros((BLOCK_M,), ACC)
-    acc = tl.zeros((BLOCK_M, DIM_E), ACC)
     acc2 = tl.zeros((BLOCK_M, DIM_E), ACC)
+    l_i = tl.zeros((BLOCK_M,), ACC)
+    acc = tl.zeros((BLOCK_M, DIM_E), ACC)
+    l_i2 = tl.zeros((BLOCK_M,), ACC)
     if PIPE:  # the first tile
         s1_next, s2_next = forward_products(
             k1_rows,
@@ -303,35 +304,54 @@ def forward_kernel(
             ahead_n = start_n
             if PIPE:
                 ahead_n = start_n + BLOCK_N
-            s1_formed, s2_formed = forward_products(
-                k1_rows,
-                k1_stride_n,
-                q1,
-                k2_rows,
-                k2_stride_n,
-                q2,
-                len_n,
-                range_n,
-                ahead_n,
-                BLOCK_N,
-                DIM_D,
-                TMA,
-                ACC,
-                segment == 0 and not PIPE,
-            )
+            if not LATE:
+                s1_formed, s2_formed = forward_products(
+                    k1_rows,
+                    k1_stride_n,
+                    q1,
+                    k2_rows,
+                    k2_stride_n,
+                    q2,
+                    len_n,
+                    range_n,
+                    ahead_n,
+                    BLOCK_N,
+                    DIM_D,
+                    TMA,
+                    ACC,
+                    segment == 0 and not PIPE,
+                )
             s1 = s1_next if PIPE else s1_formed
             s2 = s2_next if PIPE else s2_formed
-            if PIPE:
-                s1_next = s1_formed
-                s2_next = s2_formed
             if segment != 0:
                 valid = ok_n[None, :]
                 s1 = tl.where(valid, s1, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(s1, 1) * DIM_D**-0.5)
+            if LATE:
+                s1_formed, s2_formed = forward_products(
+                    k1_rows,
+                    k1_stride_n,
+                    q1,
+                    k2_rows,
+                    k2_stride_n,
+                    q2,
+                    len_n,
+                    range_n,
+                    ahead_n,
+                    BLOCK_N,
+                    DIM_D,
+                    TMA,
+                    ACC,
+                    False,
+                )
+            if PIPE:
+                s1_next = s1_formed
+                s2_next = s2_formed
             m_i_safe = m_i_new
             if segment != 0:
                 m_i_safe = finite(m_i_new, DTYPE)
             alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
+            acc2 = acc2 * alpha[:, None]
             w = exp_scaled(s1, DIM_D**-0.5, m_i_safe[:, None], DTYPE)
             l_i = l_i * alpha + tl.sum(w, 1)
             if segment != 0:
@@ -341,12 +361,11 @@ def forward_kernel(
             if segment != 0:
                 m_i2_safe = finite(m_i2_new, DTYPE)
             alpha2 = tl.exp2((m_i2 - m_i2_safe) * LOG2E)
+            acc = acc * alpha2[:, None]
             w2 = exp_scaled(s2, DIM_D**-0.5, m_i2_safe[:, None], DTYPE)
             l_i2 = l_i2 * alpha2 + tl.sum(w2, 1)
             v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
-            acc = acc * alpha2[:, None]
             acc = tl.dot(w2.to(DTYPE), v, acc, input_precision="ieee", out_dtype=ACC)
-            acc2 = acc2 * alpha[:, None]
             acc2 = tl.dot(w.to(DTYPE), v, acc2, input_precision="ieee", out_dtype=ACC)
             m_i = m_i_new
             m_i2 = m_i2_new

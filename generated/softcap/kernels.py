@@ -211,6 +211,7 @@ def forward_kernel(
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
     PIPE: tl.constexpr = False,
+    LATE: tl.constexpr = False,
     TMA: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: outputs and row statistics.
@@ -256,8 +257,8 @@ def forward_kernel(
     ends = (full_end, end)
     # What it carries along.
     m_i = tl.full((BLOCK_M,), float("-inf"), ACC)
-    l_i = tl.zeros((BLOCK_M,), ACC)
     acc = tl.zeros((BLOCK_M, DIM_E), ACC)
+    l_i = tl.zeros((BLOCK_M,), ACC)
     if PIPE:  # the first tile
         s_next = forward_products(
             k_rows, k_stride_n, q, len_n, range_n, begins[0], BLOCK_N, DIM_D, TMA, ACC, False
@@ -269,35 +270,40 @@ def forward_kernel(
             ahead_n = start_n
             if PIPE:
                 ahead_n = start_n + BLOCK_N
-            s_formed = forward_products(
-                k_rows,
-                k_stride_n,
-                q,
-                len_n,
-                range_n,
-                ahead_n,
-                BLOCK_N,
-                DIM_D,
-                TMA,
-                ACC,
-                segment == 0 and not PIPE,
-            )
+            if not LATE:
+                s_formed = forward_products(
+                    k_rows,
+                    k_stride_n,
+                    q,
+                    len_n,
+                    range_n,
+                    ahead_n,
+                    BLOCK_N,
+                    DIM_D,
+                    TMA,
+                    ACC,
+                    segment == 0 and not PIPE,
+                )
             s = s_next if PIPE else s_formed
-            if PIPE:
-                s_next = s_formed
             x = softcap_at * tanh(s * DIM_D**-0.5 / softcap_at, DTYPE)
             if segment != 0:
                 valid = ok_n[None, :]
                 x = tl.where(valid, x, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(x, 1))
+            if LATE:
+                s_formed = forward_products(
+                    k_rows, k_stride_n, q, len_n, range_n, ahead_n, BLOCK_N, DIM_D, TMA, ACC, False
+                )
+            if PIPE:
+                s_next = s_formed
             m_i_safe = m_i_new
             if segment != 0:
                 m_i_safe = finite(m_i_new, DTYPE)
             alpha = tl.exp2((m_i - m_i_safe) * LOG2E)
+            acc = acc * alpha[:, None]
             w = exp_above(x, m_i_safe[:, None], DTYPE)
             l_i = l_i * alpha + tl.sum(w, 1)
             v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
-            acc = acc * alpha[:, None]
             acc = tl.dot(w.to(DTYPE), v, acc, input_precision="ieee", out_dtype=ACC)
             m_i = m_i_new
     # What is left to do after the last tile.
