@@ -16,12 +16,13 @@ from attngen.errors import ArgumentError
 from attngen.explain import Explanation, explain
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
-from attngen.pipeline import Program, Source, for_dtype
+from attngen.pipeline import Program, Source
 from attngen.runtime import arguments as binding
 from attngen.runtime.checks import Checks
 from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.devices import Follower
-from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, given_lengths
+from attngen.runtime.forms import form, settle_forms
+from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, given_lengths, handles
 from attngen.runtime.kernels import Options, forward_only, freeze, in_parts_only
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
@@ -54,7 +55,8 @@ def compile(
         dtype: with `head_dim` or `extents`, kernels are built at once instead of at the first call.
         head_dim: Dqk = Dv, or (Dqk, Dv).
         extents: the same for a cascade: the length of each feature axis.
-        deterministic: whether results must be the same from run to run. They are in any case: nothing is added up in a varying order.
+        deterministic: True: results are the same in every run, as under `torch.use_deterministic_algorithms(True)`. Else a backward may
+            add up the gradients of rows in memory, in any order, where the model of the schedule says that this is clearly faster.
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
             mask reads, or a length, changes. A change of a tensor is one that PyTorch counts: not one through numpy or `.data`.
@@ -73,7 +75,7 @@ def compile(
         raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy=remedy)
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
-    attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without), asked))
+    attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic)))
     check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
@@ -217,9 +219,8 @@ class Attention:
 
     @property
     def kernels(self) -> tuple[KernelHandle, ...]:
-        """The kernels in launch order, without tiles yet."""
-        known = tuple(captured_lengths(self.spec).items())
-        return tuple(KernelHandle(self._kernels, kernel.role, known) for kernel in self.program.kernels)
+        """The kernels in launch order, without tiles yet, and those of the other form of the backward."""
+        return handles(self._kernels, tuple(captured_lengths(self.spec).items()))
 
     def explain(
         self,
@@ -242,15 +243,13 @@ class Attention:
         self, *, arch: str | None = None, dtype: str | torch.dtype = "bfloat16", head_dim: int | tuple[int, ...] | None = None
     ) -> Explanation:
         """The same as a value, with `as_dict` for programs and `text` for people."""
-        shown = self._in_classes or self
-        target = targets.get(arch or self.options.arch or "sm90")
-        kernels = shown._kernels.at(dtype_name(dtype))
-        choice = kernels.choice(self.dims(head_dim), dtype_name(dtype), target)
-        program = for_dtype(shown.program, dtype_name(dtype))
-        rows, dims = self._in_rows, self.dims(head_dim)
+        shown, target = self._in_classes or self, targets.get(arch or self.options.arch or "sm90")
+        dims, name, rows = self.dims(head_dim), dtype_name(dtype), self._in_rows
+        found = form(shown._kernels.at(name), dims, name, target)
         few = () if rows is None else few_queries(rows.spec, rows.program)
-        parts = parts_of_calls((rows or self)._in_parts._kernels.at(dtype_name(dtype)), target, dims, dtype_name(dtype))
-        return explain(self.spec.cascade, program, choice, describe(shown.spec, target), (*few, *parts))
+        parts = parts_of_calls((rows or self)._in_parts._kernels.at(name), target, dims, name)
+        choice, order = found.kernels.choice(dims, name, target), describe(shown.spec, target)
+        return explain(self.spec.cascade, found.kernels.program, choice, order, (*few, *parts), found.why)
 
     def mask_tiles(
         self,
@@ -314,7 +313,7 @@ class Attention:
         """
         dims = self.dims(head_dim, extents)
         kernels = self._kernels.at(dtype_name(dtype))
-        kernels.settled(dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
+        settle_forms(kernels, dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
         if self._in_classes is not None:
             self._in_classes.build(dtype, extents=dims)
         return kernels.source(dims)

@@ -54,6 +54,7 @@ class Explanation:
         order: which order tokens are taken in, where that is not theirs.
         rewrites: what each saved, or why it was not done.
         few: what else runs for few queries.
+        form: of the backward, and why it is that.
     """
 
     traced: tuple[str, ...]
@@ -74,6 +75,7 @@ class Explanation:
     order: str = ""
     rewrites: tuple[str, ...] = ()
     few: tuple[str, ...] = ()
+    form: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -89,6 +91,7 @@ class Explanation:
             *([_block("one-pass form", self.one_pass)] if full else []),
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
+            *([_block("backward", (self.form,))] if self.form else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
             _block("tiles", self.candidates if full else self.tiles),
@@ -106,7 +109,9 @@ class Explanation:
         return [f"{item}{notes.get(item, '  (an output)')}" for item in self.saved] or ["nothing"]
 
 
-def explain(traced: Cascade, program: Program, choice: Choice, order: str = "", few: tuple[str, ...] = ()) -> Explanation:
+def explain(
+    traced: Cascade, program: Program, choice: Choice, order: str = "", few: tuple[str, ...] = (), why_form: str = ""
+) -> Explanation:
     """Collect the facts.
 
     Args:
@@ -115,6 +120,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, order: str = "", 
         choice: tiles for its kernels.
         order: what is to be said about the order of tokens.
         few: what is to be said about calls with few queries.
+        why_form: why the backward has its form.
     """
     streamed, backward = program.streamed, program.backward
     saved = backward.saved if backward is not None else ()
@@ -140,6 +146,7 @@ def explain(traced: Cascade, program: Program, choice: Choice, order: str = "", 
         order=order or _gaps(program),
         rewrites=_rewrites(program),
         few=few,
+        form=_form(program, why_form),
     )
 
 
@@ -219,6 +226,16 @@ def _kernel_lines(kernel: KernelFacts, full: bool) -> list[str]:
     return [*lines, *(f"  {step}" for step in kernel.steps)] if full else lines
 
 
+def _form(program: Program, why: str) -> str:
+    """Which form the backward has."""
+    added = [name for kernel in program.kernels for name in kernel.added]
+    if not why or not any(kernel.role != "forward" for kernel in program.kernels):
+        return ""
+    if not added:
+        return f"two walks, the same results in every run: {why}"
+    return f"one walk, {', '.join(added)} added up in memory in any order (deterministic=True has two): {why}"
+
+
 def _kernel_text(kernel: object) -> str:
     return "\n".join(_kernel_lines(_facts(kernel), full=True)) if isinstance(kernel, Kernel) else str(kernel)
 
@@ -242,8 +259,10 @@ def _formed(kernel: Kernel, step: str, position: set[str]) -> str:
         summed = f"summed over {', '.join(kernel.loops)}, " if kernel.loops else ""
         return f"{summed}{_FORMS[place.form]} in {kernel.role}"
     rest = [axis for axis in kernel.axes(step) if axis not in position]
-    lines = "rows" if kernel.resident in kernel.axes(step) and kernel.role.startswith("backward_rows") else "columns"
-    return f"by {lines} in {kernel.role}" + (f", partials summed over {', '.join(rest)}" if rest else "")
+    by_rows = step in kernel.added or (
+        kernel.resident in kernel.axes(step) and kernel.role.startswith(("backward_rows", "backward_finish"))
+    )
+    return f"by {'rows' if by_rows else 'columns'} in {kernel.role}" + (f", partials summed over {', '.join(rest)}" if rest else "")
 
 
 _FORMS = {"stored": "stored once", "diagonals": "added up by diagonals", "sorted": "added up by sorted positions"}

@@ -24,6 +24,7 @@ from attngen.transform.common import name_common_parts
 from attngen.transform.differentiate import Backward, differentiate
 from attngen.transform.distances import float_distances
 from attngen.transform.folds import fold_biases
+from attngen.transform.fused import fused as fused_kernels
 from attngen.transform.hoist import hoist
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
 from attngen.transform.products import join_products
@@ -135,6 +136,12 @@ def analyse(
     program = _rewritten(program)
     observe("rewrite", program.kernels)
     return program
+
+
+def fused(program: Program) -> Program | None:
+    """The program with the other form of its backward, None where it has none."""
+    parts = fused_kernels(program.parts).kernels
+    return _rewritten(replace(program, parts=parts)) if parts else None
 
 
 def for_dtype(program: Program, dtype: str) -> Program:

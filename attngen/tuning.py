@@ -13,9 +13,10 @@ from attngen.frontend.spec import Spec, captured_lengths
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.handle import dtype_name, feature_lengths
-from attngen.runtime.kernels import Kernels, Options, triton_version
+from attngen.runtime.kernels import Kernels, Options
 from attngen.runtime.ordering import best_order
 from attngen.runtime.own_tiles import own_path, record
+from attngen.runtime.stores import triton_version
 from attngen.runtime.timing import need_device
 from attngen.runtime.tuning import LENGTHS, Setting, Tuning, tune_kernels
 from attngen.schedule.space import LengthClass

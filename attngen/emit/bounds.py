@@ -63,7 +63,7 @@ def bounds(writer: Writer, segments: Segments, known: Iterable[FunctionContext] 
         writer.use(helper)
     widened = tuple(Code(f"{name} = wide({name})") for name in numbers)
     body = (*widened, *_scratch(writer, lambda: _rounded(writer, segments, exprs, frozenset(numbers.values()))))
-    ends = [Code(line) for line in (*_walks(segments), *_turns_of_part(writer, segments))]
+    ends = [Code(line) for line in (*_ragged(writer, segments), *_walks(segments), *_turns_of_part(writer, segments))]
     if ranges.bounds == (ZERO, Extent(ranges.stream)) * 2:
         return Bounds(stage, (*body, *ends))
     name = identifier(f"{writer.kernel.role}_bounds")
@@ -75,6 +75,17 @@ def bounds(writer: Writer, segments: Segments, known: Iterable[FunctionContext] 
     function = next((other for other in known if replace(other, name=name) == function), function)
     call = f"{function.name}({', '.join((*leaves, block))})"
     return Bounds(stage, (*_unpacked(segments, names, call), *ends), function, tuple(leaves.items()))
+
+
+def _ragged(writer: Writer, segments: Segments) -> list[str]:
+    """No tile is full for programs whose own one ends behind the last position, where something is summed over the axis that stays."""
+    kernel = writer.kernel
+    if not kernel.added or segments.count == 1:
+        return []
+    inside = f"first_{kernel.resident} + BLOCK_{kernel.resident.upper()} <= len_{kernel.resident}"
+    name, empty = ("full_length", "0") if segments.jumps else ("full_end", "begin")
+    names = [of_piece(name, i) for i, _ in enumerate(segments.ranges.pieces)]
+    return [f"{name} = tl.where({inside}, {name}, {empty})" for name in names]
 
 
 def _walks(segments: Segments) -> list[str]:

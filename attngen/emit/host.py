@@ -127,12 +127,13 @@ def _model(plan: Plan) -> str:
     return next(item.name for item in plan.inputs if item.axes is not None and item.kind == "float")
 
 
-def _empty(plan: Plan, name: str, axes: tuple[str, ...]) -> Code:
+def _empty(plan: Plan, name: str, axes: tuple[str, ...], *, added: bool) -> Code:
+    """Memory for a result: that to which programs add begins at 0 and is as wide as their sums."""
     model = tensor_name(_model(plan))
-    wide = any(axis in plan.features for axis in axes) and name not in plan.shapes.states
+    wide = any(axis in plan.features for axis in axes) and not added and name not in plan.shapes.states
     shape = ", ".join(f"len_{axis}" for axis in axes) + ("," if len(axes) == 1 else "")
     dtype = f"{model}.dtype" if wide else "accumulator"
-    return Code(f"{tensor_name(name)} = torch.empty(({shape}), dtype={dtype}, device={model}.device)")
+    return Code(f"{tensor_name(name)} = torch.{'zeros' if added else 'empty'}(({shape}), dtype={dtype}, device={model}.device)")
 
 
 def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:
@@ -143,7 +144,7 @@ def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:
     for name in kernel.outputs:
         place = next((item for item in kernel.destinations if item.step == name), None)
         if place is None:
-            lines.append(_empty(plan, name, kernel.axes(name)))
+            lines.append(_empty(plan, name, kernel.axes(name), added=name in kernel.added))
             continue
         target = tensor_name(place.target.name)
         dtype = f"{target}.dtype" if place.form == "stored" else "accumulator"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from attngen.emit.added import add_parts
 from attngen.emit.bounds import Bounds, bounds
 from attngen.emit.context import KernelContext
 from attngen.emit.destinations import store_tiles
@@ -52,11 +53,13 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ())
     lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None)
     writer = lowering.run()
     store_tiles(lowering)
+    for name in kernel.added:
+        add_parts(lowering, name, kernel.axes(name), parts.stored[name])
     ahead = lowering.ahead.function(segments) if segments is not None else None
     known = [item.limits.function for item in before if item.limits.function is not None]
     limits = bounds(writer, segments, known) if segments is not None else Bounds(Stage.PROLOGUE, ())
     for name in kernel.outputs:
-        if name not in {item.step for item in kernel.destinations}:
+        if name not in {*kernel.added, *(item.step for item in kernel.destinations)}:
             for part in parts.stored[name]:
                 _store(writer, name, kernel.axes(name), part)
     if limits.stage == Stage.PROLOGUE:
@@ -275,5 +278,7 @@ _TITLES = {
     "backward_prepare": "Row values of the backward that need a whole row of features.",
     "backward_rows": "Rows stay, the streamed axis passes: gradients of what belongs to rows.",
     "backward_columns": "The streamed axis stays, rows pass: gradients of what belongs to it.",
+    "backward_fused": "The streamed axis stays, rows pass: gradients of what belongs to it, parts of those of rows.",
+    "backward_finish": "What is left to do with gradients of rows once all parts are added up.",
     "backward_pairs": "Rows stay, the streamed axis passes: gradients of what belongs to pairs, by tiles.",
 }

@@ -85,10 +85,12 @@ def write_lists(writer: Writer, kernel: Kernel) -> None:
     every = "pair_holds"
     if kernel.every != kernel.some:
         every = writer.assign("pair_full", kernel.every or build.TRUE, pair, Stage.TILE)
+    # Positions behind the last one that stays are nobody's, unless something is summed over them.
+    full = f"{every} & {outside}" if kernel.added else f"({every} | ~ok_{kernel.resident}[:, None]) & ok_{streamed}[None, :]"
     number = f"start_{streamed} // BLOCK_{streamed.upper()}"
     for line in (
         f"any_holds = tl.max(tl.max((pair_holds & {outside}).to(tl.int32), 1), 0)",
-        f"pair_inside = ({every} | ~ok_{kernel.resident}[:, None]) & ok_{streamed}[None, :]",
+        f"pair_inside = {full}",
         "all_hold = tl.min(tl.min(pair_inside.to(tl.int32), 1), 0)",
         "some_fail = any_holds * (1 - all_hold)",
         f"tl.store(list_start + list_full, {number}, mask=all_hold != 0)",

@@ -4,6 +4,7 @@
     sum[S] A[R,S] * B[S,f]      an accumulating dot
     sum[S] A[R,S]               a row accumulator
     sum[f] of one side          a row sum
+    sum[R]                      what the tile adds to a sum in memory (`added`)
     anything else               a pointwise statement
 
 A contraction factor that fits neither side is refused by name. Under masks a tile value that feeds a sum is set to 0 where it does
@@ -12,6 +13,7 @@ not exist, unless it already is.
 
 from __future__ import annotations
 
+from attngen.emit.added import form_part
 from attngen.emit.chains import chains
 from attngen.emit.expression import Layout
 from attngen.emit.fold import add_fold
@@ -22,18 +24,16 @@ from attngen.emit.sections import Shapes, Stage, Value
 from attngen.emit.sums import Sums
 from attngen.emit.totals import add_total
 from attngen.emit.writer import Writer
+from attngen.emit.zeros import Zeros
 from attngen.errors import NotAContraction
 from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
+from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
-
-# Finite for finite operands.
-_FINITE = frozenset(("add", "sub", "mul", "neg", "tanh", "sigmoid", "where", "min", "max", "to_float", "abs", "sign"))
 
 
 class Lowering:
@@ -47,14 +47,15 @@ class Lowering:
         self.patchy = patchy(kernel)
         self.chains = chains(kernel, self.patchy)
         self.by_name = {step.name: step for step in kernel.steps}
+        self.zeros = Zeros(self.by_name, self.writer.inputs)
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
-        self.zeroed: dict[str, Expr | None] = {}
         self.valid: dict[Expr | None, Code] = {}
         self.entering: dict[tuple[Expr, Expr | None], str] = {}
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
         self.folds = {fold.step: fold for fold in kernel.folds}
+        self.added = frozenset(kernel.added)
         self.sums = Sums(self)
         self.online = Online(self)
         self.ahead = Ahead(self)
@@ -79,6 +80,8 @@ class Lowering:
         """An offset `y = x - m_i` was written together with its weight."""
         if self.kernel.streamed is not None and self.kernel.streamed in step.over:
             self.sums.accumulate(step)
+        elif step.name in self.added:
+            form_part(self, step)
         elif step.name in self.offsets:
             return
         elif step.name in self.gauges:
@@ -121,9 +124,9 @@ class Lowering:
         exists = self.exists.get(step.name)
         if isinstance(step.body, Apply) and step.body.op == "exp":
             self.under_masks(f"{name} = tl.where({self.mask(exists)}, {name}, 0.0)")
-            self.zeroed[step.name] = exists
-        elif self.is_zeroed(step.body, exists):
-            self.zeroed[step.name] = exists
+            self.zeros.known[step.name] = exists
+        elif self.zeros.holds(step.body, exists):
+            self.zeros.known[step.name] = exists
 
     # ---- contractions over features
 
@@ -234,12 +237,12 @@ class Lowering:
         if (expr, exists) in self.entering:
             return self.entering[expr, exists]
         previous, writer.stage = writer.stage, Stage.TILE
-        zeroed = self.is_zeroed(expr, exists)
+        zeroed = self.zeros.holds(expr, exists)
         whole = writer.layout(expr) == self.pair
         own = isinstance(expr, Read) and expr.tensor in writer.steps and whole
         if isinstance(expr, Read) and own and (zeroed or self.exists.get(expr.tensor) == exists):
             text: str = writer.printer.code(expr, self.pair)
-            self.zeroed[expr.tensor] = exists
+            self.zeros.known[expr.tensor] = exists
         else:
             text = self.entering[expr, exists] = writer.name(f"{name}_in")
             if whole:
@@ -251,39 +254,6 @@ class Lowering:
         writer.stage = previous
         return text
 
-    def is_zeroed(self, expr: Expr, exists: Expr | None) -> bool:
-        """Whether a tile value is exactly 0 where `exists` fails, whatever its other factors are (they must be finite)."""
-        match expr:
-            case Read(tensor=name):
-                return name in self.zeroed and self.zeroed[name] == exists
-            case Apply(op="neg" | "to_float", args=(a,)):
-                return self.is_zeroed(a, exists)
-            case Apply(op="mul", args=(a, b)):
-                return (self.is_zeroed(a, exists) and self.is_finite(b)) or (self.is_zeroed(b, exists) and self.is_finite(a))
-            case Apply(op="add" | "sub", args=(a, b)):
-                return self.is_zeroed(a, exists) and self.is_zeroed(b, exists)
-            case Apply(op="where", args=(_, a, b)):
-                return all(self.is_zeroed(arg, exists) or build.is_const(arg, 0) for arg in (a, b))
-            case _:
-                return False
-
-    def is_finite(self, expr: Expr) -> bool:
-        """Whether a value is finite for finite data, also at positions that do not exist."""
-        match expr:
-            case Const(value=value):
-                return abs(float(value)) != float("inf")
-            case Index() | Extent() | Start() | Offset():
-                return True
-            case Read(tensor=name) if name in self.by_name and name not in self.zeroed:
-                step = self.by_name[name]
-                return bool(step.over) or name in self.writer.inputs or self.is_finite(step.body)
-            case Read():
-                return True
-            case Apply(op=op, args=args) if op in _FINITE:
-                return all(self.is_finite(arg) or kind_of(arg) == "bool" for arg in args)
-            case _:
-                return False
-
     def mask(self, predicate: Expr | None) -> Code:
         """The name of the truth tile of a predicate within the bounds, defined on first use and only under masks."""
         writer = self.writer
@@ -291,17 +261,22 @@ class Lowering:
             name = writer.name("valid")
             before, writer.partial = (writer.partial, writer.stage), True
             writer.stage = Stage.TILE
-            line = f"{name} = ok_{self.pair[1]}[None, :]"
+            line = f"{name} = {self.inside()}"
             if predicate is not None:
                 line += f" & {writer.printer.operand(predicate, self.pair, 8)}"
             if predicate is None or writer.fits(line):
                 writer.put(line)
             else:
                 writer.assign(name, predicate, self.pair, Stage.TILE)
-                writer.put(f"{name} = {name} & ok_{self.pair[1]}[None, :]")
+                writer.put(f"{name} = {name} & {self.inside()}")
             writer.partial, writer.stage = before
             self.valid[predicate] = name
         return self.valid[predicate]
+
+    def inside(self) -> str:
+        """Where a tile has positions: along the stream, and along the axis that stays where something is summed over it."""
+        stays = f" & ok_{self.pair[0]}[:, None]" if self.added else ""
+        return f"ok_{self.pair[1]}[None, :]{stays}"
 
     def under_masks(self, line: str) -> None:
         before, self.writer.partial = self.writer.partial, True

@@ -80,7 +80,7 @@ class Online:
         floor = f"({name}_safe - {shift})" if shift else f"{name}_safe"
         writer.put(f"{weight} = {helper}({exponent}, {floor}[:, None], {precision})", Stage.TILE)
         writer.steps[step.name] = Value(weight, (resident, streamed), Stage.TILE)
-        self.lowering.zeroed[step.name] = self.lowering.exists.get(step.name)
+        self.lowering.zeros.known[step.name] = self.lowering.exists.get(step.name)
         self.moved.append(name)
         if gauge.offset is not None:
             self.offset(gauge, x, f"{name}_safe")

@@ -57,6 +57,15 @@ class KernelHandle:
         return inspect_kernels(self.kernels, lengths, dtype_name(dtype), target, (self.role,))[0].compiled
 
 
+def handles(kernels: Kernels, known: tuple[tuple[str, int], ...]) -> tuple[KernelHandle, ...]:
+    """The kernels of a variant in launch order, then those that only the other form of its backward has."""
+    found = {kernel.role: kernels for kernel in kernels.program.kernels}
+    other = kernels.fused()
+    if other is not None:
+        found |= {kernel.role: other for kernel in other.program.kernels if kernel.role not in found}
+    return tuple(KernelHandle(mine, role, known) for role, mine in found.items())
+
+
 def dtype_name(dtype: object) -> str:
     """A legal dtype by its short name.
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,17 +16,17 @@ from torch import Tensor
 
 from attngen import target as targets
 from attngen.cache.entry import Artefacts
-from attngen.cache.key import Toolchain, folder_hash, kernel_key, request_key, source_hash
+from attngen.cache.key import kernel_key, request_key
 from attngen.cache.load import load_module
-from attngen.cache.store import Store, open_store
 from attngen.errors import ArchMismatch, MissingKernel
 from attngen.ir.pieces import Cuts, cuts
-from attngen.knobs import Knobs, code_knobs
-from attngen.pipeline import VERSION, Program, Source, analyse, build, for_dtype
-from attngen.resources import templates_dir
+from attngen.knobs import Knobs
+from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
 from attngen.runtime.kept import KeptLists
 from attngen.runtime.own_tiles import tuned_tiles
+from attngen.runtime.stores import store, stored, toolchain
 from attngen.schedule.choose import Choice, Request, choose
+from attngen.schedule.forms import form_of
 from attngen.schedule.measured import table
 from attngen.schedule.plan import ModuleSchedule, override, parse_schedule
 from attngen.schedule.space import length_class
@@ -49,7 +48,8 @@ class Options:
     """What `compile` was asked for besides the variant. `arch` None: the device of the tensors; `schedule`: the user's
     tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
     `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward;
-    `divided`: programs share the stream of the forward, and there is no backward."""
+    `divided`: programs share the stream of the forward, and there is no backward; `deterministic`: results are the same in every run,
+    whatever PyTorch is told."""
 
     arch: str | None = None
     schedule: tuple[tuple[str, object], ...] | None = None
@@ -59,6 +59,7 @@ class Options:
     local: bool = True
     gradients: bool = True
     divided: bool = False
+    deterministic: bool = False
 
 
 def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -84,6 +85,24 @@ def in_parts_only(schedule: tuple[tuple[str, object], ...] | None) -> tuple[tupl
     return ((PARTS, mine),) if mine else None
 
 
+def roles(program: Program) -> frozenset[str]:
+    """Of the kernels of a program, and of those that it has if its backward is one walk."""
+    other = fused(program)
+    return frozenset(kernel.role for form in (program, other) if form is not None for kernel in form.kernels)
+
+
+def own_part(schedule: tuple[tuple[str, object], ...] | None, program: Program) -> tuple[tuple[str, object], ...] | None:
+    """A user's frozen schedule without what it says of kernels that only the other form of the backward has; None where nothing is left."""
+    own = {kernel.role for kernel in program.kernels}
+    named = {name for name, value in schedule or () if isinstance(value, tuple)}
+    gone = {name for name, value in schedule or () if value == () and name in own}
+    if any(kernel.added for kernel in program.kernels):
+        gone |= {name for name in named if form_of({name}) == "two walks"}
+    elif any(form_of({name}) == "one walk" for name in named):
+        gone |= roles(program) - own
+    return tuple(item for item in schedule or () if item[0] not in gone) or None
+
+
 class Kernels:
     """Builds modules on demand and keeps them. One object a compiled variant; safe for threads."""
 
@@ -92,7 +111,7 @@ class Kernels:
         self.name = name
         self.options = options
         self.arch = options.arch
-        self.override = options.schedule
+        self.override = own_part(options.schedule, program)
         self.knobs = knobs
         self.lock = threading.Lock()
         self.choices: dict[Request, Choice] = {}
@@ -102,6 +121,8 @@ class Kernels:
         self.modules: dict[tuple[Cuts, bool], ModuleType] = {}
         self.narrower: dict[frozenset[str], Kernels] = {}
         self.special: dict[str, Kernels] = {}
+        self.one_walk: Kernels | None = None
+        self.forms: dict[tuple[object, ...], tuple[bool, str]] = {}
         self.kept = KeptLists()
 
     @property
@@ -130,10 +151,18 @@ class Kernels:
             if names not in self.narrower:
                 general = analyse(self.program.cascade, wanted=names, without=self.program.without, asked=self.program.asked)
                 program = for_dtype(general, self.program.dtype)
-                gone = {kernel.role for kernel in self.program.kernels} - {kernel.role for kernel in program.kernels}
-                schedule = tuple(item for item in self.override if item[0] not in gone) if self.override is not None else None
+                gone = roles(self.program) - roles(program)
+                schedule = tuple(item for item in self.options.schedule if item[0] not in gone) if self.options.schedule else None
                 self.narrower[names] = Kernels(program, self.name, replace(self.options, schedule=schedule), self.knobs)
             return self.narrower[names]
+
+    def fused(self) -> Kernels | None:
+        """The same with the backward in one walk, None where it has no such form."""
+        with self.lock:
+            if self.one_walk is None:
+                program = fused(self.program)
+                self.one_walk = None if program is None else Kernels(program, self.name, self.options, self.knobs)
+            return self.one_walk
 
     def source(self, dims: Mapping[str, int]) -> Source:
         """The emitted module for these feature lengths; its text depends only on how they are cut into tiles."""
@@ -259,54 +288,6 @@ class Kernels:
             f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {dict(dims)}",
             remedy=f"Build them beforehand: attngen generate SPEC --arch {target.name} --dtype {dtype} --head-dim {dim}",
         )
-
-
-def stored(cache_: Store, key: str, text: str, knobs: Knobs, missing: Callable[[], MissingKernel]) -> Path:
-    """The file of a module in the cache, whose key holds the hash of its text.
-
-    Raises:
-        MissingKernel: strict mode, and it is not there.
-    """
-    entry = cache_.try_load(key)
-    if entry is None:
-        if knobs.strict:
-            raise missing()
-        entry = cache_.build(key, lambda: Artefacts({"kernels.py": text.encode()}, {"kind": "module"}))
-    return entry.file("kernels.py")
-
-
-@cache
-def store(knobs: Knobs) -> Store:
-    """The cache of this process."""
-    import sys
-
-    abi = f"py{sys.version_info.major}{sys.version_info.minor}-triton{triton_version()}-torch{torch.__version__}".replace("+", "_")
-    return open_store(VERSION, abi, knobs.cache_dir)
-
-
-@cache
-def toolchain(knobs: Knobs) -> Toolchain:
-    """Everything besides the variant that emitted and compiled code depends on."""
-    return Toolchain(
-        attngen=VERSION,
-        triton=triton_version(),
-        ptxas=triton_version(),
-        torch=torch.__version__,
-        templates=folder_hash(templates_dir()),
-        source=source_hash(),
-        code_knobs=code_knobs(knobs),
-    )
-
-
-@cache
-def triton_version() -> str:
-    """The installed version of Triton, "none" without one."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        return "none"
 
 
 @cache

@@ -108,7 +108,8 @@ def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
     if item is not None and item.axes is None:
         return f"*{_CAPTURED[item.kind]}"
     axes = item.axes if item is not None else next((step.axes for step in kernel.steps if str(tensor_name(step.name)) == stem), ())
-    if stem in mine or (set(axes or ()) & set(kernel.features) and stem not in states):
+    sums = {str(tensor_name(name)) for other in source.program.kernels for name in other.added}
+    if stem in mine or (set(axes or ()) & set(kernel.features) and stem not in states | sums):
         return f"*{_TYPES[dtype][0]}"
     return "*fp64" if dtype == "float64" else "*fp32"
 

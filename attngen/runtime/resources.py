@@ -78,7 +78,7 @@ def inspect_kernels(
     roles: Collection[str] | None = None,
     length: LengthClass = "long",
 ) -> tuple[Inspected, ...]:
-    """Compile kernels of a variant as a call would.
+    """Compile kernels of a variant as a call would, those of both forms of its backward.
 
     Args:
         kernels: of the variant.
@@ -91,13 +91,19 @@ def inspect_kernels(
     Raises:
         CompileFailed: Triton or the assembler refused a kernel. DoesNotFit: no tile fits the target.
     """
-    kernels = kernels.at(dtype)
-    schedule = kernels.settled(lengths, dtype, target, REFERENCE[length][1:])
-    if roles is not None:
-        schedule = ModuleSchedule(tuple((role, tile) for role, tile in schedule.tiles if role in roles))
-    source = kernels.source(lengths)
-    module = kernels.module(source, False, target, lengths, dtype)
-    return compile_module(kernels.name, source, module, schedule, Request(tuple(lengths.items()), dtype, target, length))
+    kernels, found = kernels.at(dtype), dict[str, Inspected]()
+    for form in (kernels, kernels.fused()):
+        if form is None:
+            continue
+        mine = {kernel.role for kernel in form.program.kernels if roles is None or kernel.role in roles} - found.keys()
+        if mine:
+            tiles = form.settled(lengths, dtype, target, REFERENCE[length][1:]).tiles
+            schedule = ModuleSchedule(tuple((role, tile) for role, tile in tiles if role in mine))
+            source = form.source(lengths)
+            module = form.module(source, False, target, lengths, dtype)
+            request = Request(tuple(lengths.items()), dtype, target, length)
+            found |= {item.resources.role: item for item in compile_module(form.name, source, module, schedule, request)}
+    return tuple(found.values())
 
 
 def compile_module(name: str, source: Source, module: ModuleType, schedule: ModuleSchedule, request: Request) -> tuple[Inspected, ...]:

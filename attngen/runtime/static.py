@@ -107,7 +107,7 @@ def work_of(structure: Structure, lengths: Mapping[str, int], dtype: str, tile: 
         tile: its schedule.
     """
     pairs = tile.resident * (tile.streamed or 0)
-    width = sum(lengths[axis] for axis in (*structure.dots, *structure.carried)) + structure.folded
+    width = sum(lengths[axis] for axis in (*structure.dots, *structure.carried, *structure.added)) + structure.folded
     passing = (tile.streamed or 0) * sum(columns(lengths[axis]) for axis in structure.passing)
     again = tile.resident * sum(columns(lengths[axis]) for axis in structure.again)
     return Work(2 * pairs * width, (passing + again) * DTYPE_BYTES[dtype])

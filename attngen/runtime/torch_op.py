@@ -19,6 +19,7 @@ from attngen.errors import NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
+from attngen.runtime.forms import form
 from attngen.runtime.kept import keeping
 from attngen.runtime.kernels import Kernels, Loaded, contiguous_features
 from attngen.runtime.splitting import multiprocessors, parts_of
@@ -95,7 +96,8 @@ class _Registration:
     def dtype(self, tensors: Sequence[Any]) -> str:
         return str(self.model(tensors).dtype).removeprefix("torch.")
 
-    def load(self, kernels: Kernels, tensors: Sequence[Any]) -> Loaded:
+    def load(self, kernels: Kernels, tensors: Sequence[Any], *, backward: bool = False) -> tuple[Kernels, Loaded]:
+        """The kernels that run, which for a backward may be those of its other form, with their tiles."""
         extents = self.extents(tensors)
         program = kernels.program
         dims = {axis: extents[axis] for axis in self.features}
@@ -103,7 +105,10 @@ class _Registration:
             if size == 0:
                 raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
-        return kernels.get(dims, self.model(tensors), lengths)
+        model = self.model(tensors)
+        if backward:
+            kernels = form(kernels, dims, self.dtype(tensors), kernels.target(model.device), lengths).kernels
+        return kernels, kernels.get(dims, model, lengths)
 
     def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
         """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""
@@ -132,8 +137,7 @@ class _Registration:
         return contiguous_features(names, tensors, self.copied)
 
     def forward(self, *tensors: Any) -> Any:
-        kernels = self.kernels.at(self.dtype(tensors))
-        loaded = self.load(kernels, tensors)
+        kernels, loaded = self.load(self.kernels.at(self.dtype(tensors)), tensors)
         ready = self.ready(tensors)
         parts, kept = self.parts(kernels, loaded, tensors), self.kept(kernels, loaded, tensors)
         result: Any = loaded.module.forward(*ready, loaded.tiles, *parts, **kept)
@@ -155,7 +159,7 @@ class _Registration:
         if kernels.program.backward is None or not kernels.program.backward.gradients:
             # What is only compared has a gradient, of zeros.
             return [self.gradient(item, {}, by_name, names, model) for item in self.differentiable]
-        loaded = self.load(kernels, tensors)
+        kernels, loaded = self.load(kernels, tensors, backward=True)
         ready = self.ready(tensors)
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
         kept = dict(zip(self.saved, rest, strict=False))

@@ -154,12 +154,22 @@ def tune_kernels(
             notes.append(f"{length}: left out, captured tensors are too short for {' x '.join(map(str, LENGTHS[length]))} tokens")
             continue
         request = Request(tuple(features.items()), dtype, setting.target, length)
-        calls = _Calls(kernels, captures, request, extents, setting.device)
-        for row, failed in _tuned_roles(kernels, request, calls, setting, clock):
-            rows.append(row)
-            lost += failed
-            progress(f"{kernels.name} {dtype} {length} {row.structure.partition(':')[0]}: {row.tile}, {row.call_us:.0f} us a call")
+        for form, roles in _forms(kernels):
+            calls = _Calls(form, captures, request, extents, setting.device)
+            for row, failed in _tuned_roles(form, roles, request, calls, setting, clock):
+                rows.append(row)
+                lost += failed
+                progress(f"{form.name} {dtype} {length} {row.structure.partition(':')[0]}: {row.tile}, {row.call_us:.0f} us a call")
     return Tuning(tuple(rows), tuple(lost), tuple(notes))
+
+
+def _forms(kernels: Kernels) -> Iterator[tuple[Kernels, frozenset[str]]]:
+    """Both forms of the backward, each with the kernels that the one before it has not."""
+    mine = frozenset(kernel.role for kernel in kernels.program.kernels)
+    yield kernels, mine
+    other = kernels.fused()
+    if other is not None:
+        yield other, frozenset(kernel.role for kernel in other.program.kernels) - mine
 
 
 def filled(
@@ -191,11 +201,13 @@ def _product(lengths: Mapping[str, int], axes: Sequence[str]) -> int:
     return total
 
 
-def _tuned_roles(kernels: Kernels, request: Request, calls: _Calls, setting: Setting, clock: Clock) -> Iterator[tuple[Tuned, list[Lost]]]:
-    """One row for each kernel, the tiles of those before it standing as they were found."""
+def _tuned_roles(
+    kernels: Kernels, roles: frozenset[str], request: Request, calls: _Calls, setting: Setting, clock: Clock
+) -> Iterator[tuple[Tuned, list[Lost]]]:
+    """One row for each kernel of these roles, the tiles of those before it standing as they were found."""
     usual = choose(kernels.program.kernels, request, table())
     best = usual.schedule
-    for kernel in kernels.program.kernels:
+    for kernel in (kernel for kernel in kernels.program.kernels if kernel.role in roles):
         role = kernel.role
         times: dict[TileSchedule, float] = {}
         lost: list[Lost] = []

@@ -13,7 +13,7 @@ from typing import Literal
 
 from attngen.errors import DoesNotFit
 from attngen.ir.pieces import columns
-from attngen.schedule.cost import Cost, price, shared_bytes
+from attngen.schedule.cost import Cost, Seen, price, shared_bytes
 from attngen.schedule.measured import Measured, Table
 from attngen.schedule.plan import DTYPE_BYTES, FLAGS, ModuleSchedule, TileSchedule
 from attngen.schedule.space import LengthClass, candidates
@@ -61,6 +61,7 @@ class Reason:
         fallback: the next candidate that needs clearly fewer registers, should a compile find the chosen one wanting.
         candidates: the chosen one and the next in order, with why they lost.
         timed: what a GPU said, where it was asked.
+        predicted_us: time of the reference problem, with the registers and spills that a compile saw where there was one.
     """
 
     role: str
@@ -71,6 +72,7 @@ class Reason:
     fallback: TileSchedule | None
     candidates: tuple[Candidate, ...]
     timed: Tuned | None = None
+    predicted_us: float = 0.0
 
     def lines(self) -> tuple[str, ...]:
         """Text for `explain`."""
@@ -177,14 +179,15 @@ def _slower(item: Candidate, best_us: float) -> str:
 
 def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTable) -> Reason:
     ranked = rank(kernel, request)
+    row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), kernel.arithmetic)
     timed = tuned.find(request.target.name, request.dtype, request.length, kernel, request.extents)
     if timed is not None:
-        return _timed(kernel, request, ranked, timed)
-    row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), kernel.arithmetic)
+        return _timed(kernel, request, ranked, timed, row)
     others = distinct(ranked)
     if row is None:
         tile = ranked[0].tile
-        return Reason(kernel.role, tile, "model", None, None, _fallback(ranked, ranked[0]), others[:_KEPT_CANDIDATES])
+        leaders, predicted = others[:_KEPT_CANDIDATES], ranked[0].cost.total_us
+        return Reason(kernel.role, tile, "model", None, None, _fallback(ranked, ranked[0]), leaders, predicted_us=predicted)
     tile = row.schedule
     same = (row.special, row.simple) == kernel.arithmetic and (row.arch, row.dtype) == (request.target.name, request.dtype)
     chosen = Candidate(tile, price(kernel, request.extents, request.dtype, tile, request.target, request.length), "")
@@ -195,16 +198,28 @@ def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTa
             passed.append(Candidate(item.tile, item.cost, "compiled: spills or serialises" if faster else item.lost or "slower"))
     evidence: Evidence = "measured" if same else "similar"
     candidates_ = (chosen, *passed[: _KEPT_CANDIDATES - 1])
-    return Reason(kernel.role, tile, evidence, row, measured.alternative(row), _fallback(ranked, chosen), candidates_)
+    predicted = _predicted(kernel, request, tile, row)
+    fallback = _fallback(ranked, chosen)
+    return Reason(kernel.role, tile, evidence, row, measured.alternative(row), fallback, candidates_, predicted_us=predicted)
 
 
-def _timed(kernel: Structure, request: Request, ranked: tuple[Candidate, ...], timed: Tuned) -> Reason:
+def _timed(kernel: Structure, request: Request, ranked: tuple[Candidate, ...], timed: Tuned, row: Measured | None) -> Reason:
     """The tile that won on a GPU. What lost against it did so on the clock or was predicted to."""
     tile = timed.schedule
     chosen = Candidate(tile, price(kernel, request.extents, request.dtype, tile, request.target, request.length), "")
     passed = [Candidate(item.tile, item.cost, item.lost or "not faster when timed") for item in distinct(ranked) if item.tile != tile]
     candidates_ = (chosen, *passed[: _KEPT_CANDIDATES - 1])
-    return Reason(kernel.role, tile, "tuned", None, None, _fallback(ranked, chosen), candidates_, timed)
+    return Reason(
+        kernel.role, tile, "tuned", None, None, _fallback(ranked, chosen), candidates_, timed, _predicted(kernel, request, tile, row)
+    )
+
+
+def _predicted(kernel: Structure, request: Request, tile: TileSchedule, row: Measured | None) -> float:
+    """The predicted time of a tile, with what a compile saw of its registers and spills if `row` is about it."""
+    seen: Seen | None = None
+    if row is not None and row.schedule == tile:
+        seen = Seen(row.registers, row.shared_bytes, None, 0.0, row.loop_spill_bytes)
+    return price(kernel, request.extents, request.dtype, tile, request.target, request.length, seen).total_us
 
 
 def distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:

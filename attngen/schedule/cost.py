@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from attngen.ir.pieces import columns, pieces
+from attngen.schedule.additions import additions, element_bytes
 from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
 from attngen.schedule.space import WIDE_ROWS, LengthClass, uses_wide_units
 from attngen.schedule.structure import Structure
@@ -80,12 +81,14 @@ class Cost:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a compiler made of a kernel: registers of a thread, bytes of shared memory, the cycles of an SM that one turn of one program
-    takes in its main loop, waiting left out, and the share of its exponentials that run beside products."""
+    takes in its main loop, waiting left out (None: nobody looked), the share of its exponentials that run beside products, and what a
+    thread spills and loads in a turn, if the cycles do not have it."""
 
     registers: int
     shared_bytes: int
-    turn_cycles: float
+    turn_cycles: float | None
     overlap: float
+    spill_bytes: int = 0
 
 
 # ---- shared memory
@@ -115,7 +118,7 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
     # Tiles of single elements go from the layout of memory to that of products, or back, through a space that they share.
     vectors += tile.resident * tile.streamed * max(item, 4) if structure.gathered or structure.stored else 0
     scores = tile.resident * tile.streamed * item
-    narrow = tile.streamed * structure.folded * item
+    narrow = tile.streamed * structure.folded * item + additions(structure, dims, dtype, tile, target).space_bytes
     if target.backend == "hip":
         ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else max(passing)
         narrowest = min((pieces(dims[axis])[-1] for axis in structure.dots), default=target.matrix_depth)
@@ -218,7 +221,9 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
     addresses = _DESCRIPTOR_REGISTERS if tile.tma else min(per_copy * copied, _ADDRESS_REGISTERS)
     addresses += per_stored * structure.stored * scores
     further += len(structure.ahead) if tile.pipe else 0
-    return round(start + per_carried * carried + (per_score + per_further * further) * scores + addresses)
+    # What is added to memory is formed when the scores are gone.
+    added = per_carried * additions(structure, dims, dtype, tile, target).words * words / threads
+    return round(start + per_carried * carried + max((per_score + per_further * further) * scores, added) + addresses)
 
 
 def _unit(tile: TileSchedule, dtype: str, target: Target) -> str:
@@ -257,23 +262,26 @@ def price(
     registers = register_estimate(structure, dims, dtype, tile, target) if seen is None else seen.registers
     resident_programs = _programs_per_sm(shared, registers, tile, target)
     heads, q_len, kv_len = REFERENCE[length]
-    rows, stream = (kv_len, q_len) if structure.role.startswith("backward_columns") else (q_len, kv_len)
+    rows, stream = (q_len, kv_len) if structure.by_rows else (kv_len, q_len)
     programs = heads * ceil(rows / tile.resident)
     waves = programs / (target.sms * resident_programs)
     # The last wave is as long as a full one.
     rounds = ceil(waves) if waves > 0.5 else max(waves, 0.5)
     if tile.streamed is None:
-        traffic = tile.resident * sum(_columns(structure.once, dims)) * DTYPE_BYTES[dtype]
+        traffic = tile.resident * sum(_columns(structure.once, dims)) * element_bytes(structure, dtype)
         total = programs * traffic / target.hbm_gb_per_s / 1e3
         return Cost(shared, registers, resident_programs, 0, 0, 0, 0, traffic, 0, waves, total)
     if structure.merges:
         return _merging(structure, dims, tile, target, (shared, registers, resident_programs, waves))
     tensor, special, issue, moved, traffic = _turn(structure, dims, dtype, tile, target)
+    if seen is not None and seen.spill_bytes:
+        spilled = seen.spill_bytes * tile.num_warps * target.warp_size
+        issue, moved = issue + spilled / 4 / _LANES_PER_CLOCK, moved + spilled / _SHARED_BYTES_PER_CLOCK
     parts = (tensor, special + issue, moved, traffic / _L2_BYTES_PER_CLOCK)
     # Programs on one SM hide each other's waiting; a program alone waits for every unit in turn.
     exposed = (tensor + special + issue - max(tensor, special + issue)) / resident_programs
     exposed *= 1 - _AHEAD_SHARE if tile.pipe else 1
-    busy = max(*parts) + exposed if seen is None else max(seen.turn_cycles, parts[-1])
+    busy = max(*parts) + exposed if seen is None or seen.turn_cycles is None else max(seen.turn_cycles, parts[-1])
     # A copy has the turns that its stages span to arrive; without any, one waits after the other.
     copies = len(structure.passing) + len(structure.again) if tile.num_stages == 1 else 1
     late = max(0.0, copies * _LOAD_CYCLES - (tile.num_stages - 1) * busy)
@@ -308,21 +316,22 @@ def _turn(
     if target.matrix_unit in ("wgmma", "tcgen05") and not wide and not scalar:
         # The older instruction runs at half of the rate and less.
         rate = rate / 2
-    held = repeats(structure, dims, dtype, tile, target)
-    tensor = 2 * pairs * columns * held.products / rate * (1 + (0.25 if wide and streamed < 64 else 0))
+    held, added = repeats(structure, dims, dtype, tile, target), additions(structure, dims, dtype, tile, target)
+    tensor = 2 * pairs * (columns * held.products * (1 + (0.25 if wide and streamed < 64 else 0)) + added.columns) / rate
     special = structure.special * pairs * held.scores / target.exp2_per_clock
     accumulators = held.sums * resident * sum(_columns(structure.carried, dims)) if structure.sums else 0
     fetched = sum(_passing(structure, dims, tile))
     copies = 0 if tile.tma else fetched * item / 16
     moves = len(structure.ahead) if tile.pipe else 0
-    issue = ((structure.simple + 3 + structure.sums + moves) * pairs * held.scores + accumulators + 4 * copies) / _LANES_PER_CLOCK
+    issue = (structure.simple + 3 + structure.sums + moves) * pairs * held.scores + accumulators + 4 * copies + added.instructions
     # Every 64 rows (or every warp) read the streamed tile anew.
     readers = max(1, resident // WIDE_ROWS) if wide else min(tile.num_warps, max(1, resident // 16))
     products = len(structure.dots) + len(structure.carried)
     passing = fetched * item
     kept = resident * sum(_columns(structure.kept, dims)) * item if wide else 0
-    moved = (passing * (1 + readers * products / max(len(structure.passing) + len(structure.again), 1)) + kept) / _SHARED_BYTES_PER_CLOCK
-    return tensor, special, issue, moved, passing + structure.vectors * streamed * 4 + structure.pairs * pairs * item
+    moved = passing * (1 + readers * products / max(len(structure.passing) + len(structure.again), 1)) + kept + added.moved_bytes
+    traffic = passing + structure.vectors * streamed * 4 + structure.pairs * pairs * item + added.traffic_bytes
+    return tensor, special, issue / _LANES_PER_CLOCK, moved / _SHARED_BYTES_PER_CLOCK, traffic
 
 
 def _exchanges(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> int:

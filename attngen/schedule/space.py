@@ -83,7 +83,7 @@ def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:
 
 
 def _resident(structure: Structure, scalar: bool, length: LengthClass) -> tuple[int, ...]:
-    by_rows = not structure.role.startswith("backward_columns")
+    by_rows = structure.by_rows
     if length == "decode" and by_rows:
         return (16,)
     if scalar:
@@ -92,7 +92,7 @@ def _resident(structure: Structure, scalar: bool, length: LengthClass) -> tuple[
 
 
 def _streamed(structure: Structure, scalar: bool, length: LengthClass) -> tuple[int, ...]:
-    if length == "decode" and structure.role.startswith("backward_columns"):
+    if length == "decode" and not structure.by_rows:
         return (16,)
     return _SCALAR_BLOCKS if scalar else tuple(block for block in BLOCKS if block <= 128)
 

@@ -48,6 +48,7 @@ class Structure:
         ahead: features of the products that can be formed in the turn before.
         maxima: row values that run along as maxima; `sums` counts them too.
         rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
+        added: features of the tiles [S, f] that a turn adds to memory; added_rows: the vectors [S].
     """
 
     role: str
@@ -71,6 +72,8 @@ class Structure:
     ahead: tuple[str, ...] = ()
     maxima: int = 0
     rows: bool = False
+    added: tuple[str, ...] = ()
+    added_rows: int = 0
 
     def key(self, dims: Mapping[str, int]) -> str:
         """The structure without its arithmetic, feature axes by their tiles: "forward:64-32>64-32.64;64-32+64;2;masked"."""
@@ -79,6 +82,8 @@ class Structure:
         products = "+".join(".".join(name[axis] for axis in axes) for axes in (self.dots, self.carried))
         extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
         extra += f"f{self.folded}" if self.folded else ""
+        if self.added or self.added_rows:
+            extra += f"a{'.'.join((*(name[axis] for axis in self.added), *('1' for _ in range(self.added_rows))))}"
         extra += f"t{self.totals}" * bool(self.totals) + f"s{self.stored}" * bool(self.stored)
         # The stream of a part is that of the whole, and so are its tiles.
         role = "forward" if self.role == PARTS else self.role
@@ -93,6 +98,11 @@ class Structure:
     def arithmetic(self) -> tuple[int, int]:
         """Special and simple operations, predicates included: what tells kernels of one `key` apart."""
         return (self.special, self.simple + self.masks)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether queries are what stays, and keys what passes."""
+        return not self.role.startswith(("backward_columns", "backward_fused"))
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -139,6 +149,8 @@ def structure(kernel: Kernel) -> Structure:
         ahead=tuple(axis for step in inside if step.name in ahead for axis in step.over),
         maxima=len(kernel.gauges),
         rows=bool(streamed_rows(kernel)),
+        added=tuple(axis for step in inside if step.name in kernel.added for axis in step.axes if axis in features),
+        added_rows=sum(step.name in kernel.added and not features & set(step.axes) for step in inside),
     )
 
 

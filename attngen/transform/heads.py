@@ -29,9 +29,27 @@ def heads(kernel: Kernel) -> tuple[str, ...]:
 
 def products_first(kernel: Kernel) -> tuple[Einsum, ...]:
     """Steps in the order in which a turn has them: the products of rows before all else, so that one runs beside what follows from the
-    other."""
+    other, and the sums of a backward as their tiles become ready, so that one runs beside what is left to compute for the next."""
     early, turning = _early(kernel), _turning(kernel)
-    return tuple(sorted(kernel.steps, key=lambda step: step.name in turning and step.name not in early))
+    steps = tuple(sorted(kernel.steps, key=lambda step: step.name in turning and step.name not in early))
+    return steps if kernel.gauges else _when_ready(kernel, steps)
+
+
+def _when_ready(kernel: Kernel, steps: tuple[Einsum, ...]) -> tuple[Einsum, ...]:
+    """Sums after all tiles, each as early as what it reads is there; then what leaves the turn: earlier that would cost registers, while
+    what is carried to the next turn can still be under way behind it."""
+    place = {step.name: i for i, step in enumerate(steps)}
+    sums = {step.name for step in steps if kernel.streamed is not None and kernel.streamed in step.over}
+    late = set(sums)
+    for step in steps:
+        late |= {step.name} if late & set(step_reads(step)) else set()
+
+    def rank(step: Einsum) -> tuple[int, int]:
+        if step.name in sums:
+            return 1, max((place[name] for name in step_reads(step) if name in place), default=-1)
+        return (2, 0) if step.name in kernel.added else (3, 0) if step.name in late else (0, 0)
+
+    return tuple(sorted(steps, key=rank))
 
 
 def _products(kernel: Kernel) -> set[str]:

@@ -107,7 +107,7 @@ def plan(sections: Sequence[str], budget_s: float) -> list[str]:
 
     steps: dict[str, Callable[[], Iterator[workloads.Step]]] = {
         "forward": workloads.grid,
-        "backward": workloads.grid,
+        "backward": workloads.backward,
         "decode": workloads.decode,
         "memory": workloads.memory,
     }

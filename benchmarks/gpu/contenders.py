@@ -52,9 +52,12 @@ class Contender:
     cost_s: float
 
 
-def _attngen(problem: Problem) -> Built:
-    attend, arguments = attngen.compile(problem.spec()), problem.arguments()
-    return Built(lambda: attend(*arguments))
+def _attngen(deterministic: bool | None) -> Callable[[Problem], Built]:
+    def build(problem: Problem) -> Built:
+        attend, arguments = attngen.compile(problem.spec(), deterministic=deterministic), problem.arguments()
+        return Built(lambda: attend(*arguments))
+
+    return build
 
 
 def _sdpa(backend: str) -> Callable[[Problem], Built]:
@@ -149,7 +152,8 @@ def _now(problem: Problem) -> float:
 CONTENDERS: dict[str, Contender] = {
     item.name: item
     for item in (
-        Contender("attngen", _attngen, 8.0),
+        Contender("attngen", _attngen(None), 8.0),
+        Contender("attngen_two_walks", _attngen(True), 8.0),
         Contender("sdpa_cudnn", _sdpa("CUDNN_ATTENTION"), 3.0),
         Contender("sdpa_flash", _sdpa("FLASH_ATTENTION"), 3.0),
         Contender("sdpa_efficient", _sdpa("EFFICIENT_ATTENTION"), 3.0),

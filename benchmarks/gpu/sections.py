@@ -32,7 +32,7 @@ def forward(run: Run) -> Iterator[Row]:
 
 def backward(run: Run) -> Iterator[Row]:
     """Gradients of all arguments and trained captures, given an output."""
-    yield from run.each("backward", workloads.grid(), measure_backward, grad=True)
+    yield from run.each("backward", workloads.backward(), measure_backward, grad=True)
 
 
 def decode(run: Run) -> Iterator[Row]:

@@ -15,6 +15,7 @@ GRID_LENGTHS = (8192, 2048, 32768, 4096, 16384)
 GRID_HEADS = ((16, 16), (16, 4))
 GRID_DIMS = (128, 64)
 
+TWO_WALKS = "attngen_two_walks"
 CONTENDERS = ("attngen", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient", "fa4", "fla", "flex")
 TUNED = ("flex_max",)
 _PLAIN = ("noop", "causal", "differential")
@@ -96,6 +97,14 @@ def grid() -> Iterator[Step]:
             for dim in GRID_DIMS:
                 for item in middle:
                     yield _step(replace(item, heads=heads, dims=(dim, dim), q_len=length, kv_len=length))
+
+
+def backward() -> Iterator[Step]:
+    """The same grid; in its middle and for other head dims the backward that is the same in every run stands beside the usual one."""
+    beside = {Workload(variant) for variant in GRID_VARIANTS} | {Workload("causal", dims=(64, 64)), *extras()}
+    for step in grid():
+        both = step.workload in beside and "attngen" in step.contenders
+        yield replace(step, contenders=("attngen", TWO_WALKS, *step.contenders[1:])) if both else step
 
 
 def extras() -> Iterator[Workload]:

@@ -27,7 +27,7 @@ from attngen import catalog, target
 from attngen.cache.load import load_module
 from attngen.errors import CompileFailed, DoesNotFit
 from attngen.ir.pieces import Cuts, cuts
-from attngen.pipeline import analyse, build, for_dtype
+from attngen.pipeline import analyse, build, for_dtype, fused
 from attngen.runtime.inspect import Compiled, compile_many
 from attngen.runtime.measure import Emitted, Task, compile_job, fault, row_of
 from attngen.runtime.static import seen, work_of
@@ -80,6 +80,9 @@ class Case:
         if not fits:
             return
         best = min(fits, key=lambda one: self._badness(*one))
+        if self._adds():
+            yield best[1]
+            return
         tolerable = [one for one in fits if self._tolerable(one[1])]
         clean = best if best[1].spill_bytes == 0 else None
         if tolerable and best[0].cost.total_us > CLEAN_IS_TOO_SLOW * tolerable[0][0].cost.total_us:
@@ -94,7 +97,13 @@ class Case:
         if clean is not None and clean is not best:
             yield replace(clean[1], rank="no spill")
 
+    def _adds(self) -> bool:
+        """Whether it is the kernel of a fused backward: its tiles all fill the registers, and what they spill is part of their time."""
+        return bool(next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role).added)
+
     def _badness(self, _item: Candidate, row: Measured, us: float) -> tuple[bool, int, int, float]:
+        if self._adds():
+            return row.serialized, 0, 0, us
         tolerated = TOLERATED_SPILL_BYTES if self.thorough and self.role != "forward" else 0
         outside = max(0, row.spill_bytes - tolerated)
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
@@ -146,8 +155,7 @@ def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[
     known = {row.case for row in _read()} if not options.again else set()
     for name in options.variant:
         for request in requests:
-            emitted = _emit(name, request)
-            for kernel in emitted.source.program.kernels:
+            for emitted, kernel in ((form, kernel) for form in _emit(name, request) for kernel in form.source.program.kernels):
                 if options.role and kernel.role not in options.role:
                     continue
                 held = structure(kernel)
@@ -168,18 +176,23 @@ def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[
                 yield Case(emitted, kernel.role, request, fitting, [], options.attempts, thorough)
 
 
-_EMITTED: dict[tuple[str, str, Cuts], Emitted] = {}
+_EMITTED: dict[tuple[str, str, Cuts], tuple[Emitted, ...]] = {}
 
 
-def _emit(name: str, request: Request) -> Emitted:
-    """The module of a variant for a dtype and lengths that are cut alike, emitted once."""
+def _emit(name: str, request: Request) -> tuple[Emitted, ...]:
+    """The modules of a variant, one for each form of its backward, for a dtype and lengths that are cut alike, emitted once."""
     key = (name, request.dtype, cuts(request.extents))
     if key not in _EMITTED:
         spec = catalog.load(name)
-        source = build(for_dtype(analyse(spec.cascade), request.dtype), spec.name, key[2])
-        path = Path(tempfile.mkdtemp()) / "kernels.py"
-        path.write_text(source.text, encoding="utf-8")
-        _EMITTED[key] = Emitted(source, load_module(path, f"{spec.name}_{len(_EMITTED)}"))
+        program = for_dtype(analyse(spec.cascade), request.dtype)
+        found: list[Emitted] = []
+        for form in (program, fused(program)):
+            if form is not None:
+                source = build(form, spec.name, key[2])
+                path = Path(tempfile.mkdtemp()) / "kernels.py"
+                path.write_text(source.text, encoding="utf-8")
+                found.append(Emitted(source, load_module(path, f"{spec.name}_{len(_EMITTED)}_{len(found)}")))
+        _EMITTED[key] = tuple(found)
     return _EMITTED[key]
 
 
@@ -218,7 +231,7 @@ def predict(variants: Iterable[str]) -> None:
         first, *second = row.dims.split(",")
         request = Request(_dims(",".join((first, *second))), row.dtype, target.get(row.arch), cast("LengthClass", row.length))
         for name in variants:
-            for kernel in _emit(name, request).source.program.kernels:
+            for kernel in (kernel for form in _emit(name, request) for kernel in form.source.program.kernels):
                 held = structure(kernel)
                 if (held.key(request.extents), *held.arithmetic) == (row.structure, row.special, row.simple):
                     shared = shared_bytes(held, request.extents, row.dtype, row.schedule, request.target)

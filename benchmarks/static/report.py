@@ -104,5 +104,5 @@ def _width(row: Row) -> list[int]:
 
 
 def _place(role: str) -> int:
-    order = ("forward", "backward_rows", "backward_columns")
+    order = ("forward", "backward_rows", "backward_columns", "backward_fused")
     return order.index(role) if role in order else len(order)

@@ -671,8 +671,8 @@ def backward_columns_kernel(
     begins = (full_begin, begin)
     ends = (full_begin + full_length, end - full_length)
     # What it carries along.
-    dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
+    dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     for segment in tl.static_range(2):  # full, then under masks
         steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
         for item in range(len_r * steps):
@@ -730,8 +730,8 @@ def backward_columns_kernel(
             dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             dw = dl_i[None, :] + dw_part
             dx = dw * w
-            dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
             dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
+            dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dk = dk_sum * DIM_D**-0.5
     dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D

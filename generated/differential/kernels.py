@@ -603,8 +603,8 @@ def backward_rows_kernel(
     begins = (begin, full_end)
     ends = (full_end, end)
     # What it carries along.
-    dq1_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     dq2_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
+    dq1_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     for segment in tl.static_range(2):  # full, then under masks
         for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
@@ -631,8 +631,8 @@ def backward_rows_kernel(
             dx2 = dw2 * w2
             dw = dl_i[:, None] + dw2_part_sum
             dx = dw * w
-            dq1_sum = tl.dot(dx.to(DTYPE), k1, dq1_sum, input_precision="ieee", out_dtype=ACC)
             dq2_sum = tl.dot(dx2.to(DTYPE), k2, dq2_sum, input_precision="ieee", out_dtype=ACC)
+            dq1_sum = tl.dot(dx.to(DTYPE), k1, dq1_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dq1 = dq1_sum * DIM_D**-0.5
     dq2 = dq2_sum * DIM_D**-0.5
@@ -757,9 +757,9 @@ def backward_columns_kernel(
     begins = (begin, full_end)
     ends = (full_end, end)
     # What it carries along.
-    dk1_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
-    dk2_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
+    dk2_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
+    dk1_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     for segment in tl.static_range(2):  # full, then under masks
         steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
         for item in range(len_r * steps):
@@ -836,10 +836,10 @@ def backward_columns_kernel(
             dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             dw = dl_i[None, :] + dw2_part_sum
             dx = dw * w
-            dk1_sum = tl.dot(dx.to(DTYPE), q1, dk1_sum, input_precision="ieee", out_dtype=ACC)
-            dk2_sum = tl.dot(dx2.to(DTYPE), q2, dk2_sum, input_precision="ieee", out_dtype=ACC)
             dv_in = w - lam * w2
             dv = tl.dot(dv_in.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
+            dk2_sum = tl.dot(dx2.to(DTYPE), q2, dk2_sum, input_precision="ieee", out_dtype=ACC)
+            dk1_sum = tl.dot(dx.to(DTYPE), q1, dk1_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dk1 = dk1_sum * DIM_D**-0.5
     dk2 = dk2_sum * DIM_D**-0.5

@@ -56,7 +56,7 @@ TILES = {
     ("sm90", "bfloat16", 128, 128): {
         "forward": {
             "BLOCK_M": 128,
-            "BLOCK_N": 128,
+            "BLOCK_N": 64,
             "num_warps": 8,
             "num_stages": 2,
             "PIPE": True,

@@ -497,8 +497,8 @@ def backward_rows_kernel(
     begins = (begin, full_end)
     ends = (full_end, end)
     # What it carries along.
-    dq_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     dsoftcap = tl.zeros((BLOCK_M,), ACC)
+    dq_sum = tl.zeros((BLOCK_M, DIM_D), ACC)
     for segment in tl.static_range(2):  # full, then under masks
         for start_n in range(begins[segment], ends[segment], BLOCK_N):
             offs_n = start_n + range_n
@@ -518,13 +518,13 @@ def backward_rows_kernel(
             dx = dw * w
             s_shifted = 1.0 - s_tanh * s_tanh
             ds_part = dx * s_shifted
-            if segment != 0:
-                ds_part = tl.where(valid, ds_part, 0.0)
-            dq_sum = tl.dot(ds_part.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
             dsoftcap_in = dx * (s_tanh - s_shifted * s_scaled)
             if segment != 0:
                 dsoftcap_in = tl.where(valid, dsoftcap_in, 0.0)
             dsoftcap = dsoftcap + tl.sum(dsoftcap_in, 1)
+            if segment != 0:
+                ds_part = tl.where(valid, ds_part, 0.0)
+            dq_sum = tl.dot(ds_part.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dq = dq_sum * DIM_D**-0.5
     dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
@@ -622,8 +622,8 @@ def backward_columns_kernel(
     begins = (begin, full_end)
     ends = (full_end, end)
     # What it carries along.
-    dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
+    dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
     for segment in tl.static_range(2):  # full, then under masks
         steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
         for item in range(len_r * steps):
@@ -674,10 +674,10 @@ def backward_columns_kernel(
             dw = dl_i[None, :] + dw_part
             dx = dw * w
             ds_part = dx * (1.0 - s_tanh * s_tanh)
+            dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
             if segment != 0:
                 ds_part = tl.where(valid, ds_part, 0.0)
             dk_sum = tl.dot(ds_part.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
-            dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dk = dk_sum * DIM_D**-0.5
     dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D

@@ -62,7 +62,7 @@ def test_the_plan_begins_with_what_is_worth_most(capsys):
     assert {(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)} <= dims
     assert set(workloads.GRID_LENGTHS) <= lengths
     assert heads == set(workloads.GRID_HEADS)
-    assert {name for step in steps for name in step.contenders} == set(CONTENDERS)
+    assert {name for step in workloads.backward() for name in step.contenders} == set(CONTENDERS)
 
 
 def test_a_wrong_command_line_is_refused():

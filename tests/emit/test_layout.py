@@ -12,7 +12,7 @@ from attngen.frontend.attention import attention
 from attngen.frontend.spec import Spec
 from attngen.ir.parser import parse
 from attngen.ir.pieces import cuts
-from attngen.pipeline import analyse, build, for_dtype
+from attngen.pipeline import analyse, build, for_dtype, fused
 from tests.transform.test_biases import MODS
 from tests.variants import ALL
 
@@ -34,9 +34,10 @@ def test_every_emitted_module_is_formatted(tmp_path: Path) -> None:
     for name, cascade in cascades.items():
         program = analyse(cascade)
         half = for_dtype(program, "bfloat16")
-        for mine, length in ((program, 64), (half, 64), (half, 8), (half, 96), (half, 72), (program, 240)):
-            text = build(mine, name, cuts(dict.fromkeys(program.features, length))).text
-            (tmp_path / f"{name}_{mine.dtype}_{length}.py").write_text(text, encoding="utf-8")
+        for mine, length in ((program, 64), (half, 64), (half, 8), (half, 96), (half, 72), (program, 240), (fused(half), 96)):
+            if mine is not None:
+                text = build(mine, name, cuts(dict.fromkeys(program.features, length))).text
+                (tmp_path / f"{name}_{mine.dtype}_{length}_{len(mine.kernels)}.py").write_text(text, encoding="utf-8")
     assert judged(tmp_path) == ""
 
 

@@ -26,7 +26,7 @@ from attngen.ir.cascade import Cascade
 from attngen.ir.interpret import axis_extents, interpret
 from attngen.ir.parser import parse
 from attngen.ir.pieces import Cuts, cuts
-from attngen.pipeline import analyse, build, for_dtype
+from attngen.pipeline import analyse, build, for_dtype, fused
 from attngen.runtime.interpreter import interpreted
 from attngen.runtime.reference import TorchBackend, reference
 from tests.kernels import memory
@@ -62,10 +62,13 @@ class Results:
 
 
 class Torch:
-    """The `torch` that an interpreted module sees: `empty` gives memory full of NaN, or comes from another allocator."""
+    """The `torch` that an interpreted module sees: `empty` gives memory full of NaN, or comes from another allocator, as `zeros` does."""
 
     def __init__(self, allocate: Allocate) -> None:
         self.empty = allocate
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+        return self.empty(shape, dtype=dtype, device=device).zero_()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -85,11 +88,16 @@ def emitted(
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
+    one_walk: bool = False,
 ) -> Emitted:
-    """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so; `divided` ones have no gradients."""
+    """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so; `divided` ones have no gradients, and
+    those in `one_walk` have the fused backward."""
     wanted = frozenset[str]() if divided else None
-    source = build(for_dtype(analyse(cascade, wanted=wanted, without=without, asked=asked, divided=divided), dtype), "tested", tiles_)
-    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without, asked, divided)))}.py"
+    program = for_dtype(analyse(cascade, wanted=wanted, without=without, asked=asked, divided=divided), dtype)
+    other = fused(program) if one_walk else program
+    assert other is not None, "this variant has no fused backward"
+    source = build(other, "tested", tiles_)
+    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without, asked, divided, one_walk)))}.py"
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
     vars(module)["torch"] = Torch(allocate)
@@ -124,6 +132,7 @@ def prepare(
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
+    one_walk: bool = False,
 ) -> Emitted:
     """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one, but for some."""
     cascade = as_cascade(variant)
@@ -131,20 +140,21 @@ def prepare(
     features = roles(cascade).features
     tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
-    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without, asked, divided)
+    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without, asked, divided, one_walk)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
     """One tile for all roles, rows by keys."""
     tile = {"BLOCK_M": resident, "BLOCK_N": streamed, "num_warps": 4, "num_stages": 1}
-    roles = ("forward", "backward_prepare", "backward_rows", "backward_columns", "backward_pairs")
+    passing = ("forward", "backward_rows", "backward_columns", "backward_pairs", "backward_fused")
+    roles = (*passing, "backward_prepare", "backward_finish")
     found = {f"{role}{tail}": _fitting(role, tile) for role in roles for tail in ("", "_2", "_3")}
     return found | {"forward_parts": tile, "forward_merge": {"BLOCK_M": 1, "BLOCK_PART": 16, "num_warps": 4, "num_stages": 1}}
 
 
 def _fitting(role: str, tile: dict[str, int]) -> dict[str, int]:
     """Without a streamed axis there is no block for it."""
-    return {name: value for name, value in tile.items() if name != "BLOCK_N"} if role == "backward_prepare" else tile
+    return {name: value for name, value in tile.items() if name != "BLOCK_N"} if role in ("backward_prepare", "backward_finish") else tile
 
 
 def forward(kernels: Emitted, values: Mapping[str, Any], tile: Tiles) -> dict[str, Tensor]:
@@ -197,9 +207,10 @@ def run(
     rewrites: str | None = None,
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
+    one_walk: bool = False,
 ) -> Results:
     """Outputs and all gradients of the emitted kernels."""
-    kernels = prepare(variant, values, allocate, rewrites, without, asked)
+    kernels = prepare(variant, values, allocate, rewrites, without, asked, one_walk=one_walk)
     tile = tiles() if tile is None else tile
     known = forward(kernels, values, tile)
     gradients = backward(kernels, values, known, cotangents, tile)

@@ -34,6 +34,7 @@ RUNTIME = "attngen/runtime/*.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
 OF_FORMS = "tests/transform/test_heads.py"
 OF_BIASES = "tests/transform/test_biases.py"
+OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
 
 MUTANTS = (
@@ -290,14 +291,14 @@ MUTANTS = (
     Mutant(
         "zero times infinity",
         EMIT,
-        "case Read(tensor=name) if name in self.by_name and name not in self.zeroed:",
+        "case Read(tensor=name) if name in self.steps and name not in self.known:",
         "case Read(tensor=name) if False:",
         first="reciprocal",
     ),
     Mutant(
         "zero where another mask fails",
         EMIT,
-        "return name in self.zeroed and self.zeroed[name] == exists",
+        "return name in self.known and self.known[name] == exists",
         "return name in self.zeroed",
         first="every_other_value",
     ),
@@ -583,6 +584,29 @@ MUTANTS = (
         ".unflatten(dim, (-1, divisor)).movedim(dim + 1, dim)",
         ".unflatten(dim, (divisor, -1))",
         first=OF_CLASSES,
+    ),
+    # A backward in one walk.
+    Mutant("parts added behind the last row", LIB, "mask=None if FULL else ok", "mask=None", first=f"{OF_ONE_WALK}::test_gradients"),
+    Mutant(
+        "keys behind the last one in a part",
+        EMIT,
+        'stays = f" & ok_{self.pair[0]}[:, None]" if self.added else ""',
+        'stays = ""',
+        first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
+    ),
+    Mutant(
+        "ragged tiles of keys taken for full",
+        EMIT,
+        "if not kernel.added or segments.count == 1:",
+        "if segments.count > 0:",
+        first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
+    ),
+    Mutant(
+        "ragged tiles of keys listed as full",
+        EMIT,
+        'if kernel.added else f"({every}',
+        'if kernel.steps else f"({every}',
+        first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
     ),
     # Streams in parts.
     Mutant(

@@ -18,7 +18,9 @@ from attngen.runtime.trial import Deviation, extents, trial
 
 def test_handles_show_source_and_a_real_compile() -> None:
     attend = attngen.compile(catalog.load("causal"), arch="sm80")
-    assert [kernel.role for kernel in attend.kernels] == ["forward", "backward_prepare", "backward_rows", "backward_columns"]
+    two_walks = ["forward", "backward_prepare", "backward_rows", "backward_columns"]
+    assert [kernel.role for kernel in attend.kernels] == [*two_walks, "backward_fused", "backward_finish"]
+    assert "def backward_fused_kernel(" in attend.kernels[4].source
     prepare = attend.kernels[1]
     assert prepare.source.startswith("@triton.jit")
     assert f"def {prepare.name}(" in prepare.source
@@ -30,8 +32,10 @@ def test_handles_show_source_and_a_real_compile() -> None:
 
 
 def test_explain_from_python() -> None:
-    attend = attngen.compile(catalog.load("causal"), arch="sm90")
+    attend = attngen.compile(catalog.load("causal"), arch="sm90", deterministic=True)
     assert "backward_columns" in attend.explain(head_dim=64)
+    assert "two walks, the same results in every run" in attend.explain(head_dim=64)
+    assert "one walk, dq_sum added up in memory" in attngen.compile(catalog.load("causal"), arch="sm90").explain(head_dim=64)
     assert len(attend.explain(head_dim=64, full=True)) > len(attend.explain(head_dim=64))
 
 

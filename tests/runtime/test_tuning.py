@@ -15,6 +15,7 @@ from attngen.errors import CompileFailed, NoDevice
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime import timing
+from attngen.runtime.forms import form
 from attngen.runtime.kernels import Kernels, Options
 from attngen.runtime.own_tiles import own_path, record, tuned_tiles
 from attngen.runtime.tuning import LENGTHS, WAVES, Attempt, Setting, check_values, filled, tune_kernels, winner
@@ -48,7 +49,8 @@ def test_the_fastest_tile_of_each_kernel_is_kept():
 
     kernels, captures = kernels_of(attngen.attention(mask_mod=causal))
     found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
-    assert [row.structure.partition(":")[0] for row in found.rows] == [kernel.role for kernel in kernels.program.kernels]
+    roles = [*(kernel.role for kernel in kernels.program.kernels), "backward_fused", "backward_finish"]
+    assert [row.structure.partition(":")[0] for row in found.rows] == roles
     for row in found.rows:
         mine = [attempt.tile for attempt in seen if attempt.role == row.structure.partition(":")[0]]
         assert row.tried == len(mine) == len(set(mine)) >= 3
@@ -147,8 +149,12 @@ def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, mon
     assert read(path.read_text()).rows == table_of(found.rows).rows
     wanted = {row.structure.partition(":")[0]: row.tile for row in found.rows}
     after, product = kernels_of(attngen.attention(mask_mod=causal))[0], kernels_of(attngen.attention(mask_mod=causal), local=False)[0]
-    schedule = after.settled(DIMS, "bfloat16", SETTING.target)
-    assert {role: str(tile) for role, tile in schedule.tiles} == wanted
+    schedule, other = after.settled(DIMS, "bfloat16", SETTING.target), after.fused()
+    assert other is not None
+    both = (*schedule.tiles, *other.settled(DIMS, "bfloat16", SETTING.target).tiles)
+    assert {role: str(tile) for role, tile in both} == wanted
+    why = form(after, DIMS, "bfloat16", SETTING.target).why
+    assert "us a call in one walk" in why, "what a GPU said decides between the forms"
     assert product.settled(DIMS, "bfloat16", SETTING.target) != schedule
     assert {reason.evidence for reason in product.choice(DIMS, "bfloat16", SETTING.target).reasons} == {"measured"}
     # What runs has these tiles, so that Triton builds and finds kernels by them.

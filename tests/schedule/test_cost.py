@@ -6,7 +6,7 @@ import pytest
 
 from attngen import target
 from attngen.ir.parser import parse
-from attngen.pipeline import analyse
+from attngen.pipeline import analyse, fused
 from attngen.schedule.cost import price, register_estimate, shared_bytes, uses_wide_units
 from attngen.schedule.measured import table
 from attngen.schedule.plan import parse_tile
@@ -21,7 +21,9 @@ ROWS = table().rows
 
 @pytest.fixture(scope="module")
 def roles():
-    return {kernel.role: structure(kernel) for kernel in analyse(parse(SOFTMAX)).kernels}
+    program = analyse(parse(SOFTMAX))
+    forms = (program, fused(program))
+    return {kernel.role: structure(kernel) for form in forms if form is not None for kernel in form.kernels}
 
 
 @pytest.mark.parametrize("arch", sorted({row.arch for row in ROWS}))
