@@ -2,6 +2,7 @@
 
     compile(..., deterministic=True), torch.use_deterministic_algorithms(True)       two walks
     schedule={"backward_fused": ...}, {"backward_rows": ...}                         the form that has such a kernel
+    a captured tensor requires a gradient that rows sum up                           two walks
     else                                                                             the cheaper one, by the model of the schedule
 
 Takes the `Kernels` of a variant, gives those whose backward is to run. Nothing is built here.
@@ -76,6 +77,9 @@ def _decided(
     named = form_of({name for name, value in kernels.options.schedule or () if isinstance(value, tuple)})
     if named:
         return named == "one walk", "the schedule names its kernels"
+    summed = [name for kernel in other.program.kernels for name in kernel.added if not set(kernel.axes(name)) & set(kernel.features)]
+    if summed:
+        return False, f"{', '.join(summed)} would be added up in any order, and gradients of captured tensors are the same in every run"
     if kernels.knobs.strict and not _is_stored(other, dims, dtype, target, lengths):
         return False, "strict mode has no other stored"
     two = kernels.choice(dims, dtype, target, lengths)

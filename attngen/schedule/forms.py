@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from attngen.schedule.choose import Choice
 from attngen.transform.fused import COLUMNS, FINISH, FUSED, ROWS
 
-SPILLED_BYTES = 256
+SPILLED_BYTES = 32
 """What a thread may spill in a turn: the model sees the instructions of spills, not how long they are waited for."""
 MARGIN = 0.1
 """The one walk has to be faster by this share: its results differ from run to run."""

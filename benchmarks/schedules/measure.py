@@ -34,6 +34,7 @@ from attngen.runtime.static import seen, work_of
 from attngen.schedule import measured
 from attngen.schedule.choose import Candidate, Request, distinct, rank
 from attngen.schedule.cost import price, shared_bytes
+from attngen.schedule.forms import SPILLED_BYTES
 from attngen.schedule.measured import Measured
 from attngen.schedule.space import LengthClass
 from attngen.schedule.structure import structure
@@ -80,9 +81,6 @@ class Case:
         if not fits:
             return
         best = min(fits, key=lambda one: self._badness(*one))
-        if self._adds():
-            yield best[1]
-            return
         tolerable = [one for one in fits if self._tolerable(one[1])]
         clean = best if best[1].spill_bytes == 0 else None
         if tolerable and best[0].cost.total_us > CLEAN_IS_TOO_SLOW * tolerable[0][0].cost.total_us:
@@ -90,23 +88,22 @@ class Case:
         once = [one for one in fits if self._once(one[1]) and one[2] < best[2]]
         if once and not self._once(best[1]):
             best = min(once, key=lambda one: one[2])
-        runnable = [one for one in fits if self.thorough and not fault(one[1], self.request)]
+        runnable = [one for one in fits if self.thorough and self._may_run(one[1])]
         if runnable and best[2] > CLEAN_IS_TOO_SLOW * min(one[2] for one in runnable):
             best = min(runnable, key=lambda one: one[2])
         yield best[1]
         if clean is not None and clean is not best:
             yield replace(clean[1], rank="no spill")
 
-    def _adds(self) -> bool:
-        """Whether it is the kernel of a fused backward: its tiles all fill the registers, and what they spill is part of their time."""
-        return bool(next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role).added)
-
     def _badness(self, _item: Candidate, row: Measured, us: float) -> tuple[bool, int, int, float]:
-        if self._adds():
-            return row.serialized, 0, 0, us
         tolerated = TOLERATED_SPILL_BYTES if self.thorough and self.role != "forward" else 0
         outside = max(0, row.spill_bytes - tolerated)
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
+
+    def _may_run(self, row: Measured) -> bool:
+        """Whether a tile would not be turned down for what it spills; those of one walk have a limit of their own."""
+        kernel = next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role)
+        return not fault(row, self.request) and (not kernel.added or row.loop_spill_bytes <= SPILLED_BYTES)
 
     def _once(self, row: Measured) -> bool:
         """Whether a tile has all its products formed once, and has no fault."""

@@ -75,6 +75,14 @@ def test_two_walks_stay(dtype: str, wanted: set[str] | None, why: str) -> None:
     assert chosen.why == why
 
 
+def test_gradients_of_captured_tensors_are_not_added_up_in_any_order() -> None:
+    mine = Kernels(analyse(catalog.load("alibi_causal").cascade), "alibi", Options("sm90"), Knobs.from_env()).at("bfloat16")
+    found = form(mine, DIMS, "bfloat16", SM90)
+    assert not is_one_walk(found.kernels)
+    assert found.why.startswith("dslopes")
+    assert "dslopes" not in form(mine.wanting(frozenset({"q", "k", "v"})), DIMS, "bfloat16", SM90).why
+
+
 @pytest.mark.parametrize(("schedule", "one"), [(ONE, True), ({"backward_rows": {"num_warps": 4}}, False), ({"num_warps": 4}, True)])
 def test_a_schedule_names_the_form(schedule: dict[str, object], one: bool) -> None:
     found = form(kernels(Options("sm90", freeze(schedule))), DIMS, "bfloat16", SM90)

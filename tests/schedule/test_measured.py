@@ -64,8 +64,10 @@ def test_every_chosen_kernel_fits_its_target():
 
 @pytest.mark.parametrize(("dims", "masks"), list(itertools.product(("64", "128"), ("full", "masked"))))
 def test_hopper_forward_spills_nothing(dims, masks):
-    (row,) = (row for row in rows("sm90", "bfloat16", dims, "forward", masks) if row.rank == "chosen")
-    assert (row.spill_bytes, row.loop_spill_bytes, row.serialized) == (0, 0, False)
+    found = [row for row in rows("sm90", "bfloat16", dims, "forward", masks) if row.rank == "chosen"]
+    assert found
+    for row in found:
+        assert (row.spill_bytes, row.loop_spill_bytes, row.serialized) == (0, 0, False), row
 
 
 @pytest.mark.parametrize(("role", "masks"), list(itertools.product(ROLES[1:], ("full", "masked"))))
