@@ -137,7 +137,7 @@ def next_tile(segments: Segments) -> tuple[list[str], str]:
     after = f"turn_{streamed} + {1 if segments.listed else block}"
     if segments.listed:
         lines = [f"{name} = {after}", f"if segment == {FULL}:", f"    {name} = tl.where({name} < ends[0], {name}, begins[1])"]
-        return [*lines, _listed_tile(name, streamed)], name
+        return [*lines, *_listed_tile(name, streamed)], name
     if segments.count == 1:
         return [f"{name} = {after}", *_jumped(segments, name, MASKED)], name
     full = [*_jumped(segments, name, FULL), f"{name} = tl.where({after} < ends[0], {name}, masked_{streamed})"]
@@ -158,7 +158,7 @@ def first_tile(segments: Segments) -> tuple[list[str], str]:
     if not segments.jumps and not segments.listed:
         return [], "begins[0]"
     if segments.listed:
-        return [f"{name} = tl.where(begins[0] < ends[0], begins[0], begins[1])", _listed_tile(name, streamed)], name
+        return [f"{name} = tl.where(begins[0] < ends[0], begins[0], begins[1])", *_listed_tile(name, streamed)], name
     if segments.count == 1:
         return [f"{name} = begins[0]", *_jumped(segments, name, MASKED)], name
     lines = [f"{masked} = begins[1]", *_jumped(segments, masked, MASKED), f"{name} = begins[0]", *_jumped(segments, name, FULL)]
@@ -175,9 +175,10 @@ def _jump(start: str, place: str, distance: str) -> str:
     return f"{start} += tl.where({start} >= {place}, {distance}, 0)"
 
 
-def _listed_tile(name: str, streamed: str) -> str:
+def _listed_tile(name: str, streamed: str) -> list[str]:
+    """Statements that take a place in the list to the position of its tile; behind the list that is 0."""
     found = f"tl.load(list_start + {name}, mask={name} < list_length, other=0)"
-    return f"{name} = {found}.to(tl.int32) * BLOCK_{streamed.upper()}"
+    return [f"{name} = {found}", f"{name} = {name}.to(tl.int32) * BLOCK_{streamed.upper()}"]
 
 
 def _jumps(segments: Segments) -> list[tuple[int, str, str]]:

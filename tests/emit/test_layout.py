@@ -13,6 +13,7 @@ from attngen.frontend.spec import Spec
 from attngen.ir.parser import parse
 from attngen.ir.pieces import cuts
 from attngen.pipeline import analyse, build, for_dtype, fused
+from tests.kernels import cases
 from tests.transform.test_biases import MODS
 from tests.variants import ALL
 
@@ -28,7 +29,7 @@ def judged(folder: Path) -> str:
 
 
 def test_every_emitted_module_is_formatted(tmp_path: Path) -> None:
-    cascades = {name: parse(text) for name, text in ALL.items()}
+    cascades = {name: parse(text) for name, text in (*ALL.items(), ("multiples", cases.ALL["multiples"]))}
     cascades |= {name.replace(" ", "_"): attention(mod).cascade for name, (mod, _) in MODS.items()}
     cascades |= {name: spec.cascade for name in catalog.names() if isinstance(spec := catalog.load(name), Spec)}
     for name, cascade in cascades.items():
