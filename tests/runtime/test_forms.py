@@ -121,6 +121,15 @@ def test_one_walk_has_to_save_a_tenth() -> None:
         assert compare(two, choice).fused == one
 
 
+def test_what_is_added_has_rows_enough() -> None:
+    """Tiles of 128 x 32 form dq with the older instruction, tiles of 128 x 64 do not; other targets have no other."""
+    row = next(row for row in table().rows if row.structure.startswith("backward_fused") and row.arch == "sm90")
+    two = _choice({"forward": 500.0, "backward_rows": 40.0, "backward_columns": 60.0})
+    for arch, tile, one in (("sm90", "128x64,w8,s2", True), ("sm90", "128x32,w8,s2", False), ("sm80", "128x32,w8,s2", True)):
+        choice = _choice({"forward": 0.0, "backward_fused": 50.0}, replace(row, arch=arch, tile=tile, loop_spill_bytes=0))
+        assert compare(two, choice).fused == one
+
+
 def test_kernels_of_both_forms_name_none() -> None:
     assert form_of({"backward_fused", "forward"}) == "one walk"
     assert form_of({"backward_rows_2"}) == "two walks"
