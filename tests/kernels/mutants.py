@@ -299,7 +299,7 @@ MUTANTS = (
         "zero where another mask fails",
         EMIT,
         "return name in self.known and self.known[name] == exists",
-        "return name in self.zeroed",
+        "return name in self.known",
         first="every_other_value",
     ),
     Mutant(
