@@ -151,7 +151,7 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
     moved = scores if tile.resident < accumulator else 0
     if tile.num_stages == 1 and not structure.held:
         # One tile after the other has the same place.
-        ring = item * max(tile.streamed * _widest(structure.passing, dims), *(tile.resident * n for n in _columns(structure.again, dims)))
+        ring = item * max([tile.streamed * _widest(structure.passing, dims), *(tile.resident * n for n in _columns(structure.again, dims))])
     again = max((tile.streamed * columns * item for columns in _columns(structure.held, dims)), default=0) if tile.num_stages == 1 else 0
     return sum(kept) + ring + moved + again + vectors + narrow
 
