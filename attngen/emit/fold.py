@@ -2,11 +2,13 @@
 
     phi = columns(phi, rounded(slope, 0, DTYPE), 0, 1)        x = tl.dot(phi, tl.trans(psi), s)
 
-Columns that no value fills are zero.
+Columns that no value fills are zero. Where the scores go ahead, their bias goes with them, but in a form that cannot add to an accumulator
+that is under way (APART, see `pipe`): there it is added element by element.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -28,24 +30,22 @@ def add_fold(lowering: Lowering, step: Einsum, fold: Fold) -> None:
     name = writer.name(tensor_name(step.name))
     sides = [_operand(lowering, f"{name}_{side}", fold, place) for place, side in enumerate(("phi", "psi"))]
     tile = writer.steps[fold.tile.tensor].code
-    line = f'{name} = tl.dot({sides[0]}, tl.trans({sides[1]}), {tile}, input_precision="ieee", out_dtype=ACC)'
-    if lowering.ahead.names:
-        # The matrix unit is busy with the next tile then, and has no time to lose.
-        lines = ["if PIPE:", *(f"    {code}" for code in _added(lowering, step, name)), "else:", f"    {line}"]
-    else:
-        lines = [line]
-    for text in lines:
-        writer.put(text, Stage.TILE)
+    product = f'tl.dot({sides[0]}, tl.trans({sides[1]}), {tile}, input_precision="ieee", out_dtype=ACC)'
+    goes_ahead = step.name in lowering.ahead.names
+    writer.put(f"{name} = {tile} if APART else {product}" if goes_ahead else f"{name} = {product}", Stage.TILE)
     writer.steps[step.name] = Value(name, lowering.pair, Stage.TILE)
+    if goes_ahead:
+        lowering.ahead.apart += _added(lowering, step, fold, name)
 
 
-def _added(lowering: Lowering, step: Einsum, name: Code) -> list[Code]:
-    """Statements that add the bias element by element."""
+def _added(lowering: Lowering, step: Einsum, fold: Fold, name: Code) -> list[Code]:
+    """Statements that add the bias to the tile, which has the name of their sum already, element by element."""
     writer = lowering.writer
-    known, section, writer.sections.tile = dict(writer.known), writer.sections.tile, []
+    known, section, tile = dict(writer.known), writer.sections.tile, writer.steps[fold.tile.tensor]
+    writer.sections.tile, writer.steps[fold.tile.tensor] = [], replace(tile, code=name)
     writer.assign(name, step.body, lowering.pair, Stage.TILE)
     lines = [code for code, _ in writer.sections.tile]
-    writer.known, writer.sections.tile = known, section
+    writer.known, writer.sections.tile, writer.steps[fold.tile.tensor] = known, section, tile
     return lines
 
 

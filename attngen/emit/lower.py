@@ -156,7 +156,7 @@ class Lowering:
         text = f'tl.dot({a}, tl.trans({b}){into}, input_precision="ieee", out_dtype=ACC){factor}'
         if into and step.name in self.ahead.names:
             writer.use("add_product")
-            text = f"add_product({a}, tl.trans({b}), {name}, ACC, PIPE)"
+            text = f"add_product({a}, tl.trans({b}), {name}, ACC, APART)"
         writer.put(f"{name} = {name} + {text}" if total is not None and factor else f"{name} = {text}")
         writer.stage = previous
         if step.name in self.patchy and (chain is None or step.name == chain.products[-1]):

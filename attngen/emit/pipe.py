@@ -12,6 +12,9 @@
 Their place in the text is for the assembler: it decides by its own estimates whether exponentials run beside products, and with LATE the
 maximum is taken while the product of the weights before is still being formed.
 
+Products that share an accumulator go ahead one after the other with LATE alone. Without it the tile before is under way yet when they
+begin, and the assembler would put everything in order; there they are formed apart and added by the arithmetic units (APART).
+
 What comes after the last tile is formed as well and never used; it reads nothing behind the end of a tensor.
 """
 
@@ -44,6 +47,7 @@ class Ahead:
         self.place = 0
         self.late: int | None = None
         self.lines: list[Code] = []
+        self.apart: list[Code] = []
 
     def step(self, step: Einsum) -> None:
         """Write a step; its statements leave the turn, but for those that only tiles under masks need."""
@@ -120,6 +124,8 @@ class Ahead:
             *first,
             *(f"{result} = {ahead[result]} if PIPE else {formed[result]}" for result in results),
         ]
+        if self.apart:
+            turn += ["if APART:", *(f"    {line}" for line in self.apart)]
         if self.late is None:
             turn += kept
         else:
@@ -127,6 +133,8 @@ class Ahead:
             writer.sections.tile[self.late : self.late] = [(Code(line), None) for line in late]
         place = self.behind_loads(results)
         writer.sections.tile[place:place] = [(Code(line), None) for line in turn]
+        if "APART" in constants:
+            writer.sections.prologue.insert(0, Code(f"APART: tl.constexpr = {' and not '.join(self.flags)}  # no product adds to another"))
         lines, position = first_tile(segments)
         start = [*lines, f"{', '.join(ahead.values())} = {call(position, 'False')}"]
         writer.sections.init += [Code("if PIPE:  # the first tile"), *(Code(f"    {line}") for line in start)]

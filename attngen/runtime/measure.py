@@ -19,8 +19,8 @@ from attngen.runtime import sass
 from attngen.runtime.inspect import Compiled, CompileJob, compile_many
 from attngen.runtime.triton_api import tl
 from attngen.schedule.choose import Choice, Request
-from attngen.schedule.cost import shared_bytes
 from attngen.schedule.measured import Measured
+from attngen.schedule.memory import shared_bytes
 from attngen.schedule.plan import ModuleSchedule, TileSchedule
 from attngen.schedule.structure import structure
 from attngen.transform.partition import Kernel

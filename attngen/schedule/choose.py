@@ -13,8 +13,9 @@ from typing import Literal
 
 from attngen.errors import DoesNotFit
 from attngen.ir.pieces import columns
-from attngen.schedule.cost import Cost, Seen, price, shared_bytes
+from attngen.schedule.cost import Cost, Seen, price
 from attngen.schedule.measured import Measured, Table
+from attngen.schedule.memory import shared_bytes
 from attngen.schedule.plan import DTYPE_BYTES, FLAGS, ModuleSchedule, TileSchedule
 from attngen.schedule.space import LengthClass, candidates
 from attngen.schedule.structure import Structure, structure

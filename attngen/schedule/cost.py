@@ -1,18 +1,17 @@
 """What a tile costs on a target: shared memory, registers, and the time of a whole kernel.
 
-Three models, all closed formulas. `shared_bytes` follows how Triton allocates and is held against compiled numbers: never below, at most
-2 KiB above on sm90. `register_estimate` only prunes. `price` gives cycles and bytes for one streamed tile and the time of a reference
-problem; it orders candidates, and the compiler decides among the first of them.
+Three models, all closed formulas: shared memory (`memory`), `register_estimate`, which only prunes, and `price`, which gives cycles and
+bytes for one streamed tile and the time of a reference problem; it orders candidates, and the compiler decides among the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from attngen.ir.pieces import columns, pieces
 from attngen.schedule.additions import additions, element_bytes
+from attngen.schedule.memory import passing_elements, shared_bytes, tile_columns, widest
 from attngen.schedule.plan import DTYPE_BYTES, TileSchedule
 from attngen.schedule.space import WIDE_ROWS, LengthClass, uses_wide_units
 from attngen.schedule.structure import Structure
@@ -22,14 +21,8 @@ from attngen.target import Target
 # Heads times batch, queries, keys of the problem that stands for a length class. Few queries of fewer heads share their keys (`parts`).
 REFERENCE = {"decode": (256, 16, 8192), "short": (64, 512, 512), "long": (64, 4096, 4096)}
 REFERENCE_PARTS = 64
-# What a program needs besides its tiles, and what the driver keeps of every block of shared memory.
-_BARRIER_BYTES = 1056
+# What the driver keeps of every block of shared memory.
 _BLOCK_RESERVE_BYTES = 1024
-_NARROW_BARRIER_BYTES = 64
-# Operands of asynchronous products start at such addresses, so that small buffers between them are rounded up.
-_OPERAND_ALIGNMENT_BYTES = 1024
-# Sums of rows that several warps share, at most.
-_CROSS_WARP_BYTES = 1024
 _SHARED_BYTES_PER_CLOCK = 128
 _L2_BYTES_PER_CLOCK = 24
 _LANES_PER_CLOCK = 128
@@ -91,95 +84,6 @@ class Seen:
     spill_bytes: int = 0
 
 
-# ---- shared memory
-
-
-def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> int:
-    """Bytes of shared memory that a program takes, at most.
-
-    Args:
-        structure: of the kernel.
-        dims: extents of its feature axes.
-        dtype: of its tensors.
-        tile: the schedule.
-        target: where it runs.
-    """
-    item = DTYPE_BYTES[dtype]
-    if tile.streamed is None:
-        return _reduction_bytes(structure, tile)
-    if structure.merges:
-        # Warps have parts of their own, whose sums they exchange one tensor after the other.
-        return tile.num_warps * tile.resident * max(_columns(structure.passing, dims), default=1) * max(item, 4)
-    passing = [elements * item for elements in _passing(structure, dims, tile)]
-    held = sum(tile.streamed * columns * item for columns in _columns(structure.held, dims))
-    kept = [tile.resident * columns * item for columns in _columns(structure.kept, dims)]
-    rows = structure.pairs - structure.gathered
-    vectors = (tile.num_stages - 1) * (structure.vectors * tile.streamed * max(item, 4) + rows * tile.resident * tile.streamed * item)
-    # Tiles of single elements go from the layout of memory to that of products, or back, through a space that they share.
-    vectors += tile.resident * tile.streamed * max(item, 4) if structure.gathered or structure.stored else 0
-    scores = tile.resident * tile.streamed * item
-    narrow = tile.streamed * structure.folded * item + additions(structure, dims, dtype, tile, target).space_bytes
-    if target.backend == "hip":
-        ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else max(passing)
-        narrowest = min((pieces(dims[axis])[-1] for axis in structure.dots), default=target.matrix_depth)
-        shallow = item == 2 and narrowest < target.matrix_depth
-        moved = scores if tile.resident < 32 * tile.num_warps or shallow else 0
-        return max(ring + moved + vectors, *kept, 0) + narrow
-    if uses_wide_units(tile, dtype, target):
-        ring = tile.num_stages * sum(passing) if tile.num_stages > 1 else sum(passing)
-        aligned = ceil(vectors / _OPERAND_ALIGNMENT_BYTES) * _OPERAND_ALIGNMENT_BYTES
-        if target.matrix_unit == "tcgen05":
-            shared_rows = _CROSS_WARP_BYTES if tile.resident < 16 * tile.num_warps else 0
-            # A narrow product has both of its operands here, and what is held is held once more.
-            again = narrow + tile.resident * structure.folded * item + held + _NARROW_BARRIER_BYTES if narrow else 0
-            # So is the widest piece of what is held in several.
-            again += sum(tile.streamed * pieces(dims[axis])[0] * item for axis in structure.held if len(pieces(dims[axis])) > 1)
-            return sum(kept) + ring + (held if tile.num_stages > 1 else 0) + aligned + _BARRIER_BYTES + shared_rows + again
-        # The first tile that goes ahead has a place of its own, and biases are not folded then.
-        first = sum(tile.streamed * columns * item for columns in _columns(structure.ahead, dims))
-        # Warps that share rows hand scores over, which without a stage to spare have the place of what went ahead.
-        extra = first + (scores if tile.resident < 16 * tile.num_warps else 0) if tile.pipe else narrow
-        if tile.pipe and tile.num_stages == 1:
-            # It is read before what else passes comes.
-            ring, extra = max(first, sum(passing) - first), 0
-        return sum(kept) + ring + aligned + extra + (_OPERAND_ALIGNMENT_BYTES if tile.tma else 0)
-    ring = (tile.num_stages - 1) * sum(passing) if tile.num_stages > 1 else sum(passing)
-    if item > 2:
-        # Every operand made of scores is copied, and sums of rows as well.
-        return sum(kept) + ring + len(structure.carried) * scores + vectors + narrow + _sum_bytes(structure, tile)
-    accumulator = _widest(structure.carried, dims)
-    moved = scores if tile.resident < accumulator else 0
-    if tile.num_stages == 1 and not structure.held:
-        # One tile after the other has the same place.
-        ring = item * max([tile.streamed * _widest(structure.passing, dims), *(tile.resident * n for n in _columns(structure.again, dims))])
-    again = max((tile.streamed * columns * item for columns in _columns(structure.held, dims)), default=0) if tile.num_stages == 1 else 0
-    return sum(kept) + ring + moved + again + vectors + narrow
-
-
-def _sum_bytes(structure: Structure, tile: TileSchedule) -> int:
-    return 8 * tile.resident if structure.sums else 0
-
-
-def _columns(axes: Iterable[str], dims: Mapping[str, int]) -> list[int]:
-    return [columns(dims[axis]) for axis in axes]
-
-
-def _widest(axes: Iterable[str], dims: Mapping[str, int]) -> int:
-    """Columns of the widest single tile over any of the axes."""
-    return max((pieces(dims[axis])[0] for axis in axes), default=0)
-
-
-def _passing(structure: Structure, dims: Mapping[str, int], tile: TileSchedule) -> list[int]:
-    """Elements of each tile that a turn fetches."""
-    streamed = [(tile.streamed or 0) * columns for columns in _columns(structure.passing, dims)]
-    return [*streamed, *(tile.resident * columns for columns in _columns(structure.again, dims))]
-
-
-def _reduction_bytes(structure: Structure, tile: TileSchedule) -> int:
-    """A kernel without a stream uses shared memory for sums across warps only."""
-    return tile.resident * 8 * max(len(structure.once), 1)
-
-
 # ---- registers
 
 # What a kernel starts with, then registers for each word of accumulators, of scores, of further score tiles alive at once, for each 16
@@ -202,20 +106,20 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
     threads = tile.num_warps * target.warp_size
     item = DTYPE_BYTES[dtype]
     if tile.streamed is None:
-        return 40 + tile.resident * sum(_columns(structure.once, dims)) // threads
+        return 40 + tile.resident * sum(tile_columns(structure.once, dims)) // threads
     words = max(item, 4) / 4
     if structure.merges:
-        held = tile.resident * tile.streamed * sum(_columns(structure.passing, dims)) * words / threads
+        held = tile.resident * tile.streamed * sum(tile_columns(structure.passing, dims)) * words / threads
         return round(_MERGED_REGISTERS[0] + _MERGED_REGISTERS[1] * held)
     start, per_carried, per_score, per_further, per_copy, per_stored = _REGISTERS[_unit(tile, dtype, target)]
     held = repeats(structure, dims, dtype, tile, target)
     scores = held.scores * tile.resident * tile.streamed * words / threads
-    carried = held.sums * tile.resident * sum(_columns(structure.carried, dims)) * words / threads + structure.totals * scores
-    copied = sum(_passing(structure, dims, tile)) * item / 16 / threads
+    carried = held.sums * tile.resident * sum(tile_columns(structure.carried, dims)) * words / threads + structure.totals * scores
+    copied = sum(passing_elements(structure, dims, tile)) * item / 16 / threads
     further = max(0, len(structure.dots) - 1)
     if _unit(tile, dtype, target) == "scalar":
         # Products of single numbers want a row of operands for every score.
-        per_score *= max(1, max(_columns(structure.dots, dims), default=0) / 32)
+        per_score *= max(1, max(tile_columns(structure.dots, dims), default=0) / 32)
     # Under pressure the compiler forms addresses anew in every turn.
     addresses = _DESCRIPTOR_REGISTERS if tile.tma else min(per_copy * copied, _ADDRESS_REGISTERS)
     addresses += per_stored * structure.stored * scores
@@ -267,7 +171,7 @@ def price(
     # The last wave is as long as a full one.
     rounds = ceil(waves) if waves > 0.5 else max(waves, 0.5)
     if tile.streamed is None:
-        traffic = tile.resident * sum(_columns(structure.once, dims)) * element_bytes(structure, dtype)
+        traffic = tile.resident * sum(tile_columns(structure.once, dims)) * element_bytes(structure, dtype)
         total = programs * traffic / target.hbm_gb_per_s / 1e3
         return Cost(shared, registers, resident_programs, 0, 0, 0, 0, traffic, 0, waves, total)
     if structure.merges:
@@ -296,7 +200,7 @@ def price(
 def _merging(structure: Structure, dims: Mapping[str, int], tile: TileSchedule, target: Target, known: tuple[int, int, int, float]) -> Cost:
     """A pass over `REFERENCE_PARTS`, whose turns wait for what they load and for little else."""
     shared, registers, resident_programs, waves = known
-    traffic = 4 * tile.resident * (tile.streamed or 1) * sum(_columns(structure.passing, dims))
+    traffic = 4 * tile.resident * (tile.streamed or 1) * sum(tile_columns(structure.passing, dims))
     turn = (_LOAD_CYCLES + _TURN_CYCLES) * (1 + max(0, registers - target.registers_per_thread) / _SPILL_REGISTERS)
     cycles = _PROGRAM_CYCLES + ceil(REFERENCE_PARTS / (tile.streamed or 1)) * turn
     return Cost(shared, registers, resident_programs, 0, 0, 0, 0, traffic, turn, waves, cycles / target.clock_mhz)
@@ -308,7 +212,8 @@ def _turn(
     """Cycles of the tensor cores, the special unit, the issue slots and shared memory, and bytes fetched, for one streamed tile."""
     resident, streamed, item = tile.resident, tile.streamed or 0, DTYPE_BYTES[dtype]
     pairs = resident * streamed
-    columns = sum(_columns((*structure.dots, *structure.carried), dims))
+    apart = tile.pipe and not tile.late
+    columns = sum(tile_columns((*structure.dots, *structure.carried), dims)) + (0 if apart else structure.folded)
     scalar = item > 2
     wide = uses_wide_units(tile, dtype, target)
     rate = _SCALAR_FLOPS_PER_CLOCK if scalar else target.bf16_flops_per_clock
@@ -318,16 +223,17 @@ def _turn(
     held, added = repeats(structure, dims, dtype, tile, target), additions(structure, dims, dtype, tile, target)
     tensor = 2 * pairs * (columns * held.products * (1 + (0.25 if wide and streamed < 64 else 0)) + added.columns) / rate
     special = structure.special * pairs * held.scores / target.exp2_per_clock
-    accumulators = held.sums * resident * sum(_columns(structure.carried, dims)) if structure.sums else 0
-    fetched = sum(_passing(structure, dims, tile))
+    accumulators = held.sums * resident * sum(tile_columns(structure.carried, dims)) if structure.sums else 0
+    fetched = sum(passing_elements(structure, dims, tile))
     copies = 0 if tile.tma else fetched * item / 16
     moves = len(structure.ahead) if tile.pipe else 0
+    moves += bool(structure.folded) if apart else 0
     issue = (structure.simple + 3 + structure.sums + moves) * pairs * held.scores + accumulators + 4 * copies + added.instructions
     # Every 64 rows (or every warp) read the streamed tile anew.
     readers = max(1, resident // WIDE_ROWS) if wide else min(tile.num_warps, max(1, resident // 16))
     products = len(structure.dots) + len(structure.carried)
     passing = fetched * item
-    kept = resident * sum(_columns(structure.kept, dims)) * item if wide else 0
+    kept = resident * sum(tile_columns(structure.kept, dims)) * item if wide else 0
     moved = passing * (1 + readers * products / max(len(structure.passing) + len(structure.again), 1)) + kept + added.moved_bytes
     traffic = passing + structure.vectors * streamed * 4 + structure.pairs * pairs * item + added.traffic_bytes
     return tensor, special, issue / _LANES_PER_CLOCK, moved / _SHARED_BYTES_PER_CLOCK, traffic
@@ -338,7 +244,7 @@ def _exchanges(structure: Structure, dims: Mapping[str, int], dtype: str, tile: 
     shared_rows = tile.resident < 16 * tile.num_warps
     if uses_wide_units(tile, dtype, target):
         return structure.sums if shared_rows else 0
-    moved = shared_rows or tile.resident < _widest(structure.carried, dims)
+    moved = shared_rows or tile.resident < widest(structure.carried, dims)
     return (len(structure.carried) if moved else 0) + (structure.sums if shared_rows else 0)
 
 

@@ -17,7 +17,7 @@ from attngen.ir.special import SPECIAL
 from attngen.ir.traverse import free_axes, reads, walk
 from attngen.transform.heads import heads
 from attngen.transform.matrices import streamed_rows
-from attngen.transform.partition import Kernel
+from attngen.transform.partition import Kernel, addends
 from attngen.transform.splitting import MERGE, PARTS
 
 OPERATIONS = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4, "random_bits": 50}
@@ -46,6 +46,7 @@ class Structure:
         masks: operations of the predicates, which only tiles at the edge of a mask carry out; 0 without masks.
         folded: columns of the narrow products that add biases.
         ahead: features of the products that can be formed in the turn before.
+        behind: those of the products that come last in their accumulators.
         maxima: row values that run along as maxima; `sums` counts them too.
         rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
         added: features of the tiles [S, f] that a turn adds to memory; added_rows: the vectors [S].
@@ -70,6 +71,7 @@ class Structure:
     gathered: int = 0
     stored: int = 0
     ahead: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
     maxima: int = 0
     rows: bool = False
     added: tuple[str, ...] = ()
@@ -147,11 +149,25 @@ def structure(kernel: Kernel) -> Structure:
         masks=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr)),
         folded=sum(fold.width for fold in folds.values()),
         ahead=tuple(axis for step in inside if step.name in ahead for axis in step.over),
+        behind=_behind(kernel, ahead),
         maxima=len(kernel.gauges),
         rows=bool(streamed_rows(kernel)),
         added=tuple(axis for step in inside if step.name in kernel.added for axis in step.axes if axis in features),
         added_rows=sum(step.name in kernel.added and not features & set(step.axes) for step in inside),
     )
+
+
+def _behind(kernel: Kernel, ahead: tuple[str, ...]) -> tuple[str, ...]:
+    """Features of the products that go ahead last, each in its accumulator; that of a folded bias has none."""
+    folds = {fold.step: fold.tile.tensor for fold in kernel.folds}
+    last: dict[str, tuple[str, ...]] = {}
+    for step in kernel.steps:
+        if step.name in folds.keys() & set(ahead):
+            last[folds[step.name]] = ()
+        elif step.name in ahead:
+            parts = addends(step)
+            last |= {step.name: last[parts[-1]] if parts else step.over} | dict.fromkeys(parts, ())
+    return tuple(axis for axes in last.values() for axis in axes)
 
 
 def _ops(expr: Expr) -> list[str]:

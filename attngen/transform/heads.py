@@ -19,12 +19,14 @@ from attngen.transform.partition import Kernel, addends
 
 
 def heads(kernel: Kernel) -> tuple[str, ...]:
-    """The steps that go ahead, in order: products of pairs and their sums; () where that gains nothing."""
+    """The steps that go ahead, in order: products of pairs, their sums and the biases folded into them; () where that gains nothing."""
     if kernel.streamed is None or kernel.loops:
         return ()
     found, products = _early(kernel), _products(kernel)
     alone = products <= set(found) and not _read_by_others(kernel, found)
-    return tuple(found) if products and alone and all(_feeds_a_function(name, kernel) for name in products) else ()
+    if not products or not alone or not all(_feeds_a_function(name, kernel) for name in products):
+        return ()
+    return (*found, *(fold.step for fold in kernel.folds if fold.tile.tensor in found))
 
 
 def products_first(kernel: Kernel) -> tuple[Einsum, ...]:

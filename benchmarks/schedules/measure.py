@@ -33,9 +33,10 @@ from attngen.runtime.measure import Emitted, Task, compile_job, fault, row_of
 from attngen.runtime.static import seen, work_of
 from attngen.schedule import measured
 from attngen.schedule.choose import Candidate, Request, distinct, rank
-from attngen.schedule.cost import price, shared_bytes
+from attngen.schedule.cost import price
 from attngen.schedule.forms import SPILLED_BYTES
 from attngen.schedule.measured import Measured
+from attngen.schedule.memory import shared_bytes
 from attngen.schedule.space import LengthClass
 from attngen.schedule.structure import structure
 from attngen.schedule.warps import repeats

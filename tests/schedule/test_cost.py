@@ -7,9 +7,11 @@ import pytest
 from attngen import target
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse, fused
-from attngen.schedule.cost import price, register_estimate, shared_bytes, uses_wide_units
+from attngen.schedule.cost import price, register_estimate
 from attngen.schedule.measured import table
+from attngen.schedule.memory import shared_bytes
 from attngen.schedule.plan import parse_tile
+from attngen.schedule.space import uses_wide_units
 from attngen.schedule.structure import structure
 from tests.variants import SOFTMAX
 
