@@ -92,6 +92,30 @@ def walked_ranges(some: Expr | None, every: Expr | None, stream: str, resident: 
     return Ranges(stream, tuple(pieces), tuple(item for item in axes.over.items() if item[0] in used), spans.tight)
 
 
+def solved(predicate: Expr, stream: str) -> tuple[Span, tuple[Expr, ...]]:
+    """A mask as seen by one row: the streamed positions where the solvable parts of a conjunction hold, and the parts that are left.
+
+    Args:
+        predicate: which pairs exist.
+        stream: the axis that is solved for.
+
+    Returns:
+        A span, not clipped to the axis, whose bounds may read anything but streamed positions.
+    """
+    row = Axes(stream, "")  # to one row, its own position is a number
+    span, left = row.everything, []
+    for part in related(build.conjuncts(predicate), row):
+        spans = _spans(part, row)
+        if len(spans.pieces) == 1 and spans.pieces[0].some == spans.pieces[0].all:
+            some = spans.pieces[0].some
+            lo = some.lo if span.lo == ZERO else largest(span.lo, some.lo, "")
+            hi = some.hi if span.hi == Extent(stream) else smallest(span.hi, some.hi, "")
+            span = Span(lo, hi)
+        else:
+            left.append(part)
+    return span, tuple(left)
+
+
 def _clipped(piece: Piece, axes: Axes) -> Piece:
     """A piece without what lies beyond the axis."""
     end = Extent(axes.stream)

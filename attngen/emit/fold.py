@@ -30,9 +30,10 @@ def add_fold(lowering: Lowering, step: Einsum, fold: Fold) -> None:
     name = writer.name(tensor_name(step.name))
     sides = [_operand(lowering, f"{name}_{side}", fold, place) for place, side in enumerate(("phi", "psi"))]
     tile = writer.steps[fold.tile.tensor].code
-    product = f'tl.dot({sides[0]}, tl.trans({sides[1]}), {tile}, input_precision="ieee", out_dtype=ACC)'
+    line = f'{name} = tl.dot({sides[0]}, tl.trans({sides[1]}), {tile}, input_precision="ieee", out_dtype=ACC)'
     goes_ahead = step.name in lowering.ahead.names
-    writer.put(f"{name} = {tile} if APART else {product}" if goes_ahead else f"{name} = {product}", Stage.TILE)
+    for text in [f"{name} = {tile}", "if not APART:", f"    {line}"] if goes_ahead else [line]:
+        writer.put(text, Stage.TILE)
     writer.steps[step.name] = Value(name, lowering.pair, Stage.TILE)
     if goes_ahead:
         lowering.ahead.apart += _added(lowering, step, fold, name)

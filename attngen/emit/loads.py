@@ -192,7 +192,9 @@ class Loads:
         if read.tensor in self.writer.shapes.owned and item.axes is not None:
             return self.contiguous(item.axes)
         if item.axes is None:
-            return self.all_strides(name, item.rank)
+            # What the host has found about documents is contiguous.
+            found = any(read.tensor in runs.names for runs in self.writer.kernel.runs)
+            return [*self.all_strides(name, item.rank - 1), "1"] if found else self.all_strides(name, item.rank)
         last = item.axes[-1] if item.axes and item.axes[-1] in self.writer.wide else None
         return ["1" if axis == last else self.writer.parameter(f"{name}_stride_{axis}") for axis in item.axes]
 

@@ -17,6 +17,7 @@ from attngen.emit.added import form_part
 from attngen.emit.chains import chains
 from attngen.emit.expression import Layout
 from attngen.emit.fold import add_fold
+from attngen.emit.masks import Masks
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.online import Online
 from attngen.emit.pipe import Ahead
@@ -50,12 +51,12 @@ class Lowering:
         self.zeros = Zeros(self.by_name, self.writer.inputs)
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
-        self.valid: dict[Expr | None, Code] = {}
         self.entering: dict[tuple[Expr, Expr | None], str] = {}
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
         self.folds = {fold.step: fold for fold in kernel.folds}
         self.added = frozenset(kernel.added)
+        self.masks = Masks(self)
         self.sums = Sums(self)
         self.online = Online(self)
         self.ahead = Ahead(self)
@@ -123,7 +124,7 @@ class Lowering:
             return
         exists = self.exists.get(step.name)
         if isinstance(step.body, Apply) and step.body.op == "exp":
-            self.under_masks(f"{name} = tl.where({self.mask(exists)}, {name}, 0.0)")
+            self.under_masks(f"{name} = tl.where({self.masks.valid(exists)}, {name}, 0.0)")
             self.zeros.known[step.name] = exists
         elif self.zeros.holds(step.body, exists):
             self.zeros.known[step.name] = exists
@@ -160,7 +161,7 @@ class Lowering:
         writer.put(f"{name} = {name} + {text}" if total is not None and factor else f"{name} = {text}")
         writer.stage = previous
         if step.name in self.patchy and (chain is None or step.name == chain.products[-1]):
-            self.under_masks(f"{name} = tl.where({self.mask(self.patchy[step.name])}, {name}, 0.0)")
+            self.under_masks(f"{name} = tl.where({self.masks.valid(self.patchy[step.name])}, {name}, 0.0)")
         if chain is not None:
             writer.steps[chain.total] = Value(name, layout, stage)
         return name
@@ -250,33 +251,9 @@ class Lowering:
             else:
                 writer.put(f"{text} = {self.spread(expr, self.pair)}")
         if not zeroed:
-            self.under_masks(f"{text} = tl.where({self.mask(exists)}, {text}, 0.0)")
+            self.under_masks(f"{text} = tl.where({self.masks.valid(exists)}, {text}, 0.0)")
         writer.stage = previous
         return text
-
-    def mask(self, predicate: Expr | None) -> Code:
-        """The name of the truth tile of a predicate within the bounds, defined on first use and only under masks."""
-        writer = self.writer
-        if predicate not in self.valid:
-            name = writer.name("valid")
-            before, writer.partial = (writer.partial, writer.stage), True
-            writer.stage = Stage.TILE
-            line = f"{name} = {self.inside()}"
-            if predicate is not None:
-                line += f" & {writer.printer.operand(predicate, self.pair, 8)}"
-            if predicate is None or writer.fits(line):
-                writer.put(line)
-            else:
-                writer.assign(name, predicate, self.pair, Stage.TILE)
-                writer.put(f"{name} = {name} & {self.inside()}")
-            writer.partial, writer.stage = before
-            self.valid[predicate] = name
-        return self.valid[predicate]
-
-    def inside(self) -> str:
-        """Where a tile has positions: along the stream, and along the axis that stays where something is summed over it."""
-        stays = f" & ok_{self.pair[0]}[:, None]" if self.added else ""
-        return f"ok_{self.pair[1]}[None, :]{stays}"
 
     def under_masks(self, line: str) -> None:
         before, self.writer.partial = self.writer.partial, True

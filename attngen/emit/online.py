@@ -52,7 +52,7 @@ class Online:
         x = self.exponent(gauge)
         name, tail = writer.steps[gauge.name].code, self.suffix(gauge)
         resident, streamed = self.lowering.kernel.resident, self.lowering.kernel.streamed or ""
-        valid = self.lowering.mask(self.lowering.exists.get(step.name))
+        valid = self.lowering.masks.valid(self.lowering.exists.get(step.name))
         seen = x
         if self.read_elsewhere(gauge):
             seen = writer.name(f"{x}_seen")

@@ -155,7 +155,7 @@ def _mentions(code: Code, names: Iterable[str]) -> bool:
 
 def _free(lines: list[Code], streamed: str) -> list[str]:
     """Names that statements read and do not assign."""
-    nodes = [node for line in lines for node in ast.walk(ast.parse(line))]
+    nodes = list(ast.walk(ast.parse("\n".join(lines))))
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     names = [node for node in nodes if isinstance(node, ast.Name)]
     assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)} | called | {"tl", "FULL", f"start_{streamed}"}

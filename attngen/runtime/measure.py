@@ -101,7 +101,7 @@ def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
     if param in known:
         return _NUMBERS[known[param].kind]
     stem = param.removesuffix("_ptr").removesuffix("_out")
-    if stem in {buffer.name for _, _, buffer in buffers(kernel)}:
+    if stem in {buffer.name for _, _, buffer in buffers(kernel)} | {str(tensor_name(name)) for runs in kernel.runs for name in runs.names}:
         return "*i32"
     states = {str(tensor_name(name)) for name in source.shapes.states}
     item = known.get(stem)

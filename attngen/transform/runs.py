@@ -3,9 +3,10 @@
     doc[m] == doc[n]     visited:  first_doc[m] <= n < last_doc[m]        full:  first_doc[m] <= n < run_doc[m]
 
 `first` and `last` enclose every key with the value that a row has, in whatever order values come; `run` is the end of the enclosed keys
-if all of them have it, else their beginning. The mask itself stays what it is: only where tiles are visited and where they need no masks
-is said in these terms. Beside such an equality, other parts of a conjunction may read the row's value for the key's: then positions inside
-of documents cancel, `m - start[doc[m]] >= n - start[doc[n]]` becoming `m >= n`.
+if all of them have it, else their beginning. Where tiles are visited and where they need no masks is said in these terms. The mask itself
+stays what it is, but that two values of one tensor are compared by where they last occur, which takes half of the bits. Beside such an
+equality, other parts of a conjunction may read the row's value for the key's: then positions inside of documents cancel,
+`m - start[doc[m]] >= n - start[doc[n]]` becoming `m >= n`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from attngen.analysis.spans import Axes, one_number
 from attngen.ir import build
 from attngen.ir.cascade import Input
 from attngen.ir.expr import Apply, Expr, Index, Read
-from attngen.ir.traverse import free_axes
+from attngen.ir.traverse import free_axes, rewrite
 from attngen.transform.partition import Kernel, Runs
 
 
@@ -27,8 +28,13 @@ def with_runs(kernel: Kernel) -> Kernel:
         return kernel
     finder = _Finder(kernel, Axes(kernel.streamed, kernel.resident))
     reach = finder.bound(kernel.some, "last"), None if kernel.every is None else finder.bound(kernel.every, "run")
+    if not finder.found:
+        return kernel
     inputs = tuple(Input(name, None, runs.rank, "int") for runs in finder.found.values() for name in runs.names)
-    return replace(kernel, reach=reach, inputs=(*kernel.inputs, *inputs), runs=tuple(finder.found.values())) if inputs else kernel
+    some, every = (None if part is None else rewrite(part, finder.by_place) for part in (kernel.some, kernel.every))
+    steps = tuple(step if step.where is None else replace(step, where=rewrite(step.where, finder.by_place)) for step in kernel.steps)
+    known = replace(kernel, some=some, every=every, steps=steps)
+    return replace(known, reach=reach, inputs=(*kernel.inputs, *inputs), runs=tuple(finder.found.values()))
 
 
 class _Finder:
@@ -52,6 +58,15 @@ class _Finder:
             case _:
                 sides = self.sides(predicate)
                 return predicate if sides is None else self.enclosed(*sides, end)
+
+    def by_place(self, node: Expr) -> Expr | None:
+        """An equality of two values of one tensor by where they last occur, which is never 0 where there is a value."""
+        sides = self.sides(node)
+        runs = None if sides is None else self.found.get((sides[0].tensor, sides[1].tensor))
+        if sides is None or runs is None or runs.values != runs.keys:
+            return None
+        row, key = (Read(runs.last, side.at, "int") for side in sides)
+        return build.apply("eq", row, key)
 
     def enclosed(self, row: Read, key: Read, end: str) -> Expr:
         runs = self.runs(row, key)

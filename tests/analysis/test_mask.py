@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attngen.analysis.bounds import FIRST, LAST
-from attngen.analysis.mask import Ranges, describe, stream_ranges
+from attngen.analysis.mask import Ranges, describe, solved, stream_ranges
 from attngen.analysis.spans import TileValue
 from attngen.analysis.tile import TileClass, classify
 from attngen.ir import build
@@ -183,6 +183,35 @@ def test_ranges_are_sound(case: Case) -> None:
                 assert some_lo <= all_lo and all_hi <= some_hi
         assert not tile[:, outside].any(), (print_expr(case.predicate), describe(ranges))
         assert [piece[0] for piece in pieces] == sorted(piece[0] for piece in pieces)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_a_solved_mask_is_the_mask(case: Case) -> None:
+    for stream, other in ((N, M), (M, N)):
+        span, left = solved(case.predicate, stream.axis)
+        assert stream.axis not in (*free_axes(span.lo), *free_axes(span.hi)), f"{other.axis} alone limits a row"
+        limits = Apply("ge", (stream, span.lo)), Apply("lt", (stream, span.hi))
+        again = replace(case, predicate=build.both(*limits, *left) or build.TRUE)
+        assert np.array_equal(again.truth(), case.truth()), print_expr(again.predicate)
+
+
+@pytest.mark.parametrize(
+    ("predicate", "span", "left"),
+    [
+        ("m >= n", "[0, m + 1)", ()),
+        ("m >= n and m - n < w", "[m - w + 1, min(m + 1, extent(n)))", ()),
+        ("abs(m - n) <= 2 and flag", "[max(m - 2, 0), min(m + 3, where(flag, extent(n), 0)))", ()),
+        ("n < p or n <= m", "[0, max(p, m + 1))", ()),
+        ("m // 4 == n // 4", "[max(0, 4 * (m // 4)), min(4 * (m // 4) + 4, extent(n)))", ()),
+        ("doc[m] == doc[n] and m >= n", "[0, m + 1)", ("doc[m] == doc[n]",)),
+        ("doc[m] == doc[n] and m - ends[doc[m]] >= n - ends[doc[n]]", "[0, m + 1)", ("doc[m] == doc[n]",)),
+        ("n < 3 or n > m", "[0, extent(n))", ("n < 3 or n > m",)),
+    ],
+)
+def test_masks_are_solved_for_the_streamed_position(predicate: str, span: str, left: tuple[str, ...]) -> None:
+    found, rest = solved(text(predicate), "n")
+    assert (f"[{print_expr(found.lo)}, {print_expr(found.hi)})", tuple(map(print_expr, rest))) == (span, left)
 
 
 @settings(max_examples=100, deadline=None)

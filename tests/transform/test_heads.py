@@ -84,7 +84,7 @@ def order(text: str, *parts: str) -> list[int]:
 def test_the_order_of_a_turn() -> None:
     """Sums of features follow before the weights are formed; what a mask loads stands before the products, arithmetic behind."""
     by_document = cases.MASKS["documents"]
-    parts = ("tl.load(", "if not LATE", "holds =", "m_i_new =", "if LATE", "alpha =", "acc = acc * alpha", " w = ", "l_i = ", "tl.dot(w")
+    parts = ("tl.load(", "if not LATE", "valid =", "m_i_new =", "if LATE", "alpha =", "acc = acc * alpha", " w = ", "l_i = ", "tl.dot(w")
     found = order(by_document, *parts)
     assert found == sorted(found)
 

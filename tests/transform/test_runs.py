@@ -41,7 +41,27 @@ def test_equalities_become_bounds(predicate: str, some: str) -> None:
     assert found.reach is not None and found.reach[0] is not None and found.reach[1] is not None
     assert print_expr(found.reach[0]) == some
     assert print_expr(found.reach[1]) == some.replace("last_of", "run_of")
-    assert print_expr(found.some or parse("").steps[0].body) == print_expr(kernel(predicate).some or parse("").steps[0].body)
+    assert found.some == found.every == found.steps[0].where
+
+
+@pytest.mark.parametrize(
+    ("predicate", "mask"),
+    [
+        ("doc[m] == doc[n]", "last_of_doc[m] == last_of_doc[n]"),
+        ("doc[n] == doc[m] and m >= n", "last_of_doc[m] == last_of_doc[n] and m >= n"),
+        ("doc[m] == other[n]", "doc[m] == other[n]"),
+        ("at[w,m] == at[w,n] or n < w", "last_of_at[w,m] == last_of_at[w,n] or n < w"),
+        ("doc[m // w + 7] == doc[n]", "last_of_doc[m // w + 7] == last_of_doc[n]"),
+        (
+            "doc[m] == doc[n] and m - other[doc[m]] >= n - other[doc[n]]",
+            "last_of_doc[m] == last_of_doc[n] and m - other[doc[m]] >= n - other[doc[n]]",
+        ),
+    ],
+)
+def test_values_of_one_tensor_are_compared_by_place(predicate: str, mask: str) -> None:
+    found = with_runs(kernel(predicate)).some
+    assert found is not None
+    assert print_expr(found) == mask
 
 
 OTHERS = ["m >= n", "not (doc[m] == doc[n])", "doc[m] != doc[n]", "at[m,w] == at[n,w]", "doc[m] == doc[n + 1]", "doc[m] < doc[n]"]

@@ -1,0 +1,112 @@
+"""Truth tiles of masks: which pairs of a tile exist.
+
+    m >= n and n < len_n        until_n = tl.minimum(offs_m + 1, len_n)
+                                valid = range_n[None, :] < (until_n - start_n)[:, None]
+
+Comparisons are solved for the position in the streamed tile: what a row compares it with is computed once a row, not once a pair, and the
+end of the axis comes with it. What has no such form stays as the user wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from attngen.analysis.bounds import largest, smallest
+from attngen.analysis.mask import solved
+from attngen.analysis.spans import ZERO
+from attngen.emit.names import Code
+from attngen.emit.sections import Stage
+from attngen.ir import build
+from attngen.ir.expr import Apply, Expr, Extent, Index, Read
+from attngen.ir.traverse import walk
+
+if TYPE_CHECKING:
+    from attngen.emit.lower import Lowering
+
+
+class Masks:
+    """The masks of one kernel, each defined on first use and only in tiles under masks."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
+        self.names: dict[Expr | None, Code] = {}
+        self.limits: dict[tuple[str, Expr], str] = {}
+
+    def valid(self, predicate: Expr | None) -> Code:
+        """The name of the truth tile of a predicate within the bounds of the axes."""
+        writer = self.lowering.writer
+        if predicate not in self.names:
+            name = self.names[predicate] = writer.name("valid")
+            before, writer.partial, writer.stage = (writer.partial, writer.stage), True, Stage.TILE
+            terms, left = self.terms(predicate)
+            whole = [*terms, *([] if left is None else [writer.printer.code(left, self.lowering.pair)])]
+            line = f"{name} = {' & '.join(_operand(term) for term in whole) if len(whole) > 1 else whole[0]}"
+            if writer.fits(line):
+                writer.put(line)
+            else:
+                if left is not None:
+                    writer.assign(name, left, self.lowering.pair, Stage.TILE)
+                for i, term in enumerate(terms):
+                    writer.put(f"{name} = {name} & {_operand(term)}" if i or left is not None else f"{name} = {term}")
+            writer.partial, writer.stage = before
+        return self.names[predicate]
+
+    def terms(self, predicate: Expr | None) -> tuple[list[str], Expr | None]:
+        """Comparisons with limits of rows, or that the tile has such positions, and the part of a predicate that is left."""
+        resident, stream = self.lowering.pair
+        end = Extent(stream)
+        if predicate is None:
+            return self.inside(), None
+        span, parts = solved(predicate, stream)
+        left = build.both(*parts)
+        hi = smallest(span.hi, end, resident)
+        terms = [] if hi == end else [f"range_{stream}[None, :] < {self.limit('until', hi)}"]
+        if hi == end and not any(map(self.is_by_place, parts)):
+            terms.append(f"ok_{stream}[None, :]")
+        if span.lo != ZERO:
+            terms.append(f"range_{stream}[None, :] >= {self.limit('from', span.lo)}")
+        if self.lowering.added:
+            terms.append(f"ok_{resident}[:, None]")
+        return terms, left
+
+    def is_by_place(self, part: Expr) -> bool:
+        """Whether a part compares where captured values last occur, at positions that are checked: no row has the 0 that is loaded for what
+        lies beyond the end of the axis."""
+        places = {runs.last for runs in self.lowering.kernel.runs}
+        if not (isinstance(part, Apply) and part.op == "eq"):
+            return False
+        return all(isinstance(arg, Read) and arg.tensor in places and all(isinstance(at, Index) for at in arg.at) for arg in part.args)
+
+    def limit(self, which: str, bound: Expr) -> str:
+        """A bound of rows, measured from the start of the tile."""
+        writer, (resident, stream) = self.lowering.writer, self.lowering.pair
+        layout = writer.layout(bound)
+        if (which, bound) not in self.limits:
+            simple = not isinstance(bound, Apply)
+            self.limits[which, bound] = writer.printer.operand(bound, layout, 10) if simple else self.named(which, bound)
+        text = f"({self.limits[which, bound]} - start_{stream})"
+        return writer.printer.broadcast(text, layout, (resident, stream)) if layout else text
+
+    def named(self, which: str, bound: Expr) -> Code:
+        """A name for a computed bound, which is known as soon as what it reads is; what was read may have 64 bits, of which a place in the
+        axis needs half."""
+        writer = self.lowering.writer
+        by_value = {item.name for item in writer.kernel.inputs if item.by_value}
+        if any(isinstance(node, Read) and node.tensor not in by_value for node in walk(bound)):
+            bound = build.apply("to_int", largest(ZERO, smallest(bound, Extent(self.lowering.pair[1]), ""), ""))
+        name, stage = writer.name(f"{which}_{self.lowering.pair[1]}"), writer.stage_of(bound)
+        partial, writer.partial = writer.partial, stage == Stage.TILE
+        writer.assign(name, bound, writer.layout(bound), stage)
+        writer.partial = partial
+        return name
+
+    def inside(self) -> list[str]:
+        """Where a tile has positions: along the stream, and along the axis that stays where something is summed over it."""
+        resident, stream = self.lowering.pair
+        return [f"ok_{stream}[None, :]", *([f"ok_{resident}[:, None]"] if self.lowering.added else [])]
+
+
+def _operand(term: str) -> str:
+    """A truth tile as an operand of `&`, which binds more tightly than comparisons."""
+    return term if term.replace("_", "").isalnum() or re.fullmatch(r"\w+\[[^\]]*\]", term) else f"({term})"
