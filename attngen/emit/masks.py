@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from attngen.analysis.bounds import largest, smallest
 from attngen.analysis.mask import solved
-from attngen.analysis.spans import ZERO
+from attngen.analysis.spans import ZERO, Span
 from attngen.emit.names import Code
 from attngen.emit.sections import Stage
 from attngen.ir import build
@@ -56,19 +56,18 @@ class Masks:
         """Comparisons with limits of rows, or that the tile has such positions, and the part of a predicate that is left."""
         resident, stream = self.lowering.pair
         end = Extent(stream)
-        if predicate is None:
-            return self.inside(), None
-        span, parts = solved(predicate, stream)
-        left = build.both(*parts)
+        span, parts = (Span(ZERO, end), ()) if predicate is None else solved(predicate, stream)
         hi = smallest(span.hi, end, resident)
-        terms = [] if hi == end else [f"range_{stream}[None, :] < {self.limit('until', hi)}"]
-        if hi == end and not any(map(self.is_by_place, parts)):
+        terms: list[str] = []
+        if hi != end:
+            terms.append(f"range_{stream}[None, :] < {self.limit('until', hi)}")
+        elif not any(map(self.is_by_place, parts)):
             terms.append(f"ok_{stream}[None, :]")
         if span.lo != ZERO:
             terms.append(f"range_{stream}[None, :] >= {self.limit('from', span.lo)}")
-        if self.lowering.added:
-            terms.append(f"ok_{resident}[:, None]")
-        return terms, left
+        # Where something is summed over the axis that stays, rows beyond its end count for nothing.
+        terms += [f"ok_{resident}[:, None]"] if self.lowering.added else []
+        return terms, build.both(*parts)
 
     def is_by_place(self, part: Expr) -> bool:
         """Whether a part compares where captured values last occur, at positions that are checked: no row has the 0 that is loaded for what
@@ -100,11 +99,6 @@ class Masks:
         writer.assign(name, bound, writer.layout(bound), stage)
         writer.partial = partial
         return name
-
-    def inside(self) -> list[str]:
-        """Where a tile has positions: along the stream, and along the axis that stays where something is summed over it."""
-        resident, stream = self.lowering.pair
-        return [f"ok_{stream}[None, :]", *([f"ok_{resident}[:, None]"] if self.lowering.added else [])]
 
 
 def _operand(term: str) -> str:

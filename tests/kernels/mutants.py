@@ -34,6 +34,7 @@ RUNTIME = "attngen/runtime/*.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
 OF_FORMS = "tests/transform/test_heads.py"
 OF_BIASES = "tests/transform/test_biases.py"
+_AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
 
@@ -214,6 +215,8 @@ MUTANTS = (
     # Forms.
     Mutant("a tile of the wrong walk goes ahead", EMIT, "({after} < ends[0], {name}", "({after} <= ends[0], {name}", first=OF_FORMS),
     Mutant("a product apart forgets those before", LIB, "tl.full((), 1.0, ACC), total)", "tl.full((), 1.0, ACC), 0.0)", first=OF_FORMS),
+    Mutant("a bias that went ahead is added again", EMIT, 'turn += ["if APART:"', 'turn += ["if PIPE:"', first=f"{OF_BIASES}::{_AHEAD}"),
+    Mutant("a bias apart is forgotten", EMIT, 'turn += ["if APART:"', 'turn += ["if False:"', first=f"{OF_BIASES}::{_AHEAD}"),
     Mutant("the tile of this turn goes ahead", EMIT, 'f"start_{streamed} + {block}"', 'f"start_{streamed}"', first=OF_FORMS),
     Mutant(
         "a full tile goes ahead of an empty walk",
@@ -273,8 +276,13 @@ MUTANTS = (
         "return x",
         first="causal_bottom_right",
     ),
+    Mutant("a limit of rows beyond the end of the axis", EMIT, "hi = smallest(span.hi, end, resident)", "hi = span.hi"),
+    Mutant("limits measured from the first tile", EMIT, "[which, bound]} - start_{stream})", "[which, bound]})"),
+    Mutant("the last key of a row is masked", EMIT, "[None, :] < {self.limit('until', hi)}", "[None, :] + 1 < {self.limit('until', hi)}"),
+    Mutant("the first key of a row is masked", EMIT, "{self.limit('from', span.lo)}", "{self.limit('from', span.lo)} + 1", first="window"),
+    Mutant("what is left of a mask is forgotten", EMIT, "return terms, build.both(*parts)", "return terms, None", first="documents"),
     Mutant("maximum over missing scores", EMIT, 'tl.where({valid}, {seen}, float("-inf"))', "tl.where({valid}, {seen}, {seen})"),
-    Mutant("weights of missing scores", EMIT, "{name} = tl.where({self.mask(exists)}, {name}, 0.0)", "{name} = {name}"),
+    Mutant("weights of missing scores", EMIT, "{name} = tl.where({self.masks.valid(exists)}, {name}, 0.0)", "{name} = {name}"),
     Mutant("summands that do not exist", EMIT, "if not zeroed:", "if False:", first="relu_window"),
     Mutant("a sink below the maximum", EMIT, "for floor in gauge.floor:", "for floor in ():", first="infinite"),
     Mutant(
@@ -475,8 +483,8 @@ MUTANTS = (
     Mutant(
         "a stage less than there are",
         SCHEDULE,
-        "ring = tile.num_stages * sum(passing)",
-        "ring = (tile.num_stages - 1) * sum(passing)",
+        "ring, extra = parts.ring(tile.num_stages), parts.narrow",
+        "ring, extra = parts.ring(tile.num_stages - 1), parts.narrow",
         first=f"{OF_SCHEDULES}/test_cost.py",
     ),
     Mutant(
@@ -590,8 +598,8 @@ MUTANTS = (
     Mutant(
         "keys behind the last one in a part",
         EMIT,
-        'stays = f" & ok_{self.pair[0]}[:, None]" if self.added else ""',
-        'stays = ""',
+        'terms += [f"ok_{resident}[:, None]"] if self.lowering.added else []',
+        "pass",
         first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
     ),
     Mutant(

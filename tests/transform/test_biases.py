@@ -112,6 +112,18 @@ def test_folded_biases_are_as_exact_as_an_addition(name: str) -> None:
         assert mine <= 1.1 * errors[1][key] + 1e-6, f"{key}: {mine:.2e}, without rewrites {errors[1][key]:.2e}"
 
 
+def test_folded_biases_go_ahead_with_their_products() -> None:
+    """Behind the maximum in the same accumulator, to the bit; before it added element by element, to the rounding of one addition."""
+    spec = attngen.attention(MODS["alibi"][0], mask_mod=lambda b, h, q, k: q >= k - 20, name="biased")
+    values, _ = case(spec, torch.bfloat16)
+    kernels, tiles = harness.prepare(spec, values), harness.tiles(16, 16)
+    forms = [{}, {"PIPE": True, "TMA": True, "LATE": True}, {"PIPE": True, "TMA": True}]
+    plain, late, apart = (harness.forward(kernels, values, {**tiles, "forward": {**tiles["forward"], **form}}) for form in forms)
+    for name, value in plain.items():
+        assert torch.equal(late[name], value), name
+        torch.testing.assert_close(apart[name], value, rtol=2**-8 if name == "o" else 1e-5, atol=1e-5)
+
+
 def test_folds_of_slopes_take_three_columns() -> None:
     (note,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases")
     assert (note.applied, note.text) == (True, "rank 1 in 3 columns of a product, 1 operations less for each pair")
