@@ -237,7 +237,7 @@ def _bound(writer: Writer, numbers: frozenset[Expr], expr: Expr, precedence: int
     """The text of a bound; a long one is computed beforehand and named."""
     if any(node in numbers for node in walk(expr)):
         length = writer.length(writer.kernel.streamed or "")
-        text = f"position({writer.printer.operand(_unclipped(expr), (), 0)}, {length})"
+        text = f"position({writer.printer.operand(unclipped(expr), (), 0)}, {length})"
         if len(text) <= _SHORT:
             return text
         name = writer.name("bound")
@@ -250,7 +250,7 @@ def _bound(writer: Writer, numbers: frozenset[Expr], expr: Expr, precedence: int
 _SHORT = 36
 
 
-def _unclipped(expr: Expr) -> Expr:
+def unclipped(expr: Expr) -> Expr:
     """A bound without the ends of the axis, which `position` knows."""
     match expr:
         case Apply(op="max", args=(a, b)) if ZERO in (a, b):

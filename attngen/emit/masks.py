@@ -12,14 +12,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from attngen.analysis.bounds import largest, smallest
+from attngen.analysis.bounds import smallest
 from attngen.analysis.mask import solved
 from attngen.analysis.spans import ZERO, Span
+from attngen.emit.bounds import unclipped
 from attngen.emit.names import Code
-from attngen.emit.sections import Stage
+from attngen.emit.sections import Stage, Value
 from attngen.ir import build
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
-from attngen.ir.traverse import walk
+from attngen.ir.traverse import rewrite
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
@@ -88,17 +89,29 @@ class Masks:
         return writer.printer.broadcast(text, layout, (resident, stream)) if layout else text
 
     def named(self, which: str, bound: Expr) -> Code:
-        """A name for a computed bound, which is known as soon as what it reads is; what was read may have 64 bits, of which a place in the
-        axis needs half."""
-        writer = self.lowering.writer
-        by_value = {item.name for item in writer.kernel.inputs if item.by_value}
-        if any(isinstance(node, Read) and node.tensor not in by_value for node in walk(bound)):
-            bound = build.apply("to_int", largest(ZERO, smallest(bound, Extent(self.lowering.pair[1]), ""), ""))
-        name, stage = writer.name(f"{which}_{self.lowering.pair[1]}"), writer.stage_of(bound)
-        partial, writer.partial = writer.partial, stage == Stage.TILE
-        writer.assign(name, bound, writer.layout(bound), stage)
-        writer.partial = partial
+        """A name for a computed bound, which is known as soon as what it reads is. Numbers of the user's may be of any size."""
+        writer, stream = self.lowering.writer, self.lowering.pair[1]
+        name, stage, layout = writer.name(f"{which}_{stream}"), writer.stage_of(bound), writer.layout(bound)
+        before, writer.partial, writer.stage = (writer.partial, writer.stage), stage == Stage.TILE, stage
+        wide = rewrite(unclipped(bound), self.wide)
+        if wide == unclipped(bound):
+            writer.assign(name, bound, layout, stage)
+        else:
+            writer.use("position")
+            writer.put(f"{name} = position({writer.printer.code(wide, layout)}, {writer.length(stream)})")
+        writer.partial, writer.stage = before
         return name
+
+    def wide(self, node: Expr) -> Expr | None:
+        """A captured number in 64 bits."""
+        if not isinstance(node, Read):
+            return None
+        writer = self.lowering.writer
+        code, layout = writer.leaf(node)
+        writer.use("wide")
+        # No step has a name with a space.
+        writer.steps[f"wide {code}"] = Value(Code(f"wide({code})"), layout, writer.stage_of(node))
+        return Read(f"wide {code}", tuple(Index(axis) for axis in layout), "int")
 
 
 def _operand(term: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attngen.ir.parser import parse
 from tests.kernels import cases, harness, memory, programs, suite
 
 DEEP = {
@@ -33,6 +34,16 @@ def test_far_captures(name, dim):
     case = cases.case("learned_bias", cases.Sizes(b=3, g=3, r=1, m=20, n=20) if name != "table" and dim == 0 else suite.LONG)
     values = {**case.values, name: memory.far(case.values[name], dim)}
     check(case, cases.Case(case.cascade, values, case.cotangents))
+
+
+@pytest.mark.parametrize("width", [2**31 - 1, 2**31 - 30, 2**40, -5, 3])
+@pytest.mark.parametrize("mask", ["abs(m - n) <= width", "n - m >= 0 - width and m >= n", "n < width or n <= m"])
+def test_limits_of_any_size(mask, width):
+    """Numbers of the user's in masks, near and beyond the end of 32 bits, where they are solved for the key."""
+    cascade = parse(cases.masked(mask, "width: int"))
+    case = cases.case(cascade, cases.Sizes(b=1, g=1, r=1, m=20, n=35), overrides={"width": width})
+    arguments = cascade, case.values, case.cotangents
+    harness.exact_to(harness.run(*arguments, harness.tiles(16, 16)), harness.expected(*arguments))
 
 
 def test_far_results():
