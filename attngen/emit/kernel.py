@@ -209,12 +209,14 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: Segmen
     lines.append(f"first_{axis} = {begin}{turn} * {block}")
     if segments is not None:
         lines.append(f"last_{axis} = tl.minimum(first_{axis} + {block}, len_{axis}) - 1")
-    lines += [f"start_{axis} = tl.cast(first_{axis}, tl.int64)", f"rest = pid // {tiles}"]
+    lines += [f"start_{axis} = tl.cast(first_{axis}, tl.int64)", f"outer = pid // {tiles}"]
+    rest = "outer"
     for i, name in enumerate(reversed(kernel.grid)):
         outermost = i == len(kernel.grid) - 1
-        lines.append(f"{identifier(name)} = tl.cast(rest{'' if outermost else f' % len_{name}'}, tl.int64)")
+        lines.append(f"{identifier(name)} = tl.cast({rest}{'' if outermost else f' % len_{name}'}, tl.int64)")
         if not outermost:
-            lines.append(f"rest = rest // len_{name}")
+            lines.append(f"rest = {rest} // len_{name}")
+            rest = "rest"
     lines.append(f"range_{axis} = tl.arange(0, {block})")
     lines += [f"offs_{axis} = first_{axis} + range_{axis}", f"ok_{axis} = offs_{axis} < len_{axis}"]
     if kernel.streamed is not None:

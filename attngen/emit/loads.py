@@ -135,7 +135,7 @@ class Loads:
         if read.tensor in self.writer.shapes.owned:
             # A sum at the top stands as two terms, which fit a line where one would not.
             text = self.horner(self.writer.inputs[read.tensor].axes or ())
-            base, here = text.rsplit(" + ", 1) if text.endswith("tl.int64)") else [text], []
+            base, here = text.rsplit(" + ", 1) if " + " in text and text.endswith("tl.int64)") else [text], []
         first = pointer or self.writer.parameter(f"{tensor_name(read.tensor)}_ptr")
         terms = self.start(read, name.removesuffix(self.writer.numbers(layout)), first, (base, here))
         if not vectors:
@@ -209,7 +209,12 @@ class Loads:
         return strides
 
     def horner(self, axes: tuple[str, ...]) -> str:
+        """The place of the first element of a tile among those of a tensor with these axes. That of a program among the others is known by
+        one number, if it owns a tile in each of them: the axes would live on in registers until results are stored."""
         text, simple = "", True
+        grid = self.writer.kernel.grid
+        if len(grid) > 1 and axes[: len(grid)] == grid:
+            text, axes = "tl.cast(outer, tl.int64)", axes[len(grid) :]
         for axis in axes:
             if axis in self.writer.wide:
                 if text:

@@ -89,17 +89,16 @@ class Masks:
         return writer.printer.broadcast(text, layout, (resident, stream)) if layout else text
 
     def named(self, which: str, bound: Expr) -> Code:
-        """A name for a computed bound, which is known as soon as what it reads is. Numbers of the user's may be of any size."""
+        """A name for a computed bound, where tiles are under masks: the compiler moves it before that walk, and not before the one over
+        full tiles, whose registers it would take. Numbers of the user's may be of any size."""
         writer, stream = self.lowering.writer, self.lowering.pair[1]
-        name, stage, layout = writer.name(f"{which}_{stream}"), writer.stage_of(bound), writer.layout(bound)
-        before, writer.partial, writer.stage = (writer.partial, writer.stage), stage == Stage.TILE, stage
+        name, layout = writer.name(f"{which}_{stream}"), writer.layout(bound)
         wide = rewrite(unclipped(bound), self.wide)
         if wide == unclipped(bound):
-            writer.assign(name, bound, layout, stage)
+            writer.assign(name, bound, layout, Stage.TILE)
         else:
             writer.use("position")
             writer.put(f"{name} = position({writer.printer.code(wide, layout)}, {writer.length(stream)})")
-        writer.partial, writer.stage = before
         return name
 
     def wide(self, node: Expr) -> Expr | None:

@@ -17,9 +17,9 @@ from attngen.errors import UnsafeValue
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 RESERVED: frozenset[str] = frozenset(
     """
-    tl torch triton pid rest segment begins ends begin end full_begin full_end full_length gap full_gap limits any_holds all_hold
+    tl torch triton pid outer rest segment begins ends begin end full_begin full_end full_length gap full_gap limits any_holds all_hold
     some_fail pair_holds pair_full pair_inside ACC DTYPE LOG2E l I O
-    add load fetch fetch_head tiled tiled_heads described memory_of_descriptors plain TMA PIPE LATE rounded columns finite parts
+    add load fetch fetch_head tiled tiled_heads described memory_of_descriptors plain TMA PIPE LATE APART rounded columns finite parts
     full_turns all_turns first_turn last_turn
     safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled random_bits
     forward backward attention alpha delta valid item range float int min max abs sum len

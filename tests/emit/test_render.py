@@ -32,12 +32,13 @@ def test_every_load_and_store_of_a_tile_is_masked() -> None:
 
 
 def test_full_tiles_run_no_mask() -> None:
-    """The predicate is evaluated under the condition that the segment is not the full one, nowhere else."""
+    """The predicate and its limits are computed under the condition that the segment is not the full one, nowhere else."""
     text = build(analyse(parse(CAUSAL_ALIBI)), "causal_alibi").text
-    lines = text.splitlines()
-    for i, line in enumerate(lines):
-        if line.strip().startswith("valid = "):
-            assert lines[i - 1].strip().startswith("if segment != ")
+    lines = [line.strip() for line in text.splitlines()]
+    masks = [i for i, line in enumerate(lines) if line.startswith(("valid = ", "until_n = ", "from_"))]
+    assert len(masks) == 5, "two kernels of rows limit what one of columns compares with its own position"
+    for i in masks:
+        assert lines[i - 1].startswith("if segment != ") or i - 1 in masks
 
 
 def test_text_is_the_same_in_every_process() -> None:

@@ -256,8 +256,8 @@ MUTANTS = (
     Mutant(
         "32-bit offsets of heads",
         EMIT,
-        "tl.cast(rest{'' if outermost else f' % len_{name}'}, tl.int64)",
-        "(rest{'' if outermost else f' % len_{name}'})",
+        "tl.cast({rest}{'' if outermost else f' % len_{name}'}, tl.int64)",
+        "({rest}{'' if outermost else f' % len_{name}'})",
         first="far",
     ),
     Mutant(
