@@ -20,6 +20,7 @@ from attngen.schedule.plan import DTYPE_BYTES, FLAGS, ModuleSchedule, TileSchedu
 from attngen.schedule.space import LengthClass, candidates
 from attngen.schedule.structure import Structure, structure
 from attngen.schedule.tuned import Tuned, TunedTable
+from attngen.schedule.warps import repeats
 from attngen.target import Target
 from attngen.transform.partition import Kernel
 
@@ -157,12 +158,20 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
     # Without a second stage every copy is waited for: only a tile that has no room for one goes without.
     roomy = {replace(item.tile, num_stages=1) for item in fits if item.tile.num_stages > 1}
     fits = [item for item in fits if item.tile not in roomy]
+    # Behind the maximum a product of scores may feed the next of its accumulator, which warps beside each other would form each for itself.
+    fits = [item for item in fits if not _repeats_behind(kernel, request, item.tile)]
     # Sorting is stable: at equal price the first in the order of the candidates wins.
     fits.sort(key=lambda item: (_expected_us(item), item.tile.num_stages))
     best = fits[0].cost.total_us or 1.0
     slower = [Candidate(item.tile, item.cost, _slower(item, best)) for item in fits[1:]]
     others.sort(key=lambda item: item.cost.total_us)
     return (fits[0], *slower, *others)
+
+
+def _repeats_behind(kernel: Structure, request: Request, tile: TileSchedule) -> bool:
+    """Whether warps repeat more of each other's work behind the maximum than before it."""
+    before, behind = (repeats(kernel, request.extents, request.dtype, form, request.target) for form in (replace(tile, late=False), tile))
+    return behind.products > before.products
 
 
 def _expected_us(item: Candidate) -> float:

@@ -53,9 +53,12 @@ def repeats(structure: Structure, dims: Mapping[str, int], dtype: str, tile: Til
     if not products:
         return ONCE
     if wide:
-        # What goes ahead feeds no product of its turn.
-        feeding = (tile.num_warps, 1) if sums and not tile.pipe else _wide(tile)
-        counts = [_held(feeding, tile, columns) for columns, _ in scores]
+        feeding = (tile.num_warps, 1)
+        feeds = _feeding(structure, dims, tile) if tile.pipe else [bool(sums)] * len(scores)
+        counts = [
+            _held(feeding if feeds_another else _wide(tile), tile, columns)
+            for (columns, _), feeds_another in zip(scores, feeds, strict=True)
+        ]
         counts += [_held(_wide(tile), tile, columns) for columns, _ in sums]
     else:
         warps = _chained(tile, products[-1][0]) if len(products) > 1 else _balanced(tile, products[-1][0])
@@ -65,6 +68,19 @@ def repeats(structure: Structure, dims: Mapping[str, int], dtype: str, tile: Til
         _mean(counts[len(scores) :], [columns for columns, _ in sums]),
         _mean(counts, [columns * depth for columns, depth in products]),
     )
+
+
+def _feeding(structure: Structure, dims: Mapping[str, int], tile: TileSchedule) -> list[bool]:
+    """Whether each product of scores that goes ahead feeds another: only behind the maximum, where the next of its accumulator is added."""
+    found: list[bool] = []
+    last = list(structure.behind)
+    for axis in structure.dots:
+        ends = axis in last
+        if ends:
+            last.remove(axis)
+        count = len(pieces(dims[axis]))
+        found += [tile.late and not (ends and i == count - 1) for i in range(count)]
+    return found
 
 
 def _mean(values: list[float], weights: list[int]) -> float:
