@@ -26,17 +26,21 @@ def with_row_terms(kernel: Kernel, name: str, stays: Callable[[Expr], bool]) -> 
 
     Args:
         kernel: which outputs the same before and after.
-        name: of the step; itself where weights are not measured from one row value of which a term can move.
+        name: of the step; nothing moves where weights are not measured from one row value.
         stays: whether a factor can be laid out before the stream.
     """
     found = _exponent(kernel, name)
     if found is None or kernel.gauges:
         return kernel
-    exponent, row, readers = found
-    bodies = {step.name: step for step in kernel.steps if _is_row_step(step, kernel, readers)}
-    terms = [term for sign, part in signed_terms(row) for term in _opened(sign, part, bodies)]
-    moved = [(sign, term) for sign, term in terms if all(map(stays, factors(term)))]
-    left = [(sign, _number_last(term, kernel)) for sign, term in terms if (sign, term) not in moved]
+    exponent, row, weights = found
+
+    def movable(term: Expr) -> bool:
+        return all(map(stays, factors(term)))
+
+    values = {step.name: step for step in kernel.steps if _is_row_value(step, kernel)}
+    terms = [term for sign, part in signed_terms(row) for term in _opened(sign, part, values, movable)]
+    moved = [(sign, term) for sign, term in terms if movable(term)]
+    left = [(sign, _number_last(term, kernel)) for sign, term in terms if not movable(term)]
     if not moved or not left:
         return kernel
     scale = times(factor for factor in factors(exponent.body) if name not in names_read(factor))
@@ -45,18 +49,18 @@ def with_row_terms(kernel: Kernel, name: str, stays: Callable[[Expr], bool]) -> 
     def changed(step: Einsum) -> Einsum:
         if step.name == name:
             return replace(step, body=signed_sum([*signed_terms(step.body), *more]))
-        if step.name in readers:
+        if step.name in weights:
             return replace(step, body=build.exp(build.sub(build.read(exponent.name, exponent.axes), signed_sum(left))))
         return step
 
     steps = tuple(map(changed, kernel.steps))
-    needed = {tensor for step in steps for tensor in step_reads(step)}
-    return replace(kernel, steps=tuple(step for step in steps if step.name not in bodies or step.name in needed))
+    needed = {*kernel.outputs, *(tensor for step in steps for tensor in step_reads(step))}
+    return replace(kernel, steps=tuple(step for step in steps if step.name not in values or step.name in needed))
 
 
 def _exponent(kernel: Kernel, name: str) -> tuple[Einsum, Expr, frozenset[str]] | None:
-    """The only step that reads a step, if it is a multiple of it that only weights need, all measured from one row value; that value,
-    and the weights."""
+    """The only step that reads a step, if it is a multiple of it that nothing but weights needs, all measured from one row value; that
+    value, and the weights."""
     exponents = [step for step in kernel.steps if name in step_reads(step)]
     if len(exponents) != 1 or name in kernel.outputs or read_by_others(exponents[0], kernel):
         return None
@@ -66,18 +70,16 @@ def _exponent(kernel: Kernel, name: str) -> tuple[Einsum, Expr, frozenset[str]] 
     return (exponent, next(iter(rows.values())), frozenset(rows)) if multiple and len(set(rows.values())) == 1 else None
 
 
-def _is_row_step(step: Einsum, kernel: Kernel, readers: frozenset[str]) -> bool:
-    """Whether a step is a row value that nothing but these weights needs."""
-    plain = step.reduce is None and not step.over and step.where is None and step.name not in kernel.outputs
-    rows = not {kernel.resident, kernel.streamed} <= set(step.axes)
-    return plain and rows and all(other.name in readers for other in kernel.steps if step.name in step_reads(other))
+def _is_row_value(step: Einsum, kernel: Kernel) -> bool:
+    """Whether a step computes a value of each row, from nothing but what it reads there."""
+    return step.reduce is None and step.where is None and not {kernel.resident, kernel.streamed} <= set(step.axes)
 
 
-def _opened(sign: int, part: Expr, bodies: dict[str, Einsum]) -> list[tuple[int, Expr]]:
-    """A term, or those of the row value that it reads."""
-    step = bodies.get(part.tensor) if isinstance(part, Read) else None
-    own = step is not None and part == build.read(step.name, step.axes)
-    return signed_terms(step.body, sign) if step is not None and own else [(sign, part)]
+def _opened(sign: int, part: Expr, values: dict[str, Einsum], movable: Callable[[Expr], bool]) -> list[tuple[int, Expr]]:
+    """A term; in its place those of the row value that it reads, if one of them can move."""
+    step = values.get(part.tensor) if isinstance(part, Read) else None
+    terms = signed_terms(step.body, sign) if step is not None and part == build.read(step.name, step.axes) else []
+    return terms if any(movable(term) for _, term in terms) else [(sign, part)]
 
 
 def _number_last(term: Expr, kernel: Kernel) -> Expr:

@@ -70,6 +70,20 @@ MUTANTS = (
         first=f"{OF_BIASES}::test_folded_biases_are_as_exact_as_an_addition",
     ),
     Mutant(
+        "terms of rows with the sign they had",
+        TRANSFORM,
+        "(-sign, over(term, scale))",
+        "(sign, over(term, scale))",
+        first=f"{OF_BIASES}::test_the_algebra_is_exact",
+    ),
+    Mutant(
+        "maxima measured from what is left",
+        TRANSFORM,
+        "found is None or kernel.gauges",
+        "found is None",
+        first=f"{OF_BIASES}::test_the_algebra_is_exact",
+    ),
+    Mutant(
         "a cosine of a difference",
         TRANSFORM,
         'sign = -1.0 if op == "cos" else 1.0',
