@@ -2,9 +2,10 @@
 
 z[m,n] = s[m,n] + (slope / c) * offset(n)    ->    z = s + phi @ psi.T,   phi[m] = (slope / c, ...),   psi[n] = (offset(n), ...)
 
-Both operands are made once, before the stream. An fp32 value takes three bfloat16 columns, each holding what the one before rounded
-away, so that the sum is as exact as an fp32 addition. A bias that changes from tile to tile would have to be laid out anew in each turn,
-which costs more than it saves.
+Both operands are made once, before the stream: where a kernel sums over heads whose biases differ, before the stream of each. An fp32 value
+takes three bfloat16 columns, each holding what the one before rounded away, so that the sum is as exact as an fp32 addition. A bias that
+changes from tile to tile would have to be laid out anew in each turn, which costs more than it saves. In a backward what weights are
+measured from gives its part that stays the same to the product as well (`row_terms`).
 """
 
 from __future__ import annotations
