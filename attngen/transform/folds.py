@@ -90,7 +90,8 @@ def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] 
 
 def _why_not(expr: Expr, kernel: Kernel) -> str:
     """Why a value cannot be laid out before the stream, if it cannot."""
-    moving = {kernel.streamed, *(kernel.loops if kernel.sums_tiles else ())}
+    # Heads take turns inside of the stream where tiles are summed, and a kernel of one walk has no registers left for another operand.
+    moving = {kernel.streamed, *(kernel.loops if kernel.sums_tiles or kernel.added else ())}
     if any(isinstance(node, Index | Start) and node.axis in moving for node in walk(expr)):
         return f"{print_expr(expr)} changes from turn to turn"
     if any(free_axes(read) and kernel.resident in free_axes(read) for read in reads(expr)):

@@ -90,7 +90,7 @@ def test_the_algebra_is_exact(name: str, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_one_walk_is_exact_with_a_folded_bias(masked: bool) -> None:
+def test_one_walk_is_exact_with_a_bias_apart(masked: bool) -> None:
     spec = attngen.attention(MODS["alibi"][0], (lambda b, h, q, k: q + 5 >= k) if masked else None, name="biased")
     values, cotangents = case(spec, torch.float64)
     found = harness.run(spec, values, cotangents, harness.tiles(32, 16), rewrites="bfloat16", one_walk=True)
