@@ -52,7 +52,7 @@ def test_what_rewrites_save_is_counted() -> None:
     program = for_dtype(analyse(parse(CAUSAL_ALIBI)), "bfloat16")
     found = savings(program)
     assert found["split_biases"] == ("operations 2 less in forward, backward_rows, backward_columns",)
-    assert found["fold_biases"] == ("flops of products 32 more in forward, backward_rows",)
+    assert found["fold_biases"] == ("flops of products 32 more in forward, backward_rows, backward_columns",)
     assert found["fold_scales"] == ("operations 1 less in forward, backward_rows, backward_columns",)
     assert "fold_biases" not in savings(for_dtype(analyse(parse(CAUSAL_ALIBI), without=frozenset({"fold_biases"})), "bfloat16"))
     assert "drop_maxima" not in savings(for_dtype(analyse(parse(SOFTMAX)), "bfloat16")), "scores without bounds keep their maximum"

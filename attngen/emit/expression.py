@@ -154,13 +154,25 @@ class Printer:
         if len(layout) == 2 and isinstance(arg, Apply) and arg.op == "sub" and self.values.layout(arg.args[1]) != layout:
             tile, row = arg.args
             if self.is_scaled_tile(tile, layout):
-                self.values.use("exp_scaled")
                 scaled, scale = (self.code(tile.args[0], layout), self.code(tile.args[1], ()))
-                return f"exp_scaled({scaled}, {scale}, {self.code(row, layout)}, DTYPE)", _ATOM
+                floor, more = self.lowered(row)
+                helper = "exp_lowered" if more else "exp_scaled"
+                self.values.use(helper)
+                numbers = (self.values.temporary(part, ()) if isinstance(part, Apply) else self.code(part, ()) for part in more)
+                args = (scaled, scale, self.code(floor, layout), *numbers)
+                return f"{helper}({', '.join(args)}, DTYPE)", _ATOM
             self.values.use("exp_above")
             return f"exp_above({self.code(tile, layout)}, {self.code(row, layout)}, DTYPE)", _ATOM
         self.values.use("exp")
         return self.call("exp", _numbers(expr), layout), _ATOM
+
+    def lowered(self, row: Expr) -> tuple[Expr, tuple[Expr, ...]]:
+        """A row value, and the two factors of a number that it is less than another by; none where it is no such difference."""
+        match row:
+            case Apply(op="sub", args=(floor, Apply(op="mul", args=(rate, distance)))) if self.values.layout(floor):
+                return (floor, (rate, distance)) if not self.values.layout(rate) + self.values.layout(distance) else (row, ())
+            case _:
+                return row, ()
 
     def is_scaled_tile(self, expr: Expr, layout: Layout) -> TypeGuard[Apply]:
         """Whether a value is a whole tile of floats, times a scalar. Whole numbers would take the constant into their own type."""

@@ -1,4 +1,5 @@
-"""Folded biases in a kernel: two narrow operands, made before the stream, and the product that adds them to the scores.
+"""Folded biases in a kernel: two narrow operands, made before the stream, and the product that adds them to the scores. What differs
+between heads that share a kernel is made anew for each, and the stream begins anew as well (`is_nested`).
 
     phi = columns(phi, rounded(slope, 0, DTYPE), 0, 1)        x = tl.dot(phi, tl.trans(psi), s)
 
@@ -18,7 +19,8 @@ from attngen.emit.sections import Stage, Value
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr
-from attngen.transform.partition import Fold
+from attngen.ir.traverse import free_axes
+from attngen.transform.partition import Fold, Kernel
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
@@ -39,6 +41,12 @@ def add_fold(lowering: Lowering, step: Einsum, fold: Fold) -> None:
         lowering.ahead.apart += _added(lowering, step, fold, name)
 
 
+def is_nested(kernel: Kernel) -> bool:
+    """Whether operands depend on the turn of a loop around the stream."""
+    loops = set(kernel.loops)
+    return any(loops & set(free_axes(value)) for fold in kernel.folds for column in fold.columns for value, _ in column)
+
+
 def _added(lowering: Lowering, step: Einsum, fold: Fold, name: Code) -> list[Code]:
     """Statements that add the bias to the tile, which has the name of their sum already, element by element."""
     writer = lowering.writer
@@ -54,7 +62,7 @@ def _operand(lowering: Lowering, base: str, fold: Fold, place: int) -> Code:
     """One side of the product: [positions, columns]."""
     writer, axis = lowering.writer, lowering.pair[place]
     name = writer.name(base)
-    before, writer.stage = writer.stage, Stage.PROLOGUE
+    before, writer.stage = writer.stage, max(writer.stage_of(column[place][0]) for column in fold.columns)
     writer.put(f"{name} = tl.zeros(({writer.block(axis)}, {fold.width}), DTYPE)")
     writer.use("columns")
     writer.use("rounded")

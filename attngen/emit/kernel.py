@@ -10,6 +10,7 @@ from attngen.emit.added import add_parts
 from attngen.emit.bounds import Bounds, bounds
 from attngen.emit.context import KernelContext
 from attngen.emit.destinations import store_tiles
+from attngen.emit.fold import is_nested
 from attngen.emit.layout import WIDTH
 from attngen.emit.listing import listing_kernel, write_lists
 from attngen.emit.loads import scaled
@@ -118,8 +119,9 @@ def _row_stride(writer: Writer, axes: tuple[str, ...], axis: str) -> str:
 
 
 def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits: Bounds) -> Lowered:
-    """Sections to a context. What is left of the lines of `limits` depends on the turn of an outer loop."""
+    """Sections to a context. What is left of the lines of `limits` depends on the turn of an outer loop, and so may operands."""
     late = limits.lines
+    nested = bool(kernel.loops) and (bool(late) or is_nested(kernel))
     resident, streamed = kernel.resident, kernel.streamed
     params = _parameters(kernel, writer)
     features = [axis for axis in kernel.features if {axis, *dict(writer.shapes.pieces).get(axis, ())} & set(writer.dims)]
@@ -150,11 +152,11 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
         prologue=tuple(sections.prologue),
         carries=bool(sections.init),
         init=tuple(sections.init),
-        flat=bool(kernel.loops) and not late,
-        nested=bool(kernel.loops) and bool(late),
+        flat=bool(kernel.loops) and not nested,
+        nested=nested,
         loop_count=_turns(kernel),
-        loop=(*_decode_loop(kernel, segments if not late else None), *sections.loop, *late),
-        indent=Code("    " if late else ""),
+        loop=(*_decode_loop(kernel, segments if not nested else None), *sections.loop, *late),
+        indent=Code("    " if nested else ""),
         streamed=streamed is not None,
         segments=segments.count if segments else 0,
         segment_note=segments.note if segments else Code(""),

@@ -21,7 +21,7 @@ RESERVED: frozenset[str] = frozenset(
     some_fail pair_holds pair_full pair_inside ACC DTYPE LOG2E l I O
     add load fetch fetch_head tiled tiled_heads described memory_of_descriptors plain TMA PIPE LATE APART rounded columns finite parts
     full_turns all_turns first_turn last_turn
-    safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled random_bits
+    safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled exp_lowered random_bits
     forward backward attention alpha delta valid item range float int min max abs sum len
     launch args constants programs pieces tile tiles accumulator needed gradients index scattered steps rows runs lists wide position
     chunk chunk_begin chunk_end chunk_rows chunk_tiles row_elements shape dtype add_by_key by_rows rows_at_once CHUNK_BYTES

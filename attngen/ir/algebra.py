@@ -60,6 +60,17 @@ def times(parts: Iterable[Expr]) -> Expr:
     return reduce(build.mul, parts) if (parts := tuple(parts)) else build.ONE
 
 
+def over(expr: Expr, scale: Expr) -> Expr:
+    """expr / scale, as a product where that is as good."""
+    match scale:
+        case Const(value=value):
+            return build.mul(expr, build.const(1.0 / value))
+        case Apply(op="pow", args=(base, Const(value=power))):
+            return build.mul(expr, build.apply("pow", base, build.const(-power)))
+        case _:
+            return build.apply("div", expr, scale)
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """coefficient * product of factors, in the order in which they were met."""

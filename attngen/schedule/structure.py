@@ -126,7 +126,7 @@ def structure(kernel: Kernel) -> Structure:
     held = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
     on_pairs = [step for step in inside if pair <= {*step.axes, *step.over}]
     folds = {fold.step: fold for fold in kernel.folds}
-    ops = [op for step in on_pairs if step.name not in folds for op in _ops(step.body)]
+    ops = [op for step in on_pairs if step.name not in folds for op in _ops(step.body, pair)]
     predicates = dict.fromkeys(expr for expr in (kernel.some, kernel.every, *(step.where for step in on_pairs)) if expr is not None)
     ahead = heads(kernel)
     return Structure(
@@ -146,7 +146,7 @@ def structure(kernel: Kernel) -> Structure:
         stored=sum(1 if item.form == "stored" else 2 for item in kernel.destinations),
         special=sum(SPECIAL.get(op, 0) for op in ops),
         simple=sum(OPERATIONS.get(op, 1) for op in ops),
-        masks=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr)),
+        masks=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr, pair)),
         folded=sum(fold.width for fold in folds.values()),
         ahead=tuple(axis for step in inside if step.name in ahead for axis in step.over),
         behind=_behind(kernel, ahead),
@@ -170,9 +170,9 @@ def _behind(kernel: Kernel, ahead: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(axis for axes in last.values() for axis in axes)
 
 
-def _ops(expr: Expr) -> list[str]:
-    """Operations carried out for every pair of positions."""
-    return [node.op for node in walk(expr) if isinstance(node, Apply) and free_axes(node)]
+def _ops(expr: Expr, pair: set[str | None]) -> list[str]:
+    """Operations carried out for every pair of positions; what is the same for all pairs of a tile costs nothing beside them."""
+    return [node.op for node in walk(expr) if isinstance(node, Apply) and pair & set(free_axes(node))]
 
 
 def _reads(kernel: Kernel, steps: list[Einsum]) -> list[Read]:

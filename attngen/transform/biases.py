@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
-from attngen.ir.algebra import Product, products, signed_terms, times
+from attngen.ir.algebra import Product, over, products, signed_terms, times
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Const, Expr, Index, Offset, Read, Start
+from attngen.ir.expr import Apply, Expr, Index, Offset, Read, Start
 from attngen.ir.names import Names
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import children, free_axes, reads, rewrite, walk
@@ -297,7 +297,7 @@ def _replaced(kernel: Kernel, step: Einsum, parts: _Parts) -> Kernel:
     names = Names(kernel.cascade)
     tile = parts.tile
     for row, key in parts.pairs:
-        tile = build.add(tile, build.mul(row if parts.scale == build.ONE else _over(row, parts.scale), key))
+        tile = build.add(tile, build.mul(row if parts.scale == build.ONE else over(row, parts.scale), key))
     steps: list[Einsum] = []
     z = names.fresh(f"{step.name}_tile")
     shared = names.fresh(f"{step.name}_row")
@@ -315,13 +315,3 @@ def _replaced(kernel: Kernel, step: Einsum, parts: _Parts) -> Kernel:
             steps.append(other)
     gauges = tuple(replace(item, shift=level) if item.exponent == step.name else item for item in kernel.gauges)
     return replace(kernel, steps=tuple(steps), gauges=gauges)
-
-
-def _over(expr: Expr, scale: Expr) -> Expr:
-    match scale:
-        case Const(value=value):
-            return build.mul(expr, build.const(1.0 / value))
-        case Apply(op="pow", args=(base, Const(value=power))):
-            return build.mul(expr, build.apply("pow", base, build.const(-power)))
-        case _:
-            return build.apply("div", expr, scale)

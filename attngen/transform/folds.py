@@ -2,9 +2,10 @@
 
 z[m,n] = s[m,n] + (slope / c) * offset(n)    ->    z = s + phi @ psi.T,   phi[m] = (slope / c, ...),   psi[n] = (offset(n), ...)
 
-Both operands are made once, before the stream. An fp32 value takes three bfloat16 columns, each holding what the one before rounded
-away, so that the sum is as exact as an fp32 addition. A bias that changes from tile to tile would have to be laid out anew in each turn,
-which costs more than it saves.
+Both operands are made once, before the stream: where a kernel sums over heads whose biases differ, before the stream of each. An fp32 value
+takes three bfloat16 columns, each holding what the one before rounded away, so that the sum is as exact as an fp32 addition. A bias that
+changes from tile to tile would have to be laid out anew in each turn, which costs more than it saves. In a backward what weights are
+measured from gives its part that stays the same to the product as well (`row_terms`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, names_read, reads, walk
 from attngen.transform.partition import Fold, Kernel, addends
 from attngen.transform.rewrites import Note
+from attngen.transform.row_terms import with_row_terms
 from attngen.transform.scales import exponent_row
 
 MOST_COLUMNS = 32
@@ -37,14 +39,24 @@ def fold_biases(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
         if isinstance(found, str):
             notes.append(Note(step.name, kernel.role, False, found))
             continue
-        fold = Fold(step.name, tile, tuple(column for left, right in found for column in _columns(left, right)))
-        if len(fold.columns) > MOST_COLUMNS:
-            notes.append(Note(step.name, kernel.role, False, f"{len(fold.columns)} columns are more than {MOST_COLUMNS}"))
-            continue
-        kernel = replace(kernel, folds=(*kernel.folds, fold))
-        text = f"rank {len(found)} in {len(fold.columns)} columns of a product, {len(found)} operations less for each pair"
-        notes.append(Note(step.name, kernel.role, True, text))
+        whole = with_row_terms(kernel, step.name, lambda factor, kernel=kernel: not _why_not(factor, kernel))
+        widths = [_with_fold(other, step.name, tile) for other in (whole, kernel)]
+        folded = next((other for other in widths if len(other.folds[-1].columns) <= MOST_COLUMNS), None)
+        if folded is None:
+            text = f"{len(widths[-1].folds[-1].columns)} columns are more than {MOST_COLUMNS}"
+        else:
+            text = f"rank {len(found)} in {len(folded.folds[-1].columns)} columns of a product, {len(found)} operations less for each pair"
+        notes.append(Note(step.name, kernel.role, folded is not None, text))
+        kernel = folded or kernel
     return kernel, tuple(notes)
+
+
+def _with_fold(kernel: Kernel, name: str, tile: Read) -> Kernel:
+    """The kernel with all that a step adds to a tile in a product, however wide."""
+    (step,) = (step for step in kernel.steps if step.name == name)
+    sides = _sides(step, tile, kernel)
+    columns = tuple(column for left, right in sides for column in _columns(left, right)) if not isinstance(sides, str) else ()
+    return replace(kernel, folds=(*kernel.folds, Fold(name, tile, columns)))
 
 
 def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
@@ -78,7 +90,8 @@ def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] 
 
 def _why_not(expr: Expr, kernel: Kernel) -> str:
     """Why a value cannot be laid out before the stream, if it cannot."""
-    moving = {kernel.streamed, *kernel.loops}
+    # Heads take turns inside of the stream where tiles are summed, and a kernel of one walk has no registers left for another operand.
+    moving = {kernel.streamed, *(kernel.loops if kernel.sums_tiles or kernel.added else ())}
     if any(isinstance(node, Index | Start) and node.axis in moving for node in walk(expr)):
         return f"{print_expr(expr)} changes from turn to turn"
     if any(free_axes(read) and kernel.resident in free_axes(read) for read in reads(expr)):

@@ -50,7 +50,8 @@ MUTANTS = (
         "tl.full((), LOG2E, x.dtype), -floor)",
         first=f"{OF_BIASES}::test_contract",
     ),
-    Mutant("scaled exponents in another base", LIB, "tl.full((), scale * LOG2E, x.dtype)", "tl.full((), scale, x.dtype)", first="rounding"),
+    Mutant("scaled exponents in another base", LIB, "scale * LOG2E, x.dtype), -(", "scale, x.dtype), -(", first="rounding"),
+    Mutant("a number in another base", LIB, "distance * (rate * LOG2E)", "distance * rate", first=f"{OF_BIASES}::test_contract"),
     Mutant("scaled exponents without their scale", LIB, "tl.fma(x, tl.full((), scale, x.dtype), -floor)", "(x - floor)"),
     Mutant(
         "a maximum before its scale", EMIT, 'f"tl.max({seen}, 1) * {scale}" if scale', 'f"tl.max({seen}, 1)" if scale', first="rounding"
@@ -68,6 +69,20 @@ MUTANTS = (
         "if i + j < _PARTS",
         "if i + j < _PARTS - 1",
         first=f"{OF_BIASES}::test_folded_biases_are_as_exact_as_an_addition",
+    ),
+    Mutant(
+        "terms of rows with the sign they had",
+        TRANSFORM,
+        "(-sign, over(term, scale))",
+        "(sign, over(term, scale))",
+        first=f"{OF_BIASES}::test_the_algebra_is_exact",
+    ),
+    Mutant(
+        "maxima measured from what is left",
+        TRANSFORM,
+        "found is None or kernel.gauges",
+        "found is None",
+        first=f"{OF_BIASES}::test_the_algebra_is_exact",
     ),
     Mutant(
         "a cosine of a difference",

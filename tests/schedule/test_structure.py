@@ -36,6 +36,13 @@ def test_tiles_summed_over_batches_fetch_all_operands_anew():
     assert held.key({"d": 64, "e": 64}) == "backward_pairs:>64.64.64.64;64.64+;0v0p1t1s2;full"
 
 
+def test_what_is_the_same_for_a_whole_tile_is_no_operation_of_a_pair():
+    def counted(scale):
+        return structures(SOFTMAX.replace("e])", "e]; rate: float[:])", 1).replace("* 0.25", f"* {scale}", 1))["forward"].arithmetic
+
+    assert counted("(rate[g] * rate[b] + 1.0)") == counted("rate[g]")
+
+
 def test_a_kernel_without_a_stream_keeps_nothing_for_it():
     held = structures(SOFTMAX)["backward_prepare"]
     assert (held.kept, held.once, held.passing) == ((), ("e", "e"), ())

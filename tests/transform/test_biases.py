@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import attngen
 from attngen.errors import RewriteRefused
-from attngen.pipeline import analyse, for_dtype
+from attngen.ir.printer import print_step
+from attngen.pipeline import analyse, build, for_dtype
 from attngen.transform.rewrites import Note
 from tests.kernels import harness
 
@@ -88,6 +89,14 @@ def test_the_algebra_is_exact(name: str, masked: bool) -> None:
     harness.exact_to(found, harness.expected(spec, values, cotangents))
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_one_walk_is_exact_with_a_bias_apart(masked: bool) -> None:
+    spec = attngen.attention(MODS["alibi"][0], (lambda b, h, q, k: q + 5 >= k) if masked else None, name="biased")
+    values, cotangents = case(spec, torch.float64)
+    found = harness.run(spec, values, cotangents, harness.tiles(32, 16), rewrites="bfloat16", one_walk=True)
+    harness.exact_to(found, harness.expected(spec, values, cotangents))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", MODS)
 def test_contract(name: str, dtype: torch.dtype) -> None:
@@ -127,9 +136,24 @@ def test_folded_biases_go_ahead_with_their_products() -> None:
 def test_folds_of_slopes_take_three_columns() -> None:
     (note,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases")
     assert (note.applied, note.text) == (True, "rank 1 in 3 columns of a product, 1 operations less for each pair")
-    (other,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases", role="backward_columns")
-    assert (other.applied, other.text) == (False, "slopes[g * extent(r) + r] changes from turn to turn")
+    for role in ("backward_rows", "backward_columns"):
+        (other,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases", role=role)
+        assert (other.applied, other.text) == (True, "rank 1 in 6 columns of a product, 1 operations less for each pair")
     assert not notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases", "float16")
+
+
+def test_rows_give_to_a_folded_bias_what_stays_from_turn_to_turn() -> None:
+    """What is left to add to a row is a number, and slopes of heads that share keys are laid out before each head's stream."""
+    program = for_dtype(analyse(attngen.attention(MODS["alibi"][0]).cascade), "bfloat16")
+    kernels = {kernel.role: kernel for kernel in program.kernels}
+    for role in ("backward_rows", "backward_columns"):
+        weight = next(step for step in kernels[role].steps if step.name == "w")
+        assert "lse_safe[b,g,r,m] - slopes[g * extent(r) + r] * to_float(start(n) - start(m))" in print_step(weight)
+        assert not any(step.name == "x_row" for step in kernels[role].steps)
+    assert any(step.name == "x_row" for step in kernels["forward"].steps), "maxima are measured from the whole value"
+    columns = build(program, "biased").text.partition("def backward_columns_kernel")[2].partition("\ndef ")[0]
+    places = [columns.index(part) for part in ("psi = columns(", "for item in range(len_r):", "phi = columns(", "for segment in")]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
