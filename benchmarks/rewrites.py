@@ -22,11 +22,13 @@ from attngen.runtime.sass import Loop, disassemble, main_loops
 from attngen.schedule.choose import Request
 from attngen.schedule.plan import TileSchedule
 
-TILES = {
-    "forward": TileSchedule(128, 64, 8, 2),
-    "backward_rows": TileSchedule(128, 64, 8, 2),
-    "backward_columns": TileSchedule(128, 32, 8, 2),
-}
+TILES = (
+    ("forward", TileSchedule(128, 64, 8, 2)),
+    ("forward", TileSchedule(128, 128, 8, 2, pipe=True, late=True, tma=True)),
+    ("backward_rows", TileSchedule(128, 64, 8, 2)),
+    ("backward_rows", TileSchedule(128, 64, 8, 2, tma=True)),
+    ("backward_columns", TileSchedule(128, 32, 8, 2)),
+)
 PLACES = 4096
 
 
@@ -45,6 +47,7 @@ def specs() -> dict[str, attngen.Spec]:
 
     mods: dict[str, Any] = {
         "ALiBi": lambda s, b, h, q, k: s + slopes[h] * (k - q),
+        "ALiBi and a slope of positions": lambda s, b, h, q, k: s + 0.01 * k - slopes[h] * (q - k),
         "squared distance, 3-D": squared_distance,
         "squared difference of positions": lambda s, b, h, q, k: s - slopes[h] * (q - k) ** 2,
         "cos(q - k)": lambda s, b, h, q, k: s + torch.cos(rate * (q - k)),
@@ -59,14 +62,14 @@ def specs() -> dict[str, attngen.Spec]:
     return found
 
 
-def turn(spec: attngen.Spec, role: str, request: Request, without: Iterable[str]) -> Loop | None:
+def turn(spec: attngen.Spec, role: str, tile: TileSchedule, request: Request, without: Iterable[str]) -> Loop | None:
     """The loop over full tiles of one kernel, None where it does not compile."""
     attend = attngen.compile(spec, arch=request.target.name, without=without)
     kernels = attend._kernels.at(request.dtype)  # pyright: ignore[reportPrivateUsage]
     kernels = kernels.wanting(frozenset({"q", "k", "v"}))
     source = kernels.source(request.extents)
     module = kernels.module(source, False, request.target, request.extents, request.dtype)
-    compiled = compile_kernel(compile_job(Task(Emitted(source, module), role, request, TILES[role])))
+    compiled = compile_kernel(compile_job(Task(Emitted(source, module), role, request, tile)))
     return None if isinstance(compiled, CompileFailed) else main_loops(disassemble(compiled.binary))[0]
 
 
@@ -89,11 +92,11 @@ def main() -> None:
     request = Request(tuple(dims.items()), arguments.dtype, targets.get(arguments.arch), "long")
     print(f"Instructions of one turn of the loop over full tiles, {arguments.arch}, {arguments.dtype}, D = {arguments.head_dim}, causal;")
     print("gradients of q, k and v. In brackets: against plain causal attention with the same rewrites. `python benchmarks/rewrites.py`.")
-    for role, tile in TILES.items():
+    for role, tile in TILES:
         print(f"\n## {role}, {tile}\n\n| added to a score | without rewrites | with |\n|---|---|---|")
-        plain = {whole: turn(specs()["plain"], role, request, () if whole else REWRITES) for whole in (True, False)}
+        plain = {whole: turn(specs()["plain"], role, tile, request, () if whole else REWRITES) for whole in (True, False)}
         for name, spec in specs().items():
-            loops = [turn(spec, role, request, () if whole else REWRITES) for whole in (False, True)]
+            loops = [turn(spec, role, tile, request, () if whole else REWRITES) for whole in (False, True)]
             cells = [figure(loop, plain[whole] if name != "plain" else None) for loop, whole in zip(loops, (False, True), strict=True)]
             print(f"| {name} | {cells[0]} | {cells[1]} |", flush=True)
 

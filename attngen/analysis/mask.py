@@ -103,7 +103,8 @@ def solved(predicate: Expr, stream: str) -> tuple[Span, tuple[Expr, ...]]:
         A span, not clipped to the axis, whose bounds may read anything but streamed positions.
     """
     row = Axes(stream, "")  # to one row, its own position is a number
-    span, left = row.everything, []
+    span = row.everything
+    left: list[Expr] = []
     for part in related(build.conjuncts(predicate), row):
         spans = _spans(part, row)
         if len(spans.pieces) == 1 and spans.pieces[0].some == spans.pieces[0].all:
