@@ -211,7 +211,8 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: Segmen
     lines.append(f"first_{axis} = {begin}{turn} * {block}")
     if segments is not None:
         lines.append(f"last_{axis} = tl.minimum(first_{axis} + {block}, len_{axis}) - 1")
-    lines += [f"start_{axis} = tl.cast(first_{axis}, tl.int64)", f"outer = pid // {tiles}"]
+    # Without a sign its upper half is 0, and takes no register.
+    lines += [f"start_{axis} = tl.cast(tl.cast(first_{axis}, tl.uint32), tl.int64)", f"outer = pid // {tiles}"]
     rest = "outer"
     for i, name in enumerate(reversed(kernel.grid)):
         outermost = i == len(kernel.grid) - 1

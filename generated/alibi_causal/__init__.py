@@ -20,7 +20,7 @@ TILES = {
         "forward": {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
         "backward_prepare": {"BLOCK_M": 64, "num_warps": 4, "num_stages": 1},
         "backward_rows": {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 3},
-        "backward_columns": {"BLOCK_N": 64, "BLOCK_M": 32, "num_warps": 4, "num_stages": 2},
+        "backward_columns": {"BLOCK_N": 64, "BLOCK_M": 16, "num_warps": 4, "num_stages": 4},
     },
     ("sm80", "bfloat16", 128, 128): {
         "forward": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2},
@@ -29,7 +29,15 @@ TILES = {
         "backward_columns": {"BLOCK_N": 128, "BLOCK_M": 16, "num_warps": 8, "num_stages": 2},
     },
     ("sm90", "bfloat16", 64, 64): {
-        "forward": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
+        "forward": {
+            "BLOCK_M": 128,
+            "BLOCK_N": 128,
+            "num_warps": 8,
+            "num_stages": 2,
+            "PIPE": True,
+            "LATE": True,
+            "TMA": True,
+        },
         "backward_prepare": {"BLOCK_M": 64, "num_warps": 4, "num_stages": 1},
         "backward_rows": {
             "BLOCK_M": 128,
@@ -39,9 +47,9 @@ TILES = {
             "TMA": True,
         },
         "backward_columns": {
-            "BLOCK_N": 64,
+            "BLOCK_N": 128,
             "BLOCK_M": 64,
-            "num_warps": 4,
+            "num_warps": 8,
             "num_stages": 2,
             "TMA": True,
         },
@@ -49,21 +57,22 @@ TILES = {
     ("sm90", "bfloat16", 128, 128): {
         "forward": {
             "BLOCK_M": 128,
-            "BLOCK_N": 64,
+            "BLOCK_N": 128,
             "num_warps": 8,
             "num_stages": 2,
             "PIPE": True,
+            "LATE": True,
             "TMA": True,
         },
         "backward_prepare": {"BLOCK_M": 64, "num_warps": 4, "num_stages": 1},
-        "backward_rows": {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2},
-        "backward_columns": {
-            "BLOCK_N": 128,
-            "BLOCK_M": 32,
+        "backward_rows": {
+            "BLOCK_M": 128,
+            "BLOCK_N": 64,
             "num_warps": 8,
             "num_stages": 2,
             "TMA": True,
         },
+        "backward_columns": {"BLOCK_N": 128, "BLOCK_M": 32, "num_warps": 8, "num_stages": 2},
     },
 }
 

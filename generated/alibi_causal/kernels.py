@@ -11,10 +11,11 @@ cascade(q[b,g,r,m,d], k[b,g,n,d], v[b,g,n,e]; slopes: float[:])
   -> o, lse
 
 Names: an axis `a` has `len_a` positions. A program owns a tile of BLOCK_A of them, at `offs_a`, of
-which `ok_a` exist; `first_a` and `last_a` are the outermost. `DIM_A` is the length of a feature
-axis, `PAD_A` that of its tile. `DTYPE` is the type in memory, `ACC` that of sums and statistics.
-`x_ptr` is an argument, `x_out` a result, `x_start` the first element of a tile and `x_ptrs` all of
-them. `m_i` is a running maximum, `alpha` what sums are multiplied by when it moves.
+which `ok_a` exist; `first_a` and `last_a` are the outermost. `outer` is its place among the other
+axes of programs. `DIM_A` is the length of a feature axis, `PAD_A` that of its tile. `DTYPE` is the
+type in memory, `ACC` that of sums and statistics. `x_ptr` is an argument, `x_out` a result,
+`x_start` the first element of a tile and `x_ptrs` all of them. `m_i` is a running maximum, `alpha`
+what sums are multiplied by when it moves.
 """
 
 import torch
@@ -35,6 +36,17 @@ def columns(tile, value, first: tl.constexpr, last: tl.constexpr):
     """The tile with a value, a number or a column, in its columns from `first` to before `last`."""
     place = tl.arange(0, tile.shape[1])[None, :]
     return tl.where((place >= first) & (place < last), value, tile)
+
+
+@triton.jit
+def exp_lowered(x, scale, floor, rate, distance, DTYPE: tl.constexpr):
+    """exp(x * scale - (floor - rate * distance)); for 16 bits all factors are those of base 2."""
+    if DTYPE.primitive_bitwidth == 16:
+        power = distance * (rate * LOG2E) - floor * LOG2E
+        power = tl.fma(x, tl.full((), scale * LOG2E, x.dtype), power)
+    else:
+        power = tl.fma(x, tl.full((), scale, x.dtype), distance * rate - floor) * LOG2E
+    return tl.exp2(power)
 
 
 @triton.jit
@@ -175,22 +187,30 @@ def forward_products(
     k_stride_n,
     q,
     len_n,
+    x_tile_phi,
     range_n,
+    x_tile_psi,
     start_n,
     BLOCK_N: tl.constexpr,
     DIM_D: tl.constexpr,
     TMA: tl.constexpr,
+    APART: tl.constexpr,
     ACC: tl.constexpr,
     FULL: tl.constexpr,
 ):
     """What the tile of n that starts at `start_n` is multiplied to.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
+    x_tile[b,g,r,m,n] = s[b,g,r,m,n] + slopes[g * extent(r) + r] * extent(d) ** 0.5 * offset(n)  if
+        m >= n
     """
     ok_n = start_n + range_n < len_n
     k = fetch(k_rows, start_n, k_stride_n, ok_n[:, None], BLOCK_N, DIM_D, FULL, TMA)
     s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
-    return s
+    x_tile = s
+    if not APART:
+        x_tile = tl.dot(x_tile_phi, tl.trans(x_tile_psi), s, input_precision="ieee", out_dtype=ACC)
+    return x_tile
 
 
 @triton.jit(do_not_specialize=["len_b", "len_g", "len_r", "len_m", "len_n"])
@@ -246,10 +266,10 @@ def forward_kernel(
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = (tiles_m - 1 - pid % tiles_m) * BLOCK_M
     last_m = tl.minimum(first_m + BLOCK_M, len_m) - 1
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -260,6 +280,7 @@ def forward_kernel(
     offs_d = tl.arange(0, DIM_D)
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
+    APART: tl.constexpr = PIPE and not LATE  # no product adds to another
     q_start = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r + start_m * q_stride_m
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
@@ -284,8 +305,21 @@ def forward_kernel(
     acc = tl.zeros((BLOCK_M, DIM_E), ACC)
     l_i = tl.zeros((BLOCK_M,), ACC)
     if PIPE:  # the first tile
-        s_next = forward_products(
-            k_rows, k_stride_n, q, len_n, range_n, begins[0], BLOCK_N, DIM_D, TMA, ACC, False
+        x_tile_next = forward_products(
+            k_rows,
+            k_stride_n,
+            q,
+            len_n,
+            x_tile_phi,
+            range_n,
+            x_tile_psi,
+            begins[0],
+            BLOCK_N,
+            DIM_D,
+            TMA,
+            APART,
+            ACC,
+            False,
         )
     for segment in tl.static_range(2):  # full, then under masks
         for start_n in range(begins[segment], ends[segment], BLOCK_N):
@@ -295,37 +329,50 @@ def forward_kernel(
             if PIPE:
                 ahead_n = start_n + BLOCK_N
             if not LATE:
-                s_formed = forward_products(
+                x_tile_formed = forward_products(
                     k_rows,
                     k_stride_n,
                     q,
                     len_n,
+                    x_tile_phi,
                     range_n,
+                    x_tile_psi,
                     ahead_n,
                     BLOCK_N,
                     DIM_D,
                     TMA,
+                    APART,
                     ACC,
                     segment == 0 and not PIPE,
                 )
-            s = s_next if PIPE else s_formed
+            x_tile = x_tile_next if PIPE else x_tile_formed
+            if APART:
+                x_tile = x_tile + product[None, :]
             x_row = slopes_at * (start_n - first_m).to(ACC) - slopes_at * range_m
-            if PIPE:
-                x_tile = s + product[None, :]
-            else:
-                x_tile = tl.dot(
-                    x_tile_phi, tl.trans(x_tile_psi), s, input_precision="ieee", out_dtype=ACC
-                )
             if segment != 0:
-                valid = ok_n[None, :] & (offs_m[:, None] >= offs_n[None, :])
+                until_n = tl.minimum(offs_m + 1, len_n)
+                valid = range_n[None, :] < (until_n - start_n)[:, None]
                 x_tile = tl.where(valid, x_tile, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(x_tile, 1) * DIM_D**-0.5 + x_row)
             if LATE:
-                s_formed = forward_products(
-                    k_rows, k_stride_n, q, len_n, range_n, ahead_n, BLOCK_N, DIM_D, TMA, ACC, False
+                x_tile_formed = forward_products(
+                    k_rows,
+                    k_stride_n,
+                    q,
+                    len_n,
+                    x_tile_phi,
+                    range_n,
+                    x_tile_psi,
+                    ahead_n,
+                    BLOCK_N,
+                    DIM_D,
+                    TMA,
+                    APART,
+                    ACC,
+                    False,
                 )
             if PIPE:
-                s_next = s_formed
+                x_tile_next = x_tile_formed
             m_i_safe = m_i_new
             if segment != 0:
                 m_i_safe = finite(m_i_new, DTYPE)
@@ -339,10 +386,10 @@ def forward_kernel(
     # What is left to do after the last tile.
     lse = m_i + tl.log(l_i)
     o = safe_div(acc, l_i[:, None])
-    o_start = o_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     tl.store(o_ptrs, o.to(o_out.dtype.element_ty), mask=ok_m[:, None])
-    lse_start = lse_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_start = lse_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse_ptrs = lse_start + range_m
     tl.store(lse_ptrs, lse.to(lse_out.dtype.element_ty), mask=ok_m)
 
@@ -393,10 +440,10 @@ def backward_prepare_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -405,14 +452,14 @@ def backward_prepare_kernel(
     ok_m = offs_m < len_m
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
-    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_start = lse_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_ptrs = lse_start + range_m
     lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
-    o_start = o_ptr + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_ptr + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     o = tl.load(o_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     dl_i_part_sum = tl.sum(do.to(ACC) * o.to(ACC), 1)
@@ -423,10 +470,10 @@ def backward_prepare_kernel(
     dlse = tl.load(dlse_ptrs, mask=ok_m, other=0).to(ACC)  # [BLOCK_M]
     dl_i = dlse + dl_i_part
     # What is left to do after the last tile.
-    dl_i_start = dl_i_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_start = dl_i_out + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
-    lse_safe_start = lse_safe_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_start = lse_safe_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     tl.store(lse_safe_ptrs, lse_safe.to(lse_safe_out.dtype.element_ty), mask=ok_m)
 
@@ -435,9 +482,9 @@ def backward_prepare_kernel(
 def backward_rows_kernel(
     q_ptr,
     k_ptr,
-    slopes_ptr,
     do_ptr,
     v_ptr,
+    slopes_ptr,
     lse_safe_ptr,
     dl_i_ptr,
     dq_out,
@@ -449,7 +496,6 @@ def backward_rows_kernel(
     k_stride_b,
     k_stride_g,
     k_stride_n,
-    slopes_stride_0,
     do_stride_b,
     do_stride_g,
     do_stride_r,
@@ -457,6 +503,7 @@ def backward_rows_kernel(
     v_stride_b,
     v_stride_g,
     v_stride_n,
+    slopes_stride_0,
     len_b,
     len_g,
     len_r,
@@ -473,12 +520,10 @@ def backward_rows_kernel(
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x_tile[b,g,r,m,n] = s[b,g,r,m,n] + slopes[g * extent(r) + r] * extent(d) ** 0.5 * offset(n)  if
-        m >= n
-    x_row[b,g,r,m] = slopes[g * extent(r) + r] * to_float(start(n) - start(m)) - slopes[g *
-        extent(r) + r] * offset(m)
-    w[b,g,r,m,n] = exp(x_tile[b,g,r,m,n] * extent(d) ** -0.5 - (lse_safe[b,g,r,m] - x_row[b,g,r,m]))
-        if m >= n
+    x_tile[b,g,r,m,n] = s[b,g,r,m,n] + slopes[g * extent(r) + r] * extent(d) ** 0.5 * offset(n) -
+        slopes[g * extent(r) + r] * offset(m) * extent(d) ** 0.5  if m >= n
+    w[b,g,r,m,n] = exp(x_tile[b,g,r,m,n] * extent(d) ** -0.5 - (lse_safe[b,g,r,m] - slopes[g *
+        extent(r) + r] * to_float(start(n) - start(m))))  if m >= n
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n
@@ -492,10 +537,10 @@ def backward_rows_kernel(
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = (tiles_m - 1 - pid % tiles_m) * BLOCK_M
     last_m = tl.minimum(first_m + BLOCK_M, len_m) - 1
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -511,26 +556,31 @@ def backward_rows_kernel(
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
     k_rows = tiled(k_base, len_n, k_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
-    head = g * len_r + r
-    slopes_at = tl.load(slopes_ptr + head * slopes_stride_0).to(ACC)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
     x_tile_phi = tl.zeros((BLOCK_M, 16), DTYPE)
+    head = g * len_r + r
+    slopes_at = tl.load(slopes_ptr + head * slopes_stride_0).to(ACC)
     x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 0, DTYPE), 0, 1)
     x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 1, DTYPE), 1, 2)
     x_tile_phi = columns(x_tile_phi, rounded(slopes_at * DIM_D**0.5, 2, DTYPE), 2, 3)
+    slopes_negated = -(slopes_at * range_m * DIM_D**0.5)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_negated[:, None], 0, DTYPE), 3, 4)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_negated[:, None], 1, DTYPE), 4, 5)
+    x_tile_phi = columns(x_tile_phi, rounded(slopes_negated[:, None], 2, DTYPE), 5, 6)
     x_tile_psi = tl.zeros((BLOCK_N, 16), DTYPE)
     x_tile_psi = columns(x_tile_psi, rounded(range_n.to(ACC)[:, None], 0, DTYPE), 0, 3)
-    lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    x_tile_psi = columns(x_tile_psi, rounded(tl.full((), 1.0, ACC), 0, DTYPE), 3, 6)
+    lse_safe_start = lse_safe_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_start = dl_i_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    value_2 = range_n.to(ACC)
+    value_3 = range_n.to(ACC)
     begin, full_end, end = forward_bounds(first_m, last_m, len_n, BLOCK_N)
     begins = (begin, full_end)
     ends = (full_end, end)
@@ -543,29 +593,29 @@ def backward_rows_kernel(
             ok_n = offs_n < len_n
             k = fetch(k_rows, start_n, k_stride_n, ok_n[:, None], BLOCK_N, DIM_D, segment == 0, TMA)
             s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
-            x_row = slopes_at * (start_n - first_m).to(ACC) - slopes_at * range_m
             v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
             dw_part = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             x_tile = tl.dot(
                 x_tile_phi, tl.trans(x_tile_psi), s, input_precision="ieee", out_dtype=ACC
             )
-            difference = lse_safe - x_row
-            w = exp_scaled(x_tile, DIM_D**-0.5, difference[:, None], DTYPE)
+            value = (start_n - first_m).to(ACC)
+            w = exp_lowered(x_tile, DIM_D**-0.5, lse_safe[:, None], slopes_at, value, DTYPE)
             if segment != 0:
-                valid = ok_n[None, :] & (offs_m[:, None] >= offs_n[None, :])
+                until_n = tl.minimum(offs_m + 1, len_n)
+                valid = range_n[None, :] < (until_n - start_n)[:, None]
                 w = tl.where(valid, w, 0.0)
             dw = dl_i[:, None] + dw_part
             dx = dw * w
             dq_sum = tl.dot(dx.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
-            value = (start_n - offs_m).to(ACC)
-            dslopes_in = dx * (value[:, None] + value_2[None, :])
+            value_2 = (start_n - offs_m).to(ACC)
+            dslopes_in = dx * (value_2[:, None] + value_3[None, :])
             dslopes = dslopes + tl.sum(dslopes_in, 1)
     # What is left to do after the last tile.
     dq = dq_sum * DIM_D**-0.5
-    dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
+    dq_start = dq_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_D
     dq_ptrs = dq_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq_ptrs, dq.to(dq_out.dtype.element_ty), mask=ok_m[:, None])
-    dslopes_start = dslopes_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dslopes_start = dslopes_out + tl.cast(outer, tl.int64) * len_m + start_m
     dslopes_ptrs = dslopes_start + range_m
     tl.store(dslopes_ptrs, dslopes.to(dslopes_out.dtype.element_ty), mask=ok_m)
 
@@ -625,12 +675,10 @@ def backward_columns_kernel(
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]
-    x_tile[b,g,r,m,n] = s[b,g,r,m,n] + slopes[g * extent(r) + r] * extent(d) ** 0.5 * offset(n)  if
-        m >= n
-    x_row[b,g,r,m] = slopes[g * extent(r) + r] * to_float(start(n) - start(m)) - slopes[g *
-        extent(r) + r] * offset(m)
-    w[b,g,r,m,n] = exp(x_tile[b,g,r,m,n] * extent(d) ** -0.5 - (lse_safe[b,g,r,m] - x_row[b,g,r,m]))
-        if m >= n
+    x_tile[b,g,r,m,n] = s[b,g,r,m,n] + slopes[g * extent(r) + r] * extent(d) ** 0.5 * offset(n) -
+        slopes[g * extent(r) + r] * offset(m) * extent(d) ** 0.5  if m >= n
+    w[b,g,r,m,n] = exp(x_tile[b,g,r,m,n] * extent(d) ** -0.5 - (lse_safe[b,g,r,m] - slopes[g *
+        extent(r) + r] * to_float(start(n) - start(m))))  if m >= n
     dw_part[b,g,r,m,n] = sum[e] do[b,g,r,m,e] * v[b,g,n,e]  if m >= n
     dw[b,g,r,m,n] = dl_i[b,g,r,m] + dw_part[b,g,r,m,n]  if m >= n
     dx[b,g,r,m,n] = dw[b,g,r,m,n] * w[b,g,r,m,n]  if m >= n
@@ -643,10 +691,10 @@ def backward_columns_kernel(
     tiles_n = tl.cdiv(len_n, BLOCK_N)
     first_n = pid % tiles_n * BLOCK_N
     last_n = tl.minimum(first_n + BLOCK_N, len_n) - 1
-    start_n = tl.cast(first_n, tl.int64)
-    rest = pid // tiles_n
-    g = tl.cast(rest % len_g, tl.int64)
-    rest = rest // len_g
+    start_n = tl.cast(tl.cast(first_n, tl.uint32), tl.int64)
+    outer = pid // tiles_n
+    g = tl.cast(outer % len_g, tl.int64)
+    rest = outer // len_g
     b = tl.cast(rest, tl.int64)
     range_n = tl.arange(0, BLOCK_N)
     offs_n = first_n + range_n
@@ -667,77 +715,88 @@ def backward_columns_kernel(
     do_rows = tiled_heads(
         do_base, len_r, do_stride_r, len_m, do_stride_m, DIM_E, BLOCK_M, DIM_E, TMA
     )
+    x_tile_psi = tl.zeros((BLOCK_M, 16), DTYPE)
+    x_tile_psi = columns(x_tile_psi, rounded(tl.full((), 1.0, ACC), 0, DTYPE), 0, 3)
+    x_tile_psi = columns(x_tile_psi, rounded(range_m.to(ACC)[:, None], 0, DTYPE), 3, 6)
     begin, full_begin, full_length, end = backward_columns_bounds(first_n, last_n, len_m, BLOCK_M)
     begins = (full_begin, begin)
     ends = (full_begin + full_length, end - full_length)
     # What it carries along.
     dv = tl.zeros((BLOCK_N, DIM_E), ACC)
     dk_sum = tl.zeros((BLOCK_N, DIM_D), ACC)
-    for segment in tl.static_range(2):  # full, then under masks
-        steps = tl.cdiv(ends[segment] - begins[segment], BLOCK_M)
-        for item in range(len_r * steps):
-            r = tl.cast(item // steps, tl.int64)
-            turn_m = begins[segment] + item % steps * BLOCK_M
-            head = g * len_r + r
-            slopes_at_address = slopes_ptr + head * slopes_stride_0
-            slopes_at = tl.load(slopes_at_address).to(ACC)
-            product = slopes_at * DIM_D**0.5 * range_n
-            start_m = turn_m
-            if segment != 0:
-                start_m += tl.where(start_m >= full_begin, full_length, 0)
-            offs_m = start_m + range_m
-            ok_m = offs_m < len_m
-            q = fetch_head(
-                q_rows,
-                r,
-                q_stride_r,
-                start_m,
-                q_stride_m,
-                ok_m[:, None],
-                BLOCK_M,
-                DIM_D,
-                segment == 0,
-                TMA,
-            )
-            s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
-            do = fetch_head(
-                do_rows,
-                r,
-                do_stride_r,
-                start_m,
-                do_stride_m,
-                ok_m[:, None],
-                BLOCK_M,
-                DIM_E,
-                segment == 0,
-                TMA,
-            )
-            dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
-            x_tile = s + product[:, None]
-            x_row = slopes_at * (first_n - start_m).to(ACC) - slopes_at * range_m
-            lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m
-            lse_safe_start += tl.cast(start_m, tl.int64)
-            lse_safe_ptrs = lse_safe_start + range_m
-            lse_safe = load(lse_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
-            difference = lse_safe - x_row
-            w = exp_scaled(x_tile, DIM_D**-0.5, difference[None, :], DTYPE)
-            if segment != 0:
-                valid = ok_m[None, :] & (offs_m[None, :] >= offs_n[:, None])
-                w = tl.where(valid, w, 0.0)
-            dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m
-            dl_i_start += tl.cast(start_m, tl.int64)
-            dl_i_ptrs = dl_i_start + range_m
-            dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
-            dw = dl_i[None, :] + dw_part
-            dx = dw * w
-            dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
-            dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
+    for item in range(len_r):
+        r = tl.cast(item, tl.int64)
+        x_tile_phi = tl.zeros((BLOCK_N, 16), DTYPE)
+        head = g * len_r + r
+        slopes_at_address = slopes_ptr + head * slopes_stride_0
+        slopes_at = tl.load(slopes_at_address).to(ACC)
+        product = slopes_at * DIM_D**0.5 * range_n
+        x_tile_phi = columns(x_tile_phi, rounded(product[:, None], 0, DTYPE), 0, 1)
+        x_tile_phi = columns(x_tile_phi, rounded(product[:, None], 1, DTYPE), 1, 2)
+        x_tile_phi = columns(x_tile_phi, rounded(product[:, None], 2, DTYPE), 2, 3)
+        slopes_negated = -(slopes_at * DIM_D**0.5)
+        x_tile_phi = columns(x_tile_phi, rounded(slopes_negated, 0, DTYPE), 3, 4)
+        x_tile_phi = columns(x_tile_phi, rounded(slopes_negated, 1, DTYPE), 4, 5)
+        x_tile_phi = columns(x_tile_phi, rounded(slopes_negated, 2, DTYPE), 5, 6)
+        for segment in tl.static_range(2):  # full, then under masks
+            for turn_m in range(begins[segment], ends[segment], BLOCK_M):
+                start_m = turn_m
+                if segment != 0:
+                    start_m += tl.where(start_m >= full_begin, full_length, 0)
+                offs_m = start_m + range_m
+                ok_m = offs_m < len_m
+                q = fetch_head(
+                    q_rows,
+                    r,
+                    q_stride_r,
+                    start_m,
+                    q_stride_m,
+                    ok_m[:, None],
+                    BLOCK_M,
+                    DIM_D,
+                    segment == 0,
+                    TMA,
+                )
+                s = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
+                do = fetch_head(
+                    do_rows,
+                    r,
+                    do_stride_r,
+                    start_m,
+                    do_stride_m,
+                    ok_m[:, None],
+                    BLOCK_M,
+                    DIM_E,
+                    segment == 0,
+                    TMA,
+                )
+                dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
+                x_tile = tl.dot(
+                    x_tile_phi, tl.trans(x_tile_psi), s, input_precision="ieee", out_dtype=ACC
+                )
+                lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
+                lse_safe_start += tl.cast(start_m, tl.int64)
+                lse_safe_ptrs = lse_safe_start + range_m
+                lse_safe = load(lse_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
+                value = (first_n - start_m).to(ACC)
+                w = exp_lowered(x_tile, DIM_D**-0.5, lse_safe[None, :], slopes_at, value, DTYPE)
+                if segment != 0:
+                    valid = ok_m[None, :] & (range_m[None, :] >= (offs_n - start_m)[:, None])
+                    w = tl.where(valid, w, 0.0)
+                dl_i_start = dl_i_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
+                dl_i_start += tl.cast(start_m, tl.int64)
+                dl_i_ptrs = dl_i_start + range_m
+                dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
+                dw = dl_i[None, :] + dw_part
+                dx = dw * w
+                dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
+                dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dk = dk_sum * DIM_D**-0.5
-    dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D
+    dk_start = dk_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_D
     dk_ptrs = dk_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk_ptrs, dk.to(dk_out.dtype.element_ty), mask=ok_n[:, None])
-    dv_start = dv_out + ((b * len_g + g) * len_n + start_n) * DIM_E
+    dv_start = dv_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_E
     dv_ptrs = dv_start + range_n[:, None] * DIM_E + offs_e[None, :]
     tl.store(dv_ptrs, dv.to(dv_out.dtype.element_ty), mask=ok_n[:, None])
 
@@ -857,9 +916,9 @@ def backward(q, k, v, slopes, o, lse, do, dlse, tiles, needed):
         args = (
             q,
             k,
-            slopes,
             do,
             v,
+            slopes,
             lse_safe,
             dl_i,
             dq,
@@ -871,7 +930,6 @@ def backward(q, k, v, slopes, o, lse, do, dlse, tiles, needed):
             k.stride(0),
             k.stride(1),
             k.stride(2),
-            slopes.stride(0),
             do.stride(0),
             do.stride(1),
             do.stride(2),
@@ -879,6 +937,7 @@ def backward(q, k, v, slopes, o, lse, do, dlse, tiles, needed):
             v.stride(0),
             v.stride(1),
             v.stride(2),
+            slopes.stride(0),
             len_b,
             len_g,
             len_r,

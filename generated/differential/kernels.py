@@ -14,10 +14,11 @@ cascade(q1[b,g,r,m,d], q2[b,g,r,m,d], k1[b,g,n,d], k2[b,g,n,d], v[b,g,n,e], lam[
   -> o
 
 Names: an axis `a` has `len_a` positions. A program owns a tile of BLOCK_A of them, at `offs_a`, of
-which `ok_a` exist; `first_a` and `last_a` are the outermost. `DIM_A` is the length of a feature
-axis, `PAD_A` that of its tile. `DTYPE` is the type in memory, `ACC` that of sums and statistics.
-`x_ptr` is an argument, `x_out` a result, `x_start` the first element of a tile and `x_ptrs` all of
-them. `m_i` is a running maximum, `alpha` what sums are multiplied by when it moves.
+which `ok_a` exist; `first_a` and `last_a` are the outermost. `outer` is its place among the other
+axes of programs. `DIM_A` is the length of a feature axis, `PAD_A` that of its tile. `DTYPE` is the
+type in memory, `ACC` that of sums and statistics. `x_ptr` is an argument, `x_out` a result,
+`x_start` the first element of a tile and `x_ptrs` all of them. `m_i` is a running maximum, `alpha`
+what sums are multiplied by when it moves.
 """
 
 import torch
@@ -241,10 +242,10 @@ def forward_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -374,16 +375,16 @@ def forward_kernel(
     lse2 = m_i2 + tl.log(l_i2)
     o = safe_div(acc2, l_i[:, None]) - safe_div(acc * lam, l_i2[:, None])
     acc_end = safe_div(acc, l_i2[:, None])
-    o_start = o_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     tl.store(o_ptrs, o.to(o_out.dtype.element_ty), mask=ok_m[:, None])
-    acc_end_start = acc_end_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    acc_end_start = acc_end_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     acc_end_ptrs = acc_end_start + range_m[:, None] * DIM_E + offs_e[None, :]
     tl.store(acc_end_ptrs, acc_end.to(acc_end_out.dtype.element_ty), mask=ok_m[:, None])
-    lse_start = lse_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_start = lse_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse_ptrs = lse_start + range_m
     tl.store(lse_ptrs, lse.to(lse_out.dtype.element_ty), mask=ok_m)
-    lse2_start = lse2_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse2_start = lse2_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse2_ptrs = lse2_start + range_m
     tl.store(lse2_ptrs, lse2.to(lse2_out.dtype.element_ty), mask=ok_m)
 
@@ -430,10 +431,10 @@ def backward_prepare_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -442,43 +443,43 @@ def backward_prepare_kernel(
     ok_m = offs_m < len_m
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
-    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_start = lse_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_ptrs = lse_start + range_m
     lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
-    lse2_start = lse2_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse2_start = lse2_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse2_ptrs = lse2_start + range_m
     lse2 = tl.load(lse2_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     lse2_safe = tl.where(lse2 == float("-inf"), float("inf"), lse2)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
-    acc_end_start = acc_end_ptr + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    acc_end_start = acc_end_ptr + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     acc_end_ptrs = acc_end_start + range_m[:, None] * DIM_E + offs_e[None, :]
     acc_end = tl.load(acc_end_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     dl_i2_sum = tl.sum(do.to(ACC) * acc_end.to(ACC), 1)
     lam = tl.load(lam_ptr + g * lam_stride_g + r * lam_stride_r).to(ACC)
     dl_i2 = dl_i2_sum * lam
-    o_start = o_ptr + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_ptr + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     o = tl.load(o_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     dl_i_sum = tl.sum(do.to(ACC) * (o.to(ACC) + acc_end.to(ACC) * lam), 1)
     dl_i = -dl_i_sum
     dlam = -dl_i2_sum
     # What is left to do after the last tile.
-    dl_i2_start = dl_i2_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i2_start = dl_i2_out + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i2_ptrs = dl_i2_start + range_m
     tl.store(dl_i2_ptrs, dl_i2.to(dl_i2_out.dtype.element_ty), mask=ok_m)
-    dl_i_start = dl_i_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_start = dl_i_out + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
-    dlam_start = dlam_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dlam_start = dlam_out + tl.cast(outer, tl.int64) * len_m + start_m
     dlam_ptrs = dlam_start + range_m
     tl.store(dlam_ptrs, dlam.to(dlam_out.dtype.element_ty), mask=ok_m)
-    lse_safe_start = lse_safe_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_start = lse_safe_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     tl.store(lse_safe_ptrs, lse_safe.to(lse_safe_out.dtype.element_ty), mask=ok_m)
-    lse2_safe_start = lse2_safe_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse2_safe_start = lse2_safe_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse2_safe_ptrs = lse2_safe_start + range_m
     tl.store(lse2_safe_ptrs, lse2_safe.to(lse2_safe_out.dtype.element_ty), mask=ok_m)
 
@@ -555,10 +556,10 @@ def backward_rows_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -584,17 +585,17 @@ def backward_rows_kernel(
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
-    lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_start = lse_safe_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    lse2_safe_start = lse2_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse2_safe_start = lse2_safe_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse2_safe_ptrs = lse2_safe_start + range_m
     lse2_safe = tl.load(lse2_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     lam = tl.load(lam_ptr + g * lam_stride_g + r * lam_stride_r).to(ACC)
-    dl_i2_start = dl_i2_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i2_start = dl_i2_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i2_ptrs = dl_i2_start + range_m
     dl_i2 = tl.load(dl_i2_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_start = dl_i_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     begin = 0
@@ -636,10 +637,10 @@ def backward_rows_kernel(
     # What is left to do after the last tile.
     dq1 = dq1_sum * DIM_D**-0.5
     dq2 = dq2_sum * DIM_D**-0.5
-    dq1_start = dq1_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
+    dq1_start = dq1_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_D
     dq1_ptrs = dq1_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq1_ptrs, dq1.to(dq1_out.dtype.element_ty), mask=ok_m[:, None])
-    dq2_start = dq2_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
+    dq2_start = dq2_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_D
     dq2_ptrs = dq2_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq2_ptrs, dq2.to(dq2_out.dtype.element_ty), mask=ok_m[:, None])
 
@@ -718,10 +719,10 @@ def backward_columns_kernel(
     pid = tl.program_id(0)
     tiles_n = tl.cdiv(len_n, BLOCK_N)
     first_n = pid % tiles_n * BLOCK_N
-    start_n = tl.cast(first_n, tl.int64)
-    rest = pid // tiles_n
-    g = tl.cast(rest % len_g, tl.int64)
-    rest = rest // len_g
+    start_n = tl.cast(tl.cast(first_n, tl.uint32), tl.int64)
+    outer = pid // tiles_n
+    g = tl.cast(outer % len_g, tl.int64)
+    rest = outer // len_g
     b = tl.cast(rest, tl.int64)
     range_n = tl.arange(0, BLOCK_N)
     offs_n = first_n + range_n
@@ -808,7 +809,7 @@ def backward_columns_kernel(
                 TMA,
             )
             dw2_part_sum = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
-            lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m
+            lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             lse_safe_start += tl.cast(start_m, tl.int64)
             lse_safe_ptrs = lse_safe_start + range_m
             lse_safe = load(lse_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
@@ -816,7 +817,7 @@ def backward_columns_kernel(
             if segment != 0:
                 valid = ok_m[None, :]
                 w = tl.where(valid, w, 0.0)
-            lse2_safe_start = lse2_safe_ptr + ((b * len_g + g) * len_r + r) * len_m
+            lse2_safe_start = lse2_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             lse2_safe_start += tl.cast(start_m, tl.int64)
             lse2_safe_ptrs = lse2_safe_start + range_m
             lse2_safe = load(lse2_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
@@ -824,13 +825,13 @@ def backward_columns_kernel(
             if segment != 0:
                 w2 = tl.where(valid, w2, 0.0)
             dw2_part = -(dw2_part_sum * lam)
-            dl_i2_start = dl_i2_ptr + ((b * len_g + g) * len_r + r) * len_m
+            dl_i2_start = dl_i2_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             dl_i2_start += tl.cast(start_m, tl.int64)
             dl_i2_ptrs = dl_i2_start + range_m
             dl_i2 = load(dl_i2_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             dw2 = dl_i2[None, :] + dw2_part
             dx2 = dw2 * w2
-            dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m
+            dl_i_start = dl_i_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             dl_i_start += tl.cast(start_m, tl.int64)
             dl_i_ptrs = dl_i_start + range_m
             dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
@@ -843,13 +844,13 @@ def backward_columns_kernel(
     # What is left to do after the last tile.
     dk1 = dk1_sum * DIM_D**-0.5
     dk2 = dk2_sum * DIM_D**-0.5
-    dk1_start = dk1_out + ((b * len_g + g) * len_n + start_n) * DIM_D
+    dk1_start = dk1_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_D
     dk1_ptrs = dk1_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk1_ptrs, dk1.to(dk1_out.dtype.element_ty), mask=ok_n[:, None])
-    dk2_start = dk2_out + ((b * len_g + g) * len_n + start_n) * DIM_D
+    dk2_start = dk2_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_D
     dk2_ptrs = dk2_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk2_ptrs, dk2.to(dk2_out.dtype.element_ty), mask=ok_n[:, None])
-    dv_start = dv_out + ((b * len_g + g) * len_n + start_n) * DIM_E
+    dv_start = dv_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_E
     dv_ptrs = dv_start + range_n[:, None] * DIM_E + offs_e[None, :]
     tl.store(dv_ptrs, dv.to(dv_out.dtype.element_ty), mask=ok_n[:, None])
 

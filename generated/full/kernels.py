@@ -11,10 +11,11 @@ cascade(q[b,g,r,m,d], k[b,g,n,d], v[b,g,n,e])
   -> o, lse
 
 Names: an axis `a` has `len_a` positions. A program owns a tile of BLOCK_A of them, at `offs_a`, of
-which `ok_a` exist; `first_a` and `last_a` are the outermost. `DIM_A` is the length of a feature
-axis, `PAD_A` that of its tile. `DTYPE` is the type in memory, `ACC` that of sums and statistics.
-`x_ptr` is an argument, `x_out` a result, `x_start` the first element of a tile and `x_ptrs` all of
-them. `m_i` is a running maximum, `alpha` what sums are multiplied by when it moves.
+which `ok_a` exist; `first_a` and `last_a` are the outermost. `outer` is its place among the other
+axes of programs. `DIM_A` is the length of a feature axis, `PAD_A` that of its tile. `DTYPE` is the
+type in memory, `ACC` that of sums and statistics. `x_ptr` is an argument, `x_out` a result,
+`x_start` the first element of a tile and `x_ptrs` all of them. `m_i` is a running maximum, `alpha`
+what sums are multiplied by when it moves.
 """
 
 import torch
@@ -211,10 +212,10 @@ def forward_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -290,10 +291,10 @@ def forward_kernel(
     # What is left to do after the last tile.
     lse = m_i + tl.log(l_i)
     o = safe_div(acc, l_i[:, None])
-    o_start = o_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     tl.store(o_ptrs, o.to(o_out.dtype.element_ty), mask=ok_m[:, None])
-    lse_start = lse_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_start = lse_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse_ptrs = lse_start + range_m
     tl.store(lse_ptrs, lse.to(lse_out.dtype.element_ty), mask=ok_m)
 
@@ -344,10 +345,10 @@ def backward_prepare_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -356,14 +357,14 @@ def backward_prepare_kernel(
     ok_m = offs_m < len_m
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
-    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_start = lse_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_ptrs = lse_start + range_m
     lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
-    o_start = o_ptr + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_ptr + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     o = tl.load(o_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     dl_i_part_sum = tl.sum(do.to(ACC) * o.to(ACC), 1)
@@ -374,10 +375,10 @@ def backward_prepare_kernel(
     dlse = tl.load(dlse_ptrs, mask=ok_m, other=0).to(ACC)  # [BLOCK_M]
     dl_i = dlse + dl_i_part
     # What is left to do after the last tile.
-    dl_i_start = dl_i_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_start = dl_i_out + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
-    lse_safe_start = lse_safe_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_start = lse_safe_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     tl.store(lse_safe_ptrs, lse_safe.to(lse_safe_out.dtype.element_ty), mask=ok_m)
 
@@ -432,10 +433,10 @@ def backward_rows_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -456,10 +457,10 @@ def backward_rows_kernel(
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
-    lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_start = lse_safe_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_start = dl_i_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     begin = 0
@@ -486,7 +487,7 @@ def backward_rows_kernel(
             dq_sum = tl.dot(dx.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dq = dq_sum * DIM_D**-0.5
-    dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
+    dq_start = dq_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_D
     dq_ptrs = dq_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq_ptrs, dq.to(dq_out.dtype.element_ty), mask=ok_m[:, None])
 
@@ -543,10 +544,10 @@ def backward_columns_kernel(
     pid = tl.program_id(0)
     tiles_n = tl.cdiv(len_n, BLOCK_N)
     first_n = pid % tiles_n * BLOCK_N
-    start_n = tl.cast(first_n, tl.int64)
-    rest = pid // tiles_n
-    g = tl.cast(rest % len_g, tl.int64)
-    rest = rest // len_g
+    start_n = tl.cast(tl.cast(first_n, tl.uint32), tl.int64)
+    outer = pid // tiles_n
+    g = tl.cast(outer % len_g, tl.int64)
+    rest = outer // len_g
     b = tl.cast(rest, tl.int64)
     range_n = tl.arange(0, BLOCK_N)
     offs_n = first_n + range_n
@@ -608,7 +609,7 @@ def backward_columns_kernel(
                 TMA,
             )
             dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
-            lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m
+            lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             lse_safe_start += tl.cast(start_m, tl.int64)
             lse_safe_ptrs = lse_safe_start + range_m
             lse_safe = load(lse_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
@@ -616,7 +617,7 @@ def backward_columns_kernel(
             if segment != 0:
                 valid = ok_m[None, :]
                 w = tl.where(valid, w, 0.0)
-            dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m
+            dl_i_start = dl_i_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             dl_i_start += tl.cast(start_m, tl.int64)
             dl_i_ptrs = dl_i_start + range_m
             dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
@@ -626,10 +627,10 @@ def backward_columns_kernel(
             dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dk = dk_sum * DIM_D**-0.5
-    dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D
+    dk_start = dk_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_D
     dk_ptrs = dk_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk_ptrs, dk.to(dk_out.dtype.element_ty), mask=ok_n[:, None])
-    dv_start = dv_out + ((b * len_g + g) * len_n + start_n) * DIM_E
+    dv_start = dv_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_E
     dv_ptrs = dv_start + range_n[:, None] * DIM_E + offs_e[None, :]
     tl.store(dv_ptrs, dv.to(dv_out.dtype.element_ty), mask=ok_n[:, None])
 

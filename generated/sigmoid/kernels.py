@@ -10,10 +10,11 @@ cascade(q[b,g,r,m,d], k[b,g,n,d], v[b,g,n,e]; bias: float[])
   -> o
 
 Names: an axis `a` has `len_a` positions. A program owns a tile of BLOCK_A of them, at `offs_a`, of
-which `ok_a` exist; `first_a` and `last_a` are the outermost. `DIM_A` is the length of a feature
-axis, `PAD_A` that of its tile. `DTYPE` is the type in memory, `ACC` that of sums and statistics.
-`x_ptr` is an argument, `x_out` a result, `x_start` the first element of a tile and `x_ptrs` all of
-them. `m_i` is a running maximum, `alpha` what sums are multiplied by when it moves.
+which `ok_a` exist; `first_a` and `last_a` are the outermost. `outer` is its place among the other
+axes of programs. `DIM_A` is the length of a feature axis, `PAD_A` that of its tile. `DTYPE` is the
+type in memory, `ACC` that of sums and statistics. `x_ptr` is an argument, `x_out` a result,
+`x_start` the first element of a tile and `x_ptrs` all of them. `m_i` is a running maximum, `alpha`
+what sums are multiplied by when it moves.
 """
 
 import torch
@@ -186,10 +187,10 @@ def forward_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -250,7 +251,7 @@ def forward_kernel(
             v = fetch(v_rows, start_n, v_stride_n, ok_n[:, None], BLOCK_N, DIM_E, segment == 0, TMA)
             o = tl.dot(p.to(DTYPE), v, o, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
-    o_start = o_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     tl.store(o_ptrs, o.to(o_out.dtype.element_ty), mask=ok_m[:, None])
 
@@ -306,10 +307,10 @@ def backward_rows_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -357,10 +358,10 @@ def backward_rows_kernel(
             dbias = dbias + tl.sum(dx, 1)
     # What is left to do after the last tile.
     dq = dq_sum * DIM_D**-0.5
-    dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
+    dq_start = dq_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_D
     dq_ptrs = dq_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq_ptrs, dq.to(dq_out.dtype.element_ty), mask=ok_m[:, None])
-    dbias_start = dbias_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dbias_start = dbias_out + tl.cast(outer, tl.int64) * len_m + start_m
     dbias_ptrs = dbias_start + range_m
     tl.store(dbias_ptrs, dbias.to(dbias_out.dtype.element_ty), mask=ok_m)
 
@@ -416,10 +417,10 @@ def backward_columns_kernel(
     pid = tl.program_id(0)
     tiles_n = tl.cdiv(len_n, BLOCK_N)
     first_n = pid % tiles_n * BLOCK_N
-    start_n = tl.cast(first_n, tl.int64)
-    rest = pid // tiles_n
-    g = tl.cast(rest % len_g, tl.int64)
-    rest = rest // len_g
+    start_n = tl.cast(tl.cast(first_n, tl.uint32), tl.int64)
+    outer = pid // tiles_n
+    g = tl.cast(outer % len_g, tl.int64)
+    rest = outer // len_g
     b = tl.cast(rest, tl.int64)
     range_n = tl.arange(0, BLOCK_N)
     offs_n = first_n + range_n
@@ -494,10 +495,10 @@ def backward_columns_kernel(
             dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dk = dk_sum * DIM_D**-0.5
-    dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D
+    dk_start = dk_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_D
     dk_ptrs = dk_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk_ptrs, dk.to(dk_out.dtype.element_ty), mask=ok_n[:, None])
-    dv_start = dv_out + ((b * len_g + g) * len_n + start_n) * DIM_E
+    dv_start = dv_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_E
     dv_ptrs = dv_start + range_n[:, None] * DIM_E + offs_e[None, :]
     tl.store(dv_ptrs, dv.to(dv_out.dtype.element_ty), mask=ok_n[:, None])
 

@@ -11,10 +11,11 @@ cascade(q[b,g,r,m,d], k[b,g,n,d], v[b,g,n,e]; window: int)
   -> o, lse
 
 Names: an axis `a` has `len_a` positions. A program owns a tile of BLOCK_A of them, at `offs_a`, of
-which `ok_a` exist; `first_a` and `last_a` are the outermost. `DIM_A` is the length of a feature
-axis, `PAD_A` that of its tile. `DTYPE` is the type in memory, `ACC` that of sums and statistics.
-`x_ptr` is an argument, `x_out` a result, `x_start` the first element of a tile and `x_ptrs` all of
-them. `m_i` is a running maximum, `alpha` what sums are multiplied by when it moves.
+which `ok_a` exist; `first_a` and `last_a` are the outermost. `outer` is its place among the other
+axes of programs. `DIM_A` is the length of a feature axis, `PAD_A` that of its tile. `DTYPE` is the
+type in memory, `ACC` that of sums and statistics. `x_ptr` is an argument, `x_out` a result,
+`x_start` the first element of a tile and `x_ptrs` all of them. `m_i` is a running maximum, `alpha`
+what sums are multiplied by when it moves.
 """
 
 import torch
@@ -242,10 +243,10 @@ def forward_kernel(
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
     last_m = tl.minimum(first_m + BLOCK_M, len_m) - 1
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -309,10 +310,10 @@ def forward_kernel(
                 )
             s = s_next if PIPE else s_formed
             if segment != 0:
-                holds = offs_m[:, None] >= offs_n[None, :]
-                holds_2 = offs_m[:, None] - offs_n[None, :] < window
-                valid = holds & holds_2
-                valid = valid & ok_n[None, :]
+                until_n = tl.minimum(offs_m + 1, len_n)
+                from_n = position(offs_m - wide(window) + 1, len_n)
+                valid = range_n[None, :] < (until_n - start_n)[:, None]
+                valid = valid & (range_n[None, :] >= (from_n - start_n)[:, None])
                 s = tl.where(valid, s, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(s, 1) * DIM_D**-0.5)
             if LATE:
@@ -334,10 +335,10 @@ def forward_kernel(
     # What is left to do after the last tile.
     lse = m_i + tl.log(l_i)
     o = safe_div(acc, l_i[:, None])
-    o_start = o_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     tl.store(o_ptrs, o.to(o_out.dtype.element_ty), mask=ok_m[:, None])
-    lse_start = lse_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_start = lse_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse_ptrs = lse_start + range_m
     tl.store(lse_ptrs, lse.to(lse_out.dtype.element_ty), mask=ok_m)
 
@@ -388,10 +389,10 @@ def backward_prepare_kernel(
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -400,14 +401,14 @@ def backward_prepare_kernel(
     ok_m = offs_m < len_m
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
-    lse_start = lse_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_start = lse_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_ptrs = lse_start + range_m
     lse = tl.load(lse_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     lse_safe = tl.where(lse == float("-inf"), float("inf"), lse)
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
-    o_start = o_ptr + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_E
+    o_start = o_ptr + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_E
     o_ptrs = o_start + range_m[:, None] * DIM_E + offs_e[None, :]
     o = tl.load(o_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     dl_i_part_sum = tl.sum(do.to(ACC) * o.to(ACC), 1)
@@ -418,10 +419,10 @@ def backward_prepare_kernel(
     dlse = tl.load(dlse_ptrs, mask=ok_m, other=0).to(ACC)  # [BLOCK_M]
     dl_i = dlse + dl_i_part
     # What is left to do after the last tile.
-    dl_i_start = dl_i_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_start = dl_i_out + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     tl.store(dl_i_ptrs, dl_i.to(dl_i_out.dtype.element_ty), mask=ok_m)
-    lse_safe_start = lse_safe_out + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_start = lse_safe_out + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     tl.store(lse_safe_ptrs, lse_safe.to(lse_safe_out.dtype.element_ty), mask=ok_m)
 
@@ -479,10 +480,10 @@ def backward_rows_kernel(
     tiles_m = tl.cdiv(len_m, BLOCK_M)
     first_m = pid % tiles_m * BLOCK_M
     last_m = tl.minimum(first_m + BLOCK_M, len_m) - 1
-    start_m = tl.cast(first_m, tl.int64)
-    rest = pid // tiles_m
-    r = tl.cast(rest % len_r, tl.int64)
-    rest = rest // len_r
+    start_m = tl.cast(tl.cast(first_m, tl.uint32), tl.int64)
+    outer = pid // tiles_m
+    r = tl.cast(outer % len_r, tl.int64)
+    rest = outer // len_r
     g = tl.cast(rest % len_g, tl.int64)
     rest = rest // len_g
     b = tl.cast(rest, tl.int64)
@@ -503,10 +504,10 @@ def backward_rows_kernel(
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
-    lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    lse_safe_start = lse_safe_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m + start_m
+    dl_i_start = dl_i_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
     begin, full_begin, full_length, end = forward_bounds(first_m, last_m, window, len_n, BLOCK_N)
@@ -527,17 +528,17 @@ def backward_rows_kernel(
             dw_part = tl.dot(do, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             w = exp_scaled(s, DIM_D**-0.5, lse_safe[:, None], DTYPE)
             if segment != 0:
-                holds = offs_m[:, None] >= offs_n[None, :]
-                holds_2 = offs_m[:, None] - offs_n[None, :] < window
-                valid = holds & holds_2
-                valid = valid & ok_n[None, :]
+                until_n = tl.minimum(offs_m + 1, len_n)
+                from_n = position(offs_m - wide(window) + 1, len_n)
+                valid = range_n[None, :] < (until_n - start_n)[:, None]
+                valid = valid & (range_n[None, :] >= (from_n - start_n)[:, None])
                 w = tl.where(valid, w, 0.0)
             dw = dl_i[:, None] + dw_part
             dx = dw * w
             dq_sum = tl.dot(dx.to(DTYPE), k, dq_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dq = dq_sum * DIM_D**-0.5
-    dq_start = dq_out + (((b * len_g + g) * len_r + r) * len_m + start_m) * DIM_D
+    dq_start = dq_out + (tl.cast(outer, tl.int64) * len_m + start_m) * DIM_D
     dq_ptrs = dq_start + range_m[:, None] * DIM_D + offs_d[None, :]
     tl.store(dq_ptrs, dq.to(dq_out.dtype.element_ty), mask=ok_m[:, None])
 
@@ -612,10 +613,10 @@ def backward_columns_kernel(
     tiles_n = tl.cdiv(len_n, BLOCK_N)
     first_n = pid % tiles_n * BLOCK_N
     last_n = tl.minimum(first_n + BLOCK_N, len_n) - 1
-    start_n = tl.cast(first_n, tl.int64)
-    rest = pid // tiles_n
-    g = tl.cast(rest % len_g, tl.int64)
-    rest = rest // len_g
+    start_n = tl.cast(tl.cast(first_n, tl.uint32), tl.int64)
+    outer = pid // tiles_n
+    g = tl.cast(outer % len_g, tl.int64)
+    rest = outer // len_g
     b = tl.cast(rest, tl.int64)
     range_n = tl.arange(0, BLOCK_N)
     offs_n = first_n + range_n
@@ -680,18 +681,17 @@ def backward_columns_kernel(
                 TMA,
             )
             dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
-            lse_safe_start = lse_safe_ptr + ((b * len_g + g) * len_r + r) * len_m
+            lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             lse_safe_start += tl.cast(start_m, tl.int64)
             lse_safe_ptrs = lse_safe_start + range_m
             lse_safe = load(lse_safe_ptrs, ok_m, segment == 0)  # [BLOCK_M]
             w = exp_scaled(s, DIM_D**-0.5, lse_safe[None, :], DTYPE)
             if segment != 0:
-                holds = offs_m[None, :] >= offs_n[:, None]
-                holds_2 = offs_m[None, :] - offs_n[:, None] < window
-                valid = holds & holds_2
-                valid = valid & ok_m[None, :]
+                until_m = position(offs_n + wide(window), len_m)
+                valid = range_m[None, :] < (until_m - start_m)[:, None]
+                valid = valid & (range_m[None, :] >= (offs_n - start_m)[:, None])
                 w = tl.where(valid, w, 0.0)
-            dl_i_start = dl_i_ptr + ((b * len_g + g) * len_r + r) * len_m
+            dl_i_start = dl_i_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             dl_i_start += tl.cast(start_m, tl.int64)
             dl_i_ptrs = dl_i_start + range_m
             dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
@@ -701,10 +701,10 @@ def backward_columns_kernel(
             dk_sum = tl.dot(dx.to(DTYPE), q, dk_sum, input_precision="ieee", out_dtype=ACC)
     # What is left to do after the last tile.
     dk = dk_sum * DIM_D**-0.5
-    dk_start = dk_out + ((b * len_g + g) * len_n + start_n) * DIM_D
+    dk_start = dk_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_D
     dk_ptrs = dk_start + range_n[:, None] * DIM_D + offs_d[None, :]
     tl.store(dk_ptrs, dk.to(dk_out.dtype.element_ty), mask=ok_n[:, None])
-    dv_start = dv_out + ((b * len_g + g) * len_n + start_n) * DIM_E
+    dv_start = dv_out + (tl.cast(outer, tl.int64) * len_n + start_n) * DIM_E
     dv_ptrs = dv_start + range_n[:, None] * DIM_E + offs_e[None, :]
     tl.store(dv_ptrs, dv.to(dv_out.dtype.element_ty), mask=ok_n[:, None])
 

@@ -263,7 +263,7 @@ MUTANTS = (
     Mutant(
         "32-bit offsets of resident tiles",
         EMIT,
-        'f"start_{axis} = tl.cast(first_{axis}, tl.int64)"',
+        'f"start_{axis} = tl.cast(tl.cast(first_{axis}, tl.uint32), tl.int64)"',
         'f"start_{axis} = first_{axis}"',
         first="far",
     ),
