@@ -191,13 +191,14 @@ def _static(loop: Loop, compiled: Compiled, work: Work, target: Target, num_warp
     )
 
 
-def seen(compiled: Compiled, work: Work, target: Target, num_warps: int) -> Seen | None:
-    """What the scheduler wants to know of a compiled kernel: its first main loop, that over full tiles; None where nobody can say."""
+def seen(compiled: Compiled, work: Work, target: Target, num_warps: int, loop: int = 0) -> Seen | None:
+    """What the scheduler wants to know of a compiled kernel and one of its main loops: the first is that over full tiles, the last that
+    under masks; None where nobody can say."""
     loops = statics(compiled, work, target, num_warps)
     if not loops or not work.flops:
         return None
-    cycles = work.flops / target.bf16_flops_per_clock / loops[0].peak_share
-    return Seen(compiled.registers, compiled.shared_bytes, cycles, loops[0].exp2_overlap)
+    cycles = work.flops / target.bf16_flops_per_clock / loops[loop].peak_share
+    return Seen(compiled.registers, compiled.shared_bytes, cycles, loops[loop].exp2_overlap)
 
 
 def turn_cycles(cycles: Cycles, alone: float, programs: int) -> float:

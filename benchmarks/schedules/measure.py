@@ -45,12 +45,14 @@ TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
 # One extent of every kind of tile: exact, padded, in pieces, and two different ones.
 DIMS = ("256", "192", "192,128", "576,512", "128", "96", "80", "64", "40", "32", "24", "16", "8")
-# A kernel whose leaders are all compiled may spill this much outside of its loops, and another backward as well when the first clean tile
-# is predicted to take this much longer; any kernel may spill what is no fault when the best clean tile promises to, compiled.
+# A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer, and any kernel what
+# is no fault when the best clean tile promises to, compiled.
 TOLERATED_SPILL_BYTES = 32
 CLEAN_IS_TOO_SLOW = 1.25
 # A tile that spills outside of its loops has to be this much faster than one that does not.
 SPILLING = 1.05
+# What a turn under masks takes counts so much beside one without: between tiles whose full loops are alike, the masked ones decide.
+MASKED_SHARE = 1 / 16
 # A tile counts as exact if warps repeat less than this of each other's work.
 REPEATED = 1.01
 
@@ -97,7 +99,7 @@ class Case:
             yield replace(clean[1], rank="no spill")
 
     def _badness(self, _item: Candidate, row: Measured, us: float) -> tuple[bool, int, int, float]:
-        tolerated = TOLERATED_SPILL_BYTES if self.thorough else 0
+        tolerated = TOLERATED_SPILL_BYTES if self.thorough and self.role != "forward" else 0
         outside = max(0, row.spill_bytes - tolerated)
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
 
@@ -218,8 +220,9 @@ def _time(case: Case, item: Candidate, compiled: Compiled) -> float:
     request, tile = case.request, item.tile
     held = structure(next(kernel for kernel in case.emitted.source.program.kernels if kernel.role == case.role))
     work = work_of(held, request.extents, request.dtype, tile)
-    found = seen(compiled, work, request.target, tile.num_warps)
-    return price(held, request.extents, request.dtype, tile, request.target, request.length, found).total_us
+    loops = (seen(compiled, work, request.target, tile.num_warps, loop) for loop in (0, -1))
+    full, masked = (price(held, request.extents, request.dtype, tile, request.target, request.length, found).total_us for found in loops)
+    return full + MASKED_SHARE * (masked - full)
 
 
 def predict(variants: Iterable[str]) -> None:

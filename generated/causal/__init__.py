@@ -61,6 +61,7 @@ TILES = {
             "num_warps": 8,
             "num_stages": 2,
             "PIPE": True,
+            "LATE": True,
             "TMA": True,
         },
         "backward_prepare": {"BLOCK_M": 64, "num_warps": 4, "num_stages": 1},
