@@ -15,6 +15,7 @@ from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
 from attngen.emit.sections import Shapes, shapes
+from attngen.emit.specialised import specialise
 from attngen.ir.cascade import Cascade
 from attngen.ir.pieces import Cuts
 from attngen.transform.biases import split_biases
@@ -26,6 +27,7 @@ from attngen.transform.distances import float_distances
 from attngen.transform.folds import fold_biases
 from attngen.transform.fused import fused as fused_kernels
 from attngen.transform.hoist import hoist
+from attngen.transform.matrices import can_specialise
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
 from attngen.transform.products import join_products
 from attngen.transform.rewrites import Note
@@ -170,13 +172,14 @@ def _rewritten(program: Program) -> Program:
     return replace(program, kernels=tuple(with_runs(name_common_parts(kernel)) for kernel in kernels), rewrites=told)
 
 
-def build(program: Program, name: str, cuts: Cuts = ()) -> Source:
+def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = False) -> Source:
     """From kernels to the text of a module.
 
     Args:
         program: result of `analyse`.
         name: of the variant, for the module's title.
         cuts: of the feature axes that are not one tile of their own length.
+        specialised: whether the forward has its warp-specialised form as well.
     """
     backward = program.backward
     saved = tuple(item.name for item in backward.saved) if backward is not None else ()
@@ -187,6 +190,8 @@ def build(program: Program, name: str, cuts: Cuts = ()) -> Source:
     for kernel in program.kernels:
         before = [item for _, item in lowered]
         lowered += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
+    forms = [specialise(kernel, own, plain) for kernel, plain in lowered if specialised and can_specialise(kernel)]
+    helpers = frozenset().union(*(item.helpers for _, item in lowered), *(form.helpers for form in forms))
     forward = tuple(item for item in lowered if FORWARD & {item[0].role, item[0].lists})
     plan = Plan(
         inputs=tuple(item for item in program.cascade.inputs),
@@ -199,13 +204,15 @@ def build(program: Program, name: str, cuts: Cuts = ()) -> Source:
         gradients=backward.gradients if backward is not None else (),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
         shapes=own,
+        specialised={form.context.plain.name: form.context.name for form in forms},
     )
     module = ModuleContext(
         title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
         version=Code(VERSION),
         cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
-        helpers=tuple(Code(text) for text in helper_sources(frozenset().union(*(item.helpers for _, item in lowered)))),
+        helpers=tuple(Code(text) for text in helper_sources(helpers)),
         kernels=tuple(item.context for _, item in lowered),
+        specialised=tuple(form.context for form in forms),
         host=host_context(plan),
     )
     return Source(render(module), program, tuple(lowered), own)

@@ -68,6 +68,65 @@ class KernelContext:
 
 
 @dataclass(frozen=True, slots=True)
+class RingContext:
+    """A ring of tiles in shared memory: the matrix that they are of, its slots, their barriers, rows and columns of a tile."""
+
+    matrix: Code
+    slots: Code
+    ready: Code
+    free: Code
+    shape: Code
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionContext:
+    """What some of the warps of a program do: `values` and `constants` that they are given, statements before the walks, what they carry
+    along, statements of a turn, and after the last."""
+
+    name: Code
+    title: Code
+    values: tuple[Code, ...]
+    constants: tuple[Code, ...]
+    before: tuple[Code, ...]
+    init: tuple[Code, ...]
+    tile: tuple[Code, ...]
+    after: tuple[Code, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """A partition and what it is given."""
+
+    name: Code
+    arguments: tuple[Code, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialisedContext:
+    """A kernel whose warps do different things.
+
+    Attributes:
+        plain: the kernel that computes the same, with the same parameters.
+        name: function name. scores: the function that begins products.
+        place: which tile this program owns, and all that its partitions are given. rings: between them.
+        segments, turn, walk: of the stream, as in the plain kernel.
+        loader, worker: the partitions. calls: of them, one for each group of warps.
+    """
+
+    plain: KernelContext
+    name: Code
+    scores: FunctionContext
+    place: tuple[Code, ...]
+    rings: tuple[RingContext, ...]
+    segments: int
+    turn: Code
+    walk: Code
+    loader: PartitionContext
+    worker: PartitionContext
+    calls: tuple[CallContext, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """How the host calls one kernel: its tile, allocation, grid, arguments in the order of its parameters, constants, what is kept of it,
     and when it is called: "" for always, else what follows is indented. `chunks` heads a loop over chunks of rows, "" for none, `chunk` are
@@ -106,8 +165,9 @@ class Finish:
 @dataclass(frozen=True, slots=True)
 class HostContext:
     """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
-    axis has several tiles; `tiled`: whether descriptors may fetch tiles; `listed`: whether some kernel walks over a list of tiles, which
-    the caller may keep; `chunks`: whether some kernel is called for a chunk of rows at a time."""
+    axis has several tiles; `tiled`: whether descriptors may fetch tiles; `specialised`: whether the forward has that form as
+    well; `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`: whether some kernel is called for a
+    chunk of rows at a time."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]
@@ -115,6 +175,7 @@ class HostContext:
     runs: bool
     pieces: bool
     tiled: bool
+    specialised: bool
     listed: bool
     chunks: bool
     forward: tuple[Launch, ...]
@@ -129,13 +190,14 @@ class HostContext:
 
 @dataclass(frozen=True, slots=True)
 class ModuleContext:
-    """A whole emitted module."""
+    """A whole emitted module; `specialised`: the other form of its forward, at most one."""
 
     title: Code
     version: Code
     cascade: tuple[Code, ...]
     helpers: tuple[Code, ...]
     kernels: tuple[KernelContext, ...]
+    specialised: tuple[SpecialisedContext, ...]
     host: HostContext
 
 

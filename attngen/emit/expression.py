@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Protocol, TypeGuard
 
+from attngen.emit.dialect import Dialect
 from attngen.emit.names import Code, number
 from attngen.errors import InternalError, UnsupportedError
 from attngen.ir import build
@@ -63,6 +64,15 @@ _ATOM, _UNARY = 100, 11
 class Values(Protocol):
     """What the printer asks of the kernel being written."""
 
+    @property
+    def dialect(self) -> Dialect:
+        """How it spells what depends on where values live."""
+        ...
+
+    def lift(self, text: str, own: Layout, layout: Layout, *, memory: bool) -> str:
+        """Text of a value in a tile of more axes, of addresses if `memory`."""
+        ...
+
     def leaf(self, node: Expr) -> tuple[Code, Layout]:
         """Text and layout of a read, an index or an extent; loads it if need be."""
         ...
@@ -101,7 +111,7 @@ class Printer:
     def print(self, expr: Expr, layout: Layout) -> tuple[str, int]:
         if isinstance(expr, Const):
             if expr.kind == "int" and not -(2**31) <= expr.value < 2**31:
-                return f"tl.full((), {number(expr.value)}, tl.int64)", _ATOM
+                return self.values.dialect.scalar(number(expr.value), "tl.int64"), _ATOM
             negative = expr.kind != "bool" and str(expr.value).startswith("-")
             return number(expr.value), _UNARY if negative else _ATOM
         if isinstance(expr, Index | Extent | Start | Offset | Read):
@@ -112,13 +122,13 @@ class Printer:
             return self.broadcast(self.values.temporary(expr, own), own, layout), _ATOM
         return self.apply(expr, layout)
 
-    def broadcast(self, text: str, own: Layout, layout: Layout) -> str:
-        """Add the subscripts that lift a value into a tile of more axes."""
+    def broadcast(self, text: str, own: Layout, layout: Layout, *, memory: bool = False) -> str:
+        """Add the subscripts that lift a value into a tile of more axes, of addresses if `memory`."""
         if own == layout or not own:
             return text
         if tuple(axis for axis in layout if axis in own) != own:
             raise InternalError(f"{text} varies along {own}, which does not fit into a tile of {layout}")
-        return f"{text}[{', '.join(':' if axis in own else 'None' for axis in layout)}]"
+        return self.values.lift(text, own, layout, memory=memory)
 
     def apply(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         special = _SPECIAL.get(expr.op)
@@ -234,7 +244,7 @@ class Printer:
         arg = expr.args[0]
         text = self.operand(arg, layout, _ATOM)
         if isinstance(arg, Const):
-            return f"tl.full((), {text}, ACC)", _ATOM
+            return self.values.dialect.scalar(text, "ACC"), _ATOM
         return (text if self.is_constant(arg) else f"{text}.to(ACC)"), _ATOM
 
     def to_int(self, expr: Apply, layout: Layout) -> tuple[str, int]:

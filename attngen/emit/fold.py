@@ -32,7 +32,7 @@ def add_fold(lowering: Lowering, step: Einsum, fold: Fold) -> None:
     name = writer.name(tensor_name(step.name))
     sides = [_operand(lowering, f"{name}_{side}", fold, place) for place, side in enumerate(("phi", "psi"))]
     tile = writer.steps[fold.tile.tensor].code
-    line = f'{name} = tl.dot({sides[0]}, tl.trans({sides[1]}), {tile}, input_precision="ieee", out_dtype=ACC)'
+    line = f"{name} = {writer.dialect.product(writer, (sides[0], sides[1]), str(tile), ahead=False)}"
     goes_ahead = step.name in lowering.ahead.names
     for text in [f"{name} = {tile}", "if not APART:", f"    {line}"] if goes_ahead else [line]:
         writer.put(text, Stage.TILE)

@@ -33,6 +33,7 @@ class Plan:
         gradients: how each is completed, where a kernel does not store all of it.
         axes: of the gradient cascade, for partial gradients.
         shapes: what the kernels were lowered for.
+        specialised: names of kernels that have the warp-specialised form too, with those of the latter.
     """
 
     inputs: tuple[Input, ...]
@@ -45,6 +46,7 @@ class Plan:
     gradients: tuple[Gradient, ...]
     axes: Mapping[str, tuple[str, ...]]
     shapes: Shapes
+    specialised: Mapping[str, Code]
 
 
 def host_context(plan: Plan) -> HostContext:
@@ -63,6 +65,7 @@ def host_context(plan: Plan) -> HostContext:
         runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
         pieces=bool(plan.shapes.pieces),
         tiled=any(lowered.tiled for _, lowered in (*plan.forward, *plan.backward)),
+        specialised=bool(plan.specialised),
         listed=listed,
         chunks=any(kernel.in_chunks for kernel, _ in plan.backward),
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
@@ -183,10 +186,12 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     tile = f'plain(tiles["{kernel.lists}"])' if kernel.lists else f'tiles["{kernel.role}"]'
     takes = any(other.lists == kernel.role for other, _ in (*plan.forward, *plan.backward))
     conditions = ([f"needed & {{{needed}}}"] if targets else []) + ([f'"{kernel.lists}" not in lists'] if kernel.lists else [])
+    form = plan.specialised.get(lowered.context.name)
+    chosen = [] if form is None else [Code(f"kernel, tile = of_form(tile, {lowered.context.name}, {form})")]
     return Launch(
-        kernel=lowered.context.name,
+        kernel=lowered.context.name if form is None else Code("kernel"),
         tile=Code(f"described({tile}, {', '.join(lowered.tiled)})" if lowered.tiled else tile),
-        allocate=(*([Code(f'{lists} = lists["{kernel.role}"]')] if takes else []), *_allocate(plan, kernel)),
+        allocate=(*chosen, *([Code(f'{lists} = lists["{kernel.role}"]')] if takes else []), *_allocate(plan, kernel)),
         chunks=Code(f"chunk_begin in range(0, len_{axis}, chunk_rows)" if kernel.in_chunks else ""),
         chunk=tuple(chunks.chunk(kernel, model) if kernel.in_chunks else ()),
         programs=Code(grid),

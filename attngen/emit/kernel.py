@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from attngen.emit.added import add_parts
 from attngen.emit.bounds import Bounds, bounds
-from attngen.emit.context import KernelContext
+from attngen.emit.context import FunctionContext, KernelContext
 from attngen.emit.destinations import store_tiles
+from attngen.emit.dialect import PLAIN, Dialect
 from attngen.emit.fold import is_nested
 from attngen.emit.layout import WIDTH
 from attngen.emit.listing import listing_kernel, write_lists
@@ -49,9 +50,37 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ())
     Raises:
         NotAContraction, UnsupportedError: a step has no form in a tile.
     """
+    written = statements(kernel, shapes, before)
+    lowered = _assemble(kernel, written)
+    if written.ahead is not None:
+        context = replace(lowered.context, products=(written.ahead,), flags=(*written.flags, *lowered.context.flags))
+        lowered = replace(lowered, context=context)
+    return replace(lowered, context=replace(lowered.context, bounds=())) if written.known else lowered
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The statements of a kernel, section by section.
+
+    Attributes:
+        writer: that holds them. segments: the walks of its stream.
+        limits: of these walks. known: whether another kernel has the function that finds them.
+        ahead: the function of what goes ahead. flags: that choose a form of it.
+    """
+
+    writer: Writer
+    segments: Segments | None
+    limits: Bounds
+    known: bool
+    ahead: FunctionContext | None
+    flags: tuple[Code, ...]
+
+
+def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), dialect: Dialect = PLAIN) -> Written:
+    """The statements of one kernel in a dialect; arguments and errors as for `lower_kernel`."""
     segments = segments_of(kernel)
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
-    lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None)
+    lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None, dialect)
     writer = lowering.run()
     store_tiles(lowering)
     for name in kernel.added:
@@ -66,11 +95,7 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ())
     if limits.stage == Stage.PROLOGUE:
         writer.sections.prologue += limits.lines
         limits = replace(limits, lines=())
-    lowered = _assemble(kernel, writer, segments, limits)
-    if ahead is not None:
-        context = replace(lowered.context, products=(ahead,), flags=(*lowering.ahead.flags, *lowered.context.flags))
-        lowered = replace(lowered, context=context)
-    return replace(lowered, context=replace(lowered.context, bounds=())) if limits.function in known else lowered
+    return Written(writer, segments, limits, limits.function in known, ahead, lowering.ahead.flags)
 
 
 def listings(kernel: Kernel, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
@@ -84,7 +109,7 @@ def listings(kernel: Kernel, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
     limits = bounds(writer, segments)
     writer.sections.prologue += limits.lines
     write_lists(writer, listing)
-    return [(listing, _assemble(listing, writer, segments, replace(limits, lines=())))]
+    return [(listing, _assemble(listing, Written(writer, segments, replace(limits, lines=()), False, None, ())))]
 
 
 def _store(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None:
@@ -93,12 +118,12 @@ def _store(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None
     layout = writer.layout(part)
     pointer = f"{tensor_name(name)}_out"
     writer.parameter(pointer)
-    vectors = [scaled(writer.printer.broadcast(f"range_{layout[0]}", (layout[0],), layout), _row_stride(writer, axes, layout[0]))]
-    masks = [writer.printer.broadcast(f"ok_{layout[0]}", (layout[0],), layout)]
+    vectors = [scaled(writer.loads.lifted(f"range_{layout[0]}", layout[:1], layout), _row_stride(writer, axes, layout[0]))]
+    masks = [writer.loads.lifted(f"ok_{layout[0]}", layout[:1], layout)]
     for axis in layout[1:]:
-        vectors.append(writer.printer.broadcast(f"offs_{axis}", (axis,), layout))
+        vectors.append(writer.loads.lifted(f"offs_{axis}", (axis,), layout))
         if axis in writer.shapes.padded:
-            masks.append(writer.printer.broadcast(f"ok_{axis}", (axis,), layout))
+            masks.append(writer.loads.lifted(f"ok_{axis}", (axis,), layout))
     text = value.code if value.layout == layout else writer.printer.broadcast(str(value.code), value.layout, layout)
     address = f"{pointer} + {writer.loads.horner(axes)}"
     if address not in writer.addresses:
@@ -107,9 +132,10 @@ def _store(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None
         lines = [f"{start} = {address}"] if fits else [f"{start} = {pointer}", f"{start} += {address.removeprefix(f'{pointer} + ')}"]
         writer.sections.stores += map(Code, lines)
     pointers = writer.name(f"{value.code}_ptrs")
+    stored = writer.dialect.stored(f"{text}.to({pointer}.dtype.element_ty)", layout)
     writer.sections.stores += [
         Code(f"{pointers} = {writer.addresses[address]} + {' + '.join(vectors)}"),
-        Code(f"tl.store({pointers}, {text}.to({pointer}.dtype.element_ty), mask={' & '.join(masks)})"),
+        Code(f"tl.store({pointers}, {stored}, mask={' & '.join(masks)})"),
     ]
 
 
@@ -118,13 +144,13 @@ def _row_stride(writer: Writer, axes: tuple[str, ...], axis: str) -> str:
     return " * ".join(writer.length(inner) for inner in after) or "1"
 
 
-def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits: Bounds) -> Lowered:
-    """Sections to a context. What is left of the lines of `limits` depends on the turn of an outer loop, and so may operands."""
-    late = limits.lines
+def _assemble(kernel: Kernel, written: Written) -> Lowered:
+    """Sections to a context. What is left of the lines of the limits depends on the turn of an outer loop, and so may operands."""
+    writer, segments, limits, late = written.writer, written.segments, written.limits, written.limits.lines
     nested = bool(kernel.loops) and (bool(late) or is_nested(kernel))
     resident, streamed = kernel.resident, kernel.streamed
     params = _parameters(kernel, writer)
-    features = [axis for axis in kernel.features if {axis, *dict(writer.shapes.pieces).get(axis, ())} & set(writer.dims)]
+    features = features_of(kernel, writer)
     dims = [f"DIM_{axis.upper()}" for axis in features if axis in writer.dims]
     tiles = [name for axis in features for name in writer.shapes.constants(axis)]
     blocks = [f"BLOCK_{axis.upper()}" for axis in (resident, *((streamed,) if streamed else ()))]
@@ -147,7 +173,7 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
         constexprs=tuple(Code(name) for name in constexprs),
         flags=flags,
         unspecialized=tuple(Code(f'"{name}"') for name in unspecialized),
-        place=_used(_place(kernel, writer, features, segments), below),
+        place=_used(place(kernel, writer, segments), below),
         keeps=bool(sections.prologue),
         prologue=tuple(sections.prologue),
         carries=bool(sections.init),
@@ -168,6 +194,12 @@ def _assemble(kernel: Kernel, writer: Writer, segments: Segments | None, limits:
         stores=tuple(sections.stores),
     )
     return Lowered(context, params, constexprs, frozenset(writer.helpers), limits, tuple(writer.tiled))
+
+
+def features_of(kernel: Kernel, writer: Writer) -> list[str]:
+    """The feature axes that its statements speak of."""
+    pieces = dict(writer.shapes.pieces)
+    return [axis for axis in kernel.features if {axis, *pieces.get(axis, ())} & set(writer.dims)]
 
 
 def _summary(kernel: Kernel) -> list[str]:
@@ -196,8 +228,8 @@ def _parameters(kernel: Kernel, writer: Writer) -> tuple[str, ...]:
     return (*sorted(writer.parameters, key=rank), *(f"len_{axis}" for axis in lengths))
 
 
-def _place(kernel: Kernel, writer: Writer, features: list[str], segments: Segments | None) -> list[Code]:
-    """Which tile this program owns, and the offsets inside of it."""
+def place(kernel: Kernel, writer: Writer, segments: Segments | None) -> list[Code]:
+    """Statements that find which tile this program owns, and the offsets inside of it."""
     axis = kernel.resident
     block = f"BLOCK_{axis.upper()}"
     lines = ["pid = tl.program_id(0)", f"tiles_{axis} = tl.cdiv(len_{axis}, {block})"]
@@ -220,22 +252,22 @@ def _place(kernel: Kernel, writer: Writer, features: list[str], segments: Segmen
         if not outermost:
             lines.append(f"rest = {rest} // len_{name}")
             rest = "rest"
-    lines.append(f"range_{axis} = tl.arange(0, {block})")
+    lines.append(f"range_{axis} = {writer.dialect.positions(axis, '0', block)}")
     lines += [f"offs_{axis} = first_{axis} + range_{axis}", f"ok_{axis} = offs_{axis} < len_{axis}"]
     if kernel.streamed is not None:
-        lines.append(f"range_{kernel.streamed} = tl.arange(0, BLOCK_{kernel.streamed.upper()})")
-    lines += [line for feature in features for line in _columns(feature, writer.shapes)]
+        lines.append(f"range_{kernel.streamed} = {writer.dialect.positions(kernel.streamed, '0', f'BLOCK_{kernel.streamed.upper()}')}")
+    lines += [line for feature in features_of(kernel, writer) for line in _columns(feature, writer)]
     return [Code(line) for line in lines]
 
 
-def _columns(feature: str, shapes: Shapes) -> list[str]:
+def _columns(feature: str, writer: Writer) -> list[str]:
     """Offsets along a feature axis: a piece begins where the one before it ends."""
-    dim = f"DIM_{feature.upper()}"
+    dim, shapes = f"DIM_{feature.upper()}", writer.shapes
     before: list[str] = []
     lines: list[str] = []
     for part, size in zip(dict(shapes.pieces).get(feature, (feature,)), shapes.constants(feature) or (dim,), strict=True):
         first = " + ".join(before) or "0"
-        lines.append(f"offs_{part} = tl.arange({first}, {' + '.join((*before, size))})")
+        lines.append(f"offs_{part} = {writer.dialect.positions(part, first, ' + '.join((*before, size)))}")
         if part in shapes.padded:
             lines.append(f"ok_{part} = offs_{part} < {dim}")
         before.append(size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from attngen.emit.dialect import Rows
 from attngen.emit.expression import Layout, refuse_shape
 from attngen.emit.names import Code, identifier, tensor_name
 from attngen.emit.sections import Stage, Value
@@ -55,16 +56,18 @@ class Loads:
         owned_row = (state or read.tensor in self.writer.shapes.owned) and not raw
         cast = ".to(ACC)" if kind_of(read) == "float" and not raw and not owned_row else ""
         terms = [*masks, *([tail] if tail is not None else [])]
-        mask = " & ".join(terms) if len(terms) > 1 else "".join(terms).strip("()")
+        alone = "".join(terms) if len(terms) < 2 else ""
+        mask = alone[1:-1] if alone.startswith("(") else " & ".join(terms)
         if tail is not None and self.writer.full is not None and not self.writer.partial and not masks:
             self.writer.use("load")
-            line = f"{name} = load({pointers}, {tail}, {self.writer.whole_tiles}){cast}"
+            text = f"load({pointers}, {tail}, {self.writer.whole_tiles})"
         else:
-            line = f"{name} = tl.load({pointers}{f', mask={mask}, other=0' if mask else ''}){cast}"
+            text = f"tl.load({pointers}{f', mask={mask}, other=0' if mask else ''})"
+        line = f"{name} = {self.writer.dialect.loaded(text, layout)}{cast}"
         if not self.writer.fits(line):
             ok = self.writer.name(f"{name}_ok")
             self.writer.add_up(ok, terms, self.writer.stage, "&")
-            line = f"{name} = tl.load({pointers}, mask={ok}, other=0){cast}"
+            line = f"{name} = {self.writer.dialect.loaded(f'tl.load({pointers}, mask={ok}, other=0)', layout)}{cast}"
         shape = f"  # [{', '.join(self.writer.block(axis) for axis in layout)}]" if layout else ""
         self.writer.put(line + shape if self.writer.fits(line + shape) else line)
         return Value(name, layout, stage, raw)
@@ -82,20 +85,24 @@ class Loads:
         first = writer.start(f"{stem}_base", [writer.parameter(f"{stem}_ptr"), *base], Stage.PROLOGUE)
         before = writer.shapes.before(columns)
         width = " - ".join((writer.length(writer.whole.get(columns, columns)), *before))
-        stride, shape = writer.parameter(f"{stem}_stride_{rows}"), f"{writer.block(rows)}, {writer.block(columns)}"
-        heads, head, suffix = "", "", ""
-        if turn:
-            step = writer.parameter(f"{stem}_stride_{turn}")
-            heads, head, suffix = f"{writer.length(turn)}, {step}, ", f"{identifier(turn)}, {step}, ", "_head"
-        matrix = writer.name(f"{name}_rows")
-        made = f"tiled{suffix + 's' if turn else ''}"
-        line = f"{matrix} = {made}({' + '.join((first, *before))}, {heads}{writer.length(rows)}, {stride}, {width}, {shape}, TMA)"
-        writer.put(line, Stage.PROLOGUE)
+        stride, step = writer.parameter(f"{stem}_stride_{rows}"), writer.parameter(f"{stem}_stride_{turn}") if turn else ""
+        matrix = Rows(
+            name=writer.name(f"{name}_rows"),
+            tile=name,
+            first=" + ".join((first, *before)),
+            length=writer.length(rows),
+            stride=stride,
+            width=width,
+            start=f"start_{rows}",
+            blocks=(writer.block(rows), writer.block(columns)),
+            heads=(writer.length(turn), step) if turn else (),
+            head=(identifier(turn), step) if turn else (),
+        )
+        writer.put(f"{matrix.name} = {writer.dialect.matrix(writer, matrix)}", Stage.PROLOGUE)
         ok = [f"ok_{columns}[None, :]"] if columns in writer.shapes.padded else []
         full = "False" if writer.partial or ok else writer.whole_tiles
         mask = " & ".join((*ok, f"ok_{rows}[:, None]"))
-        writer.put(f"{name} = fetch{suffix}({matrix}, {head}start_{rows}, {stride}, {mask}, {shape}, {full}, TMA)")
-        writer.helpers |= {made, f"fetch{suffix}"}
+        writer.put(f"{name} = {writer.dialect.fetch(writer, matrix, mask, full)}")
         writer.tiled[stem] = None
         return Value(name, layout, Stage.TILE, raw=True)
 
@@ -119,13 +126,13 @@ class Loads:
                 self.computed(read, position, layout, stride, (here if self.writer.stage_of(at) == Stage.TILE else base, vectors, masks))
                 continue
             axis = at.axis
-            ok = self.writer.printer.broadcast(f"ok_{axis}", own, layout)
+            ok = self.lifted(f"ok_{axis}", own, layout)
             if axis in self.writer.kernel.features:
                 self.writer.block(axis)
-                vectors.append(scaled(self.writer.printer.broadcast(f"offs_{axis}", own, layout), stride))
+                vectors.append(scaled(self.lifted(f"offs_{axis}", own, layout), stride))
                 masks += [ok] if axis in self.writer.shapes.padded else []
                 continue
-            vectors.append(scaled(self.writer.printer.broadcast(f"range_{axis}", own, layout), stride))
+            vectors.append(scaled(self.lifted(f"range_{axis}", own, layout), stride))
             if axis == self.writer.kernel.streamed:
                 here.append(scaled(self.first(axis), stride))
                 tail = ok
@@ -149,6 +156,10 @@ class Loads:
         pointers = self.writer.name(f"{name}_ptrs")
         self.writer.add_up(pointers, [*terms, *vectors], self.writer.stage)
         return pointers, masks, tail
+
+    def lifted(self, text: str, own: Layout, layout: Layout) -> str:
+        """A value in a tile of addresses."""
+        return self.writer.printer.broadcast(text, own, layout, memory=True)
 
     def first(self, axis: str) -> str:
         """The first position of a tile, 64 bits wide."""
@@ -180,10 +191,10 @@ class Loads:
             wrapped = self.writer.name(f"{tensor_name(read.tensor)}_i")
             self.writer.put(f"{wrapped} = tl.where({text} < 0, {text} + {size}, {text})", self.writer.stage_of(at))
             text = wrapped
-            masks.append(self.writer.printer.broadcast(f"({text} >= 0)", own, layout))
-            masks.append(self.writer.printer.broadcast(f"({text} < {size})", own, layout))
+            masks.append(self.lifted(f"({text} >= 0)", own, layout))
+            masks.append(self.lifted(f"({text} < {size})", own, layout))
         wide = text if checked or isinstance(at, Const) else f"tl.cast({text}, {dtype})"
-        (vectors if own else scalars).append(scaled(self.writer.printer.broadcast(wide, own, layout), stride))
+        (vectors if own else scalars).append(scaled(self.lifted(wide, own, layout), stride))
 
     def strides(self, read: Read) -> list[str]:
         """Stride of each dimension: a parameter, or for an owned tensor the part that a tile spans."""

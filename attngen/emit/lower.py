@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from attngen.emit.added import form_part
 from attngen.emit.chains import chains
+from attngen.emit.dialect import PLAIN, Dialect, shape_of
 from attngen.emit.expression import Layout
 from attngen.emit.fold import add_fold
 from attngen.emit.masks import Masks
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.online import Online
-from attngen.emit.pipe import Ahead
 from attngen.emit.sections import Shapes, Stage, Value
 from attngen.emit.sums import Sums
 from attngen.emit.totals import add_total
@@ -40,9 +40,9 @@ from attngen.transform.partition import Kernel, patchy
 class Lowering:
     """Walks the steps of one kernel in order."""
 
-    def __init__(self, kernel: Kernel, shapes: Shapes, full: int | None) -> None:
+    def __init__(self, kernel: Kernel, shapes: Shapes, full: int | None, dialect: Dialect = PLAIN) -> None:
         self.kernel = kernel
-        self.writer = Writer(kernel, shapes, full)
+        self.writer = Writer(kernel, shapes, full, dialect)
         exists = existence(kernel.cascade)
         self.exists = {step.name: contributions(step, exists) for step in kernel.steps}
         self.patchy = patchy(kernel)
@@ -59,7 +59,7 @@ class Lowering:
         self.masks = Masks(self)
         self.sums = Sums(self)
         self.online = Online(self)
-        self.ahead = Ahead(self)
+        self.ahead = dialect.ahead(self)
         self.pair = (kernel.resident, kernel.streamed or "")
 
     def run(self) -> Writer:
@@ -153,11 +153,8 @@ class Lowering:
         a = self.operand(left, (resident, *step.over))
         b = self.operand(right, (streamed, *step.over))
         factor = "" if rest == build.ONE else f" * {writer.printer.operand(rest, layout, 11)}"
-        into = f", {name}" if total is not None and not factor else ""
-        text = f'tl.dot({a}, tl.trans({b}){into}, input_precision="ieee", out_dtype=ACC){factor}'
-        if into and step.name in self.ahead.names:
-            writer.use("add_product")
-            text = f"add_product({a}, tl.trans({b}), {name}, ACC, APART)"
+        into, ahead = str(name) if total is not None and not factor else "", step.name in self.ahead.names
+        text = writer.dialect.product(writer, (a, b), into, ahead=ahead and not factor) + factor
         writer.put(f"{name} = {name} + {text}" if total is not None and factor else f"{name} = {text}")
         writer.stage = previous
         if step.name in self.patchy and (chain is None or step.name == chain.products[-1]):
@@ -214,8 +211,8 @@ class Lowering:
 
     def spread(self, expr: Expr, layout: Layout) -> str:
         """A value broadcast to a whole tile."""
-        shape = ", ".join(self.writer.block(axis) for axis in layout) + ("," if len(layout) == 1 else "")
-        return f"tl.zeros(({shape}), ACC) + {self.writer.printer.operand(expr, layout, 10)}"
+        zeros = self.writer.dialect.filled(shape_of(self.writer, layout), layout)
+        return f"{zeros} + {self.writer.printer.operand(expr, layout, 10)}"
 
     def not_a_contraction(self, step: Einsum, factor: Expr) -> NotAContraction:
         over = ", ".join(step.over)

@@ -19,8 +19,10 @@ RESERVED: frozenset[str] = frozenset(
     """
     tl torch triton pid outer rest segment begins ends begin end full_begin full_end full_length gap full_gap limits any_holds all_hold
     some_fail pair_holds pair_full pair_inside ACC DTYPE LOG2E l I O
-    add load fetch fetch_head tiled tiled_heads described memory_of_descriptors plain TMA PIPE LATE APART rounded columns finite parts
+    add load fetch fetch_head tiled tiled_heads described memory_of_descriptors TMA PIPE LATE APART rounded columns finite parts
     full_turns all_turns first_turn last_turn
+    gluon gl mbarrier tma warpgroup_mma warpgroup_mma_wait fence_async_shared matrix slots barriers put take give shared left column
+    start_product turn PART STAGES PAIRS FORMS of_form kernel specialised plain
     safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled exp_lowered random_bits
     forward backward attention alpha delta valid item range float int min max abs sum len
     launch args constants programs pieces tile tiles accumulator needed gradients index scattered steps rows runs lists wide position
@@ -30,7 +32,7 @@ RESERVED: frozenset[str] = frozenset(
 )
 _PREFIXES = (
     *("offs_", "len_", "ok_", "range_", "start_", "turn_", "next_", "ahead_", "masked_", "list_", "count_", "tile_", "tiles_"),
-    *("keys_", "pad_", "dim_", "DIM_", "BLOCK_", "PAD_"),
+    *("keys_", "pad_", "dim_", "DIM_", "BLOCK_", "PAD_", "SUM_", "ROWS_"),
 )
 # Registers of expressions, and bounds of the second and third piece of a mask.
 _NUMBERED = re.compile(r"t\d+|(begin|end|full_begin|full_end|full_length|gap|full_gap)_\d+")

@@ -40,7 +40,7 @@ class Online:
         writer = self.lowering.writer
         name = writer.name(tensor_name(gauge.name))
         resident = self.lowering.kernel.resident
-        start = f'tl.full((BLOCK_{resident.upper()},), float("-inf"), ACC)'
+        start = writer.dialect.filled((f"BLOCK_{resident.upper()}",), (resident,), 'float("-inf")')
         for floor in gauge.floor:
             start = f"tl.maximum({start}, {writer.printer.code(floor, (resident,))})"
         writer.sections.init.append(Code(f"{name} = {start}"))
@@ -137,17 +137,21 @@ class Online:
         item = self.lowering.accumulators.get(step.name)
         if item is None or not item.weight_power:
             return ""
-        lift = "[:, None]" if len(layout) == 2 else ""
-        value = self.transported(item, name, lift)
+        value = self.transported(item, name, layout)
         for gauge, power in item.weight_power:
-            value += f" * alpha{gauge.removeprefix('m_i')}{lift}" * power
+            alpha = self.of_rows(f"alpha{gauge.removeprefix('m_i')}", layout)
+            value += f" * {alpha}" * power
         return value
 
-    def transported(self, item: Accumulator, name: str, lift: str) -> str:
+    def of_rows(self, text: str, layout: Layout) -> str:
+        """A row value in an accumulator's layout."""
+        return self.lowering.writer.printer.broadcast(text, layout[:1], layout)
+
+    def transported(self, item: Accumulator, name: str, layout: Layout) -> str:
         if not item.offset_power:
             return name
         gauge, power = item.offset_power[0]
-        delta = f"delta{gauge.removeprefix('m_i')}{lift}"
+        delta = self.of_rows(f"delta{gauge.removeprefix('m_i')}", layout)
         terms, lower, binomial = [name], item.lower, 1
         for i in range(1, power + 1):
             binomial = binomial * (power - i + 1) // i

@@ -54,13 +54,18 @@ class Ahead:
         writer = self.lowering.writer
         known, section, whole = dict(writer.known), writer.sections.tile, writer.whole_tiles
         writer.sections.tile, writer.whole_tiles = [], "FULL"
+        self.enter(early=True)
         self.lowering.step(step)
+        self.enter(early=False)
         written = writer.sections.tile
         if not self.lines:
             self.place = len(section)
         self.lines += [code for code, walked in written if walked is None]
         writer.sections.tile = section + [(code, walked) for code, walked in written if walked is not None]
         writer.known, writer.whole_tiles = known, whole
+
+    def enter(self, *, early: bool) -> None:
+        """Called where statements of products that go ahead begin and end."""
 
     def after_maximum(self) -> None:
         """Remember the place behind the first maximum of a turn: with LATE, products are formed there."""
@@ -98,7 +103,7 @@ class Ahead:
         if any(f"ok_{streamed}" in line for line in self.lines):
             writer.length(streamed)
             inside.append(Code(f"ok_{streamed} = start_{streamed} + range_{streamed} < len_{streamed}"))
-        params = _free([*self.lines, *inside], streamed)
+        params = free([*self.lines, *inside], {"tl", "FULL", f"start_{streamed}"})
         name = identifier(f"{kernel.role}_products")
         ahead = {result: writer.name(f"{result}_next") for result in results}
         formed = {result: writer.name(f"{result}_formed") for result in results}
@@ -153,10 +158,10 @@ def _mentions(code: Code, names: Iterable[str]) -> bool:
     return any(re.search(rf"\b{name}\b", code) for name in names)
 
 
-def _free(lines: list[Code], streamed: str) -> list[str]:
-    """Names that statements read and do not assign."""
+def free(lines: Iterable[Code], known: set[str]) -> list[str]:
+    """Names that statements read and neither assign nor know."""
     nodes = list(ast.walk(ast.parse("\n".join(lines))))
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     names = [node for node in nodes if isinstance(node, ast.Name)]
-    assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)} | called | {"tl", "FULL", f"start_{streamed}"}
+    assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)} | called | known
     return [name for name in dict.fromkeys(node.id for node in names) if name not in assigned]

@@ -10,6 +10,12 @@ from attngen.emit.layout import break_lines
 from attngen.errors import InternalError, UnsafeValue
 
 _IMPORTS = {"torch", "triton", "triton.language"}
+_NAMES = {
+    "triton.experimental": {"gluon"},
+    "triton.experimental.gluon": {"language"},
+    "triton.experimental.gluon.language.nvidia.hopper": {"fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait"},
+}
+"""What may be imported by name, from the parts of Triton that are for one target."""
 # In an order in which what is needed stands first.
 _HELPER_NEEDS = {"fetch": ("load",), "fetch_head": ("load", "fetch"), "gelu_tanh": ("tanh",)}
 
@@ -42,9 +48,14 @@ def check(source: str, siblings: tuple[str, ...] = ()) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import) and not {alias.name for alias in node.names} <= _IMPORTS:
             raise UnsafeValue("an emitted module imports something but torch and triton")
-        if isinstance(node, ast.ImportFrom) and not (node.level == 1 and {alias.name for alias in node.names} <= set(siblings)):
+        if isinstance(node, ast.ImportFrom) and not {alias.name for alias in node.names} <= _importable(node, siblings):
             raise UnsafeValue("an emitted module imports names")
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             raise UnsafeValue(f"an emitted module reads the private attribute {node.attr}")
         if isinstance(node, ast.Name) and node.id in ("exec", "eval", "compile", "open", "__import__", "getattr", "setattr", "globals"):
             raise UnsafeValue(f"an emitted module names {node.id}")
+
+
+def _importable(node: ast.ImportFrom, siblings: tuple[str, ...]) -> set[str]:
+    """The names that a module may import from another."""
+    return set(siblings) if node.level == 1 else _NAMES.get(node.module or "", set()) if node.level == 0 else set()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from attngen.emit.dialect import shape_of
 from attngen.emit.expression import Layout
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.sections import Stage, Value
@@ -45,8 +46,7 @@ class Sums:
             writer, streamed = self.lowering.writer, self.lowering.kernel.streamed
             name = writer.name(tensor_name(step.name))
             layout = tuple(axis for axis in writer.order if axis in step.axes and axis != streamed)
-            shape = ", ".join(writer.block(axis) for axis in layout)
-            writer.sections.init.append(Code(f"{name} = tl.zeros(({shape}{',' if len(layout) == 1 else ''}), ACC)"))
+            writer.sections.init.append(Code(f"{name} = {writer.dialect.filled(shape_of(writer, layout), layout)}"))
             self.started[step.name] = Sum(name, layout)
         return self.started[step.name]
 
@@ -95,7 +95,7 @@ class Sums:
             b = self.lowering.operand(right, (streamed, layout[1]))
             self.follow(step)
             previous, writer.stage = writer.stage, Stage.TILE
-            writer.put(f'{name} = tl.dot({tile}.to(DTYPE), {b}, {name}, input_precision="ieee", out_dtype=ACC)')
+            writer.put(f"{name} = {writer.dialect.accumulate(writer, (f'{tile}.to(DTYPE)', b), name, layout[1])}")
             writer.stage = previous
         else:
             self.follow(step)

@@ -7,6 +7,7 @@ over a summed grid axis (loop), per streamed tile (tile), or after the last one 
 from __future__ import annotations
 
 from attngen.emit.chunks import CHUNK
+from attngen.emit.dialect import PLAIN, Dialect
 from attngen.emit.expression import Layout, Printer, refuse_shape
 from attngen.emit.layout import WIDTH
 from attngen.emit.loads import Loads, is_head_index
@@ -21,8 +22,9 @@ from attngen.transform.partition import Kernel
 class Writer:
     """Implements `expression.Values` for one kernel."""
 
-    def __init__(self, kernel: Kernel, shapes: Shapes, full: int | None) -> None:
+    def __init__(self, kernel: Kernel, shapes: Shapes, full: int | None, dialect: Dialect = PLAIN) -> None:
         self.kernel = kernel
+        self.dialect = dialect
         self.shapes = shapes
         self.full = full
         self.printer = Printer(self)
@@ -126,6 +128,10 @@ class Writer:
         return "".join(f"_{pieces[self.whole[axis]].index(axis)}" for axis in layout if axis in self.whole)
 
     # ---- the Values protocol
+
+    def lift(self, text: str, own: Layout, layout: Layout, *, memory: bool) -> str:
+        lift = self.dialect.in_memory if memory else self.dialect.lift
+        return lift(self, text, own, layout)
 
     def use(self, helper: str) -> None:
         self.helpers.add(helper)

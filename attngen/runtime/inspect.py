@@ -19,7 +19,7 @@ from typing import Any
 
 from attngen.errors import CompileFailed, InternalError
 from attngen.runtime.interpreter_language import LOCK
-from attngen.runtime.triton_api import ASTSource, GPUTarget, JITFunction, knobs, triton
+from attngen.runtime.triton_api import GPUTarget, JITFunction, knobs, source_type, triton
 from attngen.target import Target
 
 _DIVISIBLE_BY_16 = [["tt.divisibility", 16]]
@@ -161,7 +161,7 @@ def _source(job: CompileJob) -> Any:
     if not set(job.divisible) <= set(job.signature):
         raise InternalError(f"arguments promised to be divisible are not in the signature: {', '.join(job.divisible)}")
     attributes = {(names.index(name),): _DIVISIBLE_BY_16 for name in job.divisible}
-    return ASTSource(job.fn, {name: given[name] for name in names}, dict(job.constexprs), attributes)
+    return source_type(job.fn)(job.fn, {name: given[name] for name in names}, dict(job.constexprs), attributes)
 
 
 def _compile(job: CompileJob, source: Any, output: _ThreadOutput) -> Compiled | CompileFailed:

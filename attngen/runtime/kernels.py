@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from attngen.runtime.stores import store, stored, toolchain
 from attngen.schedule.choose import Choice, Request, choose
 from attngen.schedule.forms import form_of
 from attngen.schedule.measured import table
-from attngen.schedule.plan import ModuleSchedule, override, parse_schedule
+from attngen.schedule.plan import ModuleSchedule, check_specialised, override, parse_schedule
 from attngen.schedule.space import length_class
 from attngen.transform.splitting import PARTS
 
@@ -70,6 +70,13 @@ def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
 def thaw(schedule: tuple[tuple[str, object], ...]) -> dict[str, object]:
     """The inverse of `freeze`."""
     return {name: thaw(value) if isinstance(value, tuple) else value for name, value in schedule}  # pyright: ignore[reportUnknownArgumentType]
+
+
+def asks_specialised(schedule: tuple[tuple[str, object], ...] | None) -> bool:
+    """Whether a user's frozen schedule asks for the warp-specialised form of the forward."""
+    said = thaw(schedule or ())
+    own = said.get("forward", said)
+    return isinstance(own, Mapping) and cast("Mapping[str, object]", own).get("SPECIALISED") is True
 
 
 def forward_only(schedule: tuple[tuple[str, object], ...] | None) -> tuple[tuple[str, object], ...] | None:
@@ -172,7 +179,7 @@ class Kernels:
     def _source(self, dims: Mapping[str, int]) -> Source:
         tiles = cuts(dims)
         if tiles not in self.sources:
-            self.sources[tiles] = build(self.program, self.name, tiles)
+            self.sources[tiles] = build(self.program, self.name, tiles, asks_specialised(self.override))
         return self.sources[tiles]
 
     def target(self, device: torch.device) -> targets.Target:
@@ -204,6 +211,7 @@ class Kernels:
                 choice = choose(self.program.kernels, request, table(), tuned_tiles(self.knobs, self.options.local))
                 if self.override is not None:
                     choice = replace(choice, schedule=override(choice.schedule, self.program.kernels, thaw(self.override)))
+                    check_specialised(choice.schedule, dtype, target)
                 self.choices[request] = choice
             return self.choices[request]
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from attngen.emit.chunks import CHUNK, buffers
 from attngen.emit.names import tensor_name
+from attngen.emit.specialised import PARTS, specialised_name
 from attngen.errors import CompileFailed
 from attngen.ir.pieces import pieces
 from attngen.pipeline import Source
@@ -78,13 +79,16 @@ def compile_job(task: Task) -> CompileJob:
     values: dict[str, object] = {**blocks, "DTYPE": _TYPES[request.dtype][1], "ACC": accumulator}
     for axis, length in request.dims:
         values |= {f"DIM_{axis.upper()}": length, **dict(zip(emitted.source.shapes.constants(axis), pieces(length), strict=False))}
-    flags = {str(name): bool(blocks.get(str(name), False)) for name in lowered.context.flags}
+    more: dict[str, object] = {str(name): bool(blocks.get(str(name), False)) for name in lowered.context.flags}
+    name, num_warps = lowered.context.name, tile.num_warps
+    if tile.specialised:
+        name, num_warps, more = specialised_name(role), num_warps // len(PARTS), dict[str, object](STAGES=tile.num_stages)
     return CompileJob(
-        fn=getattr(emitted.module, str(lowered.context.name)),
+        fn=getattr(emitted.module, str(name)),
         signature=signature,
-        constexprs={name: values[name] for name in lowered.constexprs} | flags,
+        constexprs={name: values[name] for name in lowered.constexprs} | more,
         target=request.target,
-        num_warps=tile.num_warps,
+        num_warps=num_warps,
         num_stages=tile.num_stages,
         divisible=tuple(name for name, kind in signature.items() if kind.startswith("*") or "_stride_" in name),
     )

@@ -21,8 +21,18 @@ try:
 except ImportError as error:
     raise MissingTriton("running or compiling a kernel needs Triton", remedy="Triton has wheels for Linux: pip install triton") from error
 
+_SOURCES = {False: ASTSource}
+
 with suppress(ImportError):
     # Importing gluon checks that the functions of tl are JITFunctions; it must happen before the interpreter swaps any of them.
-    import triton.experimental.gluon
+    from triton.experimental.gluon._runtime import GluonASTSource
 
-__all__ = ["ASTSource", "GPUTarget", "JITFunction", "TritonSemantic", "interpreter", "knobs", "tl", "triton"]
+    _SOURCES[True] = GluonASTSource
+
+
+def source_type(function: JITFunction) -> type[ASTSource]:
+    """What `triton.compile` takes for a function, by the language that it is written in."""
+    return _SOURCES[getattr(function, "is_gluon", lambda: False)()]
+
+
+__all__ = ["ASTSource", "GPUTarget", "JITFunction", "TritonSemantic", "interpreter", "knobs", "source_type", "tl", "triton"]

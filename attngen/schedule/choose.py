@@ -30,6 +30,7 @@ _FORMS = {
     "pipe": "the products of the next tile are formed beside the weights of this one",
     "late": "behind the maximum of this one",
     "tma": "tiles come by tensor descriptors where their tensors are aligned, else by pointers",
+    "specialised": "one warp fetches them, for two groups of four that compute half of the rows each; never run on a GPU yet",
 }
 # A tile without a second stage has to be this much faster than one with it: how long its copies are waited for is a guess.
 UNSTAGED = 1.15

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from attngen.errors import ScheduleError
+from attngen.target import Target
 from attngen.transform.heads import heads
-from attngen.transform.matrices import streamed_rows
+from attngen.transform.matrices import can_specialise, streamed_rows
 from attngen.transform.partition import Kernel
 
 BLOCKS = (16, 32, 64, 128, 256)
@@ -23,7 +24,9 @@ WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5, 6)
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 FIELDS = ("resident", "streamed", "num_warps", "num_stages")
-FLAGS = ("pipe", "late", "tma")
+FLAGS = ("pipe", "late", "tma", "specialised")
+SPECIALISED = {"resident": 128, "num_warps": 8, "pipe": False, "late": False, "tma": True}
+"""What the warp-specialised form has instead: two groups of four warps with 64 rows each."""
 _LEGAL = {
     "resident": (*MERGED_ROWS, *BLOCKS),
     "streamed": BLOCKS,
@@ -33,14 +36,15 @@ _LEGAL = {
 }
 _TEXT = re.compile(
     r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)(?P<pipe>,pipe(?P<late>,late)?)?(?P<tma>,tma)?"
+    r"(?P<specialised>,specialised)?"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TileSchedule:
     """Tile extents in positions, `streamed` None for a kernel without a stream, and the form of the kernel: `pipe` forms the products of
-    the next tile beside the weights of this one, `late` those behind its maximum, `tma` fetches tiles by descriptors. `str` gives
-    "128x64,w8,s2,pipe,tma"."""
+    the next tile beside the weights of this one, `late` those behind its maximum, `tma` fetches tiles by descriptors; `specialised` divides
+    the warps into those that fetch and those that compute, of which `num_warps` are the latter. `str` gives "128x64,w8,s2,pipe,tma"."""
 
     resident: int
     streamed: int | None
@@ -49,6 +53,7 @@ class TileSchedule:
     pipe: bool = False
     late: bool = False
     tma: bool = False
+    specialised: bool = False
 
     def __post_init__(self) -> None:
         for field in (*FIELDS, *FLAGS):
@@ -62,6 +67,10 @@ class TileSchedule:
                 )
         if self.late and not self.pipe:
             raise ScheduleError("late=True says where products of the next tile are formed, and without pipe none are", remedy="Set both.")
+        wrong = [f"{field}={getattr(self, field)}" for field, value in SPECIALISED.items() if getattr(self, field) != value]
+        if self.specialised and wrong:
+            legal = ", ".join(f"{field}={value}" for field, value in SPECIALISED.items())
+            raise ScheduleError(f"specialised=True does not go with {', '.join(wrong)}", remedy=f"That form has {legal}.")
 
     def __str__(self) -> str:
         tile = f"{self.resident}" if self.streamed is None else f"{self.resident}x{self.streamed}"
@@ -106,8 +115,8 @@ class ModuleSchedule:
             kernels: the module's kernels; their axes name the blocks.
 
         Returns:
-            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and `PIPE`, `LATE`
-            and `TMA` where they are set.
+            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and `PIPE`, `LATE`,
+            `TMA` and `SPECIALISED` where they are set.
         """
         return {kernel.role: _launch_values(kernel, self[kernel.role]) for kernel in kernels}
 
@@ -163,8 +172,8 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         chosen: what stands where the user says nothing.
         kernels: the module's kernels.
         given: role -> values, or values for all kernels at once. Values are `BLOCK_M`-like names of the kernel's own axes,
-            `num_warps`, `num_stages`, and `PIPE`, `LATE` and `TMA` of kernels that have these forms; those left out stay as chosen, but
-            that `LATE` goes with `PIPE`.
+            `num_warps`, `num_stages`, and `PIPE`, `LATE`, `TMA` and `SPECIALISED` of kernels that have these forms; those left out stay as
+            chosen, but that `LATE` goes with `PIPE`, and `SPECIALISED` brings what it needs.
 
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
@@ -208,9 +217,10 @@ def _names(kernel: Kernel) -> dict[str, str]:
 
 def forms(kernel: Kernel) -> tuple[str, ...]:
     """The flags that a kernel knows: `pipe` where products can go ahead, `late` where a maximum is taken of them, `tma` where whole rows
-    of matrices stream."""
-    ahead = heads(kernel)
-    return tuple(flag for flag, known in (("pipe", ahead), ("late", ahead and kernel.gauges), ("tma", streamed_rows(kernel))) if known)
+    of matrices stream, `specialised` for a forward where both are so."""
+    ahead, rows = heads(kernel), streamed_rows(kernel)
+    known = {"pipe": ahead, "late": ahead and kernel.gauges, "tma": rows, "specialised": can_specialise(kernel)}
+    return tuple(flag for flag in FLAGS if known[flag])
 
 
 def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
@@ -226,8 +236,22 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
                 remedy=f"{name} is one of {', '.join(map(str, legal))}.",
             )
         fields[field] = value
+    if fields["specialised"]:
+        fields |= {field: value for field, value in SPECIALISED.items() if field not in {names[str(name)] for name in values}}
     fields["late"] = fields["late"] and (fields["pipe"] or values.get("LATE") is True)
     return TileSchedule(**fields)
+
+
+def check_specialised(schedule: ModuleSchedule, dtype: str, target: Target) -> None:
+    """Hold the warp-specialised form against where it shall run.
+
+    Raises:
+        ScheduleError: its products are those of another target, or of two-byte elements only.
+    """
+    asked = any(tile.specialised for _, tile in schedule.tiles)
+    if asked and (target.matrix_unit != "wgmma" or DTYPE_BYTES[dtype] != 2):
+        remedy = "Leave SPECIALISED out of schedule= there."
+        raise ScheduleError(f"SPECIALISED is a form for float16 and bfloat16 on sm90, not for {dtype} on {target.name}", remedy=remedy)
 
 
 def _check_names(where: str, given: Iterable[object], known: Iterable[str]) -> None:

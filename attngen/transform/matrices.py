@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attngen.ir.expr import Index, Read, kind_of
 from attngen.ir.traverse import reads
+from attngen.transform.heads import heads
 from attngen.transform.partition import Kernel
 
 
@@ -20,6 +21,11 @@ def is_matrix(read: Read, kernel: Kernel) -> bool:
 def turns(read: Read, kernel: Kernel) -> tuple[str, ...]:
     """The axes that a kernel loops over and that a read varies along."""
     return tuple(at.axis for at in read.at if isinstance(at, Index) and at.axis in kernel.loops)
+
+
+def can_specialise(kernel: Kernel) -> bool:
+    """Whether warps of a kernel may divide into those that fetch matrices and those that multiply, ahead of their time."""
+    return kernel.role == "forward" and bool(heads(kernel)) and bool(streamed_rows(kernel))
 
 
 def streamed_rows(kernel: Kernel) -> tuple[str, ...]:

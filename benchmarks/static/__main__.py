@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from benchmarks.static.cases import Case
     from benchmarks.static.record import Row
 
-SECTIONS = ("variants", "baselines")
+SECTIONS = {"variants": "attngen", "specialised": "specialised"}
+"""Sources by what the command calls them; all others are baselines."""
 
 
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.static", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the record and write nothing")
-    parser.add_argument("--section", nargs="+", choices=SECTIONS, default=SECTIONS, help="kernels of the catalogue, or those of others")
+    parser.add_argument("--section", nargs="+", choices=(*SECTIONS, "baselines"), default=(*SECTIONS, "baselines"), help="whose kernels")
     parser.add_argument("--name", nargs="+", help="variants, or masks of the baselines")
     parser.add_argument("--head-dim", nargs="+", metavar="N[,N]", help="such as 64 or 192,128")
     parser.add_argument("--role", nargs="+", help="kernels of the catalogue, such as forward")
@@ -43,10 +44,11 @@ def main() -> int:
 def _chosen(arguments: argparse.Namespace) -> list[Case]:
     from benchmarks.static.cases import cases
 
+    sections = {source: section for section, source in SECTIONS.items()}
     return [
         case
         for case in cases()
-        if ("variants" if case.source == "attngen" else "baselines") in arguments.section
+        if sections.get(case.source, "baselines") in arguments.section
         and (arguments.name is None or case.name in arguments.name)
         and (arguments.head_dim is None or case.head_dim in arguments.head_dim)
         and (arguments.role is None or not case.roles or set(arguments.role) & set(case.roles))

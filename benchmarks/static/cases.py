@@ -15,7 +15,7 @@ from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.handle import feature_lengths
 from attngen.runtime.inspect import Compiled, CompileJob, compile_kernel
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels, Options, freeze
 from attngen.runtime.ordering import best_order
 from attngen.runtime.resources import inspect_kernels
 from attngen.runtime.static import Static, Work, statics
@@ -28,9 +28,12 @@ TARGET = target.get("sm90")
 PLAIN = ("full", "causal")
 MODDED = ("alibi_causal", "softcap", "sliding_window")
 FORWARD = ("forward",)
+SPECIALISED = "specialised"
+"""The warp-specialised form of the forward, at tiles of its own."""
+DIVIDED = ("full", "causal", "softcap", "sliding_window", "document")
 BASELINES = ("FlexAttention", "one-pass loop")
 FLEX_ROLES: tuple[flex.Role, ...] = ("forward", "backward_columns")
-# The one-pass loop runs at tiles that do not spill.
+# Tiles at which the one-pass loop does not spill; the specialised form has them too.
 _TILES = {64: TileSchedule(128, 128, 8, 2), 128: TileSchedule(128, 128, 8, 2), 256: TileSchedule(128, 64, 8, 2)}
 
 
@@ -61,6 +64,7 @@ def cases() -> tuple[Case, ...]:
     found += [Case("attngen", name, head_dim) for name in PLAIN for head_dim in ("256", "192,128", "576,512")]
     found += [Case("attngen", name, "256", FORWARD) for name in MODDED]
     found += [Case("attngen", name, head_dim, FORWARD) for name in mods.NAMES for head_dim in ("64", "128", "256")]
+    found += [Case(SPECIALISED, name, head_dim, FORWARD) for name in DIVIDED for head_dim in ("64", "128", "256")]
     return (*found, *(Case(source, name, head_dim) for source in BASELINES for name in PLAIN for head_dim in ("64", "128", "256")))
 
 
@@ -74,7 +78,7 @@ def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
     Raises:
         DoesNotFit: no tile fits. CompileFailed: the compiler refused a kernel.
     """
-    if case.source == "attngen":
+    if case.source in ("attngen", SPECIALISED):
         return tuple(_emitted(case, roles or case.roles or None))
     head_dim = int(case.head_dim)
     if case.source == "one-pass loop":
@@ -99,7 +103,10 @@ def _emitted(case: Case, roles: Collection[str] | None) -> Iterator[Row]:
     spec = best_order(catalog.load(name), TARGET)
     program = analyse(spec.cascade)
     lengths = feature_lengths(program.features, parse_head_dims([case.head_dim])[0], captured_lengths(spec))
-    kernels = Kernels(program, spec.name, Options(TARGET.name), Knobs.from_env())
+    streamed = _TILES[int(case.head_dim)].streamed if case.source == SPECIALISED else None
+    form = {"forward": {"SPECIALISED": True, "BLOCK_N": streamed, "num_stages": 2}}
+    options = Options(TARGET.name, freeze(form) if case.source == SPECIALISED else None)
+    kernels = Kernels(program, spec.name, options, Knobs.from_env())
     for item in inspect_kernels(kernels, lengths, DTYPE, TARGET, roles):
         yield _row(case, item.resources.role, item.task.tile, item.compiled, item.loops())
 

@@ -89,15 +89,16 @@ def emitted(
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
     one_walk: bool = False,
+    specialised: bool = False,
 ) -> Emitted:
-    """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so; `divided` ones have no gradients, and
-    those in `one_walk` have the fused backward."""
+    """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so; `divided` ones have no gradients,
+    those in `one_walk` have the fused backward, `specialised` ones a forward whose warps are divided."""
     wanted = frozenset[str]() if divided else None
     program = for_dtype(analyse(cascade, wanted=wanted, without=without, asked=asked, divided=divided), dtype)
     other = fused(program) if one_walk else program
     assert other is not None, "this variant has no fused backward"
-    source = build(other, "tested", tiles_)
-    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without, asked, divided, one_walk)))}.py"
+    source = build(other, "tested", tiles_, specialised)
+    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without, asked, divided, one_walk, specialised)))}.py"
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
     vars(module)["torch"] = Torch(allocate)
@@ -133,6 +134,7 @@ def prepare(
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
     one_walk: bool = False,
+    specialised: bool = False,
 ) -> Emitted:
     """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one, but for some."""
     cascade = as_cascade(variant)
@@ -140,7 +142,9 @@ def prepare(
     features = roles(cascade).features
     tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
-    return emitted(cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without, asked, divided, one_walk)
+    return emitted(
+        cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without, asked, divided, one_walk, specialised
+    )
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:

@@ -124,7 +124,7 @@ def test_late_goes_with_pipe(kernels):
 
 
 def test_errors_name_what_is_legal(kernels):
-    with pytest.raises(ScheduleError, match="BLOCK_M, BLOCK_N, LATE, PIPE, TMA, num_stages, num_warps"):
+    with pytest.raises(ScheduleError, match="BLOCK_M, BLOCK_N, LATE, PIPE, SPECIALISED, TMA, num_stages, num_warps"):
         override(CHOSEN, kernels, {"forward": {"BLOCK_K": 64}})
     with pytest.raises(ScheduleError, match="16, 32, 64, 128, 256"):
         override(CHOSEN, kernels, {"forward": {"BLOCK_M": 100}})

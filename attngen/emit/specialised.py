@@ -1,0 +1,206 @@
+"""The warp-specialised form of a forward, in Gluon, for sm90: one warp loads, two groups of four compute.
+
+    kernel      finds its tile and the walks, makes rings of shared memory, and divides its warps
+    loader      fills the rings: tiles that go ahead, then those of the turn
+    worker      owns half of the rows: takes tiles, begins the products of the next turn, forms weights meanwhile
+
+What the three share are numbers: where a worker needs vectors, it computes them itself. So statements of the plain kernel are divided by
+what they give, and each function has those that its own need.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from attngen.emit.context import CallContext, PartitionContext, RingContext, SpecialisedContext
+from attngen.emit.gluon import LANGUAGES, Gluon, Ring
+from attngen.emit.kernel import Lowered, Written, place, statements
+from attngen.emit.names import Code
+from attngen.emit.pipe import free
+from attngen.emit.sections import Shapes
+from attngen.emit.segments import Segments, first_tile, guarded, next_tile, offsets, turn, walk
+from attngen.errors import InternalError
+from attngen.transform.partition import Kernel
+from attngen.transform.pieces import split
+
+PARTS = ("0", "1")
+"""Numbers of the workers."""
+_MAKERS = frozenset({"arange", "full", "zeros", "shared"})
+_REDUCTIONS = frozenset({"min", "max", "sum"})
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The form of a forward, and the helper functions that it calls."""
+
+    context: SpecialisedContext
+    helpers: frozenset[str]
+
+
+def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
+    """The form of a forward.
+
+    Args:
+        kernel, shapes: as for `lower_kernel`.
+        plain: what that gave, with whose arguments this form is launched.
+
+    Raises:
+        UnsupportedError: it multiplies with something else than tiles as they lie in memory.
+    """
+    parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
+    dialect = Gluon(parts.kernel)
+    written = statements(kernel, shapes, [plain], dialect)
+    segments, writer = written.segments, written.writer
+    if segments is None or written.ahead is None or not set(writer.parameters) <= set(plain.params):
+        raise InternalError(f"the specialised form of {kernel.role} has no products to begin, or other arguments than the plain one")
+    before = [*place(kernel, writer, segments), *writer.sections.prologue]
+    local = local_names(before)
+    rings = list(dialect.rings.values())
+    loader = _loader(kernel, segments, rings, [line for line in before if target(line) in ("begins", "ends")])
+    worker = _worker(kernel, written, dialect, [line for line in before if target(line) in local])
+    shared = {name for ring in rings for name in ring.names}
+    wanted = [name for partition in (loader, worker) for name in partition.values if name not in shared]
+    wanted += [ring.rows.name for ring in rings]
+    resident = f"range_{kernel.resident}"
+    block = f"BLOCK_{kernel.resident.upper()}"
+    own = f"{resident} = gl.arange(0, {block}, gl.BlockedLayout([1], [32], [4], [0]))"
+    context = SpecialisedContext(
+        plain=plain.context,
+        name=specialised_name(kernel.role),
+        scores=written.ahead,
+        place=needed([Code(own) if target(line) == resident else line for line in before], wanted),
+        rings=tuple(_ring(ring) for ring in rings),
+        segments=segments.count,
+        turn=turn(segments),
+        walk=walk(segments),
+        loader=loader,
+        worker=worker,
+        calls=(*(_call(worker, {"PART": part, block: f"{block} // {len(PARTS)}"}) for part in PARTS), _call(loader, {})),
+    )
+    return Form(context, frozenset(writer.helpers))
+
+
+def specialised_name(role: str) -> Code:
+    """What this form of a kernel is called."""
+    return Code(f"{role}_specialised_kernel")
+
+
+def _ring(ring: Ring) -> RingContext:
+    slots, ready, free_slots = ring.names
+    return RingContext(Code(ring.rows.name), slots, ready, free_slots, Code(", ".join(ring.rows.blocks)))
+
+
+def _loader(kernel: Kernel, segments: Segments, rings: list[Ring], walks: list[Code]) -> PartitionContext:
+    """Fills what the workers take, in their order."""
+    streamed = kernel.streamed or ""
+    first, beginning = first_tile(segments)
+    following, position = next_tile(segments)
+
+    def put(ring: Ring, turn: str, start: str) -> Code:
+        return Code(f"put({', '.join((*ring.names, turn, ring.rows.name, start, 'STAGES'))})")
+
+    ahead, behind = [ring for ring in rings if ring.ahead], [ring for ring in rings if not ring.ahead]
+    starts = [item for item in offsets(segments) if target(item[0]) == f"start_{streamed}"]
+    tile = (
+        *guarded(starts, segments),
+        *map(Code, following),
+        *(put(ring, "turn + 1", position) for ring in ahead),
+        *(put(ring, "turn", f"start_{streamed}") for ring in behind),
+        Code("turn += 1"),
+    )
+    before = (*walks, Code("turn = 0"), *map(Code, first), *(put(ring, "turn", beginning) for ring in ahead))
+    name, title = Code(f"{kernel.role}_loader"), Code("Fills the rings, as the workers take tiles.")
+    return _partition((name, title), segments, before, (), tile, ())
+
+
+def _worker(kernel: Kernel, written: Written, dialect: Gluon, vectors: list[Code]) -> PartitionContext:
+    """Computes half of the rows."""
+    segments, sections = written.segments, written.writer.sections
+    if segments is None:
+        raise InternalError("nothing streams")
+    after = (*sections.epilogue, *sections.stores)
+    read = {*_read(code for code, _ in sections.tile), *_read(after)}
+    places: list[tuple[Code, int | None]] = []
+    for line, walked in reversed(offsets(segments)):
+        if target(line) in read or target(line) == f"start_{segments.ranges.stream}":
+            places.insert(0, (line, walked))
+            read |= {*_read((line,))}
+    tile = guarded(places + sections.tile, segments)
+    before = needed(vectors, [*_read((*sections.init, *tile, *after)), "begins", "ends"])
+    columns = f"BLOCK_{segments.ranges.stream.upper()}"
+    pairs = Code(f"PAIRS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {columns}, 16])")
+    layouts = (pairs, *(Code(f"{name}: gl.constexpr = {form}") for name, form in sorted(dialect.layouts.items())))
+    name, title = Code(f"{kernel.role}_worker"), Code("Computes the rows that are its own, half of those of the program.")
+    return _partition((name, title), segments, (*layouts, *before), tuple(sections.init), tile, after)
+
+
+def _call(partition: PartitionContext, known: Mapping[str, str]) -> CallContext:
+    """A partition with its arguments: parameters by their own names, but for those that are known."""
+    params = (*partition.values, *partition.constants)
+    return CallContext(partition.name, tuple(Code(known.get(param, param)) for param in params))
+
+
+def _partition(
+    names: tuple[Code, Code],
+    segments: Segments,
+    before: tuple[Code, ...],
+    init: tuple[Code, ...],
+    tile: tuple[Code, ...],
+    after: tuple[Code, ...],
+) -> PartitionContext:
+    loop = [Code(f"for {turn(segments)} in range({walk(segments)}):"), *(Code(f"    {line}") for line in tile)]
+    walks = [Code(f"for segment in gl.static_range({segments.count}):"), *(Code(f"    {line}") for line in loop)]
+    params = free([*before, *init, *walks, *after], {*LANGUAGES, "range"})
+    values, constants = ([param for param in params if param.isupper() == upper] for upper in (False, True))
+    return PartitionContext(*names, tuple(map(Code, values)), tuple(map(Code, constants)), before, init, tile, after)
+
+
+# ---- which statements a function needs
+
+
+def target(line: Code) -> str:
+    """The name that a statement assigns, "" if it assigns none or several."""
+    head = line.lstrip().partition("=")[0].rstrip("+-*/& ").partition(":")[0].strip()
+    return head if head.isidentifier() else ""
+
+
+def local_names(lines: Iterable[Code]) -> set[str]:
+    """Names of vectors, tiles, operands in shared memory and tuples, which each partition has for itself."""
+    found: set[str] = set()
+    for line in lines:
+        for node in ast.parse(line).body:
+            value = getattr(node, "value", None)
+            if value is not None and (isinstance(value, ast.Tuple) or _is_local(value, found)):
+                found.add(target(line))
+    return found
+
+
+def _is_local(value: ast.expr, known: set[str]) -> bool:
+    if isinstance(value, ast.Call) and _called(value) in _REDUCTIONS and isinstance(value.func, ast.Attribute):
+        return False
+    names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
+    return bool(names & known) or any(_called(node) in _MAKERS for node in ast.walk(value) if isinstance(node, ast.Call))
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def _read(lines: Iterable[Code]) -> list[str]:
+    """Names that statements read."""
+    nodes = ast.walk(ast.parse("\n".join(lines)))
+    return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+
+
+def needed(lines: Iterable[Code], wanted: Iterable[str]) -> tuple[Code, ...]:
+    """The statements that the wanted names are made by, in order."""
+    names = set(wanted)
+    kept: list[Code] = []
+    for line in reversed(list(lines)):
+        nodes = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Name)]
+        if any(isinstance(node.ctx, ast.Store) and node.id in names for node in nodes):
+            kept.append(line)
+            names |= {node.id for node in nodes if isinstance(node.ctx, ast.Load)}
+    return tuple(reversed(kept))
