@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from attngen.errors import AttngenError, DeviceMismatch, InternalError
-from attngen.runtime.interpreter_language import BUILDER, assign, interpreted_language, loop, truth
+from attngen.runtime.interpreter_language import BUILDER, assign, equal_ranks, interpreted_language, loop, truth
 from attngen.runtime.interpreter_rewrite import rewrite
+from attngen.runtime.partitions import partitioned_program
 from attngen.runtime.triton_api import JITFunction, tl, triton
 from attngen.runtime.triton_api import interpreter as base
 
@@ -65,10 +66,18 @@ def _copy(module: ModuleType) -> ModuleType:
     copy.__file__ = module.__file__
     copy.__package__ = module.__package__
     exec(compile(inspect.getsource(module), module.__file__ or module.__name__, "exec"), vars(copy))
+    if any(_is_gluon(value) for value in vars(copy).values()):
+        from attngen.runtime.gluon_language import simulated
+
+        vars(copy).update(simulated(vars(copy)))
     for name, value in list(vars(copy).items()):
         if isinstance(value, JITFunction):
             setattr(copy, name, InterpretedKernel(value))
     return copy
+
+
+def _is_gluon(value: Any) -> bool:
+    return isinstance(value, JITFunction) and bool(value.is_gluon())
 
 
 class InterpretedKernel:
@@ -121,7 +130,11 @@ class InterpretedKernel:
 
     def _run_program(self, arguments: dict[str, Any], program: tuple[int, int, int]) -> None:
         try:
-            self._body(**arguments)
+            if not _is_gluon(self._jit_function):
+                self._body(**arguments)
+                return
+            with equal_ranks(), partitioned_program(self.__name__, self.fn.__code__.co_filename, program):
+                self._body(**arguments)
         except AttngenError:
             raise
         except Exception as error:
