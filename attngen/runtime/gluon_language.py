@@ -3,18 +3,19 @@
 The simulation shows two things of a kernel whose warps run different functions. Its numbers: blocks, loads and products mean what they
 mean in the interpreter of Triton's own language, and shared memory that nobody has written is NaN. And its protocol: with another
 `partitions.timing_seed`, copies land and products read their operands earlier or later, and partitions overtake one another; a kernel
-whose barriers are right gives the same bits for every seed. Found as errors, in some or in all seeds:
+whose barriers are right gives the same bits for every seed. These are errors, with the functions and lines at fault:
 
 * a deadlock, with what each partition waits for;
-* a copy into memory, or a store to it, that a product, a store or another copy in flight still works on, and a read of such memory;
+* two accesses to the same shared memory, one of them a write, that no barrier and no wait orders: a slot read before its copy has ended,
+  or filled again before its readers have; found whenever both happen, whichever comes first and whether or not it did harm;
 * arrivals beyond a barrier's count, bytes beyond those it was told of, barriers not initialised, or initialised twice;
 * a product's result used before its wait, and products, stores and copies that nobody ever waits for;
 * memory stored to by threads and read by a copy or product without a fence between;
 * blocks of unequal rank combined, layouts of another rank than their block, operands whose shapes do not fit.
 
-A slot read before its copy was issued, or refilled after its reader was done but before it said so, is found by its wrong numbers or by
-the above in some seeds: try several. Layouts (but for their rank and for those of descriptors and their memory), registers, bank
-conflicts, the capacity of shared memory and speed are not simulated: whether a kernel is legal for its target is for the compiler to say.
+Layouts (but for their rank, and that a descriptor and its memory have the same), registers, bank conflicts, the capacity of shared
+memory and speed are not simulated, and neither is the order of accesses to global memory: whether a kernel is legal for its target and
+how fast it is are for the compiler and the device to say.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from attngen.runtime import gluon_memory, gluon_operations
-from attngen.runtime.gluon_memory import allocate_shared_memory, check_rank, extents, plain
+from attngen.runtime.gluon_memory import MBARRIER, allocate_shared_memory, check_rank, extents, fence_async_shared, plain
+from attngen.runtime.gluon_operations import TMA, warpgroup_mma, warpgroup_mma_wait
 from attngen.runtime.partitions import current
-from attngen.runtime.triton_api import tl
+from attngen.runtime.triton_api import gluon, hopper, tl
 
 
 class _Language:
@@ -89,7 +90,7 @@ class _Language:
         if not workers == len(worker_num_warps) == len(worker_num_regs):
             raise ValueError(f"{workers} partitions besides the first, warps {worker_num_warps} and registers {worker_num_regs}")
         bodies = [
-            (function.__name__, dict(zip(function.arg_names, args, strict=True)), lambda function=function, args=args: function(*args))
+            (function.__name__, dict(zip(function.arg_names, args, strict=False)), lambda function=function, args=args: function(*args))
             for function, args in functions_and_args
         ]
         return current().run_partitions(bodies)
@@ -97,15 +98,12 @@ class _Language:
 
 def simulated(names: Mapping[str, Any]) -> dict[str, Any]:
     """Those names of a module that stand for a part of Gluon, with what simulates it."""
-    from triton.experimental.gluon import language
-    from triton.experimental.gluon.language.nvidia import hopper
-
     twins: dict[int, Any] = {
-        id(language): _Language(language),
-        id(hopper.mbarrier): gluon_memory.mbarrier(),
-        id(hopper.tma): gluon_operations.tma(),
-        id(hopper.fence_async_shared): gluon_memory.fence_async_shared,
-        id(hopper.warpgroup_mma): gluon_operations.warpgroup_mma,
-        id(hopper.warpgroup_mma_wait): gluon_operations.warpgroup_mma_wait,
+        id(gluon): _Language(gluon),
+        id(hopper.mbarrier): MBARRIER,
+        id(hopper.tma): TMA,
+        id(hopper.fence_async_shared): fence_async_shared,
+        id(hopper.warpgroup_mma): warpgroup_mma,
+        id(hopper.warpgroup_mma_wait): warpgroup_mma_wait,
     }
     return {name: twins[id(value)] for name, value in names.items() if id(value) in twins}

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from types import NoneType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from attngen.runtime.accesses import Clock, ProtocolError, join
 from attngen.runtime.interpreter_language import Handle
-from attngen.runtime.partitions import ProtocolError, current
+from attngen.runtime.partitions import current
+from attngen.runtime.triton_api import gluon, hopper, tl
 from attngen.runtime.triton_api import interpreter as base
-from attngen.runtime.triton_api import tl
 
 
 def plain(value: Any) -> Any:
@@ -81,7 +82,7 @@ class Memory:
     def load(self, layout: Any = None) -> Any:
         check_rank(layout, self.shape)
         current().step()
-        current().check_read(self.data)
+        current().touch(self.data, "the load", writes=False)
         return block(self.data.copy(), self.dtype)
 
     def store(self, value: Any) -> None:
@@ -89,7 +90,7 @@ class Memory:
             raise TypeError(f"{value!r} stored to shared memory of shape {self.shape} and type {self.dtype}")
         program = current()
         program.step()
-        program.check_write(self.data)
+        program.touch(self.data, "the store", writes=True)
         self.data[...] = value.handle.data
         program.unfenced.append((program.running, self.data))
 
@@ -104,8 +105,7 @@ def fence_async_shared(cluster: Any = False) -> None:
 def check_rank(layout: Any, shape: Sequence[int]) -> None:
     """Refuse a layout for blocks of another rank."""
     layout = plain(layout)
-    fixed = layout is not None and type(layout).__name__ not in ("AutoLayout", "CoalescedLayout")
-    if fixed and layout.rank != len(shape):
+    if not isinstance(layout, NoneType | gluon.AutoLayout | gluon.CoalescedLayout) and layout.rank != len(shape):
         raise ValueError(f"{layout} for a block of shape {list(shape)}")
 
 
@@ -120,6 +120,7 @@ class Barrier:
         nbytes: announced and not yet copied.
         phase: how many phases have ended.
         copies: what was copied in each phase that nobody has waited for yet.
+        gathered, released: what those who have come so far knew to be done, and those who had come when the last phase ended.
     """
 
     place: str
@@ -128,49 +129,59 @@ class Barrier:
     nbytes: int = 0
     phase: int = 0
     copies: dict[int, str] = field(default_factory=dict)
+    gathered: Clock = field(default_factory=dict)
+    released: Clock = field(default_factory=dict)
 
     def arrive(self, count: int) -> None:
-        self._live()
+        self.check_live()
         if count > self.arrivals:
             raise ProtocolError(f"{self.place} is arrived at more often than its count of {self.count} in phase {self.phase}")
         self.arrivals -= count
+        current().release(self.gathered)
         self._advance()
 
-    def complete(self, nbytes: int, copy: str) -> None:
-        """Bytes have come."""
-        self._live()
+    def complete(self, nbytes: int, copy: str, clock: Clock) -> None:
+        """Bytes have come, of a copy whose issuer had that clock."""
+        self.check_live()
+        join(self.gathered, clock)
         self.nbytes -= nbytes
         self.copies[self.phase] = copy
         self._advance()
 
+    def not_waited_for(self) -> str:
+        """A copy that has ended and that nobody has waited for, if there is one."""
+        return next(iter(self.copies.values()), "")
+
     def ended(self, parity: int) -> bool:
         """Whether the phase of that parity has ended and its successor has not."""
-        self._live()
+        self.check_live()
         return self.phase & 1 != parity
 
     def _advance(self) -> None:
         if self.arrivals == 0 and self.nbytes < 0:
-            raise ProtocolError(f"{-self.nbytes} bytes more are copied than {self.place} was told to expect in phase {self.phase}")
+            surplus = f"{-self.nbytes} bytes more than were announced come to {self.place} in phase {self.phase}"
+            raise ProtocolError(f"{surplus}, the last with {self.copies[self.phase]}")
         if self.arrivals == 0 and self.nbytes == 0:
             self.phase += 1
             self.arrivals = self.count or 0
+            join(self.released, {**self.gathered, self: self.phase})
 
-    def _live(self) -> None:
+    def check_live(self) -> None:
+        """Refuse a barrier that is not initialised, or no longer."""
         if self.count is None:
             raise ProtocolError(f"{self.place} is used and not initialised")
 
 
 def allocate_shared_memory(element_ty: Any, shape: Any, layout: Any, value: Any = None) -> Memory:
     """New memory; with the layout of barriers, one barrier for each of its elements."""
-    from triton.experimental.gluon.language.nvidia.hopper import mbarrier
-
     element_ty, layout = plain(element_ty), plain(layout)
     program = current()
-    if isinstance(layout, mbarrier.MBarrierLayout):
+    if isinstance(layout, hopper.mbarrier.MBarrierLayout):
         cells = np.empty(extents(shape), object)
         for index in np.ndindex(cells.shape):
-            cells[index] = Barrier(f"the barrier {list(index)} allocated at {program.place()}")
-            program.awaited.append(lambda barrier=cells[index]: next(iter(barrier.copies.values()), ""))
+            barrier = Barrier(f"the barrier {list(index)} allocated at {program.place()}")
+            program.awaited.append(barrier.not_waited_for)
+            cells[index] = barrier
         return Memory(cells, element_ty, layout)
     kind = base._get_np_dtype(element_ty)
     data = np.full(math.prod(extents(shape)) * kind.itemsize, 0xFF, np.uint8).view(kind).reshape(extents(shape))
@@ -227,7 +238,9 @@ def _wait(bar: Any, phase: Any, pred: Any = True, deps: Any = ()) -> None:
         missing = f"{barrier.arrivals} of {barrier.count} arrivals and {barrier.nbytes} bytes are missing"
         return f"phase {parity} of {_name(barrier, arguments)}, where {missing}"
 
-    current().wait_until(lambda: barrier.ended(parity), waits_for)
+    program = current()
+    program.wait_until(lambda: barrier.ended(parity), waits_for)
+    join(program.running.clock, barrier.released)
     for ended in [number for number in barrier.copies if number < barrier.phase]:
         del barrier.copies[ended]
 
@@ -242,9 +255,7 @@ def _name(barrier: Barrier, arguments: Mapping[str, Any]) -> str:
     return barrier.place
 
 
-def mbarrier() -> SimpleNamespace:
-    """What stands in for the module of barriers."""
-    from triton.experimental.gluon.language.nvidia.hopper import mbarrier
-
-    layout = mbarrier.MBarrierLayout
-    return SimpleNamespace(init=_init, invalidate=_invalidate, expect=_expect, arrive=_arrive, wait=_wait, MBarrierLayout=layout)
+MBARRIER = SimpleNamespace(
+    init=_init, invalidate=_invalidate, expect=_expect, arrive=_arrive, wait=_wait, MBarrierLayout=hopper.mbarrier.MBarrierLayout
+)
+"""Stands in for the module of barriers."""

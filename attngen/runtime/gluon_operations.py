@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from attngen.runtime.gluon_memory import Barrier, Memory, barrier_of, block, extents, plain
+from attngen.runtime.accesses import ProtocolError
+from attngen.runtime.gluon_memory import Memory, barrier_of, block, extents, plain
 from attngen.runtime.interpreter_language import BUILDER, Handle
-from attngen.runtime.partitions import Operation, ProtocolError, current
-from attngen.runtime.triton_api import interpreter as base
+from attngen.runtime.partitions import current
 from attngen.runtime.triton_api import tl
 
 _ALIGNMENT = 16
@@ -89,20 +89,17 @@ def _load(tensor_desc: Descriptor, coord: Any, barrier: Any, result: Memory, pre
     program.step()
     if not plain(pred):
         return
-    start, arrived = _coordinates(tensor_desc, coord, result), barrier_of(barrier)
-    what = f"the copy issued at {program.place()}"
+    start, arrived, known = _coordinates(tensor_desc, coord, result), barrier_of(barrier), dict(program.running.clock)
+    arrived.check_live()
 
     def land() -> None:
         addresses, inside = tensor_desc.pointers(start)
         zeros = Handle(np.zeros(inside.data.shape, result.data.dtype), tensor_desc.dtype)
         result.data[...] = BUILDER.create_masked_load(addresses, inside, zeros, None, None, False).data
-        _complete(arrived, result, what)
+        arrived.complete(result.data.nbytes, operation.what, known)
 
-    program.issue(Operation(what, land, program.haste(), writes=(result.data,)))
-
-
-def _complete(barrier: Barrier, memory: Memory, what: str) -> None:
-    barrier.complete(memory.data.nbytes, what)
+    # The end of the phase in which it lands is what makes a copy known to be done.
+    operation = program.issue("the copy", land, arrived, arrived.phase + 1, writes=(result.data,), waited=False)
 
 
 def _store(tensor_desc: Descriptor, coord: Any, src: Memory) -> None:
@@ -115,8 +112,8 @@ def _store(tensor_desc: Descriptor, coord: Any, src: Memory) -> None:
         addresses, inside = tensor_desc.pointers(start)
         BUILDER.create_masked_store(addresses, Handle(src.data.copy(), src.dtype), inside, None, None)
 
-    operation = Operation(f"the store issued at {program.place()}", leave, program.haste(), reads=(src.data,), waited=True)
-    program.running.stores.append(program.issue(operation))
+    me = program.running
+    me.stores.append(program.issue("the store", leave, (me, "stores"), reads=(src.data,), waited=True))
 
 
 def _store_wait(pendings: Any) -> None:
@@ -126,14 +123,13 @@ def _store_wait(pendings: Any) -> None:
         program.finish(program.running.stores.pop(0))
 
 
-def tma() -> SimpleNamespace:
-    """What stands in for the module of copies."""
-    return SimpleNamespace(
-        make_tensor_descriptor=_make_tensor_descriptor,
-        async_copy_global_to_shared=_load,
-        async_copy_shared_to_global=_store,
-        store_wait=_store_wait,
-    )
+TMA = SimpleNamespace(
+    make_tensor_descriptor=_make_tensor_descriptor,
+    async_copy_global_to_shared=_load,
+    async_copy_shared_to_global=_store,
+    store_wait=_store_wait,
+)
+"""Stands in for the module of copies."""
 
 
 class ProductInFlight:
@@ -148,9 +144,9 @@ class ProductInFlight:
         self._acc, self._use_acc = acc, use_acc
         self._known: Any = None
         reads = tuple(memory.data for memory in memories)
-        what = f"the product issued at {program.place()}"
-        self._operation = program.issue(Operation(what, self._read, program.haste(), reads=reads, waited=True))
-        program.running.products.append(self._operation)
+        me = program.running
+        self._operation = program.issue("the product", self._read, (me, "products"), reads=reads, waited=True)
+        me.products.append(self._operation)
 
     def _read(self) -> None:
         self._operands = tuple(block(item.data.copy(), item.dtype) if isinstance(item, Memory) else item for item in self._operands)
@@ -162,7 +158,8 @@ class ProductInFlight:
         if self._known is None:
             acc = self._acc._result() if isinstance(self._acc, ProductInFlight) else self._acc
             acc = acc if self._use_acc else tl.zeros(extents(acc.shape), acc.dtype)
-            self._known = tl.dot(*self._operands, acc, input_precision="ieee", out_dtype=acc.dtype)
+            a, b = self._operands
+            self._known = tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
         return self._known
 
     def __repr__(self) -> str:
@@ -191,7 +188,7 @@ def warpgroup_mma(
     max_num_imprecise_acc: Any = None,
     is_async: Any = False,
 ) -> Any:
-    """`a @ b + acc`, or `a @ b` without `use_acc`; a `ProductInFlight` if asynchronous. Whatever the precision, operands stay as they are."""
+    """`a @ b + acc`, or `a @ b` without `use_acc`; a `ProductInFlight` if asynchronous. Operands are never rounded."""
     current().step()
     if not isinstance(b, Memory) or not isinstance(a, Memory | tl.tensor) or not isinstance(_accumulator(acc), tl.tensor):
         raise TypeError(f"warpgroup_mma of {a!r}, {b!r} and {acc!r}")

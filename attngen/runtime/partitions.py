@@ -3,7 +3,7 @@
 Each partition of the warps is a thread, and exactly one runs at a time: it hands the turn over where it waits, and at random elsewhere.
 Whatever the hardware does on its own (a copy, a product of tiles) is an `Operation` that takes effect at a random moment after it is
 issued. All chance comes from one generator, so a seed gives one order of events. Partitions that wait with nothing in flight are a
-deadlock; memory written while an operation still reads or writes it, or read while one still writes it, is an error at once.
+deadlock; accesses to shared memory that no wait orders are an error (see `accesses`), whatever the moments were.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from attngen.runtime.accesses import Access, Accesses, Clock, ProtocolError, join, overlap
 
 timing_seed = 0
 """Another seed gives other moments and turns; results of a kernel that is right do not depend on it."""
@@ -24,10 +27,6 @@ timing_seed = 0
 _HASTE = (0.0, 0.2, 1.0)
 _SWITCHING = (0.05, 0.3, 0.9)
 _WEIGHTS = (1, 10, 100)
-
-
-class ProtocolError(Exception):
-    """A kernel's partitions do not agree on who may touch what, and when."""
 
 
 class _Stopped(BaseException):
@@ -42,16 +41,16 @@ class Operation:
         what: what it is and where it was issued, for messages.
         effect: reads its inputs and, if it has memory to write, writes it.
         haste: the chance that it takes effect at any one step; with 0 it does so only when something waits for it.
-        reads, writes: the shared memory that it takes from and gives to.
+        actor, epoch: of its accesses to shared memory.
         waited: whether it ends by being waited for; else it ends when it takes effect.
     """
 
     what: str
     effect: Callable[[], None]
     haste: float
-    reads: Sequence[np.ndarray] = ()
-    writes: Sequence[np.ndarray] = ()
-    waited: bool = False
+    actor: Hashable
+    epoch: int
+    waited: bool
     happened: bool = False
 
 
@@ -66,6 +65,7 @@ class Partition:
         ready: says whether it can go on; None while it does not wait.
         waits_for: given `arguments`, what it waits for.
         products, stores: operations that it has issued and not waited for, oldest first.
+        clock: what it knows to be done.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Partition:
     result: Any = None
     products: list[Operation] = field(default_factory=list)
     stores: list[Operation] = field(default_factory=list)
+    clock: Clock = field(default_factory=dict)
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     thread: threading.Thread | None = None
 
@@ -88,15 +89,24 @@ class Program:
         name: of the kernel.
         filename: where its text stands; places in messages are lines of it.
         seed: of everything that is left to chance.
+
+    Attributes:
+        running: the partition whose turn it is.
+        operations: in flight, in the order of their issue.
+        unfenced: shared memory with the partition that has stored to it and not fenced since.
+        awaited: each gives, at the end of the program, what nobody has waited for, or nothing.
     """
 
     def __init__(self, name: str, filename: str, seed: str) -> None:
         self.random = random.Random(seed)
-        self.filename = filename
+        self._name, self._filename = name, filename
         self.operations: list[Operation] = []
         self.unfenced: list[tuple[Partition, np.ndarray]] = []
         self.awaited: list[Callable[[], str]] = []
-        self.running = Partition(name, {}, 1)
+        self.running = Partition(name, {}, 1, thread=threading.current_thread())
+        self.running.clock[self.running] = 1
+        self._accesses = Accesses()
+        self._epochs: Counter[Hashable] = Counter()
         self._partitions = [self.running]
         self._switching = self.random.choice(_SWITCHING)
         self._failure: BaseException | None = None
@@ -123,20 +133,20 @@ class Program:
         self.running.ready, self.running.waits_for = ready, waits_for
         if not ready():
             self._hand_over()
-        self.running.ready = None
+        self.running.ready = self.running.waits_for = None
 
     def run_partitions(self, bodies: Sequence[tuple[str, Mapping[str, Any], Callable[[], Any]]]) -> Any:
         """Run functions at once, given as (name, arguments by parameter, body), and wait for all of them. Gives what the first returns."""
         if len(self._partitions) > 1:
             raise ProtocolError("a partition cannot be split into partitions again")
         parent = self.running
-        workers = [Partition(name, arguments, self.random.choice(_WEIGHTS)) for name, arguments, _ in bodies]
+        workers = [Partition(f"partition {i}, {body[0]}", body[1], self.random.choice(_WEIGHTS)) for i, body in enumerate(bodies)]
         self._partitions += workers
         for worker, (_, _, body) in zip(workers, bodies, strict=True):
+            worker.clock = {**parent.clock, worker: 1}
             worker.thread = threading.Thread(target=self._run, args=(worker, body), daemon=True)
             worker.thread.start()
         parent.ready = lambda: all(worker.finished for worker in workers)
-        parent.waits_for = lambda _: "the end of its partitions"
         try:
             self._hand_over()
         except _Stopped:
@@ -148,6 +158,8 @@ class Program:
                 worker.thread.join()
         if self._failure is not None:
             raise self._failure
+        for worker in workers:
+            join(parent.clock, worker.clock)
         parent.ready = None
         self._partitions = [parent]
         return workers[0].result
@@ -196,27 +208,34 @@ class Program:
 
     def _stuck(self) -> Iterator[str]:
         frames = sys._current_frames()
-        for partition in self._partitions[min(1, len(self._partitions) - 1) :]:
-            if not partition.finished and partition.waits_for is not None:
-                thread = threading.current_thread() if partition is self.running or partition.thread is None else partition.thread
-                yield f"{partition.name} ({self.place(frames.get(thread.ident or 0))}) waits for {partition.waits_for(partition.arguments)}"
+        for partition in self._partitions:
+            if not partition.finished and partition.waits_for is not None and partition.thread is not None:
+                place = self.place(frames.get(partition.thread.ident or 0))
+                yield f"{partition.name} ({place}) waits for {partition.waits_for(partition.arguments)}"
 
     # ---- operations
 
-    def haste(self) -> float:
-        """How soon the next operation takes effect."""
-        return self.random.choice(_HASTE)
-
-    def issue(self, operation: Operation) -> Operation:
+    def issue(
+        self, what: str, effect: Callable[[], None], actor: Hashable, epoch: int = 0, *,
+        reads: Sequence[np.ndarray] = (), writes: Sequence[np.ndarray] = (), waited: bool,
+    ) -> Operation:  # fmt: skip
         """Put an operation in flight.
 
+        Args:
+            what: it is; the place is added.
+            effect: what it does when it happens.
+            actor, epoch: who touches the memory, and its number; without a number, that of the next operation of this actor.
+            reads, writes: the shared memory that it takes from and gives to.
+            waited: whether it ends by `finish`.
+
         Raises:
-            ProtocolError: another one in flight works on the same memory.
+            ProtocolError: nothing orders it after what was done to that memory before.
         """
-        for data in operation.reads:
-            self.check_read(data)
-        for data in operation.writes:
-            self.check_write(data)
+        self._epochs[actor] += 1
+        what = f"{what} issued at {self.place()}"
+        operation = Operation(what, effect, self.random.choice(_HASTE), actor, epoch or self._epochs[actor], waited)
+        for data, is_written in [*((data, False) for data in reads), *((data, True) for data in writes)]:
+            self._accesses.add(Access(data, is_written, actor, operation.epoch, what), self.running.clock)
         self.operations.append(operation)
         return operation
 
@@ -232,6 +251,7 @@ class Program:
         """End an operation that is waited for."""
         self.happen(operation)
         self.operations.remove(operation)
+        self.running.clock[operation.actor] = operation.epoch
 
     def leave(self, partition: Partition) -> None:
         """Check that a partition which returns has waited for what it issued."""
@@ -249,44 +269,48 @@ class Program:
 
     # ---- shared memory
 
-    def check_read(self, data: np.ndarray) -> None:
-        """Refuse to read memory that an operation in flight writes."""
-        for operation in self.operations:
-            if any(_overlap(data, other) for other in operation.writes):
-                raise ProtocolError(f"shared memory is read while {operation.what} still fills it")
+    def touch(self, data: np.ndarray, what: str, writes: bool) -> None:
+        """The running partition itself reads or writes shared memory.
 
-    def check_write(self, data: np.ndarray) -> None:
-        """Refuse to write memory that an operation in flight reads or writes."""
-        self.check_read(data)
-        for operation in self.operations:
-            if any(_overlap(data, other) for other in operation.reads):
-                raise ProtocolError(f"shared memory is written while {operation.what} still reads it")
+        Raises:
+            ProtocolError: nothing orders that after what was done to it before.
+        """
+        me = self.running
+        self._accesses.add(Access(data, writes, me, me.clock[me], f"{what} at {self.place()}"), me.clock)
+
+    def release(self, clock: Clock) -> None:
+        """Let whoever takes over that clock know all that the running partition has done so far."""
+        me = self.running
+        join(clock, me.clock)
+        me.clock[me] += 1
 
     def check_fenced(self, data: np.ndarray) -> None:
         """Refuse to let copies and products read what plain stores wrote, until the writer has fenced it."""
-        if any(_overlap(data, other) for _, other in self.unfenced):
-            raise ProtocolError("shared memory that was stored to is read by an asynchronous operation without fence_async_shared before it")
+        if any(overlap(data, other) for _, other in self.unfenced):
+            raise ProtocolError("a copy or product reads shared memory that was stored to, without fence_async_shared in between")
 
     def place(self, frame: Any = None) -> str:
         """The functions of the kernel's text that are being run, innermost last, each with its line."""
         lines: list[str] = []
         frame = frame or sys._getframe(1)
-        while frame is not None:
-            if frame.f_code.co_filename == self.filename:
+        while frame is not None and not (lines and lines[0].startswith(f"{self._name}:")):
+            if frame.f_code.co_filename == self._filename:
                 lines.insert(0, f"{frame.f_code.co_name}:{frame.f_lineno}")
             frame = frame.f_back
         return " > ".join(lines)
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    return np.may_share_memory(a, b) and np.shares_memory(a, b)
 
 
 _programs: list[Program] = []
 
 
 def current() -> Program:
-    """The program that runs."""
+    """The program that runs.
+
+    Raises:
+        ProtocolError: none does, or it is not of a Gluon kernel.
+    """
+    if not _programs:
+        raise ProtocolError("only kernels and functions that a Gluon kernel calls may use Gluon")
     return _programs[-1]
 
 

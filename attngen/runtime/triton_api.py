@@ -5,8 +5,6 @@ A version of Triton that moves something fails here, or in the interpreter's `se
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from attngen.errors import MissingTriton
 
 try:
@@ -21,8 +19,11 @@ try:
 except ImportError as error:
     raise MissingTriton("running or compiling a kernel needs Triton", remedy="Triton has wheels for Linux: pip install triton") from error
 
-with suppress(ImportError):
+try:
     # Importing gluon checks that the functions of tl are JITFunctions; it must happen before the interpreter swaps any of them.
-    import triton.experimental.gluon
+    from triton.experimental.gluon import language as gluon
+    from triton.experimental.gluon.language.nvidia import hopper
+except ImportError:
+    gluon = hopper = None
 
-__all__ = ["ASTSource", "GPUTarget", "JITFunction", "TritonSemantic", "interpreter", "knobs", "tl", "triton"]
+__all__ = ["ASTSource", "GPUTarget", "JITFunction", "TritonSemantic", "gluon", "hopper", "interpreter", "knobs", "tl", "triton"]
