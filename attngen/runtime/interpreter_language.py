@@ -200,11 +200,11 @@ def loop(*bounds: Any, step: Any = None, **_hints: Any) -> Iterator[Any]:
 @contextmanager
 def equal_ranks() -> Iterator[None]:
     """While the body runs, blocks combine only with blocks of their rank, as in Gluon. The lock is held."""
-    SEMANTIC.equal_ranks = True
+    Semantic.equal_ranks = True
     try:
         yield
     finally:
-        SEMANTIC.equal_ranks = False
+        Semantic.equal_ranks = False
 
 
 @contextmanager

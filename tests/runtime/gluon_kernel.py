@@ -54,16 +54,17 @@ def consumer(
 ):  # fmt: skip
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DIM, 16])  # noqa: E741
-    offs_m = first_m + gl.arange(0, BLOCK_M)
+    rows = first_m + gl.arange(0, BLOCK_M)
     offs_d = gl.arange(0, DIM)
-    offsets = offs_m[:, None] * DIM + offs_d[None, :]
-    inside = (offs_m < length)[:, None] & (offs_d < DIM)[None, :]
+    offsets = rows[:, None] * DIM + offs_d[None, :]
+    inside = (rows < length)[:, None] & (offs_d < DIM)[None, :]
     q = gl.load(gl.set_auto_layout(q_start + offsets, O), mask=gl.set_auto_layout(inside, O), other=0.0)
     q_tile.store(q)
     fence_async_shared()
     m_i = gl.full((BLOCK_M,), float("-inf"), gl.float32, gl.SliceLayout(1, S))
     l_i = gl.zeros((BLOCK_M,), gl.float32, gl.SliceLayout(1, S))
     acc = gl.zeros((BLOCK_M, DIM), gl.float32, O)
+    offs_m = first_m + gl.arange(0, BLOCK_M)
     zero = gl.zeros((BLOCK_M, BLOCK_N), gl.float32, S)
     turn = 0
     k = take(k_ring, k_ready, turn, STAGES)
@@ -91,8 +92,7 @@ def consumer(
     o = acc / gl.convert_layout(l_i, gl.SliceLayout(1, O))[:, None]
     tl.store(gl.set_auto_layout(o_start + offsets, O), o.to(q_tile.dtype), mask=gl.set_auto_layout(inside, O))
     lse = m_i + tl.log(l_i)
-    rows = gl.set_auto_layout(lse_start + offs_m, gl.SliceLayout(1, S))
-    tl.store(rows, lse, mask=gl.set_auto_layout(offs_m < length, gl.SliceLayout(1, S)))
+    tl.store(lse_start + offs_m, lse, mask=offs_m < length)
 
 
 @gluon.jit
