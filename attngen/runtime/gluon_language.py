@@ -13,9 +13,9 @@ whose barriers are right gives the same bits for every seed. These are errors, w
 * memory stored to by threads and read by a copy or product without a fence between;
 * blocks of unequal rank combined, layouts of another rank than their block, operands whose shapes do not fit.
 
-Layouts (but for their rank, and that a descriptor and its memory have the same), registers, bank conflicts, the capacity of shared
-memory and speed are not simulated, and neither is the order of accesses to global memory: whether a kernel is legal for its target and
-how fast it is are for the compiler and the device to say.
+Not simulated: layouts, but for their rank and that a descriptor and its memory have the same one (whether blocks that meet have one layout
+is not checked); registers, bank conflicts and the capacity of shared memory; the order of accesses to global memory; speed. Whether a
+kernel is legal for its target and how fast it is are for the compiler and the device to say.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Takes a module that holds `@triton.jit` functions and host functions that launch them; gives a second module, executed from the same text,
 whose launches run on the CPU. The text is not changed and no environment variable is set: compiled and interpreted copies alternate.
-One lock serialises all launches. Tensors must live on the CPU. The interpreter is slow and checks meaning only: whether a kernel is legal
+`@gluon.jit` functions may stand among them (see `gluon_language`). One lock serialises all launches. Tensors must live on the CPU. The interpreter is slow and checks meaning only: whether a kernel is legal
 for a target and fits it is for `inspect` to say.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
@@ -67,13 +67,21 @@ def _copy(module: ModuleType) -> ModuleType:
     copy.__package__ = module.__package__
     exec(compile(inspect.getsource(module), module.__file__ or module.__name__, "exec"), vars(copy))
     if any(_is_gluon(value) for value in vars(copy).values()):
-        from attngen.runtime.gluon_language import simulated
-
-        vars(copy).update(simulated(vars(copy)))
+        vars(copy).update(_simulated(vars(copy)))
     for name, value in list(vars(copy).items()):
         if isinstance(value, JITFunction):
             setattr(copy, name, InterpretedKernel(value))
     return copy
+
+
+def _simulated(names: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in for those names of a module that are parts of Gluon."""
+    try:
+        from attngen.runtime.gluon_language import simulated
+
+        return simulated(names)
+    except AttributeError as error:
+        raise InternalError(f"the Gluon of Triton {triton.__version__} has moved: {error!r}") from error
 
 
 def _is_gluon(value: Any) -> bool:

@@ -30,10 +30,9 @@ def chain_kernel(a_ptr, b_ptr, out_ptr, K: gl.constexpr, N: gl.constexpr, WAITS:
     """out = a @ b with a [64, 2 K] and b [2 K, N], as two products in flight of which the second goes on from the first."""
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
     rows = gl.arange(0, 64)
-    inner = gl.arange(0, 2 * K)
     columns = gl.arange(0, N)
-    a_value = gl.load(gl.set_auto_layout(a_ptr + rows[:, None] * (2 * K) + inner[None, :], ACC))
-    b_value = gl.load(gl.set_auto_layout(b_ptr + inner[:, None] * N + columns[None, :], ACC))
+    a_value = gl.load(gl.set_auto_layout(a_ptr + rows[:, None] * (2 * K) + gl.arange(0, 2 * K)[None, :], ACC))
+    b_value = gl.load(gl.set_auto_layout(b_ptr + gl.arange(0, 2 * K)[:, None] * N + columns[None, :], ACC))
     dtype: gl.constexpr = a_ptr.dtype.element_ty
     a = gl.allocate_shared_memory(dtype, [64, 2 * K], gl.NVMMASharedLayout.get_default_for([64, 2 * K], dtype), a_value)
     b = gl.allocate_shared_memory(dtype, [2 * K, N], gl.NVMMASharedLayout.get_default_for([2 * K, N], dtype), b_value)
@@ -73,17 +72,19 @@ def idle(other, SIZE: gl.constexpr):
 @gluon.jit
 def results_kernel(x_ptr, out_ptr, SIZE: gl.constexpr):
     """What the first partition returns and stores is there after all have ended."""
-    offs = gl.arange(0, SIZE)
+    FLAT: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    offs = gl.arange(0, SIZE, FLAT)
     x = gl.load(x_ptr + offs)
     other = gl.allocate_shared_memory(gl.float32, [SIZE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     more, total = gl.warp_specialize([(half_sum, (x, other, SIZE)), (idle, (other, SIZE))], [1], [24])
-    tl.store(out_ptr + offs, more + total + other.load(gl.AutoLayout()))
+    tl.store(out_ptr + offs, more + total + other.load(FLAT))
 
 
 @gluon.jit
 def garbage_kernel(out_ptr, SIZE: gl.constexpr):
     nobody_wrote = gl.allocate_shared_memory(out_ptr.dtype.element_ty, [SIZE], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    tl.store(out_ptr + gl.arange(0, SIZE), nobody_wrote.load(gl.AutoLayout()))
+    FLAT: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    tl.store(out_ptr + gl.arange(0, SIZE, FLAT), nobody_wrote.load(FLAT))
 
 
 @gluon.jit
