@@ -68,8 +68,6 @@ def _make_tensor_descriptor(base: Any, shape: Any, strides: Any, block_shape: An
         raise ValueError(f"strides {made.strides} of a descriptor: the last must be 1, the others multiples of {_ALIGNMENT} bytes")
     if base.handle.data.item() % _ALIGNMENT or made.block_shape[-1] * itemsize < _ALIGNMENT:
         raise ValueError(f"a descriptor needs a base at a multiple of {_ALIGNMENT} bytes and rows of blocks at least as long")
-    if any(extent > 256 for extent in made.block_shape):
-        raise ValueError(f"blocks of shape {made.block_shape}; no extent may exceed 256")
     return made
 
 

@@ -2,8 +2,9 @@
 
 Takes a module that holds `@triton.jit` functions and host functions that launch them; gives a second module, executed from the same text,
 whose launches run on the CPU. The text is not changed and no environment variable is set: compiled and interpreted copies alternate.
-`@gluon.jit` functions may stand among them (see `gluon_language`). One lock serialises all launches. Tensors must live on the CPU. The interpreter is slow and checks meaning only: whether a kernel is legal
-for a target and fits it is for `inspect` to say.
+`@gluon.jit` functions may stand among them; what is simulated of them is said in `gluon_language`. One lock serialises all launches.
+Tensors must live on the CPU. The interpreter is slow and checks meaning only: whether a kernel is legal for a target and fits it is for
+`inspect` to say.
 """
 
 from __future__ import annotations
