@@ -19,7 +19,7 @@ def test_two_accesses_of_which_one_writes_must_be_ordered(first, second, fits):
         if fits or ordered:
             accesses.add(access(data, bool(second), "b"), clock)
         else:
-            with pytest.raises(ProtocolError, match="b 1 (reads|writes) shared memory that a 1 (reads|writes)"):
+            with pytest.raises(ProtocolError, match=r"b 1 (reads|writes) shared memory that a 1 (reads|writes)"):
                 accesses.add(access(data, bool(second), "b"), clock)
 
 
