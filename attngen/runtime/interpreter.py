@@ -2,15 +2,16 @@
 
 Takes a module that holds `@triton.jit` functions and host functions that launch them; gives a second module, executed from the same text,
 whose launches run on the CPU. The text is not changed and no environment variable is set: compiled and interpreted copies alternate.
-One lock serialises all launches. Tensors must live on the CPU. The interpreter is slow and checks meaning only: whether a kernel is legal
-for a target and fits it is for `inspect` to say.
+`@gluon.jit` functions may stand among them; what is simulated of them is said in `gluon_language`. One lock serialises all launches.
+Tensors must live on the CPU. The interpreter is slow and checks meaning only: whether a kernel is legal for a target and fits it is for
+`inspect` to say.
 """
 
 from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from attngen.errors import AttngenError, DeviceMismatch, InternalError
-from attngen.runtime.interpreter_language import BUILDER, assign, interpreted_language, loop, truth
+from attngen.runtime.interpreter_language import BUILDER, assign, equal_ranks, interpreted_language, loop, truth
 from attngen.runtime.interpreter_rewrite import rewrite
+from attngen.runtime.partitions import partitioned_program
 from attngen.runtime.triton_api import JITFunction, tl, triton
 from attngen.runtime.triton_api import interpreter as base
 
@@ -65,10 +67,26 @@ def _copy(module: ModuleType) -> ModuleType:
     copy.__file__ = module.__file__
     copy.__package__ = module.__package__
     exec(compile(inspect.getsource(module), module.__file__ or module.__name__, "exec"), vars(copy))
+    if any(_is_gluon(value) for value in vars(copy).values()):
+        vars(copy).update(_simulated(vars(copy)))
     for name, value in list(vars(copy).items()):
         if isinstance(value, JITFunction):
             setattr(copy, name, InterpretedKernel(value))
     return copy
+
+
+def _simulated(names: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in for those names of a module that are parts of Gluon."""
+    try:
+        from attngen.runtime.gluon_language import simulated
+
+        return simulated(names)
+    except AttributeError as error:
+        raise InternalError(f"the Gluon of Triton {triton.__version__} has moved: {error!r}") from error
+
+
+def _is_gluon(value: Any) -> bool:
+    return isinstance(value, JITFunction) and bool(value.is_gluon())
 
 
 class InterpretedKernel:
@@ -121,7 +139,11 @@ class InterpretedKernel:
 
     def _run_program(self, arguments: dict[str, Any], program: tuple[int, int, int]) -> None:
         try:
-            self._body(**arguments)
+            if not _is_gluon(self._jit_function):
+                self._body(**arguments)
+                return
+            with equal_ranks(), partitioned_program(self.__name__, self.fn.__code__.co_filename, program):
+                self._body(**arguments)
         except AttngenError:
             raise
         except Exception as error:

@@ -149,7 +149,14 @@ class Scan(base.ScanOps):
 
 
 class Semantic(TritonSemantic):
-    """Triton's rules, with its check of narrow integers for overflow made in one step."""
+    """Triton's rules, with its check of narrow integers for overflow made in one step. Gluon's rules refuse blocks of unequal rank."""
+
+    equal_ranks = False
+
+    def broadcast_impl_value(self, lhs: Any, rhs: Any) -> Any:
+        if self.equal_ranks and lhs.type.is_block() and rhs.type.is_block() and len(lhs.shape) != len(rhs.shape):
+            raise ValueError(f"blocks of shapes {lhs.shape} and {rhs.shape} have unequal ranks")
+        return super().broadcast_impl_value(lhs, rhs)
 
     def binary_op_sanitize_overflow_impl(self, lhs: Any, rhs: Any, binary_op: Callable[..., Any]) -> None:
         kind = lhs.type.scalar
@@ -188,6 +195,16 @@ def loop(*bounds: Any, step: Any = None, **_hints: Any) -> Iterator[Any]:
     wide = any(isinstance(bound, tl.tensor) and bound.dtype.primitive_bitwidth == 64 for bound in bounds)
     for value in plain:
         yield tl.tensor(BUILDER.get_int64(value), tl.int64) if wide else tl.tensor(BUILDER.get_int32(value), tl.int32)
+
+
+@contextmanager
+def equal_ranks() -> Iterator[None]:
+    """While the body runs, blocks combine only with blocks of their rank, as in Gluon. The lock is held."""
+    Semantic.equal_ranks = True
+    try:
+        yield
+    finally:
+        Semantic.equal_ranks = False
 
 
 @contextmanager

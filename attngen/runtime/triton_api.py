@@ -5,8 +5,6 @@ A version of Triton that moves something fails here, or in the interpreter's `se
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from attngen.errors import MissingTriton
 
 try:
@@ -23,11 +21,15 @@ except ImportError as error:
 
 _SOURCES = {False: ASTSource}
 
-with suppress(ImportError):
+try:
     # Importing gluon checks that the functions of tl are JITFunctions; it must happen before the interpreter swaps any of them.
+    from triton.experimental.gluon import language as gluon
     from triton.experimental.gluon._runtime import GluonASTSource
+    from triton.experimental.gluon.language.nvidia import hopper
 
     _SOURCES[True] = GluonASTSource
+except ImportError:
+    gluon = hopper = None
 
 
 def source_type(function: JITFunction) -> type[ASTSource]:
@@ -35,4 +37,16 @@ def source_type(function: JITFunction) -> type[ASTSource]:
     return _SOURCES[getattr(function, "is_gluon", lambda: False)()]
 
 
-__all__ = ["ASTSource", "GPUTarget", "JITFunction", "TritonSemantic", "interpreter", "knobs", "source_type", "tl", "triton"]
+__all__ = [
+    "ASTSource",
+    "GPUTarget",
+    "JITFunction",
+    "TritonSemantic",
+    "gluon",
+    "hopper",
+    "interpreter",
+    "knobs",
+    "source_type",
+    "tl",
+    "triton",
+]
