@@ -19,7 +19,7 @@ from attngen.emit.dialect import Dialect, Rows
 from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, folded
 from attngen.emit.pipe import Ahead, free
-from attngen.emit.sections import Stage
+from attngen.emit.sections import Shapes, Stage
 from attngen.errors import UnsupportedError
 from attngen.ir.printer import print_step
 from attngen.transform.partition import Kernel
@@ -54,7 +54,8 @@ class Gluon(Dialect):
         layouts: names of the layouts of feature axes, with their definitions.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, shapes: Shapes) -> None:
+        self.shapes = shapes
         self.pair = (kernel.resident, kernel.streamed or "")
         inside = [step for step in kernel.steps if kernel.streamed in step.over]
         self.sums = {axis for step in inside for axis in step.axes if axis in kernel.features}
@@ -69,7 +70,7 @@ class Gluon(Dialect):
         """The layout of tiles over a feature axis: "SUM" or "ROWS"."""
         name = f"{kind}_{axis.upper()}"
         form = MMA if kind == "SUM" else MEMORY
-        self.layouts[name] = Code(form.format(columns=f"DIM_{axis.upper()}"))
+        self.layouts[name] = Code(form.format(columns=f"{'PAD' if axis in self.shapes.padded else 'DIM'}_{axis.upper()}"))
         return Code(name)
 
     def home(self, layout: Layout) -> str:

@@ -50,7 +50,7 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
         UnsupportedError: it multiplies with something else than tiles as they lie in memory.
     """
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
-    dialect = Gluon(parts.kernel)
+    dialect = Gluon(parts.kernel, shapes)
     written = statements(kernel, shapes, [plain], dialect)
     segments, writer = written.segments, written.writer
     if segments is None or written.ahead is None or not set(writer.parameters) <= set(plain.params):

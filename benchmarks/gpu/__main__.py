@@ -106,7 +106,7 @@ def plan(sections: Sequence[str], budget_s: float) -> list[str]:
     from benchmarks.gpu.workloads import FIRST_CALLS, MASK_LENGTHS, MASKS
 
     steps: dict[str, Callable[[], Iterator[workloads.Step]]] = {
-        "forward": workloads.grid,
+        "forward": workloads.forward,
         "backward": workloads.backward,
         "decode": workloads.decode,
         "memory": workloads.memory,

@@ -52,9 +52,13 @@ class Contender:
     cost_s: float
 
 
-def _attngen(deterministic: bool | None) -> Callable[[Problem], Built]:
+_SPECIALISED = {"forward": {"SPECIALISED": True, "BLOCK_N": 128, "num_stages": 2}}
+
+
+def _attngen(deterministic: bool | None, schedule: dict[str, Any] | None = None) -> Callable[[Problem], Built]:
     def build(problem: Problem) -> Built:
-        attend, arguments = attngen.compile(problem.spec(), deterministic=deterministic), problem.arguments()
+        attend = attngen.compile(problem.spec(), deterministic=deterministic, schedule=schedule)
+        arguments = problem.arguments()
         return Built(lambda: attend(*arguments))
 
     return build
@@ -154,6 +158,7 @@ CONTENDERS: dict[str, Contender] = {
     for item in (
         Contender("attngen", _attngen(None), 8.0),
         Contender("attngen_two_walks", _attngen(True), 8.0),
+        Contender("attngen_specialised", _attngen(None, _SPECIALISED), 12.0),
         Contender("sdpa_cudnn", _sdpa("CUDNN_ATTENTION"), 3.0),
         Contender("sdpa_flash", _sdpa("FLASH_ATTENTION"), 3.0),
         Contender("sdpa_efficient", _sdpa("EFFICIENT_ATTENTION"), 3.0),

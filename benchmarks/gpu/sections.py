@@ -27,7 +27,7 @@ class Section:
 
 def forward(run: Run) -> Iterator[Row]:
     """Inference, without gradients."""
-    yield from run.each("forward", workloads.grid(), measure_forward, grad=False)
+    yield from run.each("forward", workloads.forward(), measure_forward, grad=False)
 
 
 def backward(run: Run) -> Iterator[Row]:

@@ -16,6 +16,7 @@ GRID_HEADS = ((16, 16), (16, 4))
 GRID_DIMS = (128, 64)
 
 TWO_WALKS = "attngen_two_walks"
+SPECIALISED = "attngen_specialised"
 CONTENDERS = ("attngen", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient", "fa4", "fla", "flex")
 TUNED = ("flex_max",)
 _PLAIN = ("noop", "causal", "differential")
@@ -25,8 +26,9 @@ _ONLY: Mapping[str, tuple[str, ...]] = {
     "sdpa_efficient": _PLAIN,
     "fa4": _PLAIN,
     "fla": ("causal",),
+    SPECIALISED: tuple(name for name in GRID_VARIANTS if name != "alibi"),
 }
-"""Variants of the contenders that do not take mods."""
+"""Variants of the contenders that do not take all mods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,14 @@ def grid() -> Iterator[Step]:
             for dim in GRID_DIMS:
                 for item in middle:
                     yield _step(replace(item, heads=heads, dims=(dim, dim), q_len=length, kv_len=length))
+
+
+def forward() -> Iterator[Step]:
+    """The grid; in its middle, and there for heads of 64, the warp-specialised form stands beside the usual one."""
+    middle = {Workload(variant, dims=(dim, dim)) for variant in _ONLY[SPECIALISED] for dim in GRID_DIMS}
+    for step in grid():
+        both = step.workload in middle and "attngen" in step.contenders
+        yield replace(step, contenders=("attngen", SPECIALISED, *step.contenders[1:])) if both else step
 
 
 def backward() -> Iterator[Step]:

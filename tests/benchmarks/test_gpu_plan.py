@@ -53,7 +53,7 @@ def test_the_plan_begins_with_what_is_worth_most(capsys):
     assert command.main(["--dry-run", "--sections", "forward", "--budget", "115"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "forward: the grid, forward, inference, 100 s"
-    assert lines[1].startswith("  causal b4 h16/16 n8192 d128: attngen, sdpa_cudnn")
+    assert lines[1].startswith("  causal b4 h16/16 n8192 d128: attngen, attngen_specialised, sdpa_cudnn")
     steps = list(workloads.grid())
     names = [(str(step.workload), name) for step in steps for name in step.contenders]
     assert len(set(names)) == len(names)
@@ -62,7 +62,8 @@ def test_the_plan_begins_with_what_is_worth_most(capsys):
     assert {(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)} <= dims
     assert set(workloads.GRID_LENGTHS) <= lengths
     assert heads == set(workloads.GRID_HEADS)
-    assert {name for step in workloads.backward() for name in step.contenders} == set(CONTENDERS)
+    both = (*workloads.forward(), *workloads.backward())
+    assert {name for step in both for name in step.contenders} == set(CONTENDERS)
 
 
 def test_a_wrong_command_line_is_refused():

@@ -106,6 +106,23 @@ def test_matches_the_reference(name: str, dim: int, dtype: torch.dtype) -> None:
             assert (a.double() - b.double()).abs().max() <= 8 * unit * max(1.0, float(b.abs().max()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [64, 80, 128, 256])
+@pytest.mark.parametrize("name", SPECS)
+def test_specialised_warps_match_the_reference(name: str, dim: int, dtype: torch.dtype) -> None:
+    """The form that no default uses before this has passed; whatever its warps do first, results are the same."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this form is for sm90")
+    schedule = {"forward": {"SPECIALISED": True, "BLOCK_N": 64 if dim > 64 else 128, "num_stages": 2}}
+    attend = attngen.compile(SPECS[name](), schedule=schedule, without=["fold_biases"])
+    for q_len, kv_len in ((300, 300), (1000, 513), (257, 1100)):
+        args = tensors(dtype, dim, q_len, kv_len)
+        out, ref = attend(*args), attend.reference(*args)
+        assert torch.isfinite(out).all()
+        assert (out.double() - ref.double()).abs().max() <= 8 * torch.finfo(dtype).eps * max(1.0, float(ref.abs().max()))
+        assert all(torch.equal(out, attend(*args)) for _ in range(10))
+
+
 @pytest.mark.parametrize("dim", [64, 80, 128])
 @pytest.mark.parametrize("name", SPECS)
 def test_one_walk_matches_the_reference(name: str, dim: int) -> None:
