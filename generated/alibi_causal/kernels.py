@@ -43,7 +43,7 @@ def exp_lowered(x, scale, floor, rate, distance, DTYPE: tl.constexpr):
     """exp(x * scale - (floor - rate * distance)); for 16 bits all factors are those of base 2."""
     if DTYPE.primitive_bitwidth == 16:
         power = distance * (rate * LOG2E) - floor * LOG2E
-        power = tl.fma(x, tl.full((), scale * LOG2E, x.dtype), power)
+        power = tl.fma(x, tl.cast(scale * LOG2E, x.dtype), power)
     else:
         power = tl.fma(x, tl.full((), scale, x.dtype), distance * rate - floor) * LOG2E
     return tl.exp2(power)
@@ -53,7 +53,7 @@ def exp_lowered(x, scale, floor, rate, distance, DTYPE: tl.constexpr):
 def exp_scaled(x, scale, floor, DTYPE: tl.constexpr):
     """exp(x * scale - floor), with the product and the difference in one rounding."""
     if DTYPE.primitive_bitwidth == 16:
-        power = tl.fma(x, tl.full((), scale * LOG2E, x.dtype), -(floor * LOG2E))
+        power = tl.fma(x, tl.cast(scale * LOG2E, x.dtype), -(floor * LOG2E))
     else:
         power = tl.fma(x, tl.full((), scale, x.dtype), -floor) * LOG2E
     return tl.exp2(power)
