@@ -37,6 +37,7 @@ OF_BIASES = "tests/transform/test_biases.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
+OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 
 MUTANTS = (
     # Helper functions of emitted modules.
@@ -46,8 +47,8 @@ MUTANTS = (
     Mutant(
         "exp2 without a change of base at half precision",
         LIB,
-        "tl.full((), LOG2E, x.dtype), -(floor * LOG2E))",
-        "tl.full((), LOG2E, x.dtype), -floor)",
+        "tl.cast(LOG2E, x.dtype), -(floor * LOG2E))",
+        "tl.cast(LOG2E, x.dtype), -floor)",
         first=f"{OF_BIASES}::test_contract",
     ),
     Mutant("scaled exponents in another base", LIB, "scale * LOG2E, x.dtype), -(", "scale, x.dtype), -(", first="rounding"),
@@ -223,10 +224,38 @@ MUTANTS = (
     Mutant("one feature too many", EMIT, "ok_{part} = offs_{part} < {dim}", "ok_{part} = offs_{part} <= {dim}"),
     Mutant("masks in full tiles only", EMIT, "'==' if walked == FULL else '!='", "'!=' if walked == FULL else '=='"),
     # Pieces of feature axes, and sums of products.
-    Mutant("a product forgets those before", EMIT, 'f", {name}" if total is not None', '"" if total is not None', first=OF_PIECES),
+    Mutant("a product forgets those before", EMIT, "str(name) if total is not None", '"" if total is not None', first=OF_PIECES),
     Mutant("one piece stored", EMIT, "for part in parts.stored[name]:", "for part in parts.stored[name][:1]:", first=OF_PIECES),
-    Mutant("positions within a piece", EMIT, "tl.arange({first}, {' + '.join((*before, size))})", "tl.arange(0, {size})", first=OF_PIECES),
+    Mutant(
+        "positions within a piece",
+        EMIT,
+        "positions(part, first, ' + '.join((*before, size)))",
+        "positions(part, '0', size)",
+        first=OF_PIECES,
+    ),
     Mutant("products joined that others need", TRANSFORM, "if uses[name] > 1 or inside[name] > 1 or", "if", first=OF_PRODUCTS),
+    # Divided warps.
+    Mutant("a slot is filled before it was left", LIB, "(turn // STAGES + 1) & 1", "(turn // STAGES) & 1", first=OF_SPECIALISED),
+    Mutant(
+        "a tile is taken before it is there", LIB, "mbarrier.wait(ready.index(slot), (turn // STAGES) & 1)", "pass", first=OF_SPECIALISED
+    ),
+    Mutant("a slot is left by one group", TEMPLATES, "barriers(2, STAGES)", "barriers(1, STAGES)", first=OF_SPECIALISED),
+    Mutant("both groups compute the same rows", EMIT, 'f"PART * {end} + {own}"', "own", first=OF_SPECIALISED),
+    Mutant("keys are left while products read them", EMIT, "return [*waits, *(f", "return [*(f", first=OF_SPECIALISED),
+    Mutant(
+        "values are never left",
+        EMIT,
+        'turn, STAGES)"), None) for ring in behind]',
+        'turn, STAGES)"), None) for ring in behind[1:]]',
+        first=OF_SPECIALISED,
+    ),
+    Mutant(
+        "the loader fetches the tile of this turn",
+        EMIT,
+        '"turn + 1", position) for ring',
+        '"turn + 1", f"start_{streamed}") for ring',
+        first=OF_SPECIALISED,
+    ),
     # Forms.
     Mutant("a tile of the wrong walk goes ahead", EMIT, "({after} < ends[0], {name}", "({after} <= ends[0], {name}", first=OF_FORMS),
     Mutant("a product apart forgets those before", LIB, "tl.full((), 1.0, ACC), total)", "tl.full((), 1.0, ACC), 0.0)", first=OF_FORMS),
@@ -249,7 +278,7 @@ MUTANTS = (
         first=OF_FORMS,
     ),
     # Addresses.
-    Mutant("stores without masks", EMIT, "element_ty), mask={' & '.join(masks)})\"", 'element_ty))"'),
+    Mutant("stores without masks", EMIT, "{stored}, mask={' & '.join(masks)})\"", '{stored})"'),
     Mutant("gradients of padding scattered", EMIT, "*([tail] if tail else []), *self.inside]", "*([tail] if tail else [])]", first="flat"),
     Mutant("colliding stores in place of sums", TRANSFORM, "if is_injective(at, axes):", "if at:", first="learned_bias"),
     Mutant("padded features loaded", EMIT, "masks += [ok] if axis in self.writer.shapes.padded else []", "masks += []"),
@@ -278,12 +307,12 @@ MUTANTS = (
     Mutant(
         "gathers beyond the end",
         EMIT,
-        'masks.append(self.writer.printer.broadcast(f"({text} < {size})", own, layout))',
+        'masks.append(self.lifted(f"({text} < {size})", own, layout))',
         "pass",
         first="learned_bias",
     ),
     # Masks, sums and running maxima.
-    Mutant("sums that do not follow their maximum", EMIT, "value += f\" * alpha{gauge.removeprefix('m_i')}{lift}\" * power", "pass"),
+    Mutant("sums that do not follow their maximum", EMIT, 'value += f" * {alpha}" * power', "pass"),
     Mutant(
         "maximum of nothing",
         LIB,
