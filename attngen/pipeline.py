@@ -27,7 +27,7 @@ from attngen.transform.distances import float_distances
 from attngen.transform.folds import fold_biases
 from attngen.transform.fused import fused as fused_kernels
 from attngen.transform.hoist import hoist
-from attngen.transform.matrices import can_specialise
+from attngen.transform.matrices import unspecialised
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
 from attngen.transform.products import join_products
 from attngen.transform.rewrites import Note
@@ -74,12 +74,14 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An emitted module: its text, the role and signature of each kernel, the program behind it, and the shapes it is for."""
+    """An emitted module: its text, the role and signature of each kernel, the program behind it, the shapes it is for, and whether its
+    forward has the warp-specialised form too."""
 
     text: str
     program: Program
     lowered: tuple[tuple[Kernel, Lowered], ...]
     shapes: Shapes
+    specialised: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
     for kernel in program.kernels:
         before = [item for _, item in lowered]
         lowered += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
-    forms = [specialise(kernel, own, plain) for kernel, plain in lowered if specialised and can_specialise(kernel)]
+    forms = [specialise(kernel, own, plain) for kernel, plain in lowered if specialised and not unspecialised(kernel)]
     helpers = frozenset().union(*(item.helpers for _, item in lowered), *(form.helpers for form in forms))
     forward = tuple(item for item in lowered if FORWARD & {item[0].role, item[0].lists})
     plan = Plan(
@@ -215,4 +217,4 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
         specialised=tuple(form.context for form in forms),
         host=host_context(plan),
     )
-    return Source(render(module), program, tuple(lowered), own)
+    return Source(render(module), program, tuple(lowered), own, bool(forms))

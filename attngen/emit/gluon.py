@@ -20,7 +20,7 @@ from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, folded
 from attngen.emit.pipe import Ahead, free
 from attngen.emit.sections import Shapes, Stage
-from attngen.errors import UnsupportedError
+from attngen.errors import InternalError
 from attngen.ir.printer import print_step
 from attngen.transform.partition import Kernel
 
@@ -155,10 +155,7 @@ class Gluon(Dialect):
     def in_ring(self, text: str) -> str:
         """An operand that streams, which is a tile of a matrix as it lies in memory."""
         if text not in self.rings:
-            raise UnsupportedError(
-                f"the specialised form multiplies with tiles as they lie in memory, and {text} is computed",
-                remedy="Leave SPECIALISED out of schedule=, or the rewrite that computes it by without=.",
-            )
+            raise InternalError(f"the specialised form multiplies with tiles as they lie in memory, and {text} is computed")
         return text
 
     def ahead(self, lowering: Lowering) -> Ahead:

@@ -47,7 +47,7 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
         plain: what that gave, with whose arguments this form is launched.
 
     Raises:
-        UnsupportedError: it multiplies with something else than tiles as they lie in memory.
+        InternalError: it multiplies with something else than tiles as they lie in memory, which `unspecialised` should have said.
     """
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
     dialect = Gluon(parts.kernel, shapes)

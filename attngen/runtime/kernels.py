@@ -123,9 +123,9 @@ class Kernels:
         self.lock = threading.Lock()
         self.choices: dict[Request, Choice] = {}
         self.schedules: dict[str, ModuleSchedule] = {}
-        self.sources: dict[Cuts, Source] = {}
+        self.sources: dict[tuple[Cuts, bool], Source] = {}
         self.loaded: dict[tuple[object, ...], Loaded] = {}
-        self.modules: dict[tuple[Cuts, bool], ModuleType] = {}
+        self.modules: dict[tuple[Cuts, bool, bool], ModuleType] = {}
         self.narrower: dict[frozenset[str], Kernels] = {}
         self.special: dict[str, Kernels] = {}
         self.one_walk: Kernels | None = None
@@ -171,16 +171,17 @@ class Kernels:
                 self.one_walk = None if program is None else Kernels(program, self.name, self.options, self.knobs)
             return self.one_walk
 
-    def source(self, dims: Mapping[str, int]) -> Source:
-        """The emitted module for these feature lengths; its text depends only on how they are cut into tiles."""
+    def source(self, dims: Mapping[str, int], specialised: bool = False) -> Source:
+        """The emitted module for these feature lengths; its text depends only on how they are cut into tiles, and on whether the forward
+        has divided warps too, as a schedule or the user may ask."""
         with self.lock:
-            return self._source(dims)
+            return self._source(dims, specialised or asks_specialised(self.override))
 
-    def _source(self, dims: Mapping[str, int]) -> Source:
-        tiles = cuts(dims)
-        if tiles not in self.sources:
-            self.sources[tiles] = build(self.program, self.name, tiles, asks_specialised(self.override))
-        return self.sources[tiles]
+    def _source(self, dims: Mapping[str, int], specialised: bool) -> Source:
+        key = (cuts(dims), specialised)
+        if key not in self.sources:
+            self.sources[key] = build(self.program, self.name, *key)
+        return self.sources[key]
 
     def target(self, device: torch.device) -> targets.Target:
         """The target that schedules are for: the one asked for, else the device's, and sm90's for the CPU.
@@ -208,10 +209,13 @@ class Kernels:
         request = Request(tuple(dims.items()), dtype, target, length)
         with self.lock:
             if request not in self.choices:
-                choice = choose(self.program.kernels, request, table(), tuned_tiles(self.knobs, self.options.local))
+                tuned = tuned_tiles(self.knobs, self.options.local)
+                # What is stored, or made for others, has no divided warps that nobody asked for.
+                tuned = tuned.undivided() if self.knobs.strict or not self.options.local else tuned
+                choice = choose(self.program.kernels, request, table(), tuned)
                 if self.override is not None:
                     choice = replace(choice, schedule=override(choice.schedule, self.program.kernels, thaw(self.override)))
-                    check_specialised(choice.schedule, dtype, target)
+                    check_specialised(choice.schedule, dims, dtype, target)
                 self.choices[request] = choice
             return self.choices[request]
 
@@ -248,7 +252,7 @@ class Kernels:
             if self.knobs.strict:
                 raise self.missing(request.extents, request.dtype, request.target)
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
-            source = self._source(request.extents)
+            source = self._source(request.extents, False)
             module = self._module(source, False, request.target, request.extents, request.dtype)
             text = str(settle(Emitted(source, module), choice, request).schedule)
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
@@ -262,7 +266,7 @@ class Kernels:
         schedule = self.choice(dims, dtype, target, lengths).schedule if interpret else self.settled(dims, dtype, target, lengths)
         key = (tuple(sorted(dims.items())), dtype, target.name, interpret, schedule)
         if key not in self.loaded:
-            module = self.module(self.source(dims), interpret, target, dims, dtype)
+            module = self.module(self.source(dims, schedule.specialised), interpret, target, dims, dtype)
             self.loaded[key] = Loaded(module, schedule.as_tiles(self.program.kernels))
         return self.loaded[key]
 
@@ -272,7 +276,7 @@ class Kernels:
             return self._module(source, interpret, target, dims, dtype)
 
     def _module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
-        key = (cuts(dims), interpret)
+        key = (cuts(dims), source.specialised, interpret)
         if key not in self.modules:
             self.modules[key] = self.load(source, interpret, target, dims, dtype)
         return self.modules[key]

@@ -99,7 +99,7 @@ def inspect_kernels(
         if mine:
             tiles = form.settled(lengths, dtype, target, REFERENCE[length][1:]).tiles
             schedule = ModuleSchedule(tuple((role, tile) for role, tile in tiles if role in mine))
-            source = form.source(lengths)
+            source = form.source(lengths, schedule.specialised)
             module = form.module(source, False, target, lengths, dtype)
             request = Request(tuple(lengths.items()), dtype, target, length)
             found |= {item.resources.role: item for item in compile_module(form.name, source, module, schedule, request)}

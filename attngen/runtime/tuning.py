@@ -23,8 +23,9 @@ from attngen.runtime.timing import gpu_milliseconds
 from attngen.runtime.trial import shortened
 from attngen.schedule.choose import Choice, Request, choose, distinct, rank
 from attngen.schedule.measured import table
+from attngen.schedule.memory import shared_bytes
 from attngen.schedule.plan import BLOCKS, ModuleSchedule, TileSchedule
-from attngen.schedule.space import LengthClass, length_class
+from attngen.schedule.space import LengthClass, divided_tiles, length_class
 from attngen.schedule.structure import structure
 from attngen.schedule.tuned import Tuned
 from attngen.target import Target
@@ -226,12 +227,16 @@ def _tuned_roles(
 
 
 def leaders(kernel: Kernel, usual: Choice, request: Request, count: int) -> tuple[TileSchedule, ...]:
-    """Tiles worth running: the usual one, what stands beside it in the table, its fallback, and the first of the ranking."""
+    """Tiles worth running: the usual one, what stands beside it in the table, its fallback, the first of the ranking, and those of divided
+    warps, which nothing but a clock chooses."""
     reason = next(reason for reason in usual.reasons if reason.role == kernel.role)
     beside = [reason.alternative.schedule] if reason.alternative is not None else []
     beside += [reason.fallback] if reason.fallback is not None else []
-    fitting = [item.tile for item in distinct(rank(structure(kernel), request)) if item.cost.shared_bytes <= request.target.shared_bytes]
-    return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count])))
+    held, limit = structure(kernel), request.target.shared_bytes
+    fitting = [item.tile for item in distinct(rank(held, request)) if item.cost.shared_bytes <= limit]
+    divided = divided_tiles(held, request.dtype, request.target, request.length)
+    roomy = [tile for tile in divided if shared_bytes(held, request.extents, request.dtype, tile, request.target) <= limit]
+    return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count], *roomy)))
 
 
 def winner(times: Mapping[TileSchedule, float], usual: TileSchedule) -> TileSchedule:
@@ -307,7 +312,9 @@ class _Calls:
 
     def _module(self) -> Any:
         kernels, dims = self.kernels, self.request.extents
-        return kernels.module(kernels.source(dims), self.device.type == "cpu", self.request.target, dims, self.request.dtype)
+        structures, request = map(structure, kernels.program.kernels), self.request
+        divided = any(divided_tiles(held, request.dtype, request.target, request.length) for held in structures)
+        return kernels.module(kernels.source(dims, divided), self.device.type == "cpu", self.request.target, dims, self.request.dtype)
 
     def _inputs(self) -> list[Any]:
         generator = torch.Generator(self.device).manual_seed(0)

@@ -192,7 +192,7 @@ def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTa
     ranked = rank(kernel, request)
     row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), kernel.arithmetic)
     timed = tuned.find(request.target.name, request.dtype, request.length, kernel, request.extents)
-    if timed is not None:
+    if timed is not None and (kernel.specialised or not timed.schedule.specialised):
         return _timed(kernel, request, ranked, timed, row)
     others = distinct(ranked)
     if row is None:

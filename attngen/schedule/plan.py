@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from attngen.errors import ScheduleError
+from attngen.ir.pieces import pieces
 from attngen.target import Target
 from attngen.transform.heads import heads
-from attngen.transform.matrices import can_specialise, streamed_rows
+from attngen.transform.matrices import streamed_rows, unspecialised
 from attngen.transform.partition import Kernel
 
 BLOCKS = (16, 32, 64, 128, 256)
@@ -23,6 +24,8 @@ MERGED_ROWS = (1, 2, 4, 8)
 WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5, 6)
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+WIDEST = 256
+"""Columns of a product of the matrix unit, at most, where its layout is in the text."""
 FIELDS = ("resident", "streamed", "num_warps", "num_stages")
 FLAGS = ("pipe", "late", "tma", "specialised")
 SPECIALISED = {"resident": 128, "num_warps": 8, "pipe": False, "late": False, "tma": True}
@@ -101,6 +104,11 @@ class ModuleSchedule:
 
     def __str__(self) -> str:
         return " ".join(f"{role}={tile}" for role, tile in self.tiles)
+
+    @property
+    def specialised(self) -> bool:
+        """Whether some kernel has divided warps."""
+        return any(tile.specialised for _, tile in self.tiles)
 
     def replace(self, changes: Mapping[str, TileSchedule]) -> ModuleSchedule:
         """The schedule with other tiles for some roles."""
@@ -217,14 +225,17 @@ def _names(kernel: Kernel) -> dict[str, str]:
 
 def forms(kernel: Kernel) -> tuple[str, ...]:
     """The flags that a kernel knows: `pipe` where products can go ahead, `late` where a maximum is taken of them, `tma` where whole rows
-    of matrices stream, `specialised` for a forward where both are so."""
+    of matrices stream, `specialised` for a forward whose products are of such rows."""
     ahead, rows = heads(kernel), streamed_rows(kernel)
-    known = {"pipe": ahead, "late": ahead and kernel.gauges, "tma": rows, "specialised": can_specialise(kernel)}
+    known = {"pipe": ahead, "late": ahead and kernel.gauges, "tma": rows, "specialised": not unspecialised(kernel)}
     return tuple(flag for flag in FLAGS if known[flag])
 
 
 def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
     names = _names(kernel)
+    why = unspecialised(kernel)
+    if why and values.get("SPECIALISED") is True:
+        raise ScheduleError(f"{kernel.role} has no warp-specialised form: {why}", remedy="Leave SPECIALISED out of schedule=.")
     _check_names(f"the schedule of {kernel.role}", values, names)
     fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
     for name, value in values.items():
@@ -242,14 +253,17 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
     return TileSchedule(**fields)
 
 
-def check_specialised(schedule: ModuleSchedule, dtype: str, target: Target) -> None:
-    """Hold the warp-specialised form against where it shall run.
+def check_specialised(schedule: ModuleSchedule, dims: Mapping[str, int], dtype: str, target: Target) -> None:
+    """Hold the warp-specialised form against what it shall run with.
 
     Raises:
-        ScheduleError: its products are those of another target, or of two-byte elements only.
+        ScheduleError: its products are those of another target, of two-byte elements only, or narrower.
     """
-    asked = any(tile.specialised for _, tile in schedule.tiles)
-    if asked and (target.matrix_unit != "wgmma" or DTYPE_BYTES[dtype] != 2):
+    wide = max((pieces(length)[0] for length in dims.values()), default=0)
+    if schedule.specialised and wide > WIDEST:
+        remedy = "Leave SPECIALISED out of schedule= for them."
+        raise ScheduleError(f"SPECIALISED multiplies tiles of up to {WIDEST} columns, and one of {wide} is asked for", remedy=remedy)
+    if schedule.specialised and (target.matrix_unit != "wgmma" or DTYPE_BYTES[dtype] != 2):
         remedy = "Leave SPECIALISED out of schedule= there."
         raise ScheduleError(f"SPECIALISED is a form for float16 and bfloat16 on sm90, not for {dtype} on {target.name}", remedy=remedy)
 

@@ -64,6 +64,13 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
                     yield from (replace(tile, **form) for form in _forms(structure, tile, dtype, target))
 
 
+def divided_tiles(structure: Structure, dtype: str, target: Target, length: LengthClass = "long") -> tuple[TileSchedule, ...]:
+    """Tiles of the warp-specialised form of a kernel, () where it has none; arguments as for `candidates`."""
+    if not structure.specialised or target.matrix_unit != "wgmma" or DTYPE_BYTES[dtype] != 2 or length != "long":
+        return ()
+    return tuple(TileSchedule(128, streamed, 8, 2, tma=True, specialised=True) for streamed in (128, 64))
+
+
 def _forms(structure: Structure, tile: TileSchedule, dtype: str, target: Target) -> Iterator[dict[str, bool]]:
     """Forms of a kernel that are worth trying. Going ahead helps where products run beside other instructions of the same warps, and
     leaves registers for it only where descriptors fetch tiles. Before or behind the maximum is the same work, and only machine code shows

@@ -16,7 +16,7 @@ from attngen.ir.pieces import label
 from attngen.ir.special import SPECIAL
 from attngen.ir.traverse import free_axes, reads, walk
 from attngen.transform.heads import heads
-from attngen.transform.matrices import streamed_rows
+from attngen.transform.matrices import streamed_rows, unspecialised
 from attngen.transform.partition import Kernel, addends
 from attngen.transform.splitting import MERGE, PARTS
 
@@ -50,6 +50,7 @@ class Structure:
         maxima: row values that run along as maxima; `sums` counts them too.
         rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
         added: features of the tiles [S, f] that a turn adds to memory; added_rows: the vectors [S].
+        specialised: whether its warps may divide into those that fetch and those that compute.
     """
 
     role: str
@@ -76,6 +77,7 @@ class Structure:
     rows: bool = False
     added: tuple[str, ...] = ()
     added_rows: int = 0
+    specialised: bool = False
 
     def key(self, dims: Mapping[str, int]) -> str:
         """The structure without its arithmetic, feature axes by their tiles: "forward:64-32>64-32.64;64-32+64;2;masked"."""
@@ -153,6 +155,7 @@ def structure(kernel: Kernel) -> Structure:
         maxima=len(kernel.gauges),
         rows=bool(streamed_rows(kernel)),
         added=tuple(axis for step in inside if step.name in kernel.added for axis in step.axes if axis in features),
+        specialised=not unspecialised(kernel),
         added_rows=sum(step.name in kernel.added and not features & set(step.axes) for step in inside),
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from attngen.ir.expr import Index, Read, kind_of
-from attngen.ir.traverse import reads
+from attngen.ir.algebra import signed_factors
+from attngen.ir.expr import Expr, Index, Read, kind_of
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import free_axes, reads
 from attngen.transform.heads import heads
 from attngen.transform.partition import Kernel
 
@@ -23,9 +25,29 @@ def turns(read: Read, kernel: Kernel) -> tuple[str, ...]:
     return tuple(at.axis for at in read.at if isinstance(at, Index) and at.axis in kernel.loops)
 
 
-def can_specialise(kernel: Kernel) -> bool:
-    """Whether warps of a kernel may divide into those that fetch matrices and those that multiply, ahead of their time."""
-    return kernel.role == "forward" and bool(heads(kernel)) and bool(streamed_rows(kernel))
+def unspecialised(kernel: Kernel) -> str:
+    """Why warps of a kernel cannot divide into those that fetch matrices and those that multiply ahead of their time; "" if they can."""
+    if kernel.role != "forward" or not heads(kernel):
+        return "no products of its scores can be formed in the turn before"
+    if kernel.folds:
+        return 'a bias is folded into its scores, as it is not by without=["fold_biases"]'
+    pair, features = {kernel.resident, kernel.streamed}, set(kernel.features)
+    for step in kernel.steps:
+        parts = signed_factors(step.body)
+        if pair <= set(step.axes) and set(step.over) & features:
+            # What belongs to pairs, or multiplies keys, would have to be computed.
+            streamed = [part for part in parts if kernel.streamed in free_axes(part) or not set(free_axes(part)) & set(step.over)]
+            wrong = [part for part in streamed if not _is_rows(part, kernel)] or streamed[1:]
+        else:
+            wide = kernel.streamed in step.over and features & set(step.axes)
+            wrong = [part for part in parts if wide and features & set(free_axes(part)) and not _is_rows(part, kernel)]
+        if wrong:
+            return f"{print_expr(wrong[0])} in {step.name} is not read as rows lie in memory"
+    return ""
+
+
+def _is_rows(expr: Expr, kernel: Kernel) -> bool:
+    return isinstance(expr, Read) and is_matrix(expr, kernel)
 
 
 def streamed_rows(kernel: Kernel) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ class Case:
             yield replace(clean[1], rank="no spill")
 
     def _badness(self, _item: Candidate, row: Measured, us: float) -> tuple[bool, int, int, float]:
-        tolerated = TOLERATED_SPILL_BYTES if self.thorough and self.role != "forward" else 0
+        tolerated = TOLERATED_SPILL_BYTES if self.thorough else 0
         outside = max(0, row.spill_bytes - tolerated)
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
 

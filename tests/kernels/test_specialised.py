@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import attngen
-from attngen.errors import ScheduleError, UnsupportedError
+from attngen.errors import ScheduleError
 from attngen.runtime import partitions
 from tests.kernels import cases, harness
 
@@ -116,9 +116,14 @@ def test_strides_that_no_descriptor_takes_run_in_the_plain_form():
 def test_what_it_cannot_do_is_refused():
     slopes = torch.ones(2)
     spec = attngen.attention(score_mod=lambda score, b, h, q, k: score + slopes[h] * (k - q))
-    with pytest.raises(UnsupportedError, match="specialised form multiplies with tiles as they lie in memory") as caught:
+    with pytest.raises(ScheduleError, match="no warp-specialised form: a bias is folded into its scores"):
         attngen.compile(spec, arch="sm90", schedule=ask())(*tensors(dim=64))
-    assert "without=" in (caught.value.remedy or "")
+    bias = attngen.low_rank(torch.randn(150, 5), torch.randn(150, 5))
+    spec = attngen.attention(score_mod=lambda score, b, h, q, k: score + bias(b, h, q, k))
+    with pytest.raises(ScheduleError, match="is not read as rows lie in memory"):
+        attngen.compile(spec, arch="sm90", schedule=ask())(*tensors(dim=64))
+    with pytest.raises(ScheduleError, match="up to 256 columns, and one of 512"):
+        attngen.compile(attngen.attention(), arch="sm90", schedule=ask())(*tensors(dim=576))
     with pytest.raises(ScheduleError, match="float16 and bfloat16 on sm90, not for float32"):
         attngen.compile(attngen.attention(), arch="sm90", schedule=ask())(*tensors(torch.float32))
     with pytest.raises(ScheduleError, match="not for bfloat16 on sm80"):

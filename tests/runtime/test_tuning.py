@@ -162,6 +162,27 @@ def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, mon
     assert loaded.tiles["forward"]["BLOCK_M"] == schedule["forward"].resident
 
 
+def test_divided_warps_are_timed_and_run_where_they_won_on_this_machine(tmp_path: Path, monkeypatch):
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
+    kernels, captures = kernels_of(attngen.attention(mask_mod=causal))
+    clock = lambda attempt: 0.5 if attempt.tile.specialised else 1.0  # noqa: E731
+    found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
+    assert [row.schedule.specialised for row in found.rows] == [True, *(False for _ in found.rows[1:])]
+    record(table_of(found.rows), own_path(tmp_path))
+    mine, product = (kernels_of(attngen.attention(mask_mod=causal), local=local)[0] for local in (True, False))
+    monkeypatch.setenv("ATTNGEN_STRICT", "1")
+    strict = kernels_of(attngen.attention(mask_mod=causal))[0]
+    chosen = [one.choice(DIMS, "bfloat16", SETTING.target).schedule["forward"].specialised for one in (mine, product, strict)]
+    assert chosen == [True, False, False], "what is stored or made for others has no divided warps that nobody asked for"
+    loaded = mine.get(DIMS, torch.empty(0, dtype=torch.bfloat16), (4096, 4096))
+    assert hasattr(loaded.module, "forward_specialised_kernel")
+    q, k, v = torch.randn(3, 1, 1, 1, 40, 64, dtype=torch.bfloat16).unbind()
+    out = loaded.module.forward(q, k[:, :, 0], v[:, :, 0], loaded.tiles)[0]
+    wanted = torch.nn.functional.scaled_dot_product_attention(*(x.float() for x in (q, k, v)), is_causal=True)
+    torch.testing.assert_close(out.float(), wanted, atol=2e-2, rtol=2e-2)
+
+
 def test_a_schedule_that_a_compile_settled_is_stored_for_the_tuned_tiles_it_stands_beside(tmp_path: Path, monkeypatch):
     tmp_path.chmod(0o700)
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
