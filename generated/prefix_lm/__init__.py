@@ -31,11 +31,10 @@ TILES = {
     ("sm90", "bfloat16", 64, 64): {
         "forward": {
             "BLOCK_M": 128,
-            "BLOCK_N": 64,
-            "num_warps": 4,
+            "BLOCK_N": 128,
+            "num_warps": 8,
             "num_stages": 2,
             "PIPE": True,
-            "LATE": True,
             "TMA": True,
         },
         "backward_prepare": {"BLOCK_M": 64, "num_warps": 4, "num_stages": 1},
