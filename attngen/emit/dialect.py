@@ -44,14 +44,20 @@ class Rows:
 class Dialect:
     """Plain Triton."""
 
+    language = "tl"
+
+    def place(self, layout: Layout) -> str:
+        """The last argument of what makes a value: where it lives."""
+        return ""
+
     def positions(self, axis: str, first: str, end: str) -> str:
         """Whole numbers from `first` up to `end`, along an axis."""
-        return f"tl.arange({first}, {end})"
+        return f"{self.language}.arange({first}, {end}{self.place((axis,))})"
 
     def filled(self, shape: tuple[str, ...], layout: Layout, value: str = "") -> str:
         """A tile of one value, 0 unless given, in the type of sums."""
-        text = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
-        return f"tl.full({text}, {value}, ACC)" if value else f"tl.zeros({text}, ACC)"
+        text, place = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})", self.place(layout)
+        return f"{self.language}.full({text}, {value}, ACC{place})" if value else f"{self.language}.zeros({text}, ACC{place})"
 
     def scalar(self, text: str, dtype: str) -> str:
         """A constant of a type."""

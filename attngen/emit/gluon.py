@@ -54,6 +54,8 @@ class Gluon(Dialect):
         layouts: names of the layouts of feature axes, with their definitions.
     """
 
+    language = "gl"
+
     def __init__(self, kernel: Kernel, shapes: Shapes) -> None:
         self.shapes = shapes
         self.pair = (kernel.resident, kernel.streamed or "")
@@ -83,13 +85,12 @@ class Gluon(Dialect):
             return f"gl.SliceLayout(0, {self.layout('ROWS', layout[0])})"
         return self.layout("SUM" if layout[1] in self.sums else "ROWS", layout[1])
 
-    def positions(self, axis: str, first: str, end: str) -> str:
-        own = f"gl.arange({first}, {end}, {self.home((axis,))})"
-        return f"PART * {end} + {own}" if axis == self.pair[0] else own
+    def place(self, layout: Layout) -> str:
+        return f", {self.home(layout)}"
 
-    def filled(self, shape: tuple[str, ...], layout: Layout, value: str = "") -> str:
-        text = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
-        return f"gl.full({text}, {value}, ACC, {self.home(layout)})" if value else f"gl.zeros({text}, ACC, {self.home(layout)})"
+    def positions(self, axis: str, first: str, end: str) -> str:
+        own = super().positions(axis, first, end)
+        return f"PART * {end} + {own}" if axis == self.pair[0] else own
 
     def scalar(self, text: str, dtype: str) -> str:
         return f"tl.cast({text}, {dtype})"
