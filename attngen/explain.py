@@ -140,7 +140,7 @@ def explain(
         extra=tuple(shown[name] for name in kept if features & set(streamed.cascade.axes(name))),
         gradient=_lines(program.gradient) if program.gradient is not None else (),
         kernels=tuple(_facts(kernel) for kernel in program.kernels),
-        tiles=tuple(reason.lines()[0] for reason in choice.reasons),
+        tiles=choice.heads(),
         candidates=choice.lines(),
         captured=_captured(program),
         order=order or _gaps(program),

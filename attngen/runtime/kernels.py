@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
@@ -33,6 +33,8 @@ from attngen.schedule.space import length_class
 from attngen.transform.splitting import PARTS
 
 _log = logging.getLogger("attngen")
+Frozen = tuple[tuple[str, object], ...]
+"""A user's schedule as a hashable value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Options:
     whatever PyTorch is told."""
 
     arch: str | None = None
-    schedule: tuple[tuple[str, object], ...] | None = None
+    schedule: Frozen | None = None
     keep_lists: bool = False
     without: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
@@ -62,29 +64,36 @@ class Options:
     deterministic: bool = False
 
 
-def freeze(schedule: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
+def freeze(schedule: Mapping[str, Any]) -> Frozen:
     """A user's schedule as a hashable value."""
     return tuple((str(name), freeze(value) if isinstance(value, Mapping) else value) for name, value in schedule.items())
 
 
-def thaw(schedule: tuple[tuple[str, object], ...]) -> dict[str, object]:
+def thaw(schedule: Frozen) -> dict[str, object]:
     """The inverse of `freeze`."""
     return {name: thaw(value) if isinstance(value, tuple) else value for name, value in schedule}  # pyright: ignore[reportUnknownArgumentType]
 
 
-def asks_specialised(schedule: tuple[tuple[str, object], ...] | None) -> bool:
+def asks_specialised(schedule: Frozen | None) -> bool:
     """Whether a user's frozen schedule asks for the warp-specialised form of the forward."""
     said = thaw(schedule or ())
     own = said.get("forward", said)
     return isinstance(own, Mapping) and cast("Mapping[str, object]", own).get("SPECIALISED") is True
 
 
-def forward_only(schedule: tuple[tuple[str, object], ...] | None) -> tuple[tuple[str, object], ...] | None:
-    """What a user's frozen schedule says of the forward; None where it says nothing."""
-    return tuple(item for item in schedule or () if item[0] == "forward" or not isinstance(item[1], tuple)) or None
+def forward_only(schedule: Frozen | None) -> Frozen | None:
+    """What a user's frozen schedule says of the forward, for calls of few queries, where warps have too few rows to divide; None where it
+    says nothing."""
+    said = [item for item in schedule or () if item[0] == "forward" or not isinstance(item[1], tuple)]
+    kept = [(name, _undivided(cast("Frozen", value)) if isinstance(value, tuple) else value) for name, value in said]
+    return tuple(item for item in _undivided(kept) if item[1] != ()) or None
 
 
-def in_parts_only(schedule: tuple[tuple[str, object], ...] | None) -> tuple[tuple[str, object], ...] | None:
+def _undivided(schedule: Iterable[tuple[str, object]]) -> Frozen:
+    return tuple(item for item in schedule if item[0] != "SPECIALISED")
+
+
+def in_parts_only(schedule: Frozen | None) -> Frozen | None:
     """What a user's frozen schedule says of the forward, for the kernel that walks its parts; None where it says nothing."""
     said = forward_only(schedule) or ()
     whole = [item for item in said if item[0] != "forward"]
@@ -98,7 +107,7 @@ def roles(program: Program) -> frozenset[str]:
     return frozenset(kernel.role for form in (program, other) if form is not None for kernel in form.kernels)
 
 
-def own_part(schedule: tuple[tuple[str, object], ...] | None, program: Program) -> tuple[tuple[str, object], ...] | None:
+def own_part(schedule: Frozen | None, program: Program) -> Frozen | None:
     """A user's frozen schedule without what it says of kernels that only the other form of the backward has; None where nothing is left."""
     own = {kernel.role for kernel in program.kernels}
     named = {name for name, value in schedule or () if isinstance(value, tuple)}

@@ -89,5 +89,5 @@ def parts_of_calls(kernels: Kernels, target: Target, dims: Mapping[str, int], dt
         "for each,",
         f"parts of {PART_KEYS} keys or more; 8 programs on {target.name} ({target.sms}) have {', '.join(shown)} keys",
         f"{kernel.role} stores {names}, {numbers * max(4, DTYPE_BYTES[dtype])} B a row and part; {merge.role} makes them one",
-        *(reason.lines()[0] for reason in choice.reasons),
+        *choice.heads(),
     )

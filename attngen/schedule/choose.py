@@ -77,9 +77,11 @@ class Reason:
     timed: Tuned | None = None
     predicted_us: float = 0.0
 
-    def lines(self) -> tuple[str, ...]:
-        """Text for `explain`."""
-        head = f"{self.role}: {self.tile} ({self.evidence})"
+    def lines(self, runs: TileSchedule | None = None) -> tuple[str, ...]:
+        """Text for `explain`; `runs` is what the kernel runs with, where a user asked for something else."""
+        runs = runs or self.tile
+        asked = "" if runs == self.tile else f"{runs}, which schedule= asks for instead of "
+        head = f"{self.role}: {asked}{self.tile} ({self.evidence})"
         if self.timed is not None:
             timed = self.timed
             usual = "which does not run" if timed.usual_us is None else f"{timed.usual_us:.0f} us"
@@ -87,7 +89,7 @@ class Reason:
         elif self.row is not None:
             row = self.row
             head += f": {row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared, compiled for {row.arch}"
-        lines = [head, *(f"  {flag}: {_FORMS[flag]}" for flag in FLAGS if getattr(self.tile, flag))]
+        lines = [head, *(f"  {flag}: {_FORMS[flag]}" for flag in FLAGS if getattr(runs, flag))]
         if self.alternative is not None:
             lines.append(f"  without spills: {self.alternative.tile}, {self.alternative.registers} registers")
         return (*lines, *(f"  {candidate}" for candidate in self.candidates))
@@ -107,7 +109,11 @@ class Choice:
 
     def lines(self) -> tuple[str, ...]:
         """Text for `explain`."""
-        return tuple(line for reason in self.reasons for line in reason.lines())
+        return tuple(line for reason in self.reasons for line in reason.lines(self.schedule[reason.role]))
+
+    def heads(self) -> tuple[str, ...]:
+        """The first line for each kernel."""
+        return tuple(reason.lines(self.schedule[reason.role])[0] for reason in self.reasons)
 
 
 @dataclass(frozen=True, slots=True)

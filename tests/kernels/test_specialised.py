@@ -107,6 +107,17 @@ def test_trains_and_explains():
         torch.testing.assert_close(mine, theirs, atol=2e-2, rtol=2e-2)
 
 
+def test_calls_of_few_queries_and_explanations_know_nothing_of_it():
+    """What such calls run instead has too few rows for warps to divide."""
+    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: q <= k), arch="sm90", schedule=ask())
+    q, k = torch.randn(1, 4, 3, 32, dtype=torch.float16), torch.randn(1, 2, 90, 32, dtype=torch.float16)
+    torch.testing.assert_close(attend(q, k, k).double(), attend.reference(q, k, k), atol=5e-3, rtol=5e-3)
+    assert "specialised" in attend.explain()
+    flat = attngen.compile(attngen.attention(), arch="sm90", schedule={"SPECIALISED": True})
+    assert "specialised" in flat.explain()
+    torch.testing.assert_close(flat(q, k, k).double(), flat.reference(q, k, k), atol=5e-3, rtol=5e-3)
+
+
 def test_strides_that_no_descriptor_takes_run_in_the_plain_form():
     attend = attngen.compile(attngen.attention(), arch="sm90", schedule=ask())
     wide = [torch.randn(1, 2, 70, 33, dtype=torch.float16)[..., :32] for _ in range(3)]
