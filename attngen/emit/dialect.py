@@ -109,6 +109,10 @@ class Dialect:
         a, b = sides
         return f'tl.dot({a}, {b}, {total}, input_precision="ieee", out_dtype=ACC)'
 
+    def row_sum(self, text: str, layout: Layout) -> str:
+        """The sums of a tile's rows."""
+        return f"tl.sum({text}, 1)"
+
     def ahead(self, lowering: Lowering) -> Ahead:
         """The products that are formed in the turn before."""
         from attngen.emit.pipe import Ahead

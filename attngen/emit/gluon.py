@@ -117,6 +117,9 @@ class Gluon(Dialect):
     def stored(self, text: str, layout: Layout) -> str:
         return f"gl.convert_layout({text}, {self.layout('ROWS', layout[1])})" if self.is_sum(layout) else text
 
+    def row_sum(self, text: str, layout: Layout) -> str:
+        return f"gl.convert_layout({super().row_sum(text, layout)}, {self.home(layout[:1])})"
+
     def is_sum(self, layout: Layout) -> bool:
         """Whether tiles of a layout live as sums do."""
         return len(layout) == 2 and layout[1] in self.sums

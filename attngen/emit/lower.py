@@ -172,13 +172,15 @@ class Lowering:
             raise self.not_a_contraction(step, step.body)
         previous, writer.stage = writer.stage, stage
         text = self.unpadded(writer.printer.code(body, inner), inner)
-        writer.put(f"{name} = tl.sum({text}, 1)")
+        writer.put(f"{name} = {writer.dialect.row_sum(text, inner)}")
         writer.stage = previous
 
     def unpadded(self, text: str, layout: Layout) -> str:
         """A computed tile with 0 in the columns that only pad it."""
         axis = layout[-1]
-        return f"tl.where(ok_{axis}[None, :], {text}, 0.0)" if axis in self.writer.shapes.padded else text
+        if axis not in self.writer.shapes.padded:
+            return text
+        return f"tl.where({self.writer.dialect.lift(self.writer, f'ok_{axis}', (axis,), layout)}, {text}, 0.0)"
 
     def split(self, step: Einsum, left: Layout, right: Layout, both: Layout) -> tuple[Expr, Expr, Expr]:
         """Factors of a product by the side whose axes they fit; what fits the result itself multiplies it."""

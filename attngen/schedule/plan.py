@@ -201,6 +201,8 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         changes[kernel.role] = _changed(kernel, chosen[kernel.role], _mapping(values[role], f"the schedule of {role}", roles))
     if by_role:
         return chosen.replace(changes)
+    if all(unspecialised(kernel) for kernel in kernels):
+        _refuse_specialised(kernels[0], values)
     _check_names("schedule=", values, {name for kernel in kernels for name in _names(kernel)})
     for kernel in kernels:
         mine = {name: value for name, value in values.items() if name in _names(kernel)}
@@ -233,9 +235,7 @@ def forms(kernel: Kernel) -> tuple[str, ...]:
 
 def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
     names = _names(kernel)
-    why = unspecialised(kernel)
-    if why and values.get("SPECIALISED") is True:
-        raise ScheduleError(f"{kernel.role} has no warp-specialised form: {why}", remedy="Leave SPECIALISED out of schedule=.")
+    _refuse_specialised(kernel, values)
     _check_names(f"the schedule of {kernel.role}", values, names)
     fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
     for name, value in values.items():
@@ -251,6 +251,13 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
         fields |= {field: value for field, value in SPECIALISED.items() if field not in {names[str(name)] for name in values}}
     fields["late"] = fields["late"] and (fields["pipe"] or values.get("LATE") is True)
     return TileSchedule(**fields)
+
+
+def _refuse_specialised(kernel: Kernel, values: Mapping[object, object]) -> None:
+    """Say why a kernel has no warp-specialised form, if it is asked for."""
+    why = unspecialised(kernel)
+    if why and values.get("SPECIALISED") is True:
+        raise ScheduleError(f"{kernel.role} has no warp-specialised form: {why}", remedy="Leave SPECIALISED out of schedule=.")
 
 
 def check_specialised(schedule: ModuleSchedule, dims: Mapping[str, int], dtype: str, target: Target) -> None:

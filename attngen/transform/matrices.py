@@ -38,9 +38,12 @@ def unspecialised(kernel: Kernel) -> str:
             # What belongs to pairs, or multiplies keys, would have to be computed.
             streamed = [part for part in parts if kernel.streamed in free_axes(part) or not set(free_axes(part)) & set(step.over)]
             wrong = [part for part in streamed if not _is_rows(part, kernel)] or streamed[1:]
+        elif kernel.streamed in step.over and features & set(step.axes):
+            wide = [part for part in parts if features & set(free_axes(part))]
+            wrong = [part for part in wide if not _is_rows(part, kernel)] or wide[1:]
         else:
-            wide = kernel.streamed in step.over and features & set(step.axes)
-            wrong = [part for part in parts if wide and features & set(free_axes(part)) and not _is_rows(part, kernel)]
+            # What is no operand of a product would have to be in registers.
+            wrong = [read for read in reads(step.body) if is_matrix(read, kernel)]
         if wrong:
             return f"{print_expr(wrong[0])} in {step.name} is not read as rows lie in memory"
     return ""

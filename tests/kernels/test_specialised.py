@@ -143,6 +143,50 @@ def test_what_it_cannot_do_is_refused():
         attngen.compile(attngen.attention(), arch="sm90", schedule=ask(BLOCK_M=64))(*tensors())
 
 
+def test_few_queries_and_explain_have_their_own_forms():
+    """A forward whose keys are in parts has no divided warps."""
+    for schedule in (ask(), {"SPECIALISED": True}, {"forward": {"SPECIALISED": False}}):
+        attend = attngen.compile(attngen.attention(), arch="sm90", schedule=schedule)
+        assert "forward_parts" in attend.explain(head_dim=32)
+        q, k, v = (torch.randn(1, 2, length, 32, dtype=torch.float16) for length in (1, 600, 600))
+        torch.testing.assert_close(attend(q, k, v).double(), attend.reference(q, k, v), atol=5e-3, rtol=5e-3)
+
+
+def test_it_says_why_not_where_all_kernels_are_asked():
+    slopes = torch.ones(2)
+    spec = attngen.attention(score_mod=lambda score, b, h, q, k: score + slopes[h] * (k - q))
+    with pytest.raises(ScheduleError, match="no warp-specialised form: a bias is folded"):
+        attngen.compile(spec, arch="sm90", schedule={"SPECIALISED": True})(*tensors(dim=64))
+
+
+@attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
+def moments(q, k, v):
+    p = attngen.softmax(attngen.einsum("b h m d, b h n d -> b h m n", q, k), over="n")
+    return attngen.einsum("b h m n, b h n e -> b h m e", p, v), attngen.einsum("b h m n, b h n e -> b h m e", p, v * v)
+
+
+def test_a_product_of_streamed_matrices_is_refused():
+    with pytest.raises(ScheduleError, match=r"v.* in .* is not read as rows lie in memory"):
+        attngen.compile(moments, arch="sm90", schedule=ask())(*tensors())
+
+
+@attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
+def normed(q, k, v):
+    own = attngen.sum(q * q, over="d")
+    s = attngen.einsum("b h m d, b h n d -> b h m n", q, k) * attngen.rsqrt(own + 1.0)
+    o = attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(s, over="n"), v)
+    return o * attngen.rsqrt(attngen.sum(o * o, over="e"))
+
+
+def test_sums_over_features_of_rows():
+    """They come from tiles that live elsewhere, one of them padded."""
+    attend = attngen.compile(normed, arch="sm90", schedule=ask())
+    found = tensors(torch.float16)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(*found).double(), attend.reference(*found), atol=5e-3, rtol=5e-3)
+    assert attend.kernels[0].resources(head_dim=(64, 20)).spill_bytes == 0
+
+
 @pytest.mark.parametrize("head_dim", [64, (96, 64)], ids=str)
 def test_compiles_without_spills(head_dim: int | tuple[int, int]):
     """Two blocks of columns that differ from the rows' and from each other: no layout fits where another should be."""
