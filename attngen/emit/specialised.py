@@ -132,7 +132,7 @@ def _worker(kernel: Kernel, written: Written, dialect: Gluon, vectors: list[Code
     columns = f"BLOCK_{segments.ranges.stream.upper()}"
     pairs = Code(f"PAIRS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {columns}, 16])")
     layouts = (pairs, *(Code(f"{name}: gl.constexpr = {form}") for name, form in sorted(dialect.layouts.items())))
-    name, title = Code(f"{kernel.role}_worker"), Code("Computes the rows that are its own, half of those of the program.")
+    name, title = Code(f"{kernel.role}_worker"), Code("Computes BLOCK_M rows of its own, half of those of the program.")
     return _partition((name, title), segments, (*layouts, *before), tuple(sections.init), tile, after)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attngen import target as targets
+from attngen.emit.gluon import scores_name
+from attngen.emit.specialised import specialised_name
 from attngen.errors import ArgumentError, DtypeMismatch, ShapeMismatch
-from attngen.runtime.kernels import Kernels
+from attngen.runtime.kernels import Kernels, asks_specialised
 from attngen.schedule.plan import DTYPE_BYTES
 
 if TYPE_CHECKING:
@@ -28,16 +30,19 @@ class KernelHandle:
 
     @property
     def name(self) -> str:
-        """Of the function in the emitted module."""
-        return f"{self.role}_kernel"
+        """Of the function in the emitted module, of the form that `schedule=` asks for."""
+        divided = self.role == "forward" and asks_specialised(self.kernels.override)
+        return specialised_name(self.role) if divided else f"{self.role}_kernel"
 
     @property
     def source(self) -> str:
-        """The text of the emitted function for bfloat16, for feature lengths that are powers of two."""
+        """The text of the emitted function for bfloat16, for feature lengths that are powers of two; where its warps are divided, with what
+        each of them does."""
         lengths = feature_lengths(self.kernels.program.features, None, dict(self.known))
         text = self.kernels.at("bfloat16").source(lengths).text
-        start = text.rindex("@triton.jit", 0, text.index(f"def {self.name}("))
-        return text[start : text.index("\n\n\n", start)] + "\n"
+        place = text.index(f"def {self.name}(")
+        first = place if self.name == f"{self.role}_kernel" else text.index(f"def {scores_name(self.role)}(")
+        return text[text.rindex("@", 0, first) : text.index("\n\n\n", place)] + "\n"
 
     def resources(self, dtype: object = "bfloat16", head_dim: int | Sequence[int] | None = None, arch: str | None = None) -> Compiled:
         """Compile the kernel as a call would, without a GPU: registers, spills, shared memory, binary, assembly.

@@ -192,7 +192,10 @@ def test_compiles_without_spills(head_dim: int | tuple[int, int]):
     """Two blocks of columns that differ from the rows' and from each other: no layout fits where another should be."""
     attend = attngen.compile(attngen.attention(softcap=30.0, mask_mod=lambda b, h, q, k: q >= k), arch="sm90", schedule=ask())
     compiled = next(kernel for kernel in attend.kernels if kernel.role == "forward").resources(head_dim=head_dim)
-    assert compiled.name == "forward_specialised_kernel"
+    assert compiled.name == attend.kernels[0].name == "forward_specialised_kernel"
+    shown = attend.kernels[0].source
+    assert shown.startswith("@gluon.jit\ndef forward_scores(")
+    assert [f"def forward_{part}(" in shown for part in ("loader", "worker", "specialised_kernel", "kernel")] == [True, True, True, False]
     assert compiled.num_warps == 12
     assert compiled.spill_bytes == 0
     assert not compiled.serialized_wgmma
