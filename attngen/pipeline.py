@@ -207,6 +207,7 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
         shapes=own,
         specialised={form.context.plain.name: form.context.name for form in forms},
+        workers=max((form.context.workers for form in forms), default=0),
     )
     module = ModuleContext(
         title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),

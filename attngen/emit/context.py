@@ -109,6 +109,7 @@ class SpecialisedContext:
         plain: the kernel that computes the same, with the same parameters.
         name: function name. scores: the function that begins products.
         place: which tile this program owns, and all that its partitions are given. rings: between them.
+        workers: how many compute. warps, registers: of the partitions beside the first.
         segments, turn, walk: of the stream, as in the plain kernel.
         loader, worker: the partitions. calls: of them, one for each group of warps.
     """
@@ -118,6 +119,9 @@ class SpecialisedContext:
     scores: FunctionContext
     place: tuple[Code, ...]
     rings: tuple[RingContext, ...]
+    workers: int
+    warps: Code
+    registers: Code
     segments: int
     turn: Code
     walk: Code
@@ -165,9 +169,9 @@ class Finish:
 @dataclass(frozen=True, slots=True)
 class HostContext:
     """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
-    axis has several tiles; `tiled`: whether descriptors may fetch tiles; `specialised`: whether the forward has that form as
-    well; `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`: whether some kernel is called for a
-    chunk of rows at a time."""
+    axis has several tiles; `tiled`: whether descriptors may fetch tiles; `workers`: how many groups of warps compute in the specialised
+    form of the forward, 0 where it has none; `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`:
+    whether some kernel is called for a chunk of rows at a time."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]
@@ -175,7 +179,7 @@ class HostContext:
     runs: bool
     pieces: bool
     tiled: bool
-    specialised: bool
+    workers: int
     listed: bool
     chunks: bool
     forward: tuple[Launch, ...]

@@ -11,6 +11,7 @@ when the kernel is compiled.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,11 +45,16 @@ def scores_name(role: str) -> Code:
 @dataclass(frozen=True, slots=True)
 class Ring:
     """Slots for the tiles of a matrix, which are filled and taken in turn: names of the slots, of the barriers of tiles that are there, and
-    of those of slots that are free again; `ahead`: they are of the next turn."""
+    of those of slots that are free again."""
 
     rows: Rows
     names: tuple[Code, Code, Code]
-    ahead: bool
+
+
+def parted(rings: Mapping[str, Ring], scores: Iterable[Code]) -> tuple[list[Ring], list[Ring]]:
+    """The rings of tiles that the statements of scores take, which go ahead, and the others."""
+    taken = {line.partition(" = ")[0] for line in scores}
+    return [ring for tile, ring in rings.items() if tile in taken], [ring for tile, ring in rings.items() if tile not in taken]
 
 
 class Gluon(Dialect):
@@ -69,7 +75,6 @@ class Gluon(Dialect):
         self.rings: dict[str, Ring] = {}
         self.layouts: dict[str, Code] = {}
         self.shared: dict[str, Code] = {}
-        self.early = False
 
     # ---- layouts
 
@@ -137,7 +142,7 @@ class Gluon(Dialect):
 
     def fetch(self, writer: Writer, rows: Rows, ok: str, full: str) -> str:
         names = writer.name(f"{rows.tile}_ring"), writer.name(f"{rows.tile}_ready"), writer.name(f"{rows.tile}_free")
-        self.rings[rows.tile] = Ring(rows, names, self.early)
+        self.rings[rows.tile] = Ring(rows, names)
         writer.helpers |= {"slots", "barriers", "put", "take", "give"}
         return f"take({names[0]}, {names[1]}, turn, STAGES)"
 
@@ -178,9 +183,6 @@ class Queue(Ahead):
         super().__init__(lowering)
         self.dialect = dialect
 
-    def enter(self, *, early: bool) -> None:
-        self.dialect.early = early
-
     def function(self, segments: Segments) -> FunctionContext | None:
         if not self.names:
             return None
@@ -195,8 +197,7 @@ class Queue(Ahead):
         def form(turn: str) -> str:
             return f"{', '.join(formed.values())} = {name}({', '.join((*values, turn, *constants))})"
 
-        ahead = [ring for ring in self.dialect.rings.values() if ring.ahead]
-        behind = [ring for ring in self.dialect.rings.values() if not ring.ahead]
+        ahead, behind = parted(self.dialect.rings, self.lines)
 
         def wait(turn: str) -> list[str]:
             waits = [f"{following[result]} = warpgroup_mma_wait(0, ({formed[result]},))" for result in results]

@@ -34,6 +34,7 @@ class Plan:
         axes: of the gradient cascade, for partial gradients.
         shapes: what the kernels were lowered for.
         specialised: names of kernels that have the warp-specialised form too, with those of the latter.
+        workers: how many groups of warps compute in that form.
     """
 
     inputs: tuple[Input, ...]
@@ -47,6 +48,7 @@ class Plan:
     axes: Mapping[str, tuple[str, ...]]
     shapes: Shapes
     specialised: Mapping[str, Code]
+    workers: int
 
 
 def host_context(plan: Plan) -> HostContext:
@@ -65,7 +67,7 @@ def host_context(plan: Plan) -> HostContext:
         runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
         pieces=bool(plan.shapes.pieces),
         tiled=any(lowered.tiled for _, lowered in (*plan.forward, *plan.backward)),
-        specialised=bool(plan.specialised),
+        workers=plan.workers,
         listed=listed,
         chunks=any(kernel.in_chunks for kernel, _ in plan.backward),
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),

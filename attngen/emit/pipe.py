@@ -54,18 +54,13 @@ class Ahead:
         writer = self.lowering.writer
         known, section, whole = dict(writer.known), writer.sections.tile, writer.whole_tiles
         writer.sections.tile, writer.whole_tiles = [], "FULL"
-        self.enter(early=True)
         self.lowering.step(step)
-        self.enter(early=False)
         written = writer.sections.tile
         if not self.lines:
             self.place = len(section)
         self.lines += [code for code, walked in written if walked is None]
         writer.sections.tile = section + [(code, walked) for code, walked in written if walked is not None]
         writer.known, writer.whole_tiles = known, whole
-
-    def enter(self, *, early: bool) -> None:
-        """Called where statements of products that go ahead begin and end."""
 
     def after_maximum(self) -> None:
         """Remember the place behind the first maximum of a turn: with LATE, products are formed there."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from attngen.emit.context import CallContext, PartitionContext, RingContext, SpecialisedContext
-from attngen.emit.gluon import LANGUAGES, Gluon, Ring
+from attngen.emit.gluon import LANGUAGES, MMA, Gluon, Ring, parted
 from attngen.emit.kernel import Lowered, Written, place, statements
 from attngen.emit.names import Code
 from attngen.emit.pipe import free
@@ -27,6 +27,10 @@ from attngen.transform.pieces import split
 
 PARTS = ("0", "1")
 """Numbers of the workers."""
+_WARPS = "[4, 1]"
+"""Of those that run beside the first worker: the second one, and the loader."""
+_REGISTERS = "[240, 24]"
+"""That each of their threads gets; the first worker has what is left, which is as much as the second has."""
 _MAKERS = frozenset({"arange", "full", "zeros", "shared"})
 _REDUCTIONS = frozenset({"min", "max", "sum"})
 
@@ -58,7 +62,8 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
     before = [*place(kernel, writer, segments), *writer.sections.prologue]
     local = local_names(before)
     rings = list(dialect.rings.values())
-    loader = _loader(kernel, segments, rings, [line for line in before if target(line) in ("begins", "ends")])
+    walks = [line for line in before if target(line) in ("begins", "ends")]
+    loader = _loader(kernel, segments, parted(dialect.rings, written.ahead.body), walks)
     worker = _worker(kernel, written, dialect, [line for line in before if target(line) in local])
     shared = {name for ring in rings for name in ring.names}
     wanted = [name for partition in (loader, worker) for name in partition.values if name not in shared]
@@ -72,6 +77,9 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
         scores=written.ahead,
         place=needed([Code(own) if target(line) == resident else line for line in before], wanted),
         rings=tuple(_ring(ring) for ring in rings),
+        workers=len(PARTS),
+        warps=Code(_WARPS),
+        registers=Code(_REGISTERS),
         segments=segments.count,
         turn=turn(segments),
         walk=walk(segments),
@@ -92,8 +100,8 @@ def _ring(ring: Ring) -> RingContext:
     return RingContext(Code(ring.rows.name), slots, ready, free_slots, Code(", ".join(ring.rows.blocks)))
 
 
-def _loader(kernel: Kernel, segments: Segments, rings: list[Ring], walks: list[Code]) -> PartitionContext:
-    """Fills what the workers take, in their order."""
+def _loader(kernel: Kernel, segments: Segments, rings: tuple[list[Ring], list[Ring]], walks: list[Code]) -> PartitionContext:
+    """Fills what the workers take, in their order: the rings of what goes ahead, and those of the turn."""
     streamed = kernel.streamed or ""
     first, beginning = first_tile(segments)
     following, position = next_tile(segments)
@@ -101,7 +109,7 @@ def _loader(kernel: Kernel, segments: Segments, rings: list[Ring], walks: list[C
     def put(ring: Ring, turn: str, start: str) -> Code:
         return Code(f"put({', '.join((*ring.names, turn, ring.rows.name, start, 'STAGES'))})")
 
-    ahead, behind = [ring for ring in rings if ring.ahead], [ring for ring in rings if not ring.ahead]
+    ahead, behind = rings
     starts = [item for item in offsets(segments) if target(item[0]) == f"start_{streamed}"]
     tile = (
         *guarded(starts, segments),
@@ -129,8 +137,7 @@ def _worker(kernel: Kernel, written: Written, dialect: Gluon, vectors: list[Code
             read |= {*_read((line,))}
     tile = guarded(places + sections.tile, segments)
     before = needed(vectors, [*_read((*sections.init, *tile, *after)), "begins", "ends"])
-    columns = f"BLOCK_{segments.ranges.stream.upper()}"
-    pairs = Code(f"PAIRS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {columns}, 16])")
+    pairs = Code(f"PAIRS: gl.constexpr = {MMA.format(columns=f'BLOCK_{segments.ranges.stream.upper()}')}")
     layouts = (pairs, *(Code(f"{name}: gl.constexpr = {form}") for name, form in sorted(dialect.layouts.items())))
     name, title = Code(f"{kernel.role}_worker"), Code("Computes BLOCK_M rows of its own, half of those of the program.")
     return _partition((name, title), segments, (*layouts, *before), tuple(sections.init), tile, after)

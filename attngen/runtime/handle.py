@@ -31,13 +31,13 @@ class KernelHandle:
     @property
     def name(self) -> str:
         """Of the function in the emitted module, of the form that `schedule=` asks for."""
-        divided = self.role == "forward" and asks_specialised(self.kernels.override)
-        return specialised_name(self.role) if divided else f"{self.role}_kernel"
+        specialised = self.role == "forward" and asks_specialised(self.kernels.override)
+        return specialised_name(self.role) if specialised else f"{self.role}_kernel"
 
     @property
     def source(self) -> str:
-        """The text of the emitted function for bfloat16, for feature lengths that are powers of two; where its warps are divided, with what
-        each of them does."""
+        """The text of the emitted function for bfloat16, for feature lengths that are powers of two; where its warps are specialised,
+        with what each of them does."""
         lengths = feature_lengths(self.kernels.program.features, None, dict(self.known))
         text = self.kernels.at("bfloat16").source(lengths).text
         place = text.index(f"def {self.name}(")

@@ -85,11 +85,11 @@ def forward_only(schedule: Frozen | None) -> Frozen | None:
     """What a user's frozen schedule says of the forward, for calls of few queries, where warps have too few rows to divide; None where it
     says nothing."""
     said = [item for item in schedule or () if item[0] == "forward" or not isinstance(item[1], tuple)]
-    kept = [(name, _undivided(cast("Frozen", value)) if isinstance(value, tuple) else value) for name, value in said]
-    return tuple(item for item in _undivided(kept) if item[1] != ()) or None
+    kept = [(name, _unspecialised(cast("Frozen", value)) if isinstance(value, tuple) else value) for name, value in said]
+    return tuple(item for item in _unspecialised(kept) if item[1] != ()) or None
 
 
-def _undivided(schedule: Iterable[tuple[str, object]]) -> Frozen:
+def _unspecialised(schedule: Iterable[tuple[str, object]]) -> Frozen:
     return tuple(item for item in schedule if item[0] != "SPECIALISED")
 
 
@@ -182,7 +182,7 @@ class Kernels:
 
     def source(self, dims: Mapping[str, int], specialised: bool = False) -> Source:
         """The emitted module for these feature lengths; its text depends only on how they are cut into tiles, and on whether the forward
-        has divided warps too, as a schedule or the user may ask."""
+        has specialised warps too, as a schedule or the user may ask."""
         with self.lock:
             return self._source(dims, specialised or asks_specialised(self.override))
 
@@ -219,8 +219,8 @@ class Kernels:
         with self.lock:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
-                # What is stored, or made for others, has no divided warps that nobody asked for.
-                tuned = tuned.undivided() if self.knobs.strict or not self.options.local else tuned
+                # What is stored, or made for others, has no specialised warps that nobody asked for.
+                tuned = tuned.unspecialised() if self.knobs.strict or not self.options.local else tuned
                 choice = choose(self.program.kernels, request, table(), tuned)
                 if self.override is not None:
                     choice = replace(choice, schedule=override(choice.schedule, self.program.kernels, thaw(self.override)))

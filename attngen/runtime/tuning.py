@@ -25,7 +25,7 @@ from attngen.schedule.choose import Choice, Request, choose, distinct, rank
 from attngen.schedule.measured import table
 from attngen.schedule.memory import shared_bytes
 from attngen.schedule.plan import BLOCKS, ModuleSchedule, TileSchedule
-from attngen.schedule.space import LengthClass, divided_tiles, length_class
+from attngen.schedule.space import LengthClass, length_class, specialised_tiles
 from attngen.schedule.structure import structure
 from attngen.schedule.tuned import Tuned
 from attngen.target import Target
@@ -227,15 +227,15 @@ def _tuned_roles(
 
 
 def leaders(kernel: Kernel, usual: Choice, request: Request, count: int) -> tuple[TileSchedule, ...]:
-    """Tiles worth running: the usual one, what stands beside it in the table, its fallback, the first of the ranking, and those of divided
-    warps, which nothing but a clock chooses."""
+    """Tiles worth running: the usual one, what stands beside it in the table, its fallback, the first of the ranking, and those of the
+    warp-specialised form, which nothing but a clock chooses."""
     reason = next(reason for reason in usual.reasons if reason.role == kernel.role)
     beside = [reason.alternative.schedule] if reason.alternative is not None else []
     beside += [reason.fallback] if reason.fallback is not None else []
     held, limit = structure(kernel), request.target.shared_bytes
     fitting = [item.tile for item in distinct(rank(held, request)) if item.cost.shared_bytes <= limit]
-    divided = divided_tiles(held, request.dtype, request.target, request.length)
-    roomy = [tile for tile in divided if shared_bytes(held, request.extents, request.dtype, tile, request.target) <= limit]
+    specialised = specialised_tiles(held, request.dtype, request.target, request.length)
+    roomy = [tile for tile in specialised if shared_bytes(held, request.extents, request.dtype, tile, request.target) <= limit]
     return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count], *roomy)))
 
 
@@ -313,8 +313,8 @@ class _Calls:
     def _module(self) -> Any:
         kernels, dims = self.kernels, self.request.extents
         structures, request = map(structure, kernels.program.kernels), self.request
-        divided = any(divided_tiles(held, request.dtype, request.target, request.length) for held in structures)
-        return kernels.module(kernels.source(dims, divided), self.device.type == "cpu", self.request.target, dims, self.request.dtype)
+        specialised = any(specialised_tiles(held, request.dtype, request.target, request.length) for held in structures)
+        return kernels.module(kernels.source(dims, specialised), self.device.type == "cpu", self.request.target, dims, self.request.dtype)
 
     def _inputs(self) -> list[Any]:
         generator = torch.Generator(self.device).manual_seed(0)

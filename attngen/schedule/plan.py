@@ -107,7 +107,7 @@ class ModuleSchedule:
 
     @property
     def specialised(self) -> bool:
-        """Whether some kernel has divided warps."""
+        """Whether some kernel has that form."""
         return any(tile.specialised for _, tile in self.tiles)
 
     def replace(self, changes: Mapping[str, TileSchedule]) -> ModuleSchedule:

@@ -64,7 +64,7 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
                     yield from (replace(tile, **form) for form in _forms(structure, tile, dtype, target))
 
 
-def divided_tiles(structure: Structure, dtype: str, target: Target, length: LengthClass = "long") -> tuple[TileSchedule, ...]:
+def specialised_tiles(structure: Structure, dtype: str, target: Target, length: LengthClass = "long") -> tuple[TileSchedule, ...]:
     """Tiles of the warp-specialised form of a kernel, () where it has none; arguments as for `candidates`."""
     if not structure.specialised or target.matrix_unit != "wgmma" or DTYPE_BYTES[dtype] != 2 or length != "long":
         return ()

@@ -155,8 +155,8 @@ def structure(kernel: Kernel) -> Structure:
         maxima=len(kernel.gauges),
         rows=bool(streamed_rows(kernel)),
         added=tuple(axis for step in inside if step.name in kernel.added for axis in step.axes if axis in features),
-        specialised=not unspecialised(kernel),
         added_rows=sum(step.name in kernel.added and not features & set(step.axes) for step in inside),
+        specialised=not unspecialised(kernel),
     )
 
 

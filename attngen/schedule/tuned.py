@@ -69,7 +69,7 @@ class TunedTable:
         """The row of exactly this kernel, None where it was not timed."""
         return _index(self).get((arch, dtype, length, kernel.key(extents), *kernel.arithmetic))
 
-    def undivided(self) -> TunedTable:
+    def unspecialised(self) -> TunedTable:
         """Without rows of warp-specialised kernels."""
         return TunedTable(tuple(row for row in self.rows if not row.schedule.specialised))
 

@@ -45,8 +45,8 @@ TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
 # One extent of every kind of tile: exact, padded, in pieces, and two different ones.
 DIMS = ("256", "192", "192,128", "576,512", "128", "96", "80", "64", "40", "32", "24", "16", "8")
-# A backward may spill this much outside of its loops when the first clean tile is predicted to take this much longer, and any kernel what
-# is no fault when the best clean tile promises to, compiled.
+# A kernel of which several forms are compiled may spill this much outside of its loops. A backward may anyway, when the first clean tile is
+# predicted to take this much longer, and any kernel what is no fault when the best clean tile promises to, compiled.
 TOLERATED_SPILL_BYTES = 32
 CLEAN_IS_TOO_SLOW = 1.25
 # A tile that spills outside of its loops has to be this much faster than one that does not.

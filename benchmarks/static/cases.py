@@ -30,7 +30,7 @@ MODDED = ("alibi_causal", "softcap", "sliding_window")
 FORWARD = ("forward",)
 SPECIALISED = "specialised"
 """The warp-specialised form of the forward, at tiles of its own."""
-DIVIDED = ("full", "causal", "softcap", "sliding_window", "document")
+SPECIALISED_VARIANTS = ("full", "causal", "softcap", "sliding_window", "document")
 BASELINES = ("FlexAttention", "one-pass loop")
 FLEX_ROLES: tuple[flex.Role, ...] = ("forward", "backward_columns")
 # Tiles at which the one-pass loop does not spill; the specialised form has them too.
@@ -64,7 +64,7 @@ def cases() -> tuple[Case, ...]:
     found += [Case("attngen", name, head_dim) for name in PLAIN for head_dim in ("256", "192,128", "576,512")]
     found += [Case("attngen", name, "256", FORWARD) for name in MODDED]
     found += [Case("attngen", name, head_dim, FORWARD) for name in mods.NAMES for head_dim in ("64", "128", "256")]
-    found += [Case(SPECIALISED, name, head_dim, FORWARD) for name in DIVIDED for head_dim in ("64", "128", "256")]
+    found += [Case(SPECIALISED, name, head_dim, FORWARD) for name in SPECIALISED_VARIANTS for head_dim in ("64", "128", "256")]
     return (*found, *(Case(source, name, head_dim) for source in BASELINES for name in PLAIN for head_dim in ("64", "128", "256")))
 
 

@@ -239,7 +239,7 @@ MUTANTS = (
     Mutant(
         "a tile is taken before it is there", LIB, "mbarrier.wait(ready.index(slot), (turn // STAGES) & 1)", "pass", first=OF_SPECIALISED
     ),
-    Mutant("a slot is left by one group", TEMPLATES, "barriers(2, STAGES)", "barriers(1, STAGES)", first=OF_SPECIALISED),
+    Mutant("a slot is left by one group", EMIT, "workers=len(PARTS)", "workers=1", first=OF_SPECIALISED),
     Mutant("both groups compute the same rows", EMIT, 'f"PART * {end} + {own}"', "own", first=OF_SPECIALISED),
     Mutant("keys are left while products read them", EMIT, "return [*waits, *(f", "return [*(f", first=OF_SPECIALISED),
     Mutant(
