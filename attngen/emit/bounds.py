@@ -1,7 +1,7 @@
 """The statements of a kernel that find where its walks begin and end, and the function `<role>_bounds` that they call.
 
-Bounds are whole tiles, but for the end of the last. What is made of captured integers is computed in 64 bits and clipped to the axis,
-so that a window of 2**31 - 1 is simply one without an end.
+Bounds are whole tiles, but for the end of the last. What is made of captured integers, or of literals that leave no room for a sum, is
+computed in 64 bits and clipped to the axis, so that a window of 2**31 - 1 is simply one without an end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attngen.analysis.spans import ZERO, TileValue
 from attngen.emit.context import FunctionContext
 from attngen.emit.layout import WIDTH
 from attngen.emit.listing import listing_kernel, row_lines, stage_of_rows
-from attngen.emit.names import Code, folded, identifier
+from attngen.emit.names import Code, folded, identifier, number
 from attngen.emit.sections import Stage, Value
 from attngen.emit.segments import Segments, bound_names, of_piece, turns
 from attngen.emit.writer import Writer
@@ -59,8 +59,8 @@ def bounds(writer: Writer, segments: Segments, known: Iterable[FunctionContext] 
     leaves = _leaves(writer, exprs)
     names = bound_names(segments)
     numbers = {name: expr for name, expr in leaves.items() if _is_captured(expr, resident)}
-    for helper in ("wide", "position") if numbers else ():
-        writer.use(helper)
+    if numbers:
+        writer.use("wide")
     widened = tuple(Code(f"{name} = wide({name})") for name in numbers)
     body = (*widened, *_scratch(writer, lambda: _rounded(writer, segments, exprs, frozenset(numbers.values()))))
     ends = [Code(line) for line in (*_ragged(writer, segments), *_walks(segments), *_turns_of_part(writer, segments))]
@@ -213,6 +213,7 @@ def _of_tile(resident: str) -> Callable[[Expr], Expr | None]:
 
 
 _INT_MAX = 2**31 - 1
+_LARGE = 2**30
 
 
 def _leaves(writer: Writer, exprs: tuple[Expr, ...]) -> dict[Code, Expr]:
@@ -235,9 +236,11 @@ def _leaves(writer: Writer, exprs: tuple[Expr, ...]) -> dict[Code, Expr]:
 
 def _bound(writer: Writer, numbers: frozenset[Expr], expr: Expr, precedence: int) -> str:
     """The text of a bound; a long one is computed beforehand and named."""
-    if any(node in numbers for node in walk(expr)):
+    wide = rewrite(expr, lambda node: large(writer, node))
+    if wide != expr or any(node in numbers for node in walk(expr)):
+        writer.use("position")
         length = writer.length(writer.kernel.streamed or "")
-        text = f"position({writer.printer.operand(unclipped(expr), (), 0)}, {length})"
+        text = f"position({writer.printer.operand(unclipped(wide), (), 0)}, {length})"
         if len(text) <= _SHORT:
             return text
         name = writer.name("bound")
@@ -259,6 +262,16 @@ def unclipped(expr: Expr) -> Expr:
             return b if isinstance(a, Extent) else a
         case _:
             return expr
+
+
+def large(writer: Writer, node: Expr) -> Expr | None:
+    """A literal to which no position may be added in 32 bits, as a value of 64; None for all else."""
+    if not (isinstance(node, Const) and node.kind == "int" and abs(node.value) >= _LARGE):
+        return None
+    # No step has a name with a space.
+    name = f"wide {node.value}"
+    writer.steps[name] = Value(Code(writer.dialect.scalar(number(node.value), "tl.int64")), (), Stage.PROLOGUE)
+    return Read(name, (), "int")
 
 
 def _is_captured(expr: Expr, resident: str) -> bool:

@@ -6,7 +6,7 @@ A `Dialect` belongs to one kernel. Everything else, expressions above all, is th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attngen.emit.names import Code
 
@@ -101,13 +101,20 @@ class Dialect:
         a, b = sides
         if total and ahead:
             writer.use("add_product")
-            return f"add_product({a}, tl.trans({b}), {total}, ACC, APART)"
+            return f"add_product({a}, tl.trans({b}), {total}, ACC, EARLY)"
         return f'tl.dot({a}, tl.trans({b}){f", {total}" if total else ""}, input_precision="ieee", out_dtype=ACC)'
 
     def accumulate(self, writer: Writer, sides: tuple[str, str], total: str, feature: str) -> str:
         """A product over what streams, added to `total`, whose columns are a feature axis."""
         a, b = sides
         return f'tl.dot({a}, {b}, {total}, input_precision="ieee", out_dtype=ACC)'
+
+    def compared(self, writer: Writer, sides: tuple[str, str], sign: Literal["<", ">="], *, ahead: bool) -> str:
+        """A truth tile; `ahead`: of a kernel whose products are formed in the turn before."""
+        if not ahead:
+            return f"{sides[0]} {sign} {sides[1]}"
+        writer.use("below")
+        return f"{'' if sign == '<' else '~'}below({sides[0]}, {sides[1]}, EARLY)"
 
     def row_sum(self, text: str, layout: Layout) -> str:
         """The sums of a tile's rows."""

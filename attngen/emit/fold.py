@@ -4,7 +4,7 @@ between heads that share a kernel is made anew for each, and the stream begins a
     phi = columns(phi, rounded(slope, 0, DTYPE), 0, 1)        x = tl.dot(phi, tl.trans(psi), s)
 
 Columns that no value fills are zero. Where the scores go ahead, their bias goes with them, but in a form that cannot add to an accumulator
-that is under way (APART, see `pipe`): there it is added element by element.
+that is under way (EARLY, see `pipe`): there it is added element by element.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def add_fold(lowering: Lowering, step: Einsum, fold: Fold) -> None:
     tile = writer.steps[fold.tile.tensor].code
     line = f"{name} = {writer.dialect.product(writer, (sides[0], sides[1]), str(tile), ahead=False)}"
     goes_ahead = step.name in lowering.ahead.names
-    for text in [f"{name} = {tile}", "if not APART:", f"    {line}"] if goes_ahead else [line]:
+    for text in [f"{name} = {tile}", "if not EARLY:", f"    {line}"] if goes_ahead else [line]:
         writer.put(text, Stage.TILE)
     writer.steps[step.name] = Value(name, lowering.pair, Stage.TILE)
     if goes_ahead:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attngen.emit.context import FunctionContext
 from attngen.emit.dialect import Dialect, Rows
@@ -152,6 +152,9 @@ class Gluon(Dialect):
             return f"warpgroup_mma({a}, {b}.permute((1, 0)), {total}, is_async=True)"
         writer.use("start_product")
         return f"start_product({a}, {b}, BLOCK_{self.pair[0].upper()}, BLOCK_{self.pair[1].upper()}, ACC, PAIRS)"
+
+    def compared(self, writer: Writer, sides: tuple[str, str], sign: Literal["<", ">="], *, ahead: bool) -> str:
+        return super().compared(writer, sides, sign, ahead=False)
 
     def accumulate(self, writer: Writer, sides: tuple[str, str], total: str, feature: str) -> str:
         writer.use("left")

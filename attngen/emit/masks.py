@@ -10,12 +10,12 @@ end of the axis comes with it. What has no such form stays as the user wrote it.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attngen.analysis.bounds import smallest
 from attngen.analysis.mask import solved
 from attngen.analysis.spans import ZERO, Span
-from attngen.emit.bounds import unclipped
+from attngen.emit.bounds import large, unclipped
 from attngen.emit.names import Code
 from attngen.emit.sections import Stage, Value
 from attngen.ir import build
@@ -61,14 +61,19 @@ class Masks:
         hi = smallest(span.hi, end, resident)
         terms: list[str] = []
         if hi != end:
-            terms.append(f"range_{stream}[None, :] < {self.limit('until', hi)}")
+            terms.append(self.compared("<", self.limit("until", hi)))
         elif not any(map(self.is_by_place, parts)):
             terms.append(f"ok_{stream}[None, :]")
         if span.lo != ZERO:
-            terms.append(f"range_{stream}[None, :] >= {self.limit('from', span.lo)}")
+            terms.append(self.compared(">=", self.limit("from", span.lo)))
         # Where something is summed over the axis that stays, rows beyond its end count for nothing.
         terms += [f"ok_{resident}[:, None]"] if self.lowering.added else []
         return terms, build.both(*parts)
+
+    def compared(self, sign: Literal["<", ">="], limit: str) -> str:
+        """Positions in the streamed tile against a limit."""
+        writer, positions = self.lowering.writer, f"range_{self.lowering.pair[1]}[None, :]"
+        return writer.dialect.compared(writer, (positions, limit), sign, ahead=bool(self.lowering.ahead.names))
 
     def is_by_place(self, part: Expr) -> bool:
         """Whether a part compares where captured values last occur, at positions that are checked: no row has the 0 that is loaded for what
@@ -83,7 +88,7 @@ class Masks:
         writer, (resident, stream) = self.lowering.writer, self.lowering.pair
         layout = writer.layout(bound)
         if (which, bound) not in self.limits:
-            simple = not isinstance(bound, Apply)
+            simple = not isinstance(bound, Apply) and large(writer, bound) is None
             self.limits[which, bound] = writer.printer.operand(bound, layout, 10) if simple else self.named(which, bound)
         text = f"({self.limits[which, bound]} - start_{stream})"
         return writer.printer.broadcast(text, layout, (resident, stream)) if layout else text
@@ -102,9 +107,9 @@ class Masks:
         return name
 
     def wide(self, node: Expr) -> Expr | None:
-        """A captured number in 64 bits."""
+        """A captured number, or a large one, in 64 bits."""
         if not isinstance(node, Read):
-            return None
+            return large(self.lowering.writer, node)
         writer = self.lowering.writer
         code, layout = writer.leaf(node)
         writer.use("wide")
@@ -115,4 +120,4 @@ class Masks:
 
 def _operand(term: str) -> str:
     """A truth tile as an operand of `&`, which binds more tightly than comparisons."""
-    return term if term.replace("_", "").isalnum() or re.fullmatch(r"\w+\[[^\]]*\]", term) else f"({term})"
+    return term if re.fullmatch(r"~?(\w+|\w+\[[^\]]*\]|below\(.*\))", term) else f"({term})"

@@ -13,7 +13,8 @@ Their place in the text is for the assembler: it decides by its own estimates wh
 maximum is taken while the product of the weights before is still being formed.
 
 Products that share an accumulator go ahead one after the other with LATE alone. Without it the tile before is under way yet when they
-begin, and the assembler would put everything in order; there they are formed apart and added by the arithmetic units (APART).
+begin, and the assembler would put everything in order; there they are formed apart and added by the arithmetic units (EARLY). Masks are
+taken from differences there: after comparisons the assembler leaves no exponential beside the products.
 
 What comes after the last tile is formed as well and never used; it reads nothing behind the end of a tensor.
 """
@@ -125,7 +126,7 @@ class Ahead:
             *(f"{result} = {ahead[result]} if PIPE else {formed[result]}" for result in results),
         ]
         if self.apart:
-            turn += ["if APART:", *(f"    {line}" for line in self.apart)]
+            turn += ["if EARLY:", *(f"    {line}" for line in self.apart)]
         if self.late is None:
             turn += kept
         else:
@@ -133,8 +134,9 @@ class Ahead:
             writer.sections.tile[self.late : self.late] = [(Code(line), None) for line in late]
         place = self.behind_loads(results)
         writer.sections.tile[place:place] = [(Code(line), None) for line in turn]
-        if "APART" in constants:
-            writer.sections.prologue.insert(0, Code(f"APART: tl.constexpr = {' and not '.join(self.flags)}  # no product adds to another"))
+        if any(_mentions(code, ["EARLY"]) for code in (*self.lines, *(code for code, _ in writer.sections.tile))):
+            early = f"EARLY: tl.constexpr = {' and not '.join(self.flags)}  # the next products are formed before the maximum"
+            writer.sections.prologue.insert(0, Code(early))
         lines, position = first_tile(segments)
         start = [*lines, f"{', '.join(ahead.values())} = {call(position, 'False')}"]
         writer.sections.init += [Code("if PIPE:  # the first tile"), *(Code(f"    {line}") for line in start)]

@@ -1,7 +1,7 @@
 @triton.jit
-def add_product(a, b, total, ACC: tl.constexpr, APART: tl.constexpr):
-    """total + a @ b; APART: formed by itself, for what shares an accumulator cannot go ahead."""
-    if APART:
+def add_product(a, b, total, ACC: tl.constexpr, EARLY: tl.constexpr):
+    """total + a @ b; EARLY: formed apart, for the accumulator of what went ahead is still being written."""
+    if EARLY:
         product = tl.dot(a, b, input_precision="ieee", out_dtype=ACC)
         # The compiler would draw a plain sum into the accumulator.
         total = tl.fma(product, tl.full((), 1.0, ACC), total)

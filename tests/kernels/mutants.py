@@ -259,8 +259,8 @@ MUTANTS = (
     # Forms.
     Mutant("a tile of the wrong walk goes ahead", EMIT, "({after} < ends[0], {name}", "({after} <= ends[0], {name}", first=OF_FORMS),
     Mutant("a product apart forgets those before", LIB, "tl.full((), 1.0, ACC), total)", "tl.full((), 1.0, ACC), 0.0)", first=OF_FORMS),
-    Mutant("a bias that went ahead is added again", EMIT, 'turn += ["if APART:"', 'turn += ["if PIPE:"', first=f"{OF_BIASES}::{_AHEAD}"),
-    Mutant("a bias apart is forgotten", EMIT, 'turn += ["if APART:"', 'turn += ["if False:"', first=f"{OF_BIASES}::{_AHEAD}"),
+    Mutant("a bias that went ahead is added again", EMIT, 'turn += ["if EARLY:"', 'turn += ["if PIPE:"', first=f"{OF_BIASES}::{_AHEAD}"),
+    Mutant("a bias apart is forgotten", EMIT, 'turn += ["if EARLY:"', 'turn += ["if False:"', first=f"{OF_BIASES}::{_AHEAD}"),
     Mutant("the tile of this turn goes ahead", EMIT, 'f"start_{streamed} + {block}"', 'f"start_{streamed}"', first=OF_FORMS),
     Mutant(
         "a full tile goes ahead of an empty walk",

@@ -37,11 +37,12 @@ def test_far_captures(name, dim):
 
 
 @pytest.mark.parametrize("width", [2**31 - 1, 2**31 - 30, 2**40, -5, 3])
-@pytest.mark.parametrize("mask", ["abs(m - n) <= width", "n - m >= 0 - width and m >= n", "n < width or n <= m"])
-def test_limits_of_any_size(mask, width):
+@pytest.mark.parametrize("mask", ["abs(m - n) <= width", "n - m >= 0 - width and m >= n", "n < width or n <= m", "n >= -width or n > m"])
+@pytest.mark.parametrize("captured", [True, False])
+def test_limits_of_any_size(mask, width, captured):
     """Numbers of the user's in masks, near and beyond the end of 32 bits, where they are solved for the key."""
-    cascade = parse(cases.masked(mask, "width: int"))
-    case = cases.case(cascade, cases.Sizes(b=1, g=1, r=1, m=20, n=35), overrides={"width": width})
+    cascade = parse(cases.masked(mask, "width: int") if captured else cases.masked(mask.replace("width", f"({width})")))
+    case = cases.case(cascade, cases.Sizes(b=1, g=1, r=1, m=20, n=35), overrides={"width": width} if captured else {})
     arguments = cascade, case.values, case.cotangents
     harness.exact_to(harness.run(*arguments, harness.tiles(16, 16)), harness.expected(*arguments))
 

@@ -39,7 +39,7 @@ def notes(text: str) -> dict[str, tuple[bool, str]]:
 def test_two_products_have_one_accumulator() -> None:
     text = source(latent()).text
     assert text.count(", s_total, input_precision=") == 3, "rows, and columns of keys with heads and without"
-    assert text.count(", s_total, ACC, APART)") == 1, "and the forward, but where its products go ahead before the maximum"
+    assert text.count(", s_total, ACC, EARLY)") == 1, "and the forward, but where its products go ahead before the maximum"
     assert "exp_scaled(s_total, (DIM_D + DIM_R) ** -0.5" in text, "and the scale leaves their sum"
 
 
