@@ -28,6 +28,9 @@ class KernelHandle:
     role: str
     known: tuple[tuple[str, int], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<kernel {self.name} of {self.kernels.name}>"
+
     @property
     def name(self) -> str:
         """Of the function in the emitted module, of the form that `schedule=` asks for."""

@@ -25,7 +25,7 @@ from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
 from attngen.runtime.kept import KeptLists
 from attngen.runtime.own_tiles import tuned_tiles
 from attngen.runtime.stores import store, stored, toolchain
-from attngen.schedule.choose import Choice, Request, choose
+from attngen.schedule.choose import Choice, Request, choose, with_asked
 from attngen.schedule.forms import form_of
 from attngen.schedule.measured import table
 from attngen.schedule.plan import ModuleSchedule, check_specialised, override, parse_schedule
@@ -223,8 +223,9 @@ class Kernels:
                 tuned = tuned.unspecialised() if self.knobs.strict or not self.options.local else tuned
                 choice = choose(self.program.kernels, request, table(), tuned)
                 if self.override is not None:
-                    choice = replace(choice, schedule=override(choice.schedule, self.program.kernels, thaw(self.override)))
-                    check_specialised(choice.schedule, dims, dtype, target)
+                    schedule = override(choice.schedule, self.program.kernels, thaw(self.override))
+                    check_specialised(schedule, dims, dtype, target)
+                    choice = with_asked(choice, self.program.kernels, request, schedule)
                 self.choices[request] = choice
             return self.choices[request]
 
@@ -233,13 +234,14 @@ class Kernels:
     ) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
-        Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache.
+        Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache. A user's
+        tile is compiled if it may not fit, and has no successor.
 
         Raises:
-            CompileFailed: no tile of a kernel compiles and fits. MissingKernel: strict mode, and nothing is stored.
+            CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
         """
         choice = self.choice(dims, dtype, target, lengths)
-        if self.override is not None or not choice.unsettled:
+        if not choice.unsettled:
             return choice.schedule
         length = "long" if lengths is None else length_class(*lengths)
         request = Request(tuple(dims.items()), dtype, target, length)
@@ -261,7 +263,7 @@ class Kernels:
             if self.knobs.strict:
                 raise self.missing(request.extents, request.dtype, request.target)
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
-            source = self._source(request.extents, False)
+            source = self._source(request.extents, choice.schedule.specialised)
             module = self._module(source, False, request.target, request.extents, request.dtype)
             text = str(settle(Emitted(source, module), choice, request).schedule)
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))

@@ -179,9 +179,9 @@ def fault(row: Measured | CompileFailed, request: Request) -> str:
     if isinstance(row, CompileFailed):
         return "does not compile"
     if row.shared_bytes > request.target.shared_bytes:
-        return f"needs {row.shared_bytes} B of shared memory"
+        return f"needs {row.shared_bytes} B of shared memory (a program may have {request.target.shared_bytes})"
     if row.tensor_memory_columns > _TENSOR_MEMORY_COLUMNS:
-        return f"needs {row.tensor_memory_columns} columns of tensor memory"
+        return f"needs {row.tensor_memory_columns} columns of tensor memory (there are {_TENSOR_MEMORY_COLUMNS})"
     if row.serialized:
         return "its wgmma run one after the other"
     if row.loop_spill_bytes > LOOP_SPILL_BYTES:
@@ -251,7 +251,7 @@ def _usable(role: str, row: Measured | CompileFailed, request: Request) -> Measu
         raise row
     if not _fits(row, request):
         raise CompileFailed(
-            f"the kernel {role} with {row.tile} {fault(row, request)}, more than {request.target.name} has",
+            f"the kernel {role} with {row.tile} {fault(row, request)} on {request.target.name}",
             remedy=f'Give a smaller tile: schedule={{"{role}": ...}}.',
         )
     return row

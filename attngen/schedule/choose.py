@@ -97,15 +97,24 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A schedule for a module and the reason behind each of its tiles, in the order of its kernels."""
+    """A schedule for a module and the reason behind each of its tiles, in the order of its kernels.
+
+    Attributes:
+        schedule, reasons: both.
+        asked: roles whose tile is the user's, whatever the reason is for.
+        doubtful: those of them that need more shared memory than there is, by the formula.
+    """
 
     schedule: ModuleSchedule
     reasons: tuple[Reason, ...]
+    asked: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
 
     @property
     def unsettled(self) -> tuple[str, ...]:
-        """Roles whose tile rests on no measurement of its own."""
-        return tuple(reason.role for reason in self.reasons if reason.evidence not in ("tuned", "measured"))
+        """Roles whose tile rests on no measurement of its own, or may not fit."""
+        open_ = (reason.role for reason in self.reasons if reason.evidence not in ("tuned", "measured") and reason.role not in self.asked)
+        return (*open_, *self.doubtful)
 
     def lines(self) -> tuple[str, ...]:
         """Text for `explain`."""
@@ -145,6 +154,22 @@ def choose(kernels: Iterable[Kernel], request: Request, measured: Table, tuned: 
     """
     reasons = tuple(_reason(structure(kernel), request, measured, tuned or TunedTable()) for kernel in kernels)
     return Choice(ModuleSchedule(tuple((reason.role, reason.tile) for reason in reasons)), reasons)
+
+
+def with_asked(choice: Choice, kernels: Iterable[Kernel], request: Request, schedule: ModuleSchedule) -> Choice:
+    """A choice with a user's tiles, which no others replace.
+
+    Args:
+        choice: what would run without them.
+        kernels, request: that it was made for.
+        schedule: with the user's tiles.
+    """
+    asked = tuple(role for role, tile in schedule.tiles if tile != choice.schedule[role])
+    held = {kernel.role: structure(kernel) for kernel in kernels}
+    needs = {role: shared_bytes(held[role], request.extents, request.dtype, schedule[role], request.target) for role in asked}
+    doubtful = tuple(role for role in asked if request.dtype != "float64" and needs[role] > request.target.shared_bytes)
+    reasons = tuple(replace(reason, fallback=None) if reason.role in asked else reason for reason in choice.reasons)
+    return Choice(schedule, reasons, asked, doubtful)
 
 
 def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
