@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from attngen import catalog, target
@@ -20,7 +20,7 @@ from attngen.runtime.ordering import best_order
 from attngen.runtime.resources import inspect_kernels
 from attngen.runtime.static import Static, Work, statics
 from attngen.schedule.plan import TileSchedule
-from benchmarks.static import flex, mods, one_pass
+from benchmarks.static import flex, mods, one_loop, one_pass
 from benchmarks.static.record import Row
 
 DTYPE = "bfloat16"
@@ -31,9 +31,9 @@ FORWARD = ("forward",)
 SPECIALISED = "specialised"
 """The warp-specialised form of the forward, at tiles of its own."""
 SPECIALISED_VARIANTS = ("full", "causal", "softcap", "sliding_window", "document")
-BASELINES = ("FlexAttention", "one-pass loop")
+BASELINES = ("FlexAttention", "one-pass loop", "one loop, warps divided")
 FLEX_ROLES: tuple[flex.Role, ...] = ("forward", "backward_columns")
-# Tiles at which the one-pass loop does not spill; the specialised form has them too.
+# Tiles at which the loops written by hand do not spill; the specialised form has them too.
 _TILES = {64: TileSchedule(128, 128, 8, 2), 128: TileSchedule(128, 128, 8, 2), 256: TileSchedule(128, 64, 8, 2)}
 
 
@@ -82,7 +82,12 @@ def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
         return tuple(_emitted(case, roles or case.roles or None))
     head_dim = int(case.head_dim)
     if case.source == "one-pass loop":
-        return (_baseline(case, "forward", *_one_pass(case.name, head_dim)),)
+        return (_baseline(case, "forward", *_by_hand(one_pass.one_pass_kernel, case.name, head_dim)),)
+    if case.source == "one loop, warps divided":
+        job, tile = _by_hand(one_loop.one_loop_kernel, case.name, head_dim)
+        # Triton is given the warps of one group and makes three: one that loads, two that compute, whose loops are alike.
+        row = _baseline(case, "forward", replace(job, num_warps=4), tile)
+        return (replace(row, loops=row.loops[:1]),)
     found: list[Row] = []
     for role in FLEX_ROLES:
         with tempfile.TemporaryDirectory() as folder:
@@ -140,11 +145,11 @@ def _flex(mask: str, head_dim: int, role: flex.Role, folder: Path) -> tuple[Comp
     return _job(kernel, dict(rendered.signature), {}, rendered.tile, tuple(rendered.signature)), rendered.tile
 
 
-def _one_pass(mask: str, head_dim: int) -> tuple[CompileJob, TileSchedule]:
+def _by_hand(kernel: object, mask: str, head_dim: int) -> tuple[CompileJob, TileSchedule]:
     tile = _TILES[head_dim]
     pointers = {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "o_ptr": "*bf16", "lse_ptr": "*fp32"}
     blocks = {"DIM": head_dim, "BLOCK_M": tile.resident, "BLOCK_N": tile.streamed, "CAUSAL": mask == "causal"}
-    return _job(one_pass.one_pass_kernel, {**pointers, "n": "i32", "scale": "fp32"}, blocks, tile, (*pointers, "n")), tile
+    return _job(kernel, {**pointers, "n": "i32", "scale": "fp32"}, blocks, tile, (*pointers, "n")), tile
 
 
 def _job(

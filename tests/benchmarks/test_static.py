@@ -9,12 +9,13 @@ import time
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from attngen.runtime import interpreter
-from benchmarks.static import cases, flex, one_pass, record
+from benchmarks.static import cases, flex, one_loop, one_pass, record
 
 RECORD = record.read()
 ROW = RECORD.rows["attngen", "causal", "128", "forward"]
@@ -89,11 +90,12 @@ def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -
 
 
 @pytest.mark.parametrize("mask", ["full", "causal"])
-def test_the_one_pass_loop_is_attention(mask: str):
+@pytest.mark.parametrize("module", [one_pass, one_loop])
+def test_the_loops_written_by_hand_are_attention(mask: str, module: ModuleType):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 64, 16)
     out, lse = torch.empty_like(q), torch.empty(2, 64)
-    kernel = interpreter.interpreted(one_pass).one_pass_kernel
+    kernel = getattr(interpreter.interpreted(module), f"{module.__name__.rpartition('.')[2]}_kernel")
     tile = {"DIM": 16, "BLOCK_M": 32, "BLOCK_N": 16, "CAUSAL": mask == "causal"}
     kernel[(2, 2)](q, k, v, out, lse, 64, 16**-0.5 / math.log(2), **tile)
     wanted, wanted_lse = reference(q, k, v, mask == "causal")
