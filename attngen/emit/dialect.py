@@ -45,6 +45,8 @@ class Dialect:
     """Plain Triton."""
 
     language = "tl"
+    vectors = True
+    """Whether descriptors fetch vectors too."""
 
     def place(self, layout: Layout) -> str:
         """The last argument of what makes a value: where it lives."""

@@ -66,6 +66,7 @@ class Gluon(Dialect):
     """
 
     language = "gl"
+    vectors = False
 
     def __init__(self, kernel: Kernel, shapes: Shapes) -> None:
         self.shapes = shapes

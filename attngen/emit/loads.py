@@ -47,6 +47,8 @@ class Loads:
             raise refuse_shape(read, layout)
         if stage == Stage.TILE and read.tensor not in self.writer.shapes.owned and is_matrix(read, self.writer.kernel):
             return self.fetch(read, layout)
+        if stage == Stage.TILE and self.is_vector(read):
+            return self.fetch_vector(read, layout)
         base = tensor_name(read.tensor) + self.writer.numbers(layout)
         item = self.writer.inputs[read.tensor]
         name = self.writer.name(base if item.axes is not None else f"{base}_at")
@@ -105,6 +107,31 @@ class Loads:
         writer.put(f"{name} = {writer.dialect.fetch(writer, matrix, mask, full)}")
         writer.tiled[stem] = None
         return Value(name, layout, Stage.TILE, raw=True)
+
+    def is_vector(self, read: Read) -> bool:
+        """Whether a read takes what the host has found about documents as it streams, whose rows start where a descriptor may."""
+        writer, before = self.writer, read.at[:-1]
+        known = all(is_head_index(at) and writer.stage_of(at) == Stage.PROLOGUE for at in before)
+        return writer.dialect.vectors and self.is_of_runs(read) and known and read.at[-1] == Index(writer.kernel.streamed or "")
+
+    def is_of_runs(self, read: Read) -> bool:
+        """Whether it is of a tensor that the host has found about documents, which is contiguous in its last dimension."""
+        return any(read.tensor in runs.names for runs in self.writer.kernel.runs)
+
+    def fetch_vector(self, read: Read, layout: Layout) -> Value:
+        """A tile of such a vector, whose descriptor is made before the stream."""
+        writer, (axis,), stem = self.writer, layout, tensor_name(read.tensor)
+        name, base = writer.name(f"{stem}_at"), list[str]()
+        for position, (_, step) in enumerate(zip(read.at[:-1], self.strides(read), strict=False)):
+            self.computed(read, position, layout, step, (base, [], []))
+        pointer = writer.parameter(f"{stem}_ptr")
+        first = writer.start(f"{stem}_base", [pointer, *base], Stage.PROLOGUE) if base else pointer
+        whole = writer.name(f"{stem}_tiles")
+        writer.put(f"{whole} = tiled_vector({first}, {writer.length(axis)}, {writer.block(axis)}, TMA)", Stage.PROLOGUE)
+        writer.put(f"{name} = fetch_vector({whole}, start_{axis}, ok_{axis}, {writer.block(axis)}, TMA)")
+        writer.helpers |= {"tiled_vector", "fetch_vector"}
+        writer.tiled[stem] = None
+        return Value(name, layout, Stage.TILE)
 
     def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:
         """Pointers of a load, the masks it always needs, and the mask it needs only in the last streamed tile.
@@ -204,8 +231,7 @@ class Loads:
             return self.contiguous(item.axes)
         if item.axes is None:
             # What the host has found about documents is contiguous.
-            found = any(read.tensor in runs.names for runs in self.writer.kernel.runs)
-            return [*self.all_strides(name, item.rank - 1), "1"] if found else self.all_strides(name, item.rank)
+            return [*self.all_strides(name, item.rank - 1), "1"] if self.is_of_runs(read) else self.all_strides(name, item.rank)
         last = item.axes[-1] if item.axes and item.axes[-1] in self.writer.wide else None
         return ["1" if axis == last else self.writer.parameter(f"{name}_stride_{axis}") for axis in item.axes]
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
 
 
+_LOADS = re.compile(r"\b(tl\.load|fetch_vector)\(")
+
+
 class Ahead:
     """The steps of one kernel that go ahead, and their statements."""
 
@@ -72,7 +75,7 @@ class Ahead:
         """Where a turn forms its products: behind what it loads for their sake, for the assembler moves no load past a wait for them."""
         tile = self.lowering.writer.sections.tile
         uses = (i for i, (code, _) in enumerate(tile) if i >= self.place and _mentions(code, results))
-        loads = [i + 1 for i in range(self.place, next(uses, self.place)) if "tl.load(" in tile[i][0]]
+        loads = [i + 1 for i in range(self.place, next(uses, self.place)) if _LOADS.search(tile[i][0])]
         return max(loads, default=self.place)
 
     @property

@@ -41,7 +41,7 @@ OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 
 MUTANTS = (
     # Helper functions of emitted modules.
-    Mutant("tail loaded without a mask", LIB, "tl.load(pointers, mask=ok, other=0)", "tl.load(pointers)"),
+    Mutant("tail loaded without a mask", LIB, "value = tl.load(pointers, mask=ok, other=0)", "value = tl.load(pointers)"),
     Mutant("masks on the wrong loads", LIB, "if FULL:", "if not FULL:"),
     Mutant("exp2 without a change of base", LIB, "power = (x - floor) * LOG2E", "power = x - floor"),
     Mutant(
@@ -322,8 +322,9 @@ MUTANTS = (
     ),
     Mutant("a limit of rows beyond the end of the axis", EMIT, "hi = smallest(span.hi, end, resident)", "hi = span.hi"),
     Mutant("limits measured from the first tile", EMIT, "[which, bound]} - start_{stream})", "[which, bound]})"),
-    Mutant("the last key of a row is masked", EMIT, "[None, :] < {self.limit('until', hi)}", "[None, :] + 1 < {self.limit('until', hi)}"),
-    Mutant("the first key of a row is masked", EMIT, "{self.limit('from', span.lo)}", "{self.limit('from', span.lo)} + 1", first="window"),
+    Mutant("the last key of a row is masked", EMIT, 'self.limit("until", hi)', 'self.limit("until", hi) + " - 1"'),
+    Mutant("a limit itself is below it", LIB, "a - b < 0", "a - b <= 0", first=f"{OF_FORMS}::test_forms_agree_to_the_bit"),
+    Mutant("the first key of a row is masked", EMIT, 'self.limit("from", span.lo)', 'self.limit("from", span.lo) + " + 1"', first="window"),
     Mutant("what is left of a mask is forgotten", EMIT, "return terms, build.both(*parts)", "return terms, None", first="documents"),
     Mutant("maximum over missing scores", EMIT, 'tl.where({valid}, {seen}, float("-inf"))', "tl.where({valid}, {seen}, {seen})"),
     Mutant("weights of missing scores", EMIT, "{name} = tl.where({self.masks.valid(exists)}, {name}, 0.0)", "{name} = {name}"),
@@ -483,6 +484,8 @@ MUTANTS = (
         "last",
         first="scattered_documents",
     ),
+    Mutant("places of the first keys for all", EMIT, "({whole}, start_{axis}, ok_", "({whole}, 0, ok_", first="documents"),
+    Mutant("rows of places lie anywhere", TEMPLATES, "(0, -rows % 4)", "(0, 0)", first=f"{OF_FORMS}::test_documents_by_descriptors"),
     # Derivations.
     Mutant(
         "slope of tanh",

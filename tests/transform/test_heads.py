@@ -75,6 +75,20 @@ def test_forms_agree_to_the_bit(variant: str, d: int) -> None:
             assert torch.equal(formed[name], value), name
 
 
+@pytest.mark.parametrize("variant", ["documents", "scattered_documents"])
+def test_documents_by_descriptors(variant: str) -> None:
+    """From 128 keys a tile on their places come by descriptors, for which rows of an odd number of them are padded."""
+    case = cases.case(variant, cases.Sizes(b=2, g=1, r=1, m=130, n=150, d=16, e=16))
+    plain = harness.prepare(case.cascade, case.values)
+    document = next(value for name, value in case.values.items() if name in ("document", "scattered"))
+    places = plain.module.runs(document, document)
+    assert [(tuple(found.shape), found.stride(0) % 4, found.data_ptr() % 16) for found in places] == [((2, 150), 0, 0)] * 3
+    tiles = harness.tiles(16, 128)
+    formed = {role: {**tile, **(FORMS if role == "forward" else {"TMA": True})} for role, tile in tiles.items() if "BLOCK_N" in tile}
+    arguments = case.cascade, case.values, case.cotangents
+    harness.exact_to(harness.run(*arguments, {**tiles, **formed}), harness.expected(*arguments))
+
+
 def order(text: str, *parts: str) -> list[int]:
     """Where parts of a forward kernel first stand, behind the head of its turn."""
     turn = build(analyse(parse(text)), "order").text.partition("def forward_kernel")[2].partition("for segment")[2]
@@ -83,9 +97,19 @@ def order(text: str, *parts: str) -> list[int]:
 
 def test_the_order_of_a_turn() -> None:
     """Sums of features follow before the weights are formed; what a mask loads stands before the products, arithmetic behind."""
-    by_document = cases.MASKS["documents"]
-    parts = ("tl.load(", "if not LATE", "valid =", "m_i_new =", "if LATE", "alpha =", "acc = acc * alpha", " w = ", "l_i = ", "tl.dot(w")
-    found = order(by_document, *parts)
+    parts = (
+        "fetch_vector(",
+        "if not LATE",
+        "valid =",
+        "m_i_new =",
+        "if LATE",
+        "alpha =",
+        "acc = acc * alpha",
+        " w = ",
+        "l_i = ",
+        "tl.dot(w",
+    )
+    found = order(cases.MASKS["documents"], *parts)
     assert found == sorted(found)
 
 
