@@ -1,6 +1,6 @@
 @triton.jit
 def add_product(a, b, total, ACC: tl.constexpr, EARLY: tl.constexpr):
-    """total + a @ b; EARLY: formed apart, for the accumulator of what went ahead is still being written."""
+    """total + a @ b; EARLY: formed apart, for what total holds is under way yet."""
     if EARLY:
         product = tl.dot(a, b, input_precision="ieee", out_dtype=ACC)
         # The compiler would draw a plain sum into the accumulator.
