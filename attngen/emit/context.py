@@ -169,12 +169,14 @@ class Finish:
 @dataclass(frozen=True, slots=True)
 class HostContext:
     """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
-    axis has several tiles; `tiled`: whether descriptors may fetch tiles; `workers`: how many groups of warps compute in the specialised
-    form of the forward, 0 where it has none; `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`:
-    whether some kernel is called for a chunk of rows at a time."""
+    axis has several tiles; `forward_near`, `backward_near`: statements that copy tensors whose positions lie too far apart; `tiled`:
+    whether descriptors may fetch tiles; `workers`: how many groups of warps compute in the specialised form of the forward, 0 for none;
+    `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`: whether some kernel is called for a chunk
+    of rows at a time."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]
+    forward_near: tuple[Code, ...]
     lengths: tuple[Code, ...]
     runs: bool
     pieces: bool
@@ -187,7 +189,7 @@ class HostContext:
     differentiable: bool
     backward_title: Code
     backward_params: tuple[Code, ...]
-    defaults: tuple[Code, ...]
+    backward_near: tuple[Code, ...]
     backward: tuple[Launch, ...]
     finish: tuple[Finish, ...]
 

@@ -10,6 +10,7 @@ from attngen.emit.context import Finish, HostContext, Launch
 from attngen.emit.kernel import Lowered
 from attngen.emit.listing import NARROW_TILES, names_of
 from attngen.emit.names import Code, number, tensor_name
+from attngen.emit.near import near_lines
 from attngen.emit.sections import Shapes
 from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade, Input
@@ -58,11 +59,13 @@ def host_context(plan: Plan) -> HostContext:
     results = [Code(tensor_name(name)) for name in plan.outputs]
     cotangents = [Code(tensor_name(name)) for _, name in plan.cotangents]
     titles = ", ".join((*results, *extra))
+    tensors = [item.name for item in plan.inputs if not item.by_value]
     listed = any(kernel.lists for kernel, _ in (*plan.forward, *plan.backward))
     options = (Code("lists=None"),) if listed else ()
     return HostContext(
         forward_title=Code(f"Returns {titles}."),
         forward_params=(*inputs, Code("tiles"), *(Code("parts") for _ in _parts(plan)), *options),
+        forward_near=near_lines((kernel for kernel, _ in plan.forward), tensors),
         lengths=tuple(_lengths(plan)),
         runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
         pieces=bool(plan.shapes.pieces),
@@ -81,7 +84,7 @@ def host_context(plan: Plan) -> HostContext:
             *(Code(name) for name in ("tiles", "needed")),
             *options,
         ),
-        defaults=(),
+        backward_near=near_lines((kernel for kernel, _ in plan.backward), {*tensors, *(name for _, name in plan.cotangents)}),
         backward=tuple(_launch(plan, kernel, lowered, _targets(plan, kernel)) for kernel, lowered in plan.backward),
         finish=tuple(_finish(plan)),
     )

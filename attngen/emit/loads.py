@@ -65,14 +65,22 @@ class Loads:
             text = f"load({pointers}, {tail}, {self.writer.whole_tiles})"
         else:
             text = f"tl.load({pointers}{f', mask={mask}, other=0' if mask else ''})"
-        line = f"{name} = {self.writer.dialect.loaded(text, layout)}{cast}"
+        line = self.loaded(read, name, text, layout) + cast
         if not self.writer.fits(line):
             ok = self.writer.name(f"{name}_ok")
             self.writer.add_up(ok, terms, self.writer.stage, "&")
-            line = f"{name} = {self.writer.dialect.loaded(f'tl.load({pointers}, mask={ok}, other=0)', layout)}{cast}"
+            line = self.loaded(read, name, f"tl.load({pointers}, mask={ok}, other=0)", layout) + cast
         shape = f"  # [{', '.join(self.writer.block(axis) for axis in layout)}]" if layout else ""
         self.writer.put(line + shape if self.writer.fits(line + shape) else line)
         return Value(name, layout, stage, raw)
+
+    def loaded(self, read: Read, name: str, text: str, layout: Layout) -> str:
+        """An assignment of what was loaded; integers may be narrow in memory."""
+        text = self.writer.dialect.loaded(text, layout)
+        if kind_of(read) == "int" and not self.is_of_runs(read):
+            self.writer.use("integer")
+            text = f"integer({text})"
+        return f"{name} = {text}"
 
     def fetch(self, read: Read, layout: Layout) -> Value:
         """A tile of such a matrix, whose descriptor, if it has one, is made before the stream."""

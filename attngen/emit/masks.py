@@ -108,7 +108,7 @@ class Masks:
 
     def wide(self, node: Expr) -> Expr | None:
         """A captured number, or a large one, in 64 bits."""
-        if not isinstance(node, Read):
+        if not isinstance(node, Read) or node.kind != "int":
             return large(self.lowering.writer, node)
         writer = self.lowering.writer
         code, layout = writer.leaf(node)

@@ -18,7 +18,7 @@ class Follower:
         """The value there; numbers that are no tensors and what is there already stay as they are."""
         if not isinstance(value, Tensor) or value.device == device:
             return value
-        if value.requires_grad or value.is_inference():
+        if torch.compiler.is_compiling() or value.requires_grad or value.is_inference():
             return value.to(device)
         key, version = (id(value), device), value._version  # pyright: ignore[reportPrivateUsage]
         if key not in self._moved or self._moved[key][0] != version:

@@ -23,7 +23,8 @@ class KeptLists:
         self.last: tuple[tuple[object, ...] | None, tuple[object, ...], dict[str, Any]] = (None, (), {})
 
     def of(self, source: Source, inputs: Sequence[Input], values: Sequence[Any], call: tuple[object, ...]) -> dict[str, Any] | None:
-        """The lists to be used and filled by a call; None where the mask reads an argument, which is another one at each call.
+        """The lists to be used and filled by a call; None where the mask reads an argument, which is another one at each call, and
+        while a graph is recorded.
 
         Args:
             source: the module.
@@ -32,7 +33,7 @@ class KeptLists:
         """
         names = _read(tuple(kernel for kernel, _ in source.lowered if kernel.lists))
         mine = [(item, value) for item, value in zip(inputs, values, strict=True) if item.name in names]
-        if any(item.axes is not None or (isinstance(value, Tensor) and value.is_inference()) for item, value in mine):
+        if any(item.axes is not None or (isinstance(value, Tensor) and value.is_inference()) for item, value in mine) or _captured():
             return None
         key = (*call, *(_content(value) for _, value in mine))
         known, _, lists = self.last
@@ -47,6 +48,11 @@ def _read(listings: tuple[Kernel, ...]) -> set[str]:
     """What listing kernels read; what the host derives by sorting counts as what it is derived from."""
     found = {item.name for kernel in listings for item in kernel.inputs}
     return found | {name for kernel in listings for runs in kernel.runs for name in (runs.values, runs.keys)}
+
+
+def _captured() -> bool:
+    """Whether a CUDA graph records the call: what is made then is filled when the graph runs, in memory of the graph's own."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _content(value: Any) -> object:

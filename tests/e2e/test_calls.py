@@ -384,5 +384,15 @@ def test_numbers_beyond_32_bits_widen_what_they_are_part_of(mask_mod: Callable[.
     check(attention(mask_mod=mask_mod), inputs(40, 40))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
+def test_captured_integers_may_be_narrow(dtype: torch.dtype) -> None:
+    """In memory: positions, and sums and differences of such values, have more bits."""
+    low, ends = torch.iinfo(dtype).min, torch.arange(40).clamp(max=20).to(dtype)
+    values = (torch.arange(40) * 7 % 250 + low).to(dtype)
+    check(attention(mask_mod=lambda b, h, q, k: k < ends[q]), inputs(40, 40))
+    check(attention(mask_mod=lambda b, h, q, k: values[q] == values[k]), inputs(40, 40))
+    check(attention(mask_mod=lambda b, h, q, k: (values[q] - values[k] < 50) & (values[k] + 1000 > values[q] + 980)), inputs(40, 40))
+
+
 NO_END = 2**31 - 20
 HUGE = 2**62

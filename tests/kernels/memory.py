@@ -124,12 +124,13 @@ def virtual_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devi
     return torch.frombuffer(mapped(_size(shape, dtype)), dtype=dtype).view(shape)
 
 
-def far(value: Tensor, dim: int) -> Tensor:
-    """A copy whose last position along `dim`, or the tile of 64 it is in, begins beyond 2**31 elements; other dimensions are packed."""
+def far(value: Tensor, dim: int, step: int = 0) -> Tensor:
+    """A copy whose last position along `dim`, or the tile of 64 it is in, begins beyond 2**31 elements, or whose positions are `step`
+    elements apart; other dimensions are packed."""
     last = value.shape[dim] - 1
     if last < 1:
         return value
-    stride = -(-(2**31 + 7) // (last // 64 * 64 or last))
+    stride = step or -(-(2**31 + 7) // (last // 64 * 64 or last))
     packed = value.movedim(dim, 0).contiguous()
     rest = packed[0].numel()
     storage = virtual_empty((stride * (value.shape[dim] - 1) + rest,), value.dtype)

@@ -486,6 +486,21 @@ MUTANTS = (
     ),
     Mutant("places of the first keys for all", EMIT, "({whole}, start_{axis}, ok_", "({whole}, 0, ok_", first="documents"),
     Mutant("rows of places lie anywhere", TEMPLATES, "(0, -rows % 4)", "(0, 0)", first=f"{OF_FORMS}::test_documents_by_descriptors"),
+    # Memory.
+    Mutant(
+        "integers as narrow as in memory",
+        LIB,
+        "primitive_bitwidth < 32",
+        "primitive_bitwidth < 8",
+        first="tests/e2e/test_calls.py::test_captured_integers_may_be_narrow",
+    ),
+    Mutant(
+        "offsets inside of a tile wrap around",
+        TEMPLATES,
+        "(max(sizes) - 1) >= 2**31",
+        "(max(sizes) - 1) >= 2**63",
+        first="tests/kernels/test_far.py::test_positions_so_far_apart_that_a_tile_reaches_over_them",
+    ),
     # Derivations.
     Mutant(
         "slope of tanh",

@@ -131,13 +131,13 @@ def _in_place(case: cases.Case, stored: cases.Case) -> None:
     harness.exact_to(found, harness.expected(case.cascade, case.values, case.cotangents))
 
 
-def stretched(case: cases.Case, axis: str) -> cases.Case:
-    """Every argument and cotangent that has an axis, far along it."""
+def stretched(case: cases.Case, axis: str, step: int = 0) -> cases.Case:
+    """Every argument and cotangent that has an axis, far along it, or `step` elements from one position to the next."""
     cascade: Cascade = case.cascade
     axes = {item.name: item.axes or () for item in cascade.inputs} | {f"d{name}": cascade.axes(name) for name in case.cotangents}
 
     def far(name: str, x: torch.Tensor) -> torch.Tensor:
-        return memory.far(x, axes[name].index(axis)) if axis in axes[name] else x
+        return memory.far(x, axes[name].index(axis), step) if axis in axes[name] else x
 
     values = {name: far(name, x) for name, x in case.values.items()}
     return cases.Case(cascade, values, {name: far(f"d{name}", x) for name, x in case.cotangents.items()})

@@ -36,6 +36,15 @@ def test_far_captures(name, dim):
     check(case, cases.Case(case.cascade, values, case.cotangents))
 
 
+@pytest.mark.parametrize("axis", ["m", "n"])
+def test_positions_so_far_apart_that_a_tile_reaches_over_them(axis):
+    """Offsets inside of a tile have 32 bits, and there is no tile whose last position they reach."""
+    case = cases.case("causal_alibi", cases.Sizes(b=1, g=1, r=1, m=20, n=130))
+    far = suite.stretched(case, axis, 2**25 + 16)
+    found = harness.run(case.cascade, far.values, far.cotangents, harness.tiles(64, 128))
+    harness.exact_to(found, harness.expected(case.cascade, case.values, case.cotangents))
+
+
 @pytest.mark.parametrize("width", [2**31 - 1, 2**31 - 30, 2**40, -5, 3])
 @pytest.mark.parametrize("mask", ["abs(m - n) <= width", "n - m >= 0 - width and m >= n", "n < width or n <= m", "n >= -width or n > m"])
 @pytest.mark.parametrize("captured", [True, False])

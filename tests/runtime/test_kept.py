@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import attngen
+from attngen.runtime import kept
 
 SMALL = {role: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}
 
@@ -94,6 +95,15 @@ def test_another_mask_is_listed_anew(change: str, steps: list[str]) -> None:
     elif change == "a number":
         case.every = 4
     case.run(rows=33 if change == "a length" else 40)
+    assert case.listed == steps
+
+
+def test_a_graph_that_is_recorded_has_lists_of_its_own(steps: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Counted(keep=True)
+    case.run()
+    case.listed.clear()
+    monkeypatch.setattr(kept, "_captured", lambda: True)
+    case.run()
     assert case.listed == steps
 
 
