@@ -1,4 +1,4 @@
-"""Calls as on an H200, up to what needs one: Triton's own launcher binds the arguments of each kernel and lowers it; nothing is assembled."""
+"""Calls as on an H200, up to what needs one: Triton's own launcher binds arguments and lowers each kernel; nothing is assembled."""
 
 from __future__ import annotations
 
