@@ -32,6 +32,16 @@ TYPES = {
 
 
 @triton.jit
+def below(a, b, EARLY: tl.constexpr):
+    """Whether a < b; EARLY: by a difference, which leaves exponentials beside products."""
+    if EARLY:
+        holds = a - b < 0
+    else:
+        holds = a < b
+    return holds
+
+
+@triton.jit
 def columns(tile, value, first: tl.constexpr, last: tl.constexpr):
     """The tile with a value, a number or a column, in its columns from `first` to before `last`."""
     place = tl.arange(0, tile.shape[1])[None, :]
@@ -194,7 +204,7 @@ def forward_products(
     BLOCK_N: tl.constexpr,
     DIM_D: tl.constexpr,
     TMA: tl.constexpr,
-    APART: tl.constexpr,
+    EARLY: tl.constexpr,
     ACC: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -208,7 +218,7 @@ def forward_products(
     k = fetch(k_rows, start_n, k_stride_n, ok_n[:, None], BLOCK_N, DIM_D, FULL, TMA)
     s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
     x_tile = s
-    if not APART:
+    if not EARLY:
         x_tile = tl.dot(x_tile_phi, tl.trans(x_tile_psi), s, input_precision="ieee", out_dtype=ACC)
     return x_tile
 
@@ -280,7 +290,7 @@ def forward_kernel(
     offs_d = tl.arange(0, DIM_D)
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
-    APART: tl.constexpr = PIPE and not LATE  # no product adds to another
+    EARLY: tl.constexpr = PIPE and not LATE  # the next products are formed before the maximum
     q_start = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r + start_m * q_stride_m
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
@@ -317,7 +327,7 @@ def forward_kernel(
             BLOCK_N,
             DIM_D,
             TMA,
-            APART,
+            EARLY,
             ACC,
             False,
         )
@@ -341,17 +351,17 @@ def forward_kernel(
                     BLOCK_N,
                     DIM_D,
                     TMA,
-                    APART,
+                    EARLY,
                     ACC,
                     segment == 0 and not PIPE,
                 )
             x_tile = x_tile_next if PIPE else x_tile_formed
-            if APART:
+            if EARLY:
                 x_tile = x_tile + product[None, :]
             x_row = slopes_at * (start_n - first_m).to(ACC) - slopes_at * range_m
             if segment != 0:
                 until_n = tl.minimum(offs_m + 1, len_n)
-                valid = range_n[None, :] < (until_n - start_n)[:, None]
+                valid = below(range_n[None, :], (until_n - start_n)[:, None], EARLY)
                 x_tile = tl.where(valid, x_tile, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(x_tile, 1) * DIM_D**-0.5 + x_row)
             if LATE:
@@ -367,7 +377,7 @@ def forward_kernel(
                     BLOCK_N,
                     DIM_D,
                     TMA,
-                    APART,
+                    EARLY,
                     ACC,
                     False,
                 )
@@ -809,6 +819,16 @@ def launch(kernel, programs, args, constants, tile):
             kernel[(programs,)](*args, **constants, **tile)
 
 
+def near(tensor, tiles, *dims):
+    """The tensor, or a copy if its positions along `dims` lie so far apart that an offset inside of
+    a tile would leave 32 bits. From 2**31 on a stride has 64 bits, and so has all it multiplies."""
+    steps = [step for step in map(tensor.stride, dims) if 2**23 <= step < 2**31]
+    if not steps:
+        return tensor
+    sizes = [tile[name] for tile in tiles.values() for name in tile if name.startswith("BLOCK_")]
+    return tensor.contiguous() if max(steps) * (max(sizes) - 1) >= 2**31 else tensor
+
+
 def described(tile, *tensors):
     """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a
     multiple of 16 bytes and strides over some."""
@@ -821,7 +841,9 @@ def described(tile, *tensors):
 
 
 def memory_of_descriptors(size, alignment, stream):
-    """Where the programs of a launch put their descriptors."""
+    """Where the programs of a launch put their descriptors, at offsets of 32 bits."""
+    if size >= 2**31:
+        raise ValueError("too many programs for descriptors: set TMA to False in their tile")
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
@@ -831,6 +853,9 @@ def forward(q, k, v, slopes, tiles):
     Tensors have the axes of the cascade as dimensions, so heads are split; features are contiguous.
     `tiles` has the blocks, warps and stages of each kernel by its role.
     """
+    k = near(k, tiles, 2)
+    q = near(q, tiles, 3)
+    v = near(v, tiles, 2)
     len_b = q.shape[0]
     len_g = q.shape[1]
     len_r = q.shape[2]
@@ -874,6 +899,11 @@ def forward(q, k, v, slopes, tiles):
 
 def backward(q, k, v, slopes, o, lse, do, dlse, tiles, needed):
     """Gradients of the inputs named in `needed`, by name."""
+    dlse = near(dlse, tiles, 3)
+    do = near(do, tiles, 3)
+    k = near(k, tiles, 2)
+    q = near(q, tiles, 3)
+    v = near(v, tiles, 2)
     len_b = q.shape[0]
     len_g = q.shape[1]
     len_r = q.shape[2]

@@ -863,6 +863,16 @@ def launch(kernel, programs, args, constants, tile):
             kernel[(programs,)](*args, **constants, **tile)
 
 
+def near(tensor, tiles, *dims):
+    """The tensor, or a copy if its positions along `dims` lie so far apart that an offset inside of
+    a tile would leave 32 bits. From 2**31 on a stride has 64 bits, and so has all it multiplies."""
+    steps = [step for step in map(tensor.stride, dims) if 2**23 <= step < 2**31]
+    if not steps:
+        return tensor
+    sizes = [tile[name] for tile in tiles.values() for name in tile if name.startswith("BLOCK_")]
+    return tensor.contiguous() if max(steps) * (max(sizes) - 1) >= 2**31 else tensor
+
+
 def described(tile, *tensors):
     """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a
     multiple of 16 bytes and strides over some."""
@@ -875,7 +885,9 @@ def described(tile, *tensors):
 
 
 def memory_of_descriptors(size, alignment, stream):
-    """Where the programs of a launch put their descriptors."""
+    """Where the programs of a launch put their descriptors, at offsets of 32 bits."""
+    if size >= 2**31:
+        raise ValueError("too many programs for descriptors: set TMA to False in their tile")
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
@@ -885,6 +897,11 @@ def forward(q1, q2, k1, k2, v, lam, tiles):
     Tensors have the axes of the cascade as dimensions, so heads are split; features are contiguous.
     `tiles` has the blocks, warps and stages of each kernel by its role.
     """
+    k1 = near(k1, tiles, 2)
+    k2 = near(k2, tiles, 2)
+    q1 = near(q1, tiles, 3)
+    q2 = near(q2, tiles, 3)
+    v = near(v, tiles, 2)
     len_b = q1.shape[0]
     len_g = q1.shape[1]
     len_r = q1.shape[2]
@@ -947,6 +964,12 @@ def forward(q1, q2, k1, k2, v, lam, tiles):
 
 def backward(q1, q2, k1, k2, v, lam, o, acc_end, lse, lse2, do, tiles, needed):
     """Gradients of the inputs named in `needed`, by name."""
+    do = near(do, tiles, 3)
+    k1 = near(k1, tiles, 2)
+    k2 = near(k2, tiles, 2)
+    q1 = near(q1, tiles, 3)
+    q2 = near(q2, tiles, 3)
+    v = near(v, tiles, 2)
     len_b = q1.shape[0]
     len_g = q1.shape[1]
     len_r = q1.shape[2]

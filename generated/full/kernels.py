@@ -643,6 +643,16 @@ def launch(kernel, programs, args, constants, tile):
             kernel[(programs,)](*args, **constants, **tile)
 
 
+def near(tensor, tiles, *dims):
+    """The tensor, or a copy if its positions along `dims` lie so far apart that an offset inside of
+    a tile would leave 32 bits. From 2**31 on a stride has 64 bits, and so has all it multiplies."""
+    steps = [step for step in map(tensor.stride, dims) if 2**23 <= step < 2**31]
+    if not steps:
+        return tensor
+    sizes = [tile[name] for tile in tiles.values() for name in tile if name.startswith("BLOCK_")]
+    return tensor.contiguous() if max(steps) * (max(sizes) - 1) >= 2**31 else tensor
+
+
 def described(tile, *tensors):
     """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a
     multiple of 16 bytes and strides over some."""
@@ -655,7 +665,9 @@ def described(tile, *tensors):
 
 
 def memory_of_descriptors(size, alignment, stream):
-    """Where the programs of a launch put their descriptors."""
+    """Where the programs of a launch put their descriptors, at offsets of 32 bits."""
+    if size >= 2**31:
+        raise ValueError("too many programs for descriptors: set TMA to False in their tile")
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
@@ -665,6 +677,9 @@ def forward(q, k, v, tiles):
     Tensors have the axes of the cascade as dimensions, so heads are split; features are contiguous.
     `tiles` has the blocks, warps and stages of each kernel by its role.
     """
+    k = near(k, tiles, 2)
+    q = near(q, tiles, 3)
+    v = near(v, tiles, 2)
     len_b = q.shape[0]
     len_g = q.shape[1]
     len_r = q.shape[2]
@@ -706,6 +721,11 @@ def forward(q, k, v, tiles):
 
 def backward(q, k, v, o, lse, do, dlse, tiles, needed):
     """Gradients of the inputs named in `needed`, by name."""
+    dlse = near(dlse, tiles, 3)
+    do = near(do, tiles, 3)
+    k = near(k, tiles, 2)
+    q = near(q, tiles, 3)
+    v = near(v, tiles, 2)
     len_b = q.shape[0]
     len_g = q.shape[1]
     len_r = q.shape[2]

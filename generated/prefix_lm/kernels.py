@@ -32,6 +32,16 @@ TYPES = {
 
 
 @triton.jit
+def below(a, b, EARLY: tl.constexpr):
+    """Whether a < b; EARLY: by a difference, which leaves exponentials beside products."""
+    if EARLY:
+        holds = a - b < 0
+    else:
+        holds = a < b
+    return holds
+
+
+@triton.jit
 def exp_scaled(x, scale, floor, DTYPE: tl.constexpr):
     """exp(x * scale - floor), with the product and the difference in one rounding."""
     if DTYPE.primitive_bitwidth == 16:
@@ -49,6 +59,14 @@ def finite(x, DTYPE: tl.constexpr):
     else:
         nothing = x == float("-inf")
     return tl.where(nothing, 0.0, x)
+
+
+@triton.jit
+def integer(value):
+    """Integers of 32 bits at least, with room for positions."""
+    if value.dtype.primitive_bitwidth < 32:
+        value = tl.cast(value, tl.int32)
+    return value
 
 
 @triton.jit
@@ -257,12 +275,13 @@ def forward_kernel(
     offs_d = tl.arange(0, DIM_D)
     offs_e = tl.arange(0, DIM_E)
     # What it keeps.
+    EARLY: tl.constexpr = PIPE and not LATE  # the next products are formed before the maximum
     q_start = q_ptr + b * q_stride_b + g * q_stride_g + r * q_stride_r + start_m * q_stride_m
     q_ptrs = q_start + range_m[:, None] * q_stride_m + offs_d[None, :]
     q = tl.load(q_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_D]
     k_base = k_ptr + b * k_stride_b + g * k_stride_g
     k_rows = tiled(k_base, len_n, k_stride_n, DIM_D, BLOCK_N, DIM_D, TMA)
-    prefix_at = tl.load(prefix_ptr + b * prefix_stride_0)
+    prefix_at = integer(tl.load(prefix_ptr + b * prefix_stride_0))
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
     begin, full_end, end = forward_bounds(first_m, last_m, prefix_at, len_n, BLOCK_N)
@@ -300,7 +319,7 @@ def forward_kernel(
             s = s_next if PIPE else s_formed
             if segment != 0:
                 until_n = position(tl.maximum(offs_m + 1, wide(prefix_at)), len_n)
-                valid = range_n[None, :] < (until_n - start_n)[:, None]
+                valid = below(range_n[None, :], (until_n - start_n)[:, None], EARLY)
                 s = tl.where(valid, s, float("-inf"))
             m_i_new = tl.maximum(m_i, tl.max(s, 1) * DIM_D**-0.5)
             if LATE:
@@ -495,7 +514,7 @@ def backward_rows_kernel(
     lse_safe_start = lse_safe_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     lse_safe_ptrs = lse_safe_start + range_m
     lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-    prefix_at = tl.load(prefix_ptr + b * prefix_stride_0)
+    prefix_at = integer(tl.load(prefix_ptr + b * prefix_stride_0))
     dl_i_start = dl_i_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
@@ -624,7 +643,7 @@ def backward_columns_kernel(
     do_rows = tiled_heads(
         do_base, len_r, do_stride_r, len_m, do_stride_m, DIM_E, BLOCK_M, DIM_E, TMA
     )
-    prefix_at = tl.load(prefix_ptr + b * prefix_stride_0)
+    prefix_at = integer(tl.load(prefix_ptr + b * prefix_stride_0))
     begin, full_begin, full_length, end = backward_columns_bounds(
         first_n, last_n, prefix_at, len_m, BLOCK_M
     )
@@ -704,6 +723,16 @@ def launch(kernel, programs, args, constants, tile):
             kernel[(programs,)](*args, **constants, **tile)
 
 
+def near(tensor, tiles, *dims):
+    """The tensor, or a copy if its positions along `dims` lie so far apart that an offset inside of
+    a tile would leave 32 bits. From 2**31 on a stride has 64 bits, and so has all it multiplies."""
+    steps = [step for step in map(tensor.stride, dims) if 2**23 <= step < 2**31]
+    if not steps:
+        return tensor
+    sizes = [tile[name] for tile in tiles.values() for name in tile if name.startswith("BLOCK_")]
+    return tensor.contiguous() if max(steps) * (max(sizes) - 1) >= 2**31 else tensor
+
+
 def described(tile, *tensors):
     """The tile, without descriptors if a tensor cannot have one: it has elements, starts at a
     multiple of 16 bytes and strides over some."""
@@ -716,7 +745,9 @@ def described(tile, *tensors):
 
 
 def memory_of_descriptors(size, alignment, stream):
-    """Where the programs of a launch put their descriptors."""
+    """Where the programs of a launch put their descriptors, at offsets of 32 bits."""
+    if size >= 2**31:
+        raise ValueError("too many programs for descriptors: set TMA to False in their tile")
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
@@ -726,6 +757,9 @@ def forward(q, k, v, prefix, tiles):
     Tensors have the axes of the cascade as dimensions, so heads are split; features are contiguous.
     `tiles` has the blocks, warps and stages of each kernel by its role.
     """
+    k = near(k, tiles, 2)
+    q = near(q, tiles, 3)
+    v = near(v, tiles, 2)
     len_b = q.shape[0]
     len_g = q.shape[1]
     len_r = q.shape[2]
@@ -769,6 +803,11 @@ def forward(q, k, v, prefix, tiles):
 
 def backward(q, k, v, prefix, o, lse, do, dlse, tiles, needed):
     """Gradients of the inputs named in `needed`, by name."""
+    dlse = near(dlse, tiles, 3)
+    do = near(do, tiles, 3)
+    k = near(k, tiles, 2)
+    q = near(q, tiles, 3)
+    v = near(v, tiles, 2)
     len_b = q.shape[0]
     len_g = q.shape[1]
     len_r = q.shape[2]
