@@ -156,6 +156,10 @@ class NoDevice(AttngenError, RuntimeError):
     """Something is to be timed, and there is no GPU."""
 
 
+class DeviceLost(AttngenError, RuntimeError):
+    """The device answers nothing any more in this process, as after a kernel that read outside of its memory."""
+
+
 # ---- calling a kernel
 
 

@@ -20,7 +20,7 @@ from attngen.runtime.stores import triton_version
 from attngen.runtime.timing import need_device
 from attngen.runtime.tuning import LENGTHS, Setting, Tuning, tune_kernels
 from attngen.schedule.space import LengthClass
-from attngen.schedule.tuned import table_of
+from attngen.schedule.tuned import Tuned, table_of
 
 
 def tune(
@@ -34,7 +34,7 @@ def tune(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
-    """Time the scheduler's leaders for every kernel of a variant, forward and backward, and keep the winners.
+    """Time the scheduler's leaders for every kernel of a variant, forward and backward, and keep each winner as soon as it is known.
 
     Args:
         spec: the variant; its captured tensors should be as long as they are in use.
@@ -43,13 +43,14 @@ def tune(
         lengths: classes of lengths, of "long", "short" and "decode".
         leaders: how many tiles of the scheduler's ranking are timed, besides the one that is usual and what stands beside it.
         out: the table to write to; by default the user's own, in the cache folder, which later processes look up before anything else.
-        progress: called with one line for each kernel.
+        progress: called with one line for each winner.
 
     Returns:
         The winners, the tiles that did not run, and what was left out. Variants that this process has compiled keep their tiles.
 
     Raises:
-        NoDevice: there is no GPU. ArchMismatch: it is another one. ArgumentError, DoesNotFit, CompileFailed.
+        NoDevice: there is no GPU. ArchMismatch: it is another one. DeviceLost: a kernel took it along; what was kept before stays.
+        ArgumentError, DoesNotFit, CompileFailed.
     """
     need_device("attngen tune")
     for name in lengths:
@@ -61,6 +62,9 @@ def tune(
     setting = Setting(kernels.target(device), device, torch.cuda.get_device_name(device), triton_version(), leaders)
     captures = {item.name: item.value for item in spec.captures}
     features = feature_lengths(kernels.program.features, head_dim, captured_lengths(spec))
-    found = tune_kernels(kernels, captures, features, dtype_name(dtype), setting, classes=tuple(lengths), progress=progress)
-    record(table_of(found.rows), own_path(knobs.cache_dir) if out is None else out)
-    return found
+    path, name = own_path(knobs.cache_dir) if out is None else out, dtype_name(dtype)
+
+    def keep(row: Tuned) -> None:
+        record(table_of([row]), path)
+
+    return tune_kernels(kernels, captures, features, name, setting, classes=tuple(lengths), keep=keep, progress=progress)

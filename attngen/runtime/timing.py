@@ -28,6 +28,14 @@ def need_device(what: str) -> None:
         raise NoDevice(f"{what} needs a GPU, and PyTorch sees none here", remedy="Run it on the machine whose kernels are meant.")
 
 
+def answers(device: torch.device) -> bool:
+    """Whether a device still computes for this process: after some errors every later call fails."""
+    try:
+        return float(torch.ones(1, device=device).sum()) == 1.0
+    except Exception:
+        return False
+
+
 def gpu_milliseconds(run: Callable[[], object], *, timed_ms: float = _TIMED_MS) -> float:
     """The median time of a call, launches included where they are what takes the time.
 

@@ -2,24 +2,23 @@
 
 Takes the `Kernels` of a variant, gives `Tuned` rows. The forward and the backward are timed as whole calls in which the tile of one kernel
 varies and the others stand; kernels are taken one after the other. Lengths fill several waves of programs, one set for each class of
-lengths. A tile must give the values that the usual one gives before it is timed. The clock is an argument, so that tests need no GPU.
+lengths. A tile must give the values that the usual one gives before it is timed. Each row is handed out as soon as it is known, and the
+warp-specialised form, which has never run on a GPU, comes last: a tile may hang, or take the device with it. The clock is an argument, so
+that tests need no GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from attngen.emit.names import tensor_name
-from attngen.errors import CompileFailed
-from attngen.ir.cascade import Input
+from attngen.errors import CompileFailed, DeviceLost
+from attngen.runtime.attempts import Attempt, Calls, check_values
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.timing import gpu_milliseconds
+from attngen.runtime.timing import answers, gpu_milliseconds
 from attngen.runtime.trial import shortened
 from attngen.schedule.choose import Choice, Request, choose, distinct, rank
 from attngen.schedule.measured import table
@@ -37,20 +36,7 @@ WAVES = 8
 """So many times a program for each SM, or more, so that the last wave weighs little."""
 MARGIN = 0.02
 """A tile that is faster than the usual one by less than this share does not replace it."""
-# Of the root mean square: tiles sum in another order, and round products in the tensors' dtype.
-_DIFFERENCE = 0.02
 _SMALLEST_GRID = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One tile of one kernel: `run` launches the call and gives what it computed, `right` is what the usual tiles gave."""
-
-    role: str
-    tile: TileSchedule
-    run: Callable[[], Mapping[str, Tensor]]
-    right: Callable[[], Mapping[str, Tensor]]
-
 
 Clock = Callable[[Attempt], float]
 """Milliseconds of an attempt; raises where it does not run or computes something else."""
@@ -96,26 +82,6 @@ def gpu_clock(attempt: Attempt) -> float:
     return gpu_milliseconds(attempt.run)
 
 
-def check_values(attempt: Attempt) -> None:
-    """Hold what a tile computes to what the usual one does.
-
-    Raises:
-        CompileFailed: they differ by more than rounding.
-    """
-    found, right = attempt.run(), attempt.right()
-    for name, value in found.items():
-        # Rows that attend to nothing have infinite statistics, which must be the same ones.
-        difference = torch.where(value == right[name], 0.0, value.double() - right[name].double())
-        allowed = _DIFFERENCE * _mean(right[name][right[name].isfinite()])
-        if not _mean(difference) <= allowed:
-            raise CompileFailed(f"{attempt.role} with {attempt.tile} gives other values of {name} than the usual tile")
-
-
-def _mean(values: Tensor) -> float:
-    """Root mean square, 0 of nothing."""
-    return float(values.double().square().mean().sqrt()) if values.numel() else 0.0
-
-
 # ---- tuning
 
 
@@ -128,9 +94,10 @@ def tune_kernels(
     *,
     classes: Sequence[LengthClass] = ("long", "short", "decode"),
     clock: Clock = gpu_clock,
+    keep: Callable[[Tuned], object] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
-    """Time the leaders of every kernel.
+    """Time the leaders of every kernel, and the tiles of the warp-specialised form after all of them.
 
     Args:
         kernels: of the variant.
@@ -140,15 +107,24 @@ def tune_kernels(
         setting: where it runs.
         classes: of lengths.
         clock: times one attempt.
-        progress: called with one line for each kernel.
+        keep: called with each row as soon as it is known; a later one of the same kernel and class takes its place.
+        progress: called with one line for each row.
 
     Raises:
-        CompileFailed: no tile of a kernel runs. DoesNotFit: none fits.
+        CompileFailed: no tile of a kernel runs. DoesNotFit: none fits. DeviceLost: a tile took the device with it.
     """
     kernels = kernels.at(dtype)
-    rows: list[Tuned] = []
+    rows: dict[tuple[str, str], Tuned] = {}
     lost: list[Lost] = []
     notes: list[str] = []
+    last: list[tuple[_Timed, tuple[TileSchedule, ...]]] = []
+
+    def timed(one: _Timed, tiles: Sequence[TileSchedule]) -> None:
+        lost.extend(one.time(tiles, setting, clock))
+        row = rows[one.request.length, one.kernel.role] = one.row(setting)
+        keep(row)
+        progress(f"{kernels.name} {dtype} {row.length} {one.kernel.role}: {row.tile}, {row.call_us:.0f} us a call")
+
     for length in classes:
         extents = filled(kernels, captures, features, length, setting.target)
         if extents is None:
@@ -156,12 +132,18 @@ def tune_kernels(
             continue
         request = Request(tuple(features.items()), dtype, setting.target, length)
         for form, roles in _forms(kernels):
-            calls = _Calls(form, captures, request, extents, setting.device)
-            for row, failed in _tuned_roles(form, roles, request, calls, setting, clock):
-                rows.append(row)
-                lost += failed
-                progress(f"{form.name} {dtype} {length} {row.structure.partition(':')[0]}: {row.tile}, {row.call_us:.0f} us a call")
-    return Tuning(tuple(rows), tuple(lost), tuple(notes))
+            calls = Calls(form, captures, request, extents, setting.device)
+            usual = choose(form.program.kernels, request, table())
+            best = usual.schedule
+            for kernel in (kernel for kernel in form.program.kernels if kernel.role in roles):
+                one = _Timed(kernel, request, usual, best, calls)
+                timed(one, leaders(kernel, usual, request, setting.leaders))
+                best = best.replace({kernel.role: one.winner})
+                specialised = _specialised(kernel, request)
+                last += [(one, specialised)] if specialised else []
+    for one, tiles in last:
+        timed(one, tiles)
+    return Tuning(tuple(rows.values()), tuple(lost), tuple(notes))
 
 
 def _forms(kernels: Kernels) -> Iterator[tuple[Kernels, frozenset[str]]]:
@@ -202,41 +184,62 @@ def _product(lengths: Mapping[str, int], axes: Sequence[str]) -> int:
     return total
 
 
-def _tuned_roles(
-    kernels: Kernels, roles: frozenset[str], request: Request, calls: _Calls, setting: Setting, clock: Clock
-) -> Iterator[tuple[Tuned, list[Lost]]]:
-    """One row for each kernel of these roles, the tiles of those before it standing as they were found."""
-    usual = choose(kernels.program.kernels, request, table())
-    best = usual.schedule
-    for kernel in (kernel for kernel in kernels.program.kernels if kernel.role in roles):
-        role = kernel.role
-        times: dict[TileSchedule, float] = {}
-        lost: list[Lost] = []
-        first: Exception | None = None
-        for tile in leaders(kernel, usual, request, setting.leaders):
+@dataclass
+class _Timed:
+    """One kernel for one class of lengths, with the times of its tiles; those of kernels before it stand in `schedule` as found."""
+
+    kernel: Kernel
+    request: Request
+    usual: Choice
+    schedule: ModuleSchedule
+    calls: Calls
+    times: dict[TileSchedule, float] = field(default_factory=dict[TileSchedule, float])
+
+    @property
+    def winner(self) -> TileSchedule:
+        """Of the tiles so far."""
+        return winner(self.times, self.usual.schedule[self.kernel.role])
+
+    def time(self, tiles: Sequence[TileSchedule], setting: Setting, clock: Clock) -> list[Lost]:
+        """Time more tiles; gives those that did not run.
+
+        Raises:
+            CompileFailed: none has run. DeviceLost: the device does not answer after one that failed.
+        """
+        role, lost, first = self.kernel.role, list[Lost](), None
+        for tile in tiles:
             try:
-                times[tile] = clock(calls.attempt(role, tile, best, usual.schedule))
+                self.times[tile] = clock(self.calls.attempt(role, tile, self.schedule, self.usual.schedule))
             except Exception as error:  # a tile may fail in any way; what failed is reported
+                why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                if not answers(setting.device):
+                    rule = f"{setting.name} does not answer after {role} with {tile}, {self.request.length}: {why}"
+                    raise DeviceLost(rule, remedy="What was found before is kept; --length and --leaders leave tiles out.") from error
                 first = first or error
-                lost.append(Lost(role, request.length, tile, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
-        if not times:
+                lost.append(Lost(role, self.request.length, tile, why))
+        if not self.times:
             raise CompileFailed(f"no tile of {role} runs on {setting.name}: {lost[0].why}") from first
-        tile = winner(times, usual.schedule[role])
-        best = best.replace({role: tile})
-        yield _row(kernel, request, times, tile, usual.schedule[role], setting), lost
+        return lost
+
+    def row(self, setting: Setting) -> Tuned:
+        """What is kept of it."""
+        return _row(self.kernel, self.request, self.times, self.winner, self.usual.schedule[self.kernel.role], setting)
 
 
 def leaders(kernel: Kernel, usual: Choice, request: Request, count: int) -> tuple[TileSchedule, ...]:
-    """Tiles worth running: the usual one, what stands beside it in the table, its fallback, the first of the ranking, and those of the
-    warp-specialised form, which nothing but a clock chooses."""
+    """Tiles worth running: the usual one, what stands beside it in the table, its fallback, the first of the ranking."""
     reason = next(reason for reason in usual.reasons if reason.role == kernel.role)
     beside = [reason.alternative.schedule] if reason.alternative is not None else []
     beside += [reason.fallback] if reason.fallback is not None else []
+    fitting = [item.tile for item in distinct(rank(structure(kernel), request)) if item.cost.shared_bytes <= request.target.shared_bytes]
+    return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count])))
+
+
+def _specialised(kernel: Kernel, request: Request) -> tuple[TileSchedule, ...]:
+    """Tiles of the warp-specialised form that fit, which nothing but a clock chooses."""
     held, limit = structure(kernel), request.target.shared_bytes
-    fitting = [item.tile for item in distinct(rank(held, request)) if item.cost.shared_bytes <= limit]
-    specialised = specialised_tiles(held, request.dtype, request.target, request.length)
-    roomy = [tile for tile in specialised if shared_bytes(held, request.extents, request.dtype, tile, request.target) <= limit]
-    return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count], *roomy)))
+    tiles = specialised_tiles(held, request.dtype, request.target, request.length)
+    return tuple(tile for tile in tiles if shared_bytes(held, request.extents, request.dtype, tile, request.target) <= limit)
 
 
 def winner(times: Mapping[TileSchedule, float], usual: TileSchedule) -> TileSchedule:
@@ -266,66 +269,3 @@ def _row(
         device=setting.name,
         triton=setting.triton,
     )
-
-
-# ---- calls
-
-
-class _Calls:
-    """The calls of one module with values of its own, made when the first of them runs."""
-
-    def __init__(
-        self, kernels: Kernels, captures: Mapping[str, Any], request: Request, extents: Mapping[str, int], device: torch.device
-    ) -> None:
-        self.kernels, self.captures, self.request, self.extents, self.device = kernels, captures, request, extents, device
-        self.program = kernels.program
-        # Values are drawn and the module is loaded once, and not before something runs.
-        self.inputs, self.module, self.given = cache(self._inputs), cache(self._module), cache(self._given)
-        self.right = cache(self._run)
-
-    def attempt(self, role: str, tile: TileSchedule, schedule: ModuleSchedule, usual: ModuleSchedule) -> Attempt:
-        """The call in which `role` runs with `tile` and the others as in `schedule`."""
-        changed, backward = schedule.replace({role: tile}), role.startswith("backward")
-        return Attempt(role, tile, lambda: self._run(backward, changed, usual), lambda: self.right(backward, usual, usual))
-
-    def _run(self, backward: bool, schedule: ModuleSchedule, usual: ModuleSchedule) -> Mapping[str, Tensor]:
-        tiles = schedule.as_tiles(self.program.kernels)
-        if not backward:
-            return self._forward(tiles)
-        wanted = {str(tensor_name(item.name)) for item in self.program.cascade.inputs if item.differentiable}
-        found: Mapping[str, Tensor] = self.module().backward(*self.inputs(), *self.given(usual), tiles, wanted)
-        return found
-
-    def _forward(self, tiles: Mapping[str, Mapping[str, int]]) -> dict[str, Tensor]:
-        result = self.module().forward(*self.inputs(), tiles)
-        names = dict.fromkeys((*self.program.cascade.outputs, *self.kernels.saved))
-        return dict(zip(names, result if isinstance(result, tuple) else (result,), strict=True))
-
-    def _given(self, usual: ModuleSchedule) -> list[Tensor]:
-        """What the backward takes besides the inputs: saved tensors and cotangents."""
-        assert self.program.backward is not None, "roles of a backward come from one"
-        steps = self._forward(usual.as_tiles(self.program.kernels))
-        generator = torch.Generator(self.device).manual_seed(1)
-        shapes = [steps[output] for output, _ in self.program.backward.cotangents]
-        cotangents = [torch.randn(like.shape, generator=generator, dtype=like.dtype, device=self.device) for like in shapes]
-        return [*(steps[item.name] for item in self.program.backward.saved), *cotangents]
-
-    def _module(self) -> Any:
-        kernels, dims = self.kernels, self.request.extents
-        structures, request = map(structure, kernels.program.kernels), self.request
-        specialised = any(specialised_tiles(held, request.dtype, request.target, request.length) for held in structures)
-        return kernels.module(kernels.source(dims, specialised), self.device.type == "cpu", self.request.target, dims, self.request.dtype)
-
-    def _inputs(self) -> list[Any]:
-        generator = torch.Generator(self.device).manual_seed(0)
-        return [self._value(item, generator) for item in self.program.cascade.inputs]
-
-    def _value(self, item: Input, generator: torch.Generator) -> Any:
-        if item.axes is None:
-            value = self.captures[item.name]
-            return value.detach().to(self.device) if isinstance(value, Tensor) else value
-        shape = [self.extents[axis] for axis in item.axes]
-        if item.kind == "float":
-            return torch.randn(shape, generator=generator, dtype=getattr(torch, self.request.dtype), device=self.device)
-        kind = torch.int32 if item.kind == "int" else torch.bool
-        return torch.randint(0, 2, shape, generator=generator, device=self.device).to(kind)

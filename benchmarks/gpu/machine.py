@@ -56,21 +56,11 @@ def gpu() -> Machine:
     """The current CUDA device."""
     import torch
 
-    from attngen.runtime.timing import gpu_milliseconds
+    from attngen.runtime.timing import answers, gpu_milliseconds
 
     device = torch.device("cuda", torch.cuda.current_device())
     name, wait = torch.cuda.get_device_name(device), torch.cuda.synchronize
-    return Machine(name, device, gpu_milliseconds, _graph_milliseconds, _peak_bytes, wait, lambda: _alive(device))
-
-
-def _alive(device: Any) -> bool:
-    """After some errors every later call of the process fails."""
-    import torch
-
-    try:
-        return float(torch.ones(1, device=device).sum()) == 1.0
-    except Exception:
-        return False
+    return Machine(name, device, gpu_milliseconds, _graph_milliseconds, _peak_bytes, wait, lambda: answers(device))
 
 
 def _graph_milliseconds(run: Callable[[], object]) -> float:

@@ -11,7 +11,7 @@ import torch
 import attngen
 from attngen import target
 from attngen.cache.store import CacheWarning
-from attngen.errors import CompileFailed, NoDevice
+from attngen.errors import CompileFailed, DeviceLost, NoDevice
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime import timing
@@ -20,7 +20,7 @@ from attngen.runtime.kernels import Kernels, Options
 from attngen.runtime.own_tiles import own_path, record, tuned_tiles
 from attngen.runtime.tuning import LENGTHS, WAVES, Attempt, Setting, check_values, filled, tune_kernels, winner
 from attngen.schedule.plan import parse_tile
-from attngen.schedule.tuned import read, shipped, table_of
+from attngen.schedule.tuned import Tuned, read, shipped, table_of
 
 SETTING = Setting(target.get("sm90"), torch.device("cpu"), "a clock of ours", "3.6", leaders=3)
 DIMS = {"d": 64, "e": 64}
@@ -82,6 +82,76 @@ def test_a_kernel_of_which_nothing_runs_is_an_error():
     kernels, captures = kernels_of(attngen.attention())
     with pytest.raises(CompileFailed, match="forward"):
         tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
+
+
+def test_what_may_hang_comes_after_all_else_is_kept():
+    done: list[str] = []
+
+    def clock(attempt: Attempt) -> float:
+        done.append("specialised" if attempt.tile.specialised else "timed")
+        return 0.5 if attempt.tile.specialised else 1.0
+
+    kernels, captures = kernels_of(attngen.attention())
+    kept: list[Tuned] = []
+
+    def keep(row: Tuned) -> None:
+        kept.append(row)
+        done.append(f"{row.length} {row.structure.partition(':')[0]}")
+
+    found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long", "short"), clock=clock, keep=keep)
+    first = done.index("specialised")
+    before = [item for item in done[:first] if item != "timed"]
+    assert before == [f"{row.length} {row.structure.partition(':')[0]}" for row in found.rows]
+    assert done[first:] == ["specialised", "specialised", "long forward"]
+    assert found.rows == (kept[-1], *kept[1:-1])
+    assert kept[-1].tried == kept[0].tried + 2
+
+
+@pytest.mark.parametrize("where", ["backward_rows", "specialised"])
+def test_a_lost_device_ends_it_and_what_was_found_stays(where, tmp_path: Path, monkeypatch):
+    asked: list[bool] = []
+    monkeypatch.setattr("attngen.runtime.tuning.answers", lambda device: asked.append(True) or lost[0] is None)
+    lost: list[str | None] = [None]
+
+    def clock(attempt: Attempt) -> float:
+        assert lost[0] is None, "nothing runs on a device that does not answer"
+        if attempt.tile.num_warps == 8 and attempt.role == "forward" and not attempt.tile.specialised:
+            raise RuntimeError("only this tile")
+        if attempt.role == where or attempt.tile.specialised:
+            lost[0] = str(attempt.tile)
+            raise RuntimeError("an illegal memory access was encountered")
+        return area(attempt)
+
+    def keep(row: Tuned) -> None:
+        record(table_of([row]), tmp_path / "tuned.json")
+
+    kernels, captures = kernels_of(attngen.attention())
+    with pytest.raises(DeviceLost, match="illegal memory access") as caught:
+        tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock, keep=keep)
+    assert str(lost[0]) in str(caught.value)
+    assert caught.value.remedy
+    assert len(asked) > 1
+    roles = {row.structure.partition(":")[0] for row in read((tmp_path / "tuned.json").read_text()).rows}
+    every = {*(kernel.role for kernel in kernels.program.kernels), "backward_fused", "backward_finish"}
+    assert roles == ({"forward", "backward_prepare"} if where == "backward_rows" else every)
+
+
+def test_each_winner_is_written_as_soon_as_it_is_known(tmp_path: Path, monkeypatch):
+    kernels, captures = kernels_of(attngen.attention())
+    found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=area)
+
+    def broken(*_, keep, **__):
+        keep(found.rows[0])
+        raise RuntimeError("the process ends here")
+
+    monkeypatch.setattr("attngen.tuning.need_device", lambda what: None)
+    monkeypatch.setattr("attngen.tuning.tune_kernels", broken)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: SETTING.name)
+    monkeypatch.setattr(Kernels, "target", lambda self, device: SETTING.target)
+    with pytest.raises(RuntimeError, match="ends here"):
+        attngen.tune(attngen.attention(), head_dim=64, out=tmp_path / "tuned.json")
+    assert read((tmp_path / "tuned.json").read_text()).rows == table_of(found.rows[:1]).rows
 
 
 def test_noise_does_not_replace_the_usual_tile():
