@@ -5,7 +5,8 @@
     python -m benchmarks.gpu --dry-run                the plan, on any machine
 
 Prints a table last, and writes JSON and pictures into benchmarks/results, and into $OUT where that is set. Sections share the budget; what
-does not fit is skipped and said. Exit code 1 if anybody computed something wrong or attngen failed, 2 if the machine lacks something.
+does not fit is skipped and said; a new process goes on after a step that hangs. Exit code 1 if anybody computed something wrong or attngen
+failed, 2 if the machine lacks something.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parents[1] / "results"
 BUDGET_S = 520.0
 TITLES: Mapping[str, str] = {
-    "tests": "the tests marked gpu, in several processes",
+    "tests": "the tests marked gpu, in several processes, those of the warp-specialised form last",
     "forward": "the grid, forward, inference",
     "backward": "the grid, gradients",
     "mask": "what a mask costs before attention starts",
@@ -42,13 +44,15 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sections", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS), metavar="NAME", help=", ".join(WEIGHTS))
+    parser.add_argument("--sections", nargs="*", choices=list(WEIGHTS), default=list(WEIGHTS), metavar="NAME", help=", ".join(WEIGHTS))
     parser.add_argument("--budget", type=float, default=BUDGET_S, metavar="SECONDS", help=f"for all of it (default: {BUDGET_S:.0f})")
     parser.add_argument("--list", action="store_true", help="name the sections")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and measure nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where to write (default: benchmarks/results)")
     parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     found = parser.parse_args(argv)
+    if not found.sections and found.resume is None:
+        parser.error("--sections takes one at least")
     if found.budget <= RESERVE_S:
         parser.error(f"--budget is more than {RESERVE_S:.0f} seconds")
     return found
@@ -77,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("this benchmark needs a GPU, and PyTorch sees none here; --dry-run prints the plan", file=sys.stderr)
         return 2
-    session = Session(machine.gpu(), folders(options.results), said, alarm)
+    session = Session(machine.gpu(), folders(options.results), said, alarm, go_on=lambda left: go_on(left, options.results))
     before = None if options.resume is None else report.from_json(options.resume.read_text(encoding="utf-8"))
     done = session.measured(sections, options.budget, before)
     if isinstance(done, Interrupted):
@@ -87,11 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def go_on(left: Interrupted, results: Path) -> NoReturn:
-    """Put a new process in the place of this one, which has lost its device."""
+    """Put a new process in the place of this one, which has lost its device; from any thread of it."""
     path = Path(tempfile.mkdtemp(prefix="attngen-gpu-")) / "before.json"
     path.write_text(report.as_json(left.report), encoding="utf-8")
     print(left.report.rows[-1].note, flush=True)
     options = ["--resume", str(path), "--budget", f"{left.budget_s:.1f}", "--results", str(results), "--sections", *left.sections]
+    # A device file that stays open would keep a kernel running that hangs.
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            os.set_inheritable(int(entry.name), int(entry.name) <= 2)
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *options])
 
 
@@ -103,7 +111,7 @@ def folders(results: Path) -> tuple[Path, ...]:
 
 def plan(sections: Sequence[str], budget_s: float) -> list[str]:
     """The order of things with the share of the budget of each section, as if each used all of it."""
-    from benchmarks.gpu.workloads import FIRST_CALLS, MASK_LENGTHS, MASKS
+    from benchmarks.gpu.workloads import FIRST_CALLS, MASK_LENGTHS, MASKS, TESTS
 
     steps: dict[str, Callable[[], Iterator[workloads.Step]]] = {
         "forward": workloads.forward,
@@ -112,7 +120,7 @@ def plan(sections: Sequence[str], budget_s: float) -> list[str]:
         "memory": workloads.memory,
     }
     others = {
-        "tests": ["tests/gpu"],
+        "tests": [f"tests/gpu -k '{selected}'" for selected, _ in TESTS],
         "mask": [f"{name} n{length}: attngen, create_block_mask" for length in MASK_LENGTHS for name in MASKS],
         "first_call": [f"{item}: attngen, flex" for item in FIRST_CALLS],
     }

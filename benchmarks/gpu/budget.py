@@ -1,8 +1,9 @@
-"""Time that is kept: a budget for the run, a share of what is left for each section, an alarm for what hangs."""
+"""Time that is kept: a budget for the run, a share of what is left for each section, an alarm and a watchdog for what hangs."""
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 
 RESERVE_S = 15.0
 """Left of a budget for tables, pictures and the end of what is stopped."""
+GRACE_S = 10.0
+"""How long after its alarm a step may still take to stop, as in a call that compiles, before it counts as hung."""
 WEIGHTS: Mapping[str, float] = {"tests": 30, "forward": 26, "backward": 24, "mask": 3, "decode": 7, "first_call": 7, "memory": 3}
 """The sections in their order, with their shares."""
 
@@ -48,7 +51,7 @@ def part_of(section: str, sections: Sequence[str], weights: Mapping[str, float])
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Stop what runs in the main thread after so long.
+    """Stop what runs in the main thread after so long, as soon as it is back from the call that it is in.
 
     Raises:
         OutOfTime: it did not end before.
@@ -64,3 +67,15 @@ def alarm(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def watchdog(seconds: float, hung: Callable[[], object]) -> Iterator[None]:
+    """Call `hung` in another thread where the main one is still here after so long: in a call that never returns, no alarm is heard."""
+    timer = threading.Timer(seconds, hung)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

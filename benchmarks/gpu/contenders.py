@@ -5,6 +5,7 @@ Every call computes a whole problem, and takes and gives tensors as attngen does
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,11 +46,13 @@ class Contender:
         name: in tables.
         build: makes the call; may compile, and may raise for what the implementation refuses.
         cost_s: a guess, never measured, of what compiling and timing one problem takes: what does not fit the budget is not begun.
+        limit_s: the longest that one problem may take of it.
     """
 
     name: str
     build: Callable[[Problem], Built]
     cost_s: float
+    limit_s: float = math.inf
 
 
 _SPECIALISED = {"forward": {"SPECIALISED": True, "BLOCK_N": 128, "num_stages": 2}}
@@ -158,7 +161,7 @@ CONTENDERS: dict[str, Contender] = {
     for item in (
         Contender("attngen", _attngen(None), 8.0),
         Contender("attngen_two_walks", _attngen(True), 8.0),
-        Contender("attngen_specialised", _attngen(None, _SPECIALISED), 12.0),
+        Contender("attngen_specialised", _attngen(None, _SPECIALISED), 12.0, limit_s=60.0),
         Contender("sdpa_cudnn", _sdpa("CUDNN_ATTENTION"), 3.0),
         Contender("sdpa_flash", _sdpa("FLASH_ATTENTION"), 3.0),
         Contender("sdpa_efficient", _sdpa("EFFICIENT_ATTENTION"), 3.0),

@@ -78,15 +78,20 @@ def from_json(text: str) -> Report:
     return Report(**{**content, "notes": tuple(content["notes"]), "rows": tuple(Row(**row) for row in content["rows"])})
 
 
-def write(report: Report, folders: Sequence[Path]) -> tuple[Path, ...]:
-    """The JSON and the pictures, in every folder."""
-    written: list[Path] = []
+def save(report: Report, folders: Sequence[Path]) -> None:
+    """The JSON, in every folder, whole at any time."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{slug(report)}.json"
-        path.write_text(as_json(report), encoding="utf-8")
-        written += [path, *draw(report, folder)]
-    return tuple(written)
+        staging = folder / f".{slug(report)}.json"
+        staging.write_text(as_json(report), encoding="utf-8")
+        staging.replace(folder / f"{slug(report)}.json")
+
+
+def write(report: Report, folders: Sequence[Path]) -> None:
+    """The JSON and the pictures, in every folder."""
+    save(report, folders)
+    for folder in folders:
+        draw(report, folder)
 
 
 # ---- text
@@ -95,8 +100,8 @@ def write(report: Report, folders: Sequence[Path]) -> tuple[Path, ...]:
 def table(report: Report) -> list[str]:
     """What is printed last: what is wrong, what failed, then one line for each workload and one column for each contender."""
     lines = [f"WRONG: {row.section} {row.workload} {row.contender}: error {row.error:.1e} in {row.where}" for row in report.wrong]
-    failed = sorted((row for row in report.rows if row.status == "failed"), key=lambda row: not row.counts)
-    lines += [f"failed: {row.section} {row.workload} {row.contender}: {row.note}" for row in failed[:12]]
+    failed = sorted((row for row in report.rows if row.status in ("failed", "hung")), key=lambda row: not row.counts)
+    lines += [f"{row.status}: {row.section} {row.workload} {row.contender}: {row.note}" for row in failed[:12]]
     lines += [f"tests: {row.note}" for row in report.rows if row.section == "tests" and row.status == "ok"]
     lines.append(f"{report.device}, {report.date}, {', '.join(f'{name} {number}' for name, number in report.versions.items())}")
     if report.product_tflops is not None and report.copy_gb_per_s is not None:
@@ -135,7 +140,7 @@ def _cell(row: Row, key: str) -> str:
 
 
 def skipped(rows: Sequence[Row]) -> tuple[str, ...]:
-    """How much of each section was left out, and who is not installed."""
+    """How much of each section was left out, and who took no part."""
     counts = Counter(row.section for row in rows if row.status == "skipped")
     total = Counter(row.section for row in rows)
     notes = [f"{section}: {count} of {total[section]} skipped, its share of the budget was used" for section, count in counts.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["ok", "wrong", "failed", "absent", "skipped"]
+Status = Literal["ok", "wrong", "failed", "hung", "absent", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class Row:
 
     Attributes:
         section, workload, contender: of what.
-        status: "ok"; "wrong": computes something else, and was not timed; "failed": raised; "absent": not installed; "skipped": no time.
+        status: "ok"; "wrong": computes something else, and was not timed; "failed": raised; "hung": did not return; "absent": not
+            installed, or not to be run; "skipped": no time.
         ms: median time of a call. graph_ms: of its replay from a graph.
         tflops: useful operations of a call in `ms`. gb_per_s: keys and values read in `graph_ms`.
         share: of the cuBLAS product, or of the copy, of the same run.
@@ -44,4 +45,4 @@ class Row:
     @property
     def counts(self) -> bool:
         """Whether it makes the run a failure: wrong values of anybody, errors of attngen, its tests or a section. Others may refuse."""
-        return self.status == "wrong" or (self.status == "failed" and self.contender in ("attngen", "attngen_two_walks", "-"))
+        return self.status == "wrong" or (self.status in ("failed", "hung") and self.contender in ("attngen", "attngen_two_walks", "-"))

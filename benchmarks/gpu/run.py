@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +15,17 @@ from benchmarks.gpu.problems import Problem, make
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.workloads import Step, Workload
 
-Guard = Callable[[float], AbstractContextManager[None]]
+Guard = Callable[[float, Row], AbstractContextManager[None]]
+"""Stops what runs for longer than so many seconds; where it does not stop, the row is what is said of it."""
 Measure = Callable[["Run", Problem, Built, "Named"], Row]
+_ANSWER_S = 10.0
 
 
 def _quiet(_: str) -> None:
     pass
 
 
-def unguarded(seconds: float) -> AbstractContextManager[None]:
+def unguarded(*_: object) -> AbstractContextManager[None]:
     """No alarm."""
     return nullcontext()
 
@@ -61,6 +63,7 @@ class Run:
         contenders: by name.
         guard: stops what runs for longer than so many seconds.
         known: section, workload and contender of rows that are there already, from a process before this one.
+        barred: contenders that are not run in this section, and why.
         folders: where logs go.
     """
 
@@ -72,6 +75,7 @@ class Run:
     contenders: dict[str, Contender] = field(default_factory=lambda: dict(CONTENDERS))
     guard: Guard = unguarded
     known: frozenset[tuple[str, str, str]] = frozenset()
+    barred: Mapping[str, str] = field(default_factory=dict[str, str])
     folders: tuple[Path, ...] = ()
 
     def each(self, section: str, steps: Iterable[Step], measure: Measure, *, grad: bool) -> Iterator[Row]:
@@ -87,11 +91,15 @@ class Run:
                 if name in gone or (section, str(step.workload), name) in self.known:
                     continue
                 contender, named = self.contenders[name], Named(section, step.workload, name)
+                if name in self.barred:
+                    gone.add(name)
+                    yield named.row(status="absent", note=f"not run: {self.barred[name]}")
+                    continue
                 if self.budget.left < contender.cost_s:
                     yield named.row(status="skipped", note=f"{max(self.budget.left, 0):.0f} s left, {contender.cost_s:.0f} s allowed for")
                     continue
                 try:
-                    with self.guard(self.budget.left):
+                    with self.guard(min(self.budget.left, contender.limit_s), named.row()):
                         if problem is None:
                             problem = make(step.workload, self.machine.device, grad=grad, seed=number)
                         began = time.perf_counter()
@@ -104,9 +112,18 @@ class Run:
                 except (OutOfTime, Exception) as error:
                     row = named.row(status="failed", note=f"{type(error).__name__}: {_first_line(error)}")
                 self.progress(said(row))
+                lost = row.status == "failed" and not self._answers(row)
                 yield row
-                if row.status == "failed" and not self.machine.alive():
+                if lost:
                     raise DeviceLost(f"{name} on {step.workload}")
+
+    def _answers(self, after: Row) -> bool:
+        """Whether the device still computes after a row that failed; a kernel that hangs may show only here."""
+        try:
+            with self.guard(_ANSWER_S, after):
+                return self.machine.alive()
+        except OutOfTime:
+            return False
 
 
 def said(row: Row) -> str:

@@ -63,6 +63,8 @@ def mask(run: Run) -> Iterator[Row]:
                 return prepared(name, length, device)
 
             for contender, action in (("attngen", ours), ("create_block_mask", block)):
+                if ("mask", f"{name} n{length}", contender) in run.known:
+                    continue
                 row = _setup_row(run, Row("mask", f"{name} n{length}", contender), action)
                 run.progress(f"mask  {row.workload}  {contender}: {row.ms if row.ms is None else round(row.ms, 3)} ms {row.note}")
                 yield row
@@ -72,7 +74,7 @@ def _setup_row(run: Run, row: Row, action: Callable[[], object]) -> Row:
     if run.budget.left < 2.0:
         return replace(row, status="skipped", note="no time left")
     try:
-        with run.guard(run.budget.left):
+        with run.guard(run.budget.left, row):
             found = action()
             if isinstance(found, tuple):
                 return replace(row, ms=1e3 * found[0], peak_mb=found[1] / 1e6)

@@ -143,3 +143,10 @@ def memory() -> Iterator[Step]:
 MASKS = ("causal", "window", "prefix", "document")
 MASK_LENGTHS = (8192, 32768)
 FIRST_CALLS = (Workload("alibi", q_len=4096, kv_len=4096),)
+
+USUAL_TESTS = "not specialised"
+_TIMED = "bfloat16 and (64 or 128)"
+SPECIALISED_TESTS = f"specialised and {_TIMED}"
+"""What of the warp-specialised form is timed."""
+TESTS = ((USUAL_TESTS, 0.55), (SPECIALISED_TESTS, 0.85), (f"specialised and not ({_TIMED})", 1.0))
+"""Tests marked gpu, as pytest's -k takes them, each with its part of the time that is left for tests: those that may hang come last."""

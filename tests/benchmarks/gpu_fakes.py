@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 import attngen
@@ -37,6 +39,21 @@ class Clock:
 
     def __call__(self) -> float:
         return self.at
+
+
+class Stuck:
+    """A call that no signal ends, as one that waits for a kernel that hangs: a lock that is taken twice. Other threads go on."""
+
+    def __init__(self) -> None:
+        self._c, self._lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+
+    def __call__(self) -> None:
+        self._c.pthread_mutex_lock(self._lock)
+        self._c.pthread_mutex_lock(self._lock)
+
+    def release(self) -> None:
+        """From another thread."""
+        self._c.pthread_mutex_unlock(self._lock)
 
 
 def exact(problem: Problem) -> Built:

@@ -67,7 +67,7 @@ def test_the_plan_begins_with_what_is_worth_most(capsys):
 
 
 def test_a_wrong_command_line_is_refused():
-    for argv in (["--sections", "lunch"], ["--budget", "3"]):
+    for argv in (["--sections", "lunch"], ["--sections"], ["--budget", "3"]):
         with pytest.raises(SystemExit) as caught:
             command.main(argv)
         assert caught.value.code == 2
@@ -132,10 +132,12 @@ def test_outcomes_are_counted_also_when_it_was_stopped(tmp_path, monkeypatch):
     )
     assert subprocesses.outcomes(output) == {"PASSED": 2, "FAILED": 1}
     monkeypatch.setattr(subprocesses, "finished", lambda *_: subprocesses.Finished(output, None))
-    first, second = subprocesses.gpu_tests(replace(run_of(), folders=(tmp_path / "new",)))
-    assert (tmp_path / "new" / "tests.log").read_text() == output
-    assert (first.status, first.note) == ("failed", "2 passed, 1 failed, stopped when its time was over")
-    assert (second.workload, second.note) == ("tests/gpu/test_gpu.py::test_b", "assert 1 == 2")
+    rows = list(subprocesses.gpu_tests(replace(run_of(), folders=(tmp_path / "new",))))
+    assert (tmp_path / "new" / "tests.log").read_text().count(output) == 3
+    assert [row.workload for row in rows[::2]] == [selected for selected, _ in workloads.TESTS]
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert (first.status, first.note) == ("failed", "2 passed, 1 failed, stopped when its time was over")
+        assert (second.workload, second.note) == ("tests/gpu/test_gpu.py::test_b", "assert 1 == 2")
 
 
 def test_tests_say_what_they_lack(monkeypatch):
