@@ -31,7 +31,7 @@ FORWARD = ("forward",)
 SPECIALISED = "specialised"
 """The warp-specialised form of the forward, at tiles of its own."""
 SPECIALISED_VARIANTS = ("full", "causal", "softcap", "sliding_window", "document")
-BASELINES = ("FlexAttention", "one-pass loop", "one loop, warps divided")
+BASELINES = ("FlexAttention", "one-pass loop", "one loop in divided warps")
 FLEX_ROLES: tuple[flex.Role, ...] = ("forward", "backward_columns")
 # Tiles at which the loops written by hand do not spill; the specialised form has them too.
 _TILES = {64: TileSchedule(128, 128, 8, 2), 128: TileSchedule(128, 128, 8, 2), 256: TileSchedule(128, 64, 8, 2)}
@@ -83,7 +83,7 @@ def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
     head_dim = int(case.head_dim)
     if case.source == "one-pass loop":
         return (_baseline(case, "forward", *_by_hand(one_pass.one_pass_kernel, case.name, head_dim)),)
-    if case.source == "one loop, warps divided":
+    if case.source == "one loop in divided warps":
         job, tile = _by_hand(one_loop.one_loop_kernel, case.name, head_dim)
         # Triton is given the warps of one group and makes three: one that loads, two that compute, whose loops are alike.
         row = _baseline(case, "forward", replace(job, num_warps=4), tile)
