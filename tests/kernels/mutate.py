@@ -27,13 +27,13 @@ _OUTCOMES = {SURVIVED: "survived", WRONG: "wrong", STILLBORN: "stillborn", REFUS
 
 
 def copy_with(name: str, folder: Path) -> None:
-    """Copy the package and its templates to `folder`, with the text of one mutant replaced.
+    """Copy the package, with what Python has compiled of it, and its templates to `folder`, with the text of one mutant replaced.
 
     Raises:
         ValueError: the text does not occur, or more than once.
     """
     for part in ("attngen", "templates"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, folder / part)
     shutil.copy(ROOT / "pyproject.toml", folder)
     if not name:
         return
