@@ -137,9 +137,7 @@ class Ahead:
             writer.sections.tile[self.late : self.late] = [(Code(line), None) for line in late]
         place = self.behind_loads(results)
         writer.sections.tile[place:place] = [(Code(line), None) for line in turn]
-        if any(_mentions(code, ["EARLY"]) for code in (*self.lines, *(code for code, _ in writer.sections.tile))):
-            early = f"EARLY: tl.constexpr = {' and not '.join(self.flags)}  # the next products are formed before the maximum"
-            writer.sections.prologue.insert(0, Code(early))
+        self.define_early()
         lines, position = first_tile(segments)
         start = [*lines, f"{', '.join(ahead.values())} = {call(position, 'False')}"]
         writer.sections.init += [Code("if PIPE:  # the first tile"), *(Code(f"    {line}") for line in start)]
@@ -152,6 +150,13 @@ class Ahead:
             body=(*inside, *self.lines),
             returned=Code(", ".join(results)),
         )
+
+    def define_early(self) -> None:
+        """Put the constant for the form without LATE in front, where a statement reads it."""
+        sections = self.lowering.writer.sections
+        if any(_mentions(code, ["EARLY"]) for code in (*self.lines, *(code for code, _ in sections.tile))):
+            early = f"EARLY: tl.constexpr = {' and not '.join(self.flags)}  # the next products are formed before the maximum"
+            sections.prologue.insert(0, Code(early))
 
 
 def _mentions(code: Code, names: Iterable[str]) -> bool:
