@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from attngen.emit.writer import Writer
 
 
+_LONG = 128
+
+
 class Loads:
     """Loads of one kernel."""
 
@@ -130,13 +133,16 @@ class Loads:
         """A tile of such a vector, whose descriptor is made before the stream."""
         writer, (axis,), stem = self.writer, layout, tensor_name(read.tensor)
         name, base = writer.name(f"{stem}_at"), list[str]()
-        for position, (_, step) in enumerate(zip(read.at[:-1], self.strides(read), strict=False)):
+        for position, step in enumerate(self.strides(read)[:-1]):
             self.computed(read, position, layout, step, (base, [], []))
         pointer = writer.parameter(f"{stem}_ptr")
         first = writer.start(f"{stem}_base", [pointer, *base], Stage.PROLOGUE) if base else pointer
-        whole = writer.name(f"{stem}_tiles")
-        writer.put(f"{whole} = tiled_vector({first}, {writer.length(axis)}, {writer.block(axis)}, TMA)", Stage.PROLOGUE)
-        writer.put(f"{name} = fetch_vector({whole}, start_{axis}, ok_{axis}, {writer.block(axis)}, TMA)")
+        whole, block = writer.name(f"{stem}_tiles"), writer.block(axis)
+        # By pointers each thread copies every number that it compares; in a short tile that is less than to wait for the descriptor's copy.
+        if "LONG" not in writer.taken:
+            writer.put(f"{writer.name('LONG')}: tl.constexpr = TMA and {block} >= {_LONG}  # vectors by descriptors", Stage.PROLOGUE)
+        writer.put(f"{whole} = tiled_vector({first}, {writer.length(axis)}, {block}, LONG)", Stage.PROLOGUE)
+        writer.put(f"{name} = fetch_vector({whole}, start_{axis}, ok_{axis}, {block}, LONG)")
         writer.helpers |= {"tiled_vector", "fetch_vector"}
         writer.tiled[stem] = None
         return Value(name, layout, Stage.TILE)

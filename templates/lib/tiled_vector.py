@@ -1,8 +1,7 @@
 @triton.jit
 def tiled_vector(first, length, BLOCK: tl.constexpr, TMA: tl.constexpr):
-    """What `fetch_vector` takes tiles from: a vector, if tiles are long, by its descriptor."""
-    # A short tile by pointers costs less than the wait for its copy.
-    if TMA and BLOCK >= 128:
+    """What `fetch_vector` takes tiles from: a vector by its descriptor, or its first element."""
+    if TMA:
         vector = tl.make_tensor_descriptor(first, [length], [1], [BLOCK])
     else:
         vector = first

@@ -142,3 +142,9 @@ def test_only_aligned_tensors_have_descriptors() -> None:
     odd = torch.zeros(4, 32, 20, dtype=torch.bfloat16)[..., :16]
     expanded = plain[:1].expand(4, 32, 16)
     assert not any(described(tile, plain, tensor)["TMA"] for tensor in (shifted, odd, expanded, plain[:, :0]))
+
+
+def test_more_descriptors_than_offsets_reach_are_refused() -> None:
+    case = cases.case("causal_alibi", cases.Sizes(b=1, g=1, r=1, m=20, n=20, d=16, e=16))
+    with pytest.raises(ValueError, match="set TMA to False"):
+        harness.prepare(case.cascade, case.values).module.memory_of_descriptors(2**31, 128, None)
