@@ -137,15 +137,39 @@ class Printer:
         if expr.op in _INFIX:
             symbol, precedence = _INFIX[expr.op]
             strict = precedence == _INFIX["lt"][1]
-            left, right = _numbers(expr)
+            left, right = self.numbers(expr)
             text = f"{self.operand(left, layout, precedence + strict)} {symbol} {self.operand(right, layout, precedence + 1)}"
             return text, precedence
         if expr.op in HELPERS:
             self.values.use(expr.op)
-            return self.call(expr.op, _numbers(expr), layout, *(["DTYPE"] if expr.op in _BY_PRECISION else [])), _ATOM
+            return self.call(expr.op, self.numbers(expr), layout, *(["DTYPE"] if expr.op in _BY_PRECISION else [])), _ATOM
         if expr.op in _CALLS:
-            return self.call(_CALLS[expr.op], _numbers(expr), layout), _ATOM
+            return self.call(_CALLS[expr.op], self.numbers(expr), layout), _ATOM
         raise InternalError(f"no Triton text for {expr.op}")
+
+    def numbers(self, expr: Apply) -> tuple[Expr, ...]:
+        """Arguments of an operation, in the type it computes in.
+
+        By itself Triton takes whole numbers, and constants that are not an operand of + - * /, as fp32. A truth value is a number only
+        after a conversion.
+        """
+        if kind_of(expr) != "float":
+            arithmetic = expr.op in ("add", "sub", "mul")
+            return tuple(Apply("to_int", (arg,)) if arithmetic and kind_of(arg) == "bool" else arg for arg in expr.args)
+        values = expr.args[1:] if expr.op == "where" else expr.args
+        constant = all(isinstance(arg, Const) for arg in values)
+        settled = any(kind_of(arg) == "float" and not is_number(arg) for arg in values)
+
+        def converted(arg: Expr) -> Expr:
+            if isinstance(arg, Const):
+                wide = expr.op not in _INFIX and (constant or not _fits_fp32(arg.value))
+            elif kind_of(arg) == "float":
+                wide = expr.op not in _INFIX and self.is_constant(arg)
+            else:
+                wide = kind_of(arg) == "bool" or not settled
+            return Apply("to_float", (arg,)) if wide else arg
+
+        return (*expr.args[: len(expr.args) - len(values)], *map(converted, values))
 
     def call(self, function: str, args: tuple[Expr, ...], layout: Layout, *more: str) -> str:
         return f"{function}({', '.join([*(self.code(arg, layout) for arg in args), *more])})"
@@ -174,7 +198,7 @@ class Printer:
             self.values.use("exp_above")
             return f"exp_above({self.code(tile, layout)}, {self.code(row, layout)}, DTYPE)", _ATOM
         self.values.use("exp")
-        return self.call("exp", _numbers(expr), layout), _ATOM
+        return self.call("exp", self.numbers(expr), layout), _ATOM
 
     def lowered(self, row: Expr) -> tuple[Expr, tuple[Expr, ...]]:
         """A row value, and the two factors of a number that it is less than another by; none where it is no such difference."""
@@ -198,8 +222,10 @@ class Printer:
                 return True
             case Extent():
                 return self.values.leaf(expr)[0].startswith("DIM_")
-            case Apply(op="add" | "sub" | "mul", args=args):
+            case Apply(op="add" | "sub" | "mul" | "div" | "neg", args=args):
                 return all(map(self.is_constant, args))
+            case Apply(op="pow", args=(base, Const())):
+                return not isinstance(base, Const) and self.is_constant(base)
             case _:
                 return False
 
@@ -243,7 +269,7 @@ class Printer:
     def to_float(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         arg = expr.args[0]
         text = self.operand(arg, layout, _ATOM)
-        if isinstance(arg, Const):
+        if isinstance(arg, Const) or (kind_of(arg) == "float" and self.is_constant(arg)):
             return self.values.dialect.scalar(text, "ACC"), _ATOM
         return (text if self.is_constant(arg) else f"{text}.to(ACC)"), _ATOM
 
@@ -279,29 +305,6 @@ _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "relu": Printer.rectify,
     "random_bits": Printer.random_bits,
 }
-
-
-def _numbers(expr: Apply) -> tuple[Expr, ...]:
-    """Arguments of an operation, in the type it computes in.
-
-    By itself Triton takes whole numbers, and constants that are not an operand of + - * /, as fp32. A truth value is a number only after
-    a conversion.
-    """
-    if kind_of(expr) != "float":
-        arithmetic = expr.op in ("add", "sub", "mul")
-        return tuple(Apply("to_int", (arg,)) if arithmetic and kind_of(arg) == "bool" else arg for arg in expr.args)
-    values = expr.args[1:] if expr.op == "where" else expr.args
-    constant = all(isinstance(arg, Const) for arg in values)
-    settled = any(kind_of(arg) == "float" and not is_number(arg) for arg in values)
-
-    def converted(arg: Expr) -> Expr:
-        if isinstance(arg, Const):
-            wide = expr.op not in _INFIX and (constant or not _fits_fp32(arg.value))
-        else:
-            wide = kind_of(arg) == "bool" or (kind_of(arg) == "int" and not settled)
-        return Apply("to_float", (arg,)) if wide else arg
-
-    return (*expr.args[: len(expr.args) - len(values)], *map(converted, values))
 
 
 def is_number(expr: Expr) -> bool:

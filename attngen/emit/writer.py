@@ -79,6 +79,9 @@ class Writer:
     def assign(self, name: str, expr: Expr, layout: Layout, stage: Stage) -> Code:
         """`name = expr`, in several statements where one would be too long."""
         previous, self.stage = self.stage, stage
+        if kind_of(expr) == "float" and self.printer.is_constant(expr):
+            # Triton would keep a named number in fp32.
+            expr = Apply("to_float", (expr,))
         text = self.printer.code(expr, layout)
         if not self.fits(f"{name} = {text}") and isinstance(expr, Apply):
             args = tuple(self.shorter(arg, layout) for arg in expr.args)

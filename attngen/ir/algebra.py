@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -9,12 +10,20 @@ from functools import reduce
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr
 
+Bag = frozenset[tuple[Expr, int]]
+"""A multiset of factors or terms: how often each occurs."""
+
 
 def factors(expr: Expr) -> tuple[Expr, ...]:
     """The factors of a chain of multiplications, from left to right."""
     if isinstance(expr, Apply) and expr.op == "mul":
         return (*factors(expr.args[0]), *factors(expr.args[1]))
     return (expr,)
+
+
+def bag(parts: Iterable[Expr]) -> Bag:
+    """Factors or terms whatever their order: equal ones count."""
+    return frozenset(Counter(parts).items())
 
 
 def signed_factors(expr: Expr) -> tuple[Expr, ...]:
@@ -155,6 +164,14 @@ def linear(expr: Expr, expand: Callable[[Expr], Mapping[Expr, float] | None] = _
 
     visit(expr, 1.0)
     return {term: coefficient for term, coefficient in result.items() if coefficient != 0}
+
+
+def collected(parts: Iterable[tuple[Expr, float]]) -> dict[Expr, float]:
+    """Terms with constant coefficients, equal ones added."""
+    result: dict[Expr, float] = {}
+    for term, coefficient in parts:
+        result[term] = result.get(term, 0.0) + coefficient
+    return result
 
 
 def linear_sum(terms: Mapping[Expr, float]) -> Expr:
