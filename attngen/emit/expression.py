@@ -15,6 +15,7 @@ from attngen.emit.dialect import Dialect
 from attngen.emit.names import Code, number
 from attngen.errors import InternalError, UnsupportedError
 from attngen.ir import build
+from attngen.ir.algebra import is_positive
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import walk
@@ -41,8 +42,6 @@ _INFIX: dict[str, tuple[str, int]] = {
     "ne": ("!=", 4),
 }
 _CALLS: dict[str, str] = {
-    "min": "tl.minimum",
-    "max": "tl.maximum",
     "where": "tl.where",
     "abs": "tl.abs",
     "exp2": "tl.exp2",
@@ -56,8 +55,13 @@ _CALLS: dict[str, str] = {
     "floor": "tl.floor",
     "ceil": "tl.ceil",
 }
-_BY_PRECISION = frozenset(("tanh", "gelu_tanh"))
-HELPERS = ("safe_div", "tanh", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "sign")
+_EXTREMES = {"min": "tl.minimum", "max": "tl.maximum", "clamp_max": "tl.minimum", "clamp_min": "tl.maximum"}
+_BY_PRECISION = frozenset(("tanh", "tanh_small", "gelu_tanh"))
+HELPERS = (
+    *("safe_div", "tanh", "tanh_small", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "sign"),
+    *("expm1", "log1p", "atan", "atan2", "asinh", "rint", "int_pow"),
+)
+_LONGEST_PRODUCT = 8
 _ATOM, _UNARY = 100, 11
 
 
@@ -240,13 +244,34 @@ class Printer:
                 return self.call("tl.sqrt", (_as_float(base),), layout), _ATOM
             if value == -0.5:
                 return self.call("tl.rsqrt", (_as_float(base),), layout), _ATOM
-            if value.is_integer() and 2 <= value <= 8:
+            if value.is_integer() and 2 <= value <= _LONGEST_PRODUCT:
                 text = self.operand(base, layout, _ATOM)
                 return " * ".join([text] * int(value)), 10
             if value == -1.0:
-                return f"1.0 / {self.operand(base, layout, 11)}", 10
-        log = Apply("log2", (_as_float(base),))
-        return self.call("tl.exp2", (build.mul(exponent, log),), layout), _ATOM
+                return f"1.0 / {self.operand(_as_float(base), layout, 11)}", 10
+            if value.is_integer() and value != 0:
+                size = abs(int(value))
+                self.values.use("whole_power")
+                text = self.call("whole_power", (_as_float(base),), layout, str(size), str(size.bit_length()))
+                return (text, _ATOM) if value > 0 else (f"1.0 / {text}", 10)
+        if is_positive(base) or (isinstance(exponent, Const) and not isinstance(base, Const)):
+            log = Apply("log2", (_as_float(base),))
+            return self.call("tl.exp2", (build.mul(exponent, log),), layout), _ATOM
+        self.values.use("power")
+        return self.call("power", (_as_float(base), _as_float(exponent)), layout, "DTYPE"), _ATOM
+
+    def extreme(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        """A number that is none stays none, as in PyTorch."""
+        more = ("tl.PropagateNan.ALL",) if kind_of(expr) == "float" else ()
+        return self.call(_EXTREMES[expr.op], self.numbers(expr), layout, *more), _ATOM
+
+    def clamp(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        x, low, high = self.numbers(expr)
+        return self.extreme(Apply("min", (Apply("max", (x, low)), high)), layout)
+
+    def narrow(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        self.values.use("narrow")
+        return self.call("narrow", self.numbers(expr), layout, f"tl.{expr.op}"), _ATOM
 
     def floor_division(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         a, b = expr.args
@@ -303,6 +328,9 @@ _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "to_int": Printer.to_int,
     "to_bool": Printer.to_bool,
     "relu": Printer.rectify,
+    **dict.fromkeys(_EXTREMES, Printer.extreme),
+    **dict.fromkeys(("clamp", "hardtanh"), Printer.clamp),
+    **dict.fromkeys(("float16", "bfloat16"), Printer.narrow),
     "random_bits": Printer.random_bits,
 }
 

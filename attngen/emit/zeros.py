@@ -9,7 +9,27 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 
 # Finite for finite operands.
-_FINITE = frozenset(("add", "sub", "mul", "neg", "tanh", "sigmoid", "where", "min", "max", "to_float", "abs", "sign"))
+_FINITE = frozenset(
+    (
+        *(
+            "add",
+            "sub",
+            "mul",
+            "neg",
+            "tanh",
+            "tanh_small",
+            "sigmoid",
+            "where",
+            "min",
+            "max",
+            "clamp",
+            "clamp_min",
+            "clamp_max",
+            "hardtanh",
+        ),
+        *("to_float", "abs", "sign", "atan", "rint", "floor", "ceil"),
+    )
+)
 
 
 class Zeros:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
-from attngen.ir.algebra import Bag, Product, bag, over, products, signed_terms, times
+from attngen.ir.algebra import Bag, Product, bag, is_positive, over, products, signed_terms, times
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Offset, Read, Start
 from attngen.ir.names import Names
@@ -25,7 +25,7 @@ from attngen.ir.printer import print_expr
 from attngen.ir.traverse import children, free_axes, reads, rewrite, walk
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note
-from attngen.transform.scales import exponent_row, is_positive, read_by_others
+from attngen.transform.scales import exponent_row, read_by_others
 
 _INSTRUCTIONS = {"sin": 60, "cos": 60, "div": 8, "exp": 2, "tanh": 12, "sqrt": 4, "pow": 4, "abs": 0, "neg": 0, "to_float": 1}
 """Of operations that take more than one, or none."""
