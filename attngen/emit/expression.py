@@ -13,9 +13,9 @@ from typing import Protocol, TypeGuard
 
 from attngen.emit.dialect import Dialect
 from attngen.emit.names import Code, number
+from attngen.emit.powers import power
 from attngen.errors import InternalError, UnsupportedError
 from attngen.ir import build
-from attngen.ir.algebra import is_positive
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import walk
@@ -61,7 +61,6 @@ HELPERS = (
     *("safe_div", "tanh", "tanh_small", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "sign"),
     *("expm1", "log1p", "atan", "atan2", "asinh", "rint", "int_pow"),
 )
-_LONGEST_PRODUCT = 8
 _ATOM, _UNARY = 100, 11
 
 
@@ -233,33 +232,6 @@ class Printer:
             case _:
                 return False
 
-    def power(self, expr: Apply, layout: Layout) -> tuple[str, int]:
-        base, exponent = expr.args
-        if isinstance(exponent, Const) and not isinstance(base, Const) and self.is_constant(base):
-            text = self.operand(base, layout, 12)
-            return f"{text} ** {number(exponent.value)}" if text.startswith("(") else f"{text}**{number(exponent.value)}", 12
-        if isinstance(exponent, Const):
-            value = float(exponent.value)
-            if value == 0.5:
-                return self.call("tl.sqrt", (_as_float(base),), layout), _ATOM
-            if value == -0.5:
-                return self.call("tl.rsqrt", (_as_float(base),), layout), _ATOM
-            if value.is_integer() and 2 <= value <= _LONGEST_PRODUCT:
-                text = self.operand(base, layout, _ATOM)
-                return " * ".join([text] * int(value)), 10
-            if value == -1.0:
-                return f"1.0 / {self.operand(_as_float(base), layout, 11)}", 10
-            if value.is_integer() and value != 0:
-                size = abs(int(value))
-                self.values.use("whole_power")
-                text = self.call("whole_power", (_as_float(base),), layout, str(size), str(size.bit_length()))
-                return (text, _ATOM) if value > 0 else (f"1.0 / {text}", 10)
-        if is_positive(base) or (isinstance(exponent, Const) and not isinstance(base, Const)):
-            log = Apply("log2", (_as_float(base),))
-            return self.call("tl.exp2", (build.mul(exponent, log),), layout), _ATOM
-        self.values.use("power")
-        return self.call("power", (_as_float(base), _as_float(exponent)), layout, "DTYPE"), _ATOM
-
     def extreme(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         """A number that is none stays none, as in PyTorch."""
         more = ("tl.PropagateNan.ALL",) if kind_of(expr) == "float" else ()
@@ -321,7 +293,7 @@ _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "neg": Printer.negate,
     "not": Printer.invert,
     "exp": Printer.exponential,
-    "pow": Printer.power,
+    "pow": power,
     "floordiv": Printer.floor_division,
     "mod": Printer.modulo,
     "to_float": Printer.to_float,
@@ -345,10 +317,6 @@ def _fits_fp32(value: float) -> bool:
         return struct.unpack("f", struct.pack("f", value))[0] == value
     except OverflowError:
         return False
-
-
-def _as_float(expr: Expr) -> Expr:
-    return expr if kind_of(expr) == "float" else Apply("to_float", (expr,))
 
 
 def _nonnegative(expr: Expr) -> bool:

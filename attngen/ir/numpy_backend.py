@@ -70,6 +70,14 @@ def _int_pow(a: Array, b: Array) -> Array:
     return np.where(b < 0, inverse, result)
 
 
+def _clamp(x: Array, low: Array, high: Array) -> Array:
+    return np.minimum(np.maximum(x, low), high)
+
+
+def _float16(x: Array) -> Array:
+    return x.astype(np.float32).astype(np.float16).astype(x.dtype)
+
+
 def _bfloat16(x: Array) -> Array:
     bits = np.asarray(x, dtype=np.float32).view(np.uint32)
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
@@ -102,7 +110,7 @@ _POINTWISE: dict[str, Callable[..., Array]] = {
     "int_pow": _int_pow,
     "min": np.minimum,
     "max": np.maximum,
-    **dict.fromkeys(("clamp", "hardtanh"), lambda x, low, high: np.minimum(np.maximum(x, low), high)),
+    **dict.fromkeys(("clamp", "hardtanh"), _clamp),
     "clamp_min": np.maximum,
     "clamp_max": np.minimum,
     "abs": np.abs,
@@ -133,7 +141,7 @@ _POINTWISE: dict[str, Callable[..., Array]] = {
     "floor": np.floor,
     "ceil": np.ceil,
     "rint": np.rint,
-    "float16": lambda x: x.astype(np.float32).astype(np.float16).astype(x.dtype),
+    "float16": _float16,
     "bfloat16": _bfloat16,
     "sign": np.sign,
     "random_bits": random_bits,
