@@ -11,7 +11,11 @@ from tests import variants
 from tests.transform import more_variants
 from tests.transform.laws import Point, assert_gradients
 
-ALL = {**{name: (text, Point()) for name, text in variants.ALL.items()}, **more_variants.ALL}
+_OF_SQUARES = "  u2[b,g,r,m,e] = sum[n] a[b,g,r,m,n] * a[b,g,r,m,n] * v[b,g,n,e]\n"
+DIFFERENCE = variants.RELU.replace("  o[", f"{_OF_SQUARES}  o[").replace(
+    "safe_div(u[b,g,r,m,e],", "safe_div(u[b,g,r,m,e] - 0.5 * u2[b,g,r,m,e],"
+)
+ALL = {**{name: (text, Point()) for name, text in variants.ALL.items()}, **more_variants.ALL, "difference": (DIFFERENCE, Point())}
 
 
 def streamed(text: str) -> Streamed:
