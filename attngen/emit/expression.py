@@ -13,7 +13,7 @@ from typing import Protocol, TypeGuard
 
 from attngen.emit.dialect import Dialect
 from attngen.emit.names import Code, number
-from attngen.emit.powers import power
+from attngen.emit.powers import int_power, power
 from attngen.errors import InternalError, UnsupportedError
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
@@ -59,7 +59,7 @@ _EXTREMES = {"min": "tl.minimum", "max": "tl.maximum", "clamp_max": "tl.minimum"
 _BY_PRECISION = frozenset(("tanh", "tanh_small", "gelu_tanh"))
 HELPERS = (
     *("safe_div", "tanh", "tanh_small", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "sign"),
-    *("expm1", "log1p", "atan", "atan2", "asinh", "rint", "int_pow"),
+    *("expm1", "log1p", "atan", "atan2", "asinh", "rint"),
 )
 _ATOM, _UNARY = 100, 11
 
@@ -294,6 +294,7 @@ _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "not": Printer.invert,
     "exp": Printer.exponential,
     "pow": power,
+    "int_pow": int_power,
     "floordiv": Printer.floor_division,
     "mod": Printer.modulo,
     "to_float": Printer.to_float,

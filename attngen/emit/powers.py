@@ -29,7 +29,7 @@ def power(printer: Printer, expr: Apply, layout: Layout) -> tuple[str, int]:
         if value == -0.5:
             return printer.call("tl.rsqrt", (_as_float(base),), layout), _ATOM
         if value.is_integer() and 2 <= value <= _LONGEST_PRODUCT:
-            text = printer.operand(base, layout, _ATOM)
+            text = printer.operand(_as_float(base), layout, _ATOM)
             return " * ".join([text] * int(value)), 10
         if value == -1.0:
             return f"1.0 / {printer.operand(_as_float(base), layout, 11)}", 10
@@ -43,6 +43,17 @@ def power(printer: Printer, expr: Apply, layout: Layout) -> tuple[str, int]:
         return printer.call("tl.exp2", (build.mul(exponent, log),), layout), _ATOM
     printer.values.use("power")
     return printer.call("power", (_as_float(base), _as_float(exponent)), layout, "DTYPE"), _ATOM
+
+
+def int_power(printer: Printer, expr: Apply, layout: Layout) -> tuple[str, int]:
+    """In 64 bits; with a literal exponent by few products."""
+    base, exponent = expr.args
+    if not isinstance(exponent, Const) or exponent.value < 1:
+        printer.values.use("int_pow")
+        return printer.call("int_pow", expr.args, layout), _ATOM
+    printer.values.use("whole_power")
+    size = int(exponent.value)
+    return f"whole_power(tl.cast({printer.code(base, layout)}, tl.int64), {size}, {size.bit_length()})", _ATOM
 
 
 def _as_float(expr: Expr) -> Expr:

@@ -18,7 +18,6 @@ from attngen.ir.expr import Apply, Const, Expr, Kind, kind_of
 from attngen.ir.traverse import free_axes, reads
 
 LARGEST_UNROLLED_POWER = 4
-LARGEST_UNROLLED_INTEGER_POWER = 8
 LARGEST_FAST_CAP = 1000.0
 """At half precision a fast tanh is exact to 2e-7. Caps up to this one make 2e-4 of it, which is nothing beside a rounding of fp16."""
 _LEAK = build.const(0.01)
@@ -180,9 +179,8 @@ def _int_pow(a: Expr, b: Expr) -> Expr:
         raise UnsupportedOperation("an integer to a negative power", remedy="Make it a float first, as in x.float() ** -1.")
     if isinstance(a, Const):
         return Const(int(a.value) ** int(b.value), "int")
-    if b.value > LARGEST_UNROLLED_INTEGER_POWER:
-        return build.apply("int_pow", a, b)
-    return _product(a, int(b.value)) if b.value else Const(1, "int")
+    # Higher powers of positions leave 32 bits, which kernels compute products in.
+    return build.apply("int_pow", a, b) if b.value > 2 else _product(a, int(b.value)) if b.value else Const(1, "int")
 
 
 def _product(a: Expr, times: int) -> Expr:

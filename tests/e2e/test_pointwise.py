@@ -19,25 +19,25 @@ F64 = torch.float64
 Mod = Callable[..., Any]
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, score_mod: Mod) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, score_mod: Mod, scale: float = 0.25) -> Tensor:
     """Softmax attention as PyTorch has it. What whole numbers and Python's make is float64 as well: by default it would be float32."""
     torch.set_default_dtype(F64)
     b, h, m, n = *q.shape[:3], k.shape[2]
     at = torch.arange(b)[:, None, None, None], torch.arange(h)[:, None, None], torch.arange(m)[:, None], torch.arange(n)
-    scores = q @ k.mT * q.shape[-1] ** -0.5
+    scores = q @ k.mT * scale
     try:
         return torch.softmax(score_mod(scores, *at).expand(scores.shape), -1) @ v
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def assert_as_in_torch(score_mod: Mod, *learned: Tensor, seed: int = 0, both: bool = True) -> None:
+def assert_as_in_torch(score_mod: Mod, *learned: Tensor, seed: int = 0, both: bool = True, scale: float = 0.25) -> None:
     """Kernels and `reference` against dense PyTorch in float64, forward and gradients of all tensors."""
     generator = torch.Generator().manual_seed(seed)
     shapes = (20, 27, 27)
     leaves = [torch.randn(1, 2, length, 16, generator=generator, dtype=F64).requires_grad_() for length in shapes]
     cotangent = torch.randn(1, 2, 20, 16, generator=generator, dtype=F64)
-    attend = attngen.compile(attngen.attention(score_mod=score_mod))
+    attend = attngen.compile(attngen.attention(score_mod=score_mod, scale=scale))
     wanted = (*leaves, *(item for item in learned if item.requires_grad))
 
     def results(run: Callable[..., Tensor]) -> list[Tensor]:
@@ -45,11 +45,11 @@ def assert_as_in_torch(score_mod: Mod, *learned: Tensor, seed: int = 0, both: bo
         found = torch.autograd.grad(out, wanted, cotangent, allow_unused=True)
         return [out, *(torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(found, wanted, strict=True))]
 
-    truth = results(lambda q, k, v: dense(q, k, v, score_mod))
+    truth = results(lambda q, k, v: dense(q, k, v, score_mod, scale))
     for run in (attend, attend.reference) if both else (attend,):
         for found, expected in zip(results(run), truth, strict=True):
-            scale = max(torch.nan_to_num(expected, posinf=0.0, neginf=0.0).abs().max().item(), 1.0)
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-11 * scale, equal_nan=True)
+            largest = max(torch.nan_to_num(expected, posinf=0.0, neginf=0.0).abs().max().item(), 1.0)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-11 * largest, equal_nan=True)
 
 
 def number(value: float) -> Tensor:
@@ -169,6 +169,12 @@ def test_ties_and_repeated_terms(chosen: list[tuple[str, str, str]]) -> None:
     assert_as_in_torch(mod, w)
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_sum_of_one_product_counts_its_terms(times: int) -> None:
+    """Without a scale, so that the product of queries and keys itself is added to itself."""
+    assert_as_in_torch(lambda x, b, h, i, j: x + x if times == 2 else x + (x + x), scale=1.0, both=False)
+
+
 BASES: dict[str, Callable[..., Any]] = {
     "score": lambda x, d, w: x,
     "distance": lambda x, d, w: 0.1 * d,
@@ -198,6 +204,7 @@ EXPONENTS: dict[str, Callable[..., Any]] = {
 @example("score", "captured int")
 @example("learned", "learned")
 @example("whole distance", "|d| % 5")
+@example("whole distance", "9")
 @example("0.0", "|d| % 5")
 def test_powers(base: str, exponent: str) -> None:
     """With gradients by base and exponent, at 0 as well; a fractional exponent only where it gives numbers."""

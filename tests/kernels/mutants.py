@@ -40,7 +40,86 @@ OF_PARTS = "tests/kernels/test_parts.py"
 OF_DELTA = "tests/transform/test_precise_delta.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 
+FRONTEND = "attngen/frontend/*.py"
+OF_POINTWISE = "tests/e2e/test_pointwise.py"
+OF_DERIVATIVES = "tests/transform/test_derivative.py"
+
 MUTANTS = (
+    # Pointwise functions.
+    Mutant(
+        "a product that is added twice shares an accumulator",
+        EMIT,
+        "own = times == 1 and ",
+        "own = ",
+        first=f"{OF_POINTWISE}::test_a_sum_of_one_product_counts_its_terms",
+    ),
+    Mutant(
+        "the whole gradient to both of two equal sides",
+        TRANSFORM,
+        'half = apply("eq", a, b), mul(d, const(0.5))',
+        'half = apply("eq", a, b), d',
+        first=OF_DERIVATIVES,
+    ),
+    Mutant("no gradient at the upper bound of a clamp", TRANSFORM, 'apply("le", a, high)', 'apply("lt", a, high)', first=OF_DERIVATIVES),
+    Mutant(
+        "a gradient at the bounds of hardtanh",
+        TRANSFORM,
+        'apply("or", apply("le", a, low)',
+        'apply("or", apply("lt", a, low)',
+        first=OF_DERIVATIVES,
+    ),
+    Mutant("the logarithm of 0 in the gradient of an exponent", TRANSFORM, "_unless(zero, to_power)", "to_power", first=OF_DERIVATIVES),
+    Mutant(
+        "odd powers of negative numbers without a sign",
+        LIB,
+        "tl.where(odd, -result,",
+        "tl.where(odd, result,",
+        first=f"{OF_POINTWISE}::test_powers",
+    ),
+    Mutant("powers of whole numbers in 32 bits", EMIT, "tl.int64), {size}", "tl.int32), {size}", first=f"{OF_POINTWISE}::test_powers"),
+    Mutant(
+        "casts that round nothing",
+        LIB,
+        "x.to(tl.float32).to(TYPE)",
+        "x.to(tl.float32)",
+        first=f"{OF_POINTWISE}::test_casts_round_values_and_gradients",
+    ),
+    Mutant(
+        "a gradient that no cast rounds",
+        TRANSFORM,
+        '(apply("float16", d),)',
+        "(d,)",
+        first=f"{OF_POINTWISE}::test_casts_round_values_and_gradients",
+    ),
+    Mutant(
+        "narrow numbers that do not wrap",
+        FRONTEND,
+        'if kind_of(expr) == "int" and wraps(name)',
+        'if wraps("where")',
+        first=f"{OF_POINTWISE}::test_narrow_integers_in_masks",
+    ),
+    Mutant(
+        "constants of kernels in fp32",
+        EMIT,
+        "wide = expr.op not in _INFIX and self.is_constant(arg)",
+        "wide = False",
+        first="tests/kernels/test_expressions.py",
+    ),
+    Mutant(
+        "small arguments of a tanh that lose their digits",
+        LIB,
+        "tl.abs(x) < 0.02",
+        "tl.abs(x) < 0.0",
+        first=f"{OF_POINTWISE}::test_softcaps_at_half_precision",
+    ),
+    Mutant("halves rounded up", LIB, "((rest == 0.5) & odd)", "(rest == 0.5)", first=f"{OF_POINTWISE}::test_jumps"),
+    Mutant(
+        "logarithms of 1 + x without what that rounds away",
+        LIB,
+        "(x / tl.where(exact, 1.0, rest))",
+        "1.0",
+        first="tests/kernels/test_expressions.py",
+    ),
     # Delta from the weights.
     Mutant(
         "delta with the rounding of the saved logsumexp",
