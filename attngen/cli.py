@@ -131,11 +131,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     from attngen import catalog
     from attngen.deploy import Order, generate, parse_head_dims
 
+    if arguments.name is not None and len(arguments.specs) != 1:
+        parser().error("--name goes with one SPEC")
     if arguments.check:
         return _generate_check(arguments)
     given = arguments.specs or list(catalog.names())
-    if arguments.name is not None and len(given) != 1:
-        parser().error("--name goes with one SPEC")
     default = Order()
     order = Order(
         tuple(arguments.arch or default.archs),
@@ -158,18 +158,17 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _generate_check(arguments: argparse.Namespace) -> int:
-    from attngen.deploy import check, folders
+    from attngen.deploy import check_all
 
-    there = folders(arguments.out)
-    wanted = [folder for folder in there if not arguments.specs or folder.name in arguments.specs]
-    missing = sorted(set(arguments.specs) - {folder.name for folder in there})
-    if missing or not wanted:
-        raise SpecError(f"{arguments.out} has no folder of kernels" + (f" called {', '.join(missing)}" if missing else ""))
-    found = {folder.name: check(folder, _load) for folder in wanted}
-    problems = [str(item) for items in found.values() for item in items]
+    found = check_all(arguments.out, arguments.specs, arguments.name, _load)
+    problems = [item for items in found.values() for item in items]
     data = {name: [{"file": item.file, "problem": item.problem, "diff": item.lines} for item in items] for name, items in found.items()}
-    said = problems or [f"{len(wanted)} folders in {arguments.out} are what the code emits"]
-    _print(arguments, {"clean": not problems, "folders": data}, [*said, *(["Run: attngen generate"] if problems else [])])
+    said = (
+        [*map(str, problems), "Run: attngen generate"] if problems else [f"{len(found)} folders in {arguments.out} are what the code emits"]
+    )
+    if any(item.foreign for item in problems):
+        said.append("It replaces nothing but files that attngen wrote: move others away, and remove those that were changed, beforehand.")
+    _print(arguments, {"clean": not problems, "folders": data}, said)
     return 1 if problems else 0
 
 

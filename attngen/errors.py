@@ -213,8 +213,8 @@ class MissingKernel(CacheError):
     """Strict mode: no compiled entry exists, and compiling at run time is switched off."""
 
 
-class StaleGenerated(CacheError):
-    """`generated/` is not what the current code emits."""
+class ForeignFolder(ArgumentError):
+    """A folder to be replaced is none that attngen wrote, or holds what attngen did not write."""
 
 
 class MissingTriton(AttngenError, ImportError):

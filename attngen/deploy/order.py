@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import keyword
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +24,16 @@ MANIFEST = "manifest.json"
 DEFAULT_ARCHS = ("sm80", "sm90")
 DEFAULT_DTYPES = ("bfloat16",)
 DEFAULT_HEAD_DIMS: tuple[tuple[int, ...], ...] = ((64,), (128,))
+
+
+_MAX_NAME = 100
+_IMPORTED = frozenset(
+    """
+    attngen torch triton functorch torchgen numpy sympy mpmath networkx jinja2 markupsafe fsspec filelock platformdirs typing_extensions
+    setuptools pkg_resources yaml nvidia transformers test tests
+    """.split()  # noqa: SIM905  as a list it would fill a screen
+)
+"""What torch, triton, attngen or their users import by names that no folder may take from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,24 @@ class Case:
     def label(self) -> str:
         """Such as "sm90 bfloat16 d=64 e=64"."""
         return " ".join((self.arch, self.dtype, *(f"{axis}={length}" for axis, length in self.lengths)))
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name a folder of kernels: it is imported by that name, and hides what else has it.
+
+    Raises:
+        ArgumentError: saying why.
+    """
+    shown = repr(name if len(name) <= _MAX_NAME else f"{name[:20]}...")
+    remedy = "Give another one with --name, of letters, digits and underscores."
+    if not (name.isidentifier() and name.isascii()):
+        raise ArgumentError(f"{shown} cannot name a folder of kernels", remedy=remedy)
+    if len(name) > _MAX_NAME:
+        raise ArgumentError(f"{shown} cannot name a folder of kernels: it has {len(name)} letters, {_MAX_NAME} at most", remedy=remedy)
+    if keyword.iskeyword(name):
+        raise ArgumentError(f"{shown} cannot name a folder of kernels: Python reads it as a keyword", remedy=remedy)
+    if name.startswith("__") or name in sys.stdlib_module_names or name in _IMPORTED:
+        raise ArgumentError(f"{shown} cannot name a folder of kernels: it would be imported in place of {name} itself", remedy=remedy)
 
 
 def cases(program: Program, spec: Spec, order: Order) -> tuple[Case, ...]:
@@ -123,6 +153,12 @@ def modules(program: Program, spec: Spec, name: str, order: Order) -> dict[Case,
         module = Module(f"kernels_{len(texts) + 1}" if texts else "kernels", sources[key])
         found[case] = texts.setdefault(sources[key].text, module)
     return found
+
+
+def binary(case: Case, role: str) -> str:
+    """The name of the file with the binary of one kernel."""
+    ending = "cubin" if targets.get(case.arch).backend == "cuda" else "hsaco"
+    return f"{case.label.replace(' ', '.').replace('=', '')}.{role}.{ending}"
 
 
 def entry(content: bytes) -> dict[str, object]:

@@ -267,7 +267,7 @@ class Kernels:
             module = self._module(source, False, request.target, request.extents, request.dtype)
             text = str(settle(Emitted(source, module), choice, request).schedule)
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
-        return parse_schedule(entry.file("schedule.txt").read_text(encoding="utf-8"))
+        return parse_schedule(entry.content("schedule.txt").decode())
 
     def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int]) -> Loaded:
         """The module and tiles for a call."""
@@ -298,8 +298,8 @@ class Kernels:
 
         text_hash = hashlib.sha256(source.text.encode()).hexdigest()
         key = kernel_key(str(source.program.cascade), f"text={text_hash}", target.name, toolchain(self.knobs))
-        path = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
-        module = load_module(path, f"attngen_{self.name}_{key[:12]}")
+        entry = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
+        module = load_module(entry.file("kernels.py"), f"attngen_{self.name}_{key[:12]}", text=entry.content("kernels.py"))
         if not interpret:
             return module
         _notice()
