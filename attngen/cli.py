@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attngen.errors import ArgumentError, AttngenError, InternalError, SpecError
+from attngen.catalog import load as _load
+from attngen.errors import ArgumentError, AttngenError, InternalError
 from attngen.output import Progress, failed
 from attngen.output import table as _table
 from attngen.version import VERSION
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", _explain, "show what was derived, and why kernels and tiles are what they are")
     _one(explain)
     explain.add_argument("--after", metavar="STEP", help="print the result of one step of the pipeline only")
-    explain.add_argument("--mask", type=int, metavar="N", help="count the tiles that the mask leaves, for N queries and N keys")
+    explain.add_argument("--mask", type=_count, metavar="N", help="count the tiles that the mask leaves, for N queries and N keys")
     explain.add_argument("--plot", type=Path, metavar="FILE", help="with --mask: draw these tiles, as PNG or SVG")
     explain.add_argument("--full", action="store_true", help="everything, not one screen")
 
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     _one(tune)
     tune.set_defaults(arch=None)
     tune.add_argument("--length", nargs="+", default=["long", "short", "decode"], help="classes of lengths (default: long short decode)")
-    tune.add_argument("--leaders", type=int, default=6, metavar="N", help="tiles of the ranking to time for each kernel (default: 6)")
+    tune.add_argument("--leaders", type=_count, default=6, metavar="N", help="tiles of the ranking to time for each kernel (default: 6)")
     tune.add_argument("--out", type=Path, metavar="FILE", help="the table to write to (default: tuned.json in the cache folder)")
 
     _command(commands, "list", _list, "the catalogue")
@@ -124,6 +124,13 @@ def _many(command: argparse.ArgumentParser) -> None:
     command.add_argument("--head-dim", nargs="+", metavar="N[,N]", help="lengths of the feature axes (default: 64 128)")
 
 
+def _count(text: str) -> int:
+    """An argument that counts something."""
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
 # ---- commands
 
 
@@ -143,16 +150,13 @@ def _generate(arguments: argparse.Namespace) -> int:
         parse_head_dims(arguments.head_dim) if arguments.head_dim else default.head_dims,
         arguments.cubin,
     )
-    progress = Progress()
     written: list[dict[str, Any]] = []
-    try:
+    with Progress() as progress:
         for text in given:
             spec = _load(text)
             folder = generate(spec, arguments.name or spec.name, order, arguments.out, named=text, progress=progress.line)
             files = sorted(path.name for path in folder.iterdir() if path.is_file())
             written.append({"name": folder.name, "folder": str(folder), "files": files})
-    finally:
-        progress.done()
     _print(arguments, written, [f"{row['folder']}: {', '.join(row['files'])}" for row in written])
     return 0
 
@@ -160,7 +164,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _generate_check(arguments: argparse.Namespace) -> int:
     from attngen.deploy import check_all
 
-    found = check_all(arguments.out, arguments.specs, arguments.name, _load)
+    with Progress() as progress:
+        found = check_all(arguments.out, arguments.specs, arguments.name, progress=progress.line)
     problems = [item for items in found.values() for item in items]
     data = {name: [{"file": item.file, "problem": item.problem, "diff": item.lines} for item in items] for name, items in found.items()}
     said = (
@@ -181,7 +186,9 @@ def _check(arguments: argparse.Namespace) -> int:
     logging.getLogger("attngen").setLevel(logging.ERROR)
     spec, kernels, lengths, dtype = _prepared(arguments)
     rows = [item.row() for item in _inspected(arguments, kernels, lengths, dtype)]
-    found = trial(kernels, {capture.name: capture.value for capture in spec.captures}, lengths, dtype)
+    with Progress() as progress:
+        progress.line(f"{spec.name}: running forward and backward in the interpreter, which is slow")
+        found = trial(kernels, {capture.name: capture.value for capture in spec.captures}, lengths, dtype)
     good = all(item.holds for item in found)
     errors = [{"name": item.name, "error": item.error, "allowed": item.allowed, "holds": item.holds} for item in found]
     table = _table([{**row, "error": f"{row['error']:.2e}", "allowed": f"{row['allowed']:.2e}"} for row in errors])
@@ -241,13 +248,10 @@ def _tune(arguments: argparse.Namespace) -> int:
     from attngen.deploy import parse_head_dims
     from attngen.tuning import tune
 
-    progress = Progress()
-    try:
+    with Progress() as progress:
         head_dim = parse_head_dims([arguments.head_dim])[0]
         chosen = {"dtype": arguments.dtype, "head_dim": head_dim, "lengths": arguments.length, "leaders": arguments.leaders}
         found = tune(_load(arguments.spec), arguments.arch, **chosen, out=arguments.out, progress=progress.line)
-    finally:
-        progress.done()
     rows = [asdict(row) for row in found.rows]
     lost = [{"role": item.role, "length": item.length, "tile": str(item.tile), "why": item.why} for item in found.lost]
     shown = [{"kernel": row["structure"].partition(":")[0], **{key: row[key] for key in _TUNED}} for row in rows]
@@ -292,22 +296,6 @@ def _cache_clear(arguments: argparse.Namespace) -> int:
 # ---- what commands share
 
 
-def _load(text: str) -> Spec:
-    """The spec of a name; an error in the user's module is the user's, and shown with its line."""
-    from attngen import catalog
-
-    try:
-        return catalog.load(text)
-    except (AttngenError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        from attngen.source import SourceLoc
-
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-        loc = SourceLoc(frames[-1].filename, frames[-1].lineno or 0, frames[-1].name) if frames else None
-        raise SpecError(f"{text} cannot be imported: {type(error).__name__}: {error}", loc=loc) from error
-
-
 def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[Spec, Kernels, dict[str, int], str]:
     """The spec, its kernels for the target asked for, feature lengths and dtype."""
     from attngen import target as targets
@@ -331,7 +319,11 @@ def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping
     from attngen import target as targets
     from attngen.runtime.resources import inspect_kernels, write_binaries
 
-    found = inspect_kernels(kernels, lengths, dtype, targets.get(arguments.arch), length="decode" if kernels.options.divided else "long")
+    with Progress() as progress:
+        progress.line(f"{kernels.name}: compiling for {arguments.arch}, {dtype}, {_lengths(lengths)}")
+        found = inspect_kernels(
+            kernels, lengths, dtype, targets.get(arguments.arch), length="decode" if kernels.options.divided else "long"
+        )
     if getattr(arguments, "cubin", None) is not None:
         write_binaries(found, arguments.cubin)
     return found

@@ -6,6 +6,8 @@ free. Anything unexpected becomes an `InternalError`: a bug of the compiler neve
 
 from __future__ import annotations
 
+from typing import Self
+
 from attngen.source import SourceLoc, excerpt
 
 
@@ -22,6 +24,11 @@ class AttngenError(Exception):
         if remedy:
             parts.append(remedy)
         super().__init__("\n".join(parts))
+
+    def at(self, loc: SourceLoc) -> Self:
+        """The same error with the user's line, where it was not known."""
+        AttngenError.__init__(self, self.rule, loc=loc, remedy=self.remedy)
+        return self
 
 
 class InternalError(AttngenError):

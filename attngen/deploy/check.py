@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from attngen import catalog
 from attngen import target as targets
 from attngen.deploy.manifest import BadManifest, Difference, Manifest, Settled, foreign_files, planted_byte_code, read_manifest
-from attngen.deploy.order import MANIFEST, Case, binary, cases, modules, rows, surface
+from attngen.deploy.order import MANIFEST, Case, Progress, binary, cases, modules, rows, silent, surface
 from attngen.emit.deploy import render_package
 from attngen.errors import AttngenError, SpecError
 from attngen.frontend.spec import Spec
@@ -34,32 +34,34 @@ def folders(out: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in found if any(os.path.lexists(path / name) for name in (MANIFEST, "kernels.py"))))
 
 
-def check_all(
-    out: Path, named: Sequence[str], name: str | None = None, load: Callable[[str], Spec] = catalog.load
-) -> dict[str, tuple[Difference, ...]]:
+def check_all(out: Path, named: Sequence[str], name: str | None = None, progress: Progress = silent) -> dict[str, tuple[Difference, ...]]:
     """Check the folders in `out`.
 
     Args:
         out: the folder above them.
         named: names of folders, and specs as the command line names them; all folders for none.
         name: of the one folder that is held to the one spec in `named`.
-        load: the spec of a text of `named`.
+        progress: called with one line for each folder.
 
     Returns:
         What differs, by folder.
 
     Raises:
-        SpecError: there is no such folder. What `load` raises.
+        SpecError: there is no such folder, or a spec cannot be loaded. ArgumentError: there is no such spec.
     """
     there = {folder.name: folder for folder in folders(out)}
     given: dict[str, Spec | None] = {} if named else dict.fromkeys(there)
     for text in named:
-        spec = load(text) if ":" in text or name is not None else None
+        spec = catalog.load(text) if ":" in text or name is not None else None
         given[text if spec is None else name or spec.name] = spec
     missing = sorted(given.keys() - there.keys())
     if missing or not given:
         raise SpecError(f"{out} has no folder of kernels" + (f" called {', '.join(missing)}" if missing else ""))
-    return {folder: check(there[folder], spec) for folder, spec in given.items()}
+    found: dict[str, tuple[Difference, ...]] = {}
+    for folder, spec in given.items():
+        progress(f"{folder}: comparing it with what the code emits")
+        found[folder] = check(there[folder], spec)
+    return found
 
 
 def check(folder: Path, spec: Spec | None = None) -> tuple[Difference, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import keyword
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from attngen import catalog
@@ -34,6 +34,14 @@ _IMPORTED = frozenset(
     """.split()  # noqa: SIM905  as a list it would fill a screen
 )
 """What torch, triton, attngen or their users import by names that no folder may take from them."""
+
+
+Progress = Callable[[str], None]
+"""Called with one line for each step of what takes long."""
+
+
+def silent(_: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from types import ModuleType
 from attngen import target as targets
 from attngen.cache.load import load_module
 from attngen.deploy.manifest import BYTE_CODE, written_files
-from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, binary, check_name, entry, modules, rows, surface
+from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, Progress, binary, check_name, entry, modules, rows, silent, surface
 from attngen.emit.deploy import render_package
 from attngen.errors import ArgumentError, CacheError
 from attngen.frontend.spec import Spec
@@ -31,17 +31,10 @@ from attngen.schedule.choose import Request
 from attngen.schedule.plan import ModuleSchedule
 from attngen.version import VERSION
 
-Progress = Callable[[str], None]
-
-
-def _silent(_: str) -> None:
-    pass
-
-
 # ---- writing
 
 
-def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | None = None, progress: Progress = _silent) -> Path:
+def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | None = None, progress: Progress = silent) -> Path:
     """Write one folder, in place of an older one.
 
     Args:
@@ -116,6 +109,7 @@ class _Built:
         kernels = Kernels(source.program, self.name, Options(case.arch, local=False), Knobs.from_env())
         schedule = kernels.settled(dict(case.lengths), case.dtype, target)
         self.schedules[case] = schedule
+        self.progress(f"{self.name} {case.label}: compiling {', '.join(role for role, _ in schedule.tiles)}")
         for found in compile_module(self.name, source, module, schedule, Request(case.lengths, case.dtype, target)):
             row = found.resources
             self.resources.append({**found.row(), "lengths": dict(case.lengths), "tile": str(schedule[row.role])})
