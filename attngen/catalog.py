@@ -10,6 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import keyword
 import os
 import sys
 import sysconfig
@@ -25,6 +26,16 @@ from attngen.source import SourceLoc
 
 if TYPE_CHECKING:
     from attngen.frontend.spec import Spec
+
+
+_MAX_NAME = 100
+_IMPORTED = frozenset(
+    """
+    attngen torch triton functorch torchgen numpy sympy mpmath networkx jinja2 markupsafe fsspec filelock platformdirs typing_extensions
+    setuptools pkg_resources yaml nvidia transformers test tests
+    """.split()  # noqa: SIM905  as a list it would fill a screen
+)
+"""What torch, triton, attngen or their users import by names that no folder may take from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,65 @@ class Variant:
 def names() -> tuple[str, ...]:
     """The names of the catalogue, in its order."""
     return tuple(variant.name for variant in VARIANTS)
+
+
+def check_folder_name(name: str) -> None:
+    """Refuse what cannot name a folder of kernels: it is imported by that name, and hides what else has it.
+
+    Raises:
+        ArgumentError: saying why.
+    """
+    shown = repr(name if len(name) <= _MAX_NAME else f"{name[:20]}...")
+    if not (name.isidentifier() and name.isascii()):
+        why = ""
+    elif len(name) > _MAX_NAME:
+        why = f": it has {len(name)} letters, {_MAX_NAME} at most"
+    elif keyword.iskeyword(name):
+        why = ": Python reads it as a keyword"
+    elif name.startswith("__") or name in sys.stdlib_module_names or name in _IMPORTED:
+        why = f": it would be imported in place of {name} itself"
+    else:
+        return
+    remedy = "Give another one with --name, of letters, digits and underscores."
+    raise ArgumentError(f"{shown} cannot name a folder of kernels{why}", remedy=remedy)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a folder of kernels can have this name."""
+    try:
+        check_folder_name(name)
+    except ArgumentError:
+        return False
+    return True
+
+
+def spelling(spec: Spec) -> str | None:
+    """The text under which `load` finds a spec again; None where it has no name at the top level of a module with a file."""
+    from attngen.frontend.spec import Spec
+
+    def is_it(value: object) -> bool:
+        return value is spec or (type(value) is Spec and value.name == spec.name and value.cascade == spec.cascade)
+
+    if spec.name in names() and is_it(load(spec.name)):
+        return spec.name
+    # The main module last: to load it is to run the script once more.
+    for module in sorted(list(sys.modules.values()), key=lambda module: getattr(module, "__name__", "") == "__main__"):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if name.isidentifier() and is_it(value) and _home(module) is not None:
+                return f"{_home(module)}:{name}"
+    return None
+
+
+def _home(module: ModuleType) -> str | None:
+    """How the command line names a module: as it is imported where it is part of a package or of an installed library, else by its file."""
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    name = module.__name__ if spec is None else spec.name
+    if name != "__main__" and (file is None or "." in name or hasattr(module, "__path__") or file.startswith(_LIBRARIES)):
+        return name
+    path = None if file is None else Path(file).absolute()
+    if path is None or path.suffix != ".py" or not path.is_file():
+        return None
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def load(text: str) -> Spec:

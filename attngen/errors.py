@@ -6,6 +6,7 @@ free. Anything unexpected becomes an `InternalError`: a bug of the compiler neve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 from attngen.source import SourceLoc, excerpt
@@ -217,7 +218,16 @@ class UnsafeCacheDirectory(CacheError):
 
 
 class MissingKernel(CacheError):
-    """Strict mode: no compiled entry exists, and compiling at run time is switched off."""
+    """Strict mode: no compiled entry exists, and compiling at run time is switched off. It knows what is missing: the target, the dtype of
+    the arguments, and the lengths of the feature axes."""
+
+    def __init__(self, rule: str, arch: str, dtype: str, lengths: Mapping[str, int], *, remedy: str = "") -> None:
+        super().__init__(rule, remedy=remedy)
+        self.arch, self.dtype, self.lengths = arch, dtype, dict(lengths)
+
+    def instead(self, remedy: str) -> MissingKernel:
+        """The same with another remedy."""
+        return MissingKernel(self.rule, self.arch, self.dtype, self.lengths, remedy=remedy)
 
 
 class ForeignFolder(ArgumentError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import keyword
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,16 +22,6 @@ MANIFEST = "manifest.json"
 DEFAULT_ARCHS = ("sm80", "sm90")
 DEFAULT_DTYPES = ("bfloat16",)
 DEFAULT_HEAD_DIMS: tuple[tuple[int, ...], ...] = ((64,), (128,))
-
-
-_MAX_NAME = 100
-_IMPORTED = frozenset(
-    """
-    attngen torch triton functorch torchgen numpy sympy mpmath networkx jinja2 markupsafe fsspec filelock platformdirs typing_extensions
-    setuptools pkg_resources yaml nvidia transformers test tests
-    """.split()  # noqa: SIM905  as a list it would fill a screen
-)
-"""What torch, triton, attngen or their users import by names that no folder may take from them."""
 
 
 Progress = Callable[[str], None]
@@ -77,24 +65,6 @@ class Case:
     def label(self) -> str:
         """Such as "sm90 bfloat16 d=64 e=64"."""
         return " ".join((self.arch, self.dtype, *(f"{axis}={length}" for axis, length in self.lengths)))
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot name a folder of kernels: it is imported by that name, and hides what else has it.
-
-    Raises:
-        ArgumentError: saying why.
-    """
-    shown = repr(name if len(name) <= _MAX_NAME else f"{name[:20]}...")
-    remedy = "Give another one with --name, of letters, digits and underscores."
-    if not (name.isidentifier() and name.isascii()):
-        raise ArgumentError(f"{shown} cannot name a folder of kernels", remedy=remedy)
-    if len(name) > _MAX_NAME:
-        raise ArgumentError(f"{shown} cannot name a folder of kernels: it has {len(name)} letters, {_MAX_NAME} at most", remedy=remedy)
-    if keyword.iskeyword(name):
-        raise ArgumentError(f"{shown} cannot name a folder of kernels: Python reads it as a keyword", remedy=remedy)
-    if name.startswith("__") or name in sys.stdlib_module_names or name in _IMPORTED:
-        raise ArgumentError(f"{shown} cannot name a folder of kernels: it would be imported in place of {name} itself", remedy=remedy)
 
 
 def cases(program: Program, spec: Spec, order: Order) -> tuple[Case, ...]:

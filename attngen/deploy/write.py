@@ -10,23 +10,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+from attngen import catalog
 from attngen import target as targets
 from attngen.cache.load import load_module
+from attngen.cache.store import CacheWarning
 from attngen.deploy.manifest import BYTE_CODE, written_files
-from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, Progress, binary, check_name, entry, modules, rows, silent, surface
+from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, Progress, binary, entry, modules, rows, silent, surface
 from attngen.emit.deploy import render_package
-from attngen.errors import ArgumentError, CacheError
+from attngen.errors import ArgumentError, CacheError, UnsafeCacheDirectory
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
 from attngen.runtime.kernels import Kernels, Options
 from attngen.runtime.resources import compile_module
+from attngen.runtime.strict import Beforehand
 from attngen.schedule.choose import Request
 from attngen.schedule.plan import ModuleSchedule
 from attngen.version import VERSION
@@ -52,7 +57,7 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
         ArgumentError: `name` cannot name a folder. ForeignFolder: something that attngen did not write has that name, or lies in there.
         UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed. CacheError: nothing can be written.
     """
-    check_name(name)
+    catalog.check_folder_name(name)
     if spec.order is not None:
         raise ArgumentError(
             f"{name} takes its tokens in another order, which a folder of kernels does not do",
@@ -93,6 +98,9 @@ class _Built:
         self.schedules: dict[Case, ModuleSchedule] = {}
         self.resources: list[dict[str, object]] = []
         self.binaries: list[str] = []
+        # To build is what a command was asked for, whatever a process may do at run time.
+        self.knobs = replace(Knobs.from_env(), strict=False)
+        self.beforehand: dict[str, Beforehand] = {}
 
     def write(self) -> tuple[str, ...]:
         """Compile all cases and write everything but the manifest; returns the names of the files."""
@@ -100,13 +108,14 @@ class _Built:
         loaded = {name: load_module(self.staging / f"{name}.py", f"deployed_{self.name}_{name}") for name in names}
         for case, module in self.emitted.items():
             self.compile(case, module.source, loaded[module.name])
+            self.store(case)
         text = render_package(surface(self.program, self.spec, self.name), rows(self.program, self.schedules, self.emitted))
         _write(self.staging / "__init__.py", text.encode())
         return ("__init__.py", *(f"{name}.py" for name in names), *self.binaries)
 
     def compile(self, case: Case, source: Source, module: ModuleType) -> None:
         target = targets.get(case.arch)
-        kernels = Kernels(source.program, self.name, Options(case.arch, local=False), Knobs.from_env())
+        kernels = Kernels(source.program, self.name, Options(case.arch, local=False), self.knobs)
         schedule = kernels.settled(dict(case.lengths), case.dtype, target)
         self.schedules[case] = schedule
         self.progress(f"{self.name} {case.label}: compiling {', '.join(role for role, _ in schedule.tiles)}")
@@ -119,6 +128,16 @@ class _Built:
                 name = binary(case, row.role)
                 _write(self.staging / name, found.compiled.binary)
                 self.binaries.append(name)
+
+    def store(self, case: Case) -> None:
+        """Keep what calls of the variant itself need, for processes that may not build (`ATTNGEN_STRICT`)."""
+        target = targets.get(case.arch)
+        if target.name not in self.beforehand:
+            self.beforehand[target.name] = Beforehand.of(self.spec, target, self.knobs)
+        try:
+            self.beforehand[target.name].store(dict(case.lengths), case.dtype)
+        except UnsafeCacheDirectory as error:
+            warnings.warn(f"nothing is stored for ATTNGEN_STRICT: {error.rule}", CacheWarning, stacklevel=2)
 
     def manifest(self, named: str | None) -> dict[str, object]:
         order = self.order

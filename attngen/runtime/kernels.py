@@ -51,7 +51,7 @@ class Options:
     tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
     `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward;
     `divided`: programs share the stream of the forward, and there is no backward; `deterministic`: results are the same in every run,
-    whatever PyTorch is told."""
+    whatever PyTorch is told; `stored`: for calls in strict mode."""
 
     arch: str | None = None
     schedule: Frozen | None = None
@@ -62,6 +62,7 @@ class Options:
     gradients: bool = True
     divided: bool = False
     deterministic: bool = False
+    stored: bool = False
 
 
 def freeze(schedule: Mapping[str, Any]) -> Frozen:
@@ -129,7 +130,7 @@ class Kernels:
         self.arch = options.arch
         self.override = own_part(options.schedule, program)
         self.knobs = knobs
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.choices: dict[Request, Choice] = {}
         self.schedules: dict[str, ModuleSchedule] = {}
         self.sources: dict[tuple[Cuts, bool], Source] = {}
@@ -220,7 +221,8 @@ class Kernels:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
                 # What is stored, or made for others, has no specialised warps that nobody asked for.
-                tuned = tuned.unspecialised() if self.knobs.strict or not self.options.local else tuned
+                kept = self.knobs.strict or self.options.stored or not self.options.local
+                tuned = tuned.unspecialised() if kept else tuned
                 choice = choose(self.program.kernels, request, table(), tuned)
                 if self.override is not None:
                     schedule = override(choice.schedule, self.program.kernels, thaw(self.override))
@@ -235,7 +237,8 @@ class Kernels:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
         Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache. A user's
-        tile is compiled if it may not fit, and has no successor.
+        tile is compiled if it may not fit, and has no successor. In strict mode a class of lengths for which nothing is stored takes what
+        is stored for long ones.
 
         Raises:
             CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
@@ -260,6 +263,8 @@ class Kernels:
 
         entry = store(self.knobs).try_load(key)
         if entry is None:
+            if self.knobs.strict and request.length != "long":
+                return self.settled(request.extents, request.dtype, request.target)
             if self.knobs.strict:
                 raise self.missing(request.extents, request.dtype, request.target)
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
@@ -306,11 +311,10 @@ class Kernels:
         return interpreted(module)
 
     def missing(self, dims: Mapping[str, int], dtype: str, target: targets.Target) -> MissingKernel:
-        dim = max(dims.values(), default=0)
-        return MissingKernel(
-            f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {dict(dims)}",
-            remedy=f"Build them beforehand: attngen generate SPEC --arch {target.name} --dtype {dtype} --head-dim {dim}",
-        )
+        """The error of strict mode. Only who has the user's spec can say how it is built."""
+        lengths = ", ".join(f"{axis} = {length}" for axis, length in dims.items())
+        rule = f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {lengths}"
+        return MissingKernel(rule, target.name, dtype, dims, remedy="Build them beforehand with attngen generate.")
 
 
 @cache
