@@ -301,6 +301,7 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
     """The spec, its kernels for the target asked for, feature lengths and dtype."""
     from attngen import target as targets
     from attngen.deploy import parse_head_dims
+    from attngen.explain import watching
     from attngen.frontend.spec import captured_lengths
     from attngen.knobs import Knobs
     from attngen.pipeline import analyse
@@ -310,10 +311,10 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
 
     target = targets.get(arguments.arch)
     spec = best_order(_load(arguments.spec) if spec is None else spec, target)
-    program = analyse(spec.cascade)
-    lengths = feature_lengths(program.features, parse_head_dims([arguments.head_dim])[0], captured_lengths(spec))
     # To compile is what these commands are asked for, whatever a process may do at run time.
     knobs = replace(Knobs.from_env(), strict=False)
+    program = analyse(spec.cascade, watching(knobs))
+    lengths = feature_lengths(program.features, parse_head_dims([arguments.head_dim])[0], captured_lengths(spec))
     return spec, Kernels(program, spec.name, Options(arguments.arch), knobs), lengths, dtype_name(arguments.dtype)
 
 

@@ -26,6 +26,7 @@ from attngen.deploy.manifest import BYTE_CODE, written_files
 from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, Progress, binary, entry, modules, rows, silent, surface
 from attngen.emit.deploy import render_package
 from attngen.errors import ArgumentError, CacheError, UnsafeCacheDirectory
+from attngen.explain import watching
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
@@ -66,7 +67,7 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
     target = out / name
     if os.path.lexists(target):
         written_files(target)
-    program = analyse(spec.cascade)
+    program = analyse(spec.cascade, watching(Knobs.from_env()))
     emitted = modules(program, spec, name, order)
     staging = _beside(target, "tmp")
     try:

@@ -19,6 +19,7 @@ from attngen.cache.entry import Artefacts
 from attngen.cache.key import kernel_key, request_key
 from attngen.cache.load import load_module
 from attngen.errors import ArchMismatch, MissingKernel
+from attngen.explain import watching
 from attngen.ir.pieces import Cuts, cuts
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
@@ -152,6 +153,7 @@ class Kernels:
         with self.lock:
             if dtype not in self.special:
                 program = for_dtype(self.program, dtype)
+                watching(self.knobs)("rewrite", program.kernels)
                 mine = self if program.kernels == self.program.kernels else Kernels(program, self.name, self.options, self.knobs)
                 self.special[dtype] = mine
             return self.special[dtype]
@@ -166,7 +168,8 @@ class Kernels:
             return self
         with self.lock:
             if names not in self.narrower:
-                general = analyse(self.program.cascade, wanted=names, without=self.program.without, asked=self.program.asked)
+                watch = watching(self.knobs)
+                general = analyse(self.program.cascade, watch, wanted=names, without=self.program.without, asked=self.program.asked)
                 program = for_dtype(general, self.program.dtype)
                 gone = roles(self.program) - roles(program)
                 schedule = tuple(item for item in self.options.schedule if item[0] not in gone) if self.options.schedule else None
@@ -178,6 +181,7 @@ class Kernels:
         with self.lock:
             if self.one_walk is None:
                 program = fused(self.program)
+                watching(self.knobs)("rewrite", () if program is None else program.kernels)
                 self.one_walk = None if program is None else Kernels(program, self.name, self.options, self.knobs)
             return self.one_walk
 

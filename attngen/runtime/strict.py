@@ -11,10 +11,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attngen import catalog
 from attngen.errors import ArgumentError, MissingKernel
+from attngen.explain import watching
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.knobs import Knobs
@@ -35,9 +36,9 @@ class Beforehand:
     @staticmethod
     def of(spec: Spec, target: Target, knobs: Knobs) -> Beforehand:
         """Those of a variant that is compiled without options."""
-        options = Options(target.name, stored=True)
+        options, watch = Options(target.name, stored=True), watching(replace(knobs, dump=()))
         forms = {str(form.cascade): form for form in _forms(best_order(spec, target))}.values()
-        return Beforehand(target, tuple(Kernels(analyse(form.cascade), form.name, options, knobs) for form in forms))
+        return Beforehand(target, tuple(Kernels(analyse(form.cascade, watch), form.name, options, knobs) for form in forms))
 
     def store(self, lengths: Mapping[str, int], dtype: str) -> None:
         """Put them into the cache, for arguments of a dtype and lengths of the feature axes.
