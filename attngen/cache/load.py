@@ -48,8 +48,7 @@ def load_module(path: Path, name: str, *, text: bytes | None = None, preset: Map
     with _LOADING:
         if unique in sys.modules:
             return sys.modules[unique]
-        # Without a time of change, what is cached here is not held against the disk again.
-        linecache.cache[str(path)] = (len(text), None, importlib.util.decode_source(text).splitlines(keepends=True), str(path))
+        _show(path, importlib.util.decode_source(text))
         spec = importlib.util.spec_from_file_location(unique, path, loader=_Loader(unique, str(path), text))
         if spec is None or spec.loader is None:
             raise InternalError(f"{path} cannot be imported")
@@ -67,7 +66,16 @@ def load_module(path: Path, name: str, *, text: bytes | None = None, preset: Map
 def source_of(module: ModuleType) -> str:
     """The text that a module was made of."""
     loader = module.__spec__.loader if module.__spec__ is not None else None
-    return loader.get_source(module.__name__) if isinstance(loader, _Loader) else inspect.getsource(module)
+    if not isinstance(loader, _Loader):
+        return inspect.getsource(module)
+    text = loader.get_source(module.__name__)
+    _show(Path(loader.path), text)
+    return text
+
+
+def _show(path: Path, text: str) -> None:
+    """Without a time of change, what `linecache` has is not held against the disk again."""
+    linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
 
 
 class _Loader(SourceFileLoader):
