@@ -47,11 +47,27 @@ def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
 
 def _program(cascade: Cascade, options: Options, knobs: Knobs) -> Program:
     """The analysed program of a cascade; equal cascades are analysed once."""
-    key = str(cascade), options.without, options.asked, options.gradients, options.divided, knobs.verify, knobs.dump
+    key = (
+        str(cascade),
+        options.without,
+        options.asked,
+        options.gradients,
+        options.divided,
+        options.precise_delta,
+        knobs.verify,
+        knobs.dump,
+    )
     if key not in _PROGRAMS:
         wanted = None if options.gradients else frozenset[str]()
-        asked = {"without": options.without, "asked": options.asked, "divided": options.divided}
-        _PROGRAMS[key] = analyse(cascade, watching(knobs), wanted=wanted, **asked)
+        _PROGRAMS[key] = analyse(
+            cascade,
+            watching(knobs),
+            wanted=wanted,
+            without=options.without,
+            asked=options.asked,
+            divided=options.divided,
+            precise_delta=options.precise_delta,
+        )
     return _PROGRAMS[key]
 
 

@@ -74,8 +74,8 @@ def spelled_out(error: MissingKernel, spec: Spec, options: Options) -> MissingKe
         error: as `Kernels.missing` made it.
         spec: the user's, as `compile` was given it. options: of `compile`.
     """
-    if options.schedule is not None or options.without or options.asked or spec.order is not None:
-        asked = "an order of tokens" if spec.order is not None else "schedule=, without= or require="
+    if options.schedule is not None or options.without or options.asked or options.precise_delta is not None or spec.order is not None:
+        asked = "an order of tokens" if spec.order is not None else "schedule=, without=, require= or precise_delta="
         return error.instead(
             f"No command builds with {asked}: run this call once without ATTNGEN_STRICT and with the same ATTNGEN_CACHE_DIR, "
             "which stores its kernels."

@@ -46,9 +46,33 @@ OF_STRICT = "tests/runtime/test_strict.py::test_classes_of_lengths_take_the_tile
 OF_COMMANDS = "tests/runtime/test_strict.py::test_the_command_of_the_message_is_enough"
 _LISTED = "another_file_that_is_listed"
 OF_FORMS_CHECKED = "tests/transform/test_verify.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
+OF_DELTA = "tests/transform/test_precise_delta.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 
 MUTANTS = (
+    # Delta from the weights.
+    Mutant(
+        "delta with the rounding of the saved logsumexp",
+        TRANSFORM,
+        "total = build.safe_div(total, self.norms[gauge])",
+        "total = build.mul(total, build.ONE)",
+        first="tests/kernels/test_precision.py::test_steep_gradients_have_digits",
+    ),
+    Mutant(
+        "delta without the factors of the row",
+        TRANSFORM,
+        "read(made[-1].name, step.axes), scale)",
+        "read(made[-1].name, step.axes), build.ONE)",
+        first=OF_DELTA,
+    ),
+    Mutant(
+        "delta of the first term alone",
+        TRANSFORM,
+        "[(a * b, [*left, *right]) for a, left",
+        "[(a, [*left, *right]) for a, left",
+        first=OF_DELTA,
+    ),
+    Mutant("steep positions unseen", TRANSFORM, "if varies and _largest_weight(", "if not varies and _largest_weight(", first=OF_DELTA),
     # Helper functions of emitted modules.
     Mutant("tail loaded without a mask", LIB, "value = tl.load(pointers, mask=ok, other=0)", "value = tl.load(pointers)"),
     Mutant("masks on the wrong loads", LIB, "if FULL:", "if not FULL:"),
