@@ -37,6 +37,15 @@ OF_BIASES = "tests/transform/test_biases.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
+CACHE = "attngen/cache/*.py"
+DEPLOY = "attngen/deploy/*.py"
+OF_FOLDERS = "tests/deploy/test_write.py::test_what_attngen_did_not_write_is_refused_and_stays"
+OF_CHECKS = "tests/deploy/test_check.py::test_what_was_done_to_a_folder_is_seen"
+OF_STORES = "tests/cache/test_store.py::TestSwapped"
+OF_STRICT = "tests/runtime/test_strict.py::test_classes_of_lengths_take_the_tiles_of_long_ones"
+OF_COMMANDS = "tests/runtime/test_strict.py::test_the_command_of_the_message_is_enough"
+_LISTED = "another_file_that_is_listed"
+OF_FORMS_CHECKED = "tests/transform/test_verify.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
 OF_DELTA = "tests/transform/test_precise_delta.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 
@@ -817,4 +826,22 @@ MUTANTS = (
         'return build.read(gauge.offset or "", self.pair)',
         first=f"{OF_PARTS}::test_every_variant",
     ),
+    # What is deployed, stored and checked.
+    Mutant("files of others replaced", DEPLOY, "in foreign_files(folder, manifest) if item.foreign", "in ()", first=OF_FOLDERS),
+    Mutant("byte code believed", DEPLOY, ", *planted_byte_code(folder, manifest))", ",)", first=f"{OF_CHECKS}[planted_byte_code]"),
+    Mutant("a folder held to any variant", DEPLOY, "and said in (name, None)", "", first=f"{OF_CHECKS}[of_another_variant]"),
+    Mutant("files that are listed", DEPLOY, "manifest.files.keys() ^ {*emitted, *binaries}", "()", first=f"{OF_CHECKS}[{_LISTED}]"),
+    Mutant("an entry of anybody", CACHE, '_check_owner("it", os.fstat(descriptor))', "pass", first="tests/cache/test_entry.py"),
+    Mutant(
+        "a folder that is checked once",
+        CACHE,
+        "    check_above(folder)\n    check_directory(folder)\n    descr",
+        "    descr",
+        first=OF_STORES,
+    ),
+    Mutant("files read a second time", CACHE, "if text is None else text", "", first="tests/cache/test_load.py"),
+    Mutant("no logsumexp in strict mode", RUNTIME, "asked.append(with_lse(form))", "pass", first=f"{OF_COMMANDS}[wide]"),
+    Mutant("lengths in any order", RUNTIME, "','.join(map(str, sizes))", "','.join(map(str, sorted(sizes)))", first=f"{OF_COMMANDS}[wide]"),
+    Mutant("no tiles for short lengths", RUNTIME, 'strict and request.length != "long"', "strict and False", first=OF_STRICT),
+    Mutant("finished values in a pass", TRANSFORM, "if sources & finished:\n", "if False:\n", first=OF_FORMS_CHECKED),
 )
