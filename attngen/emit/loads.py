@@ -6,6 +6,7 @@ is wrapped like an index of PyTorch and guarded; plain ones are checked on the h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attngen.emit.dialect import Rows
@@ -23,10 +24,11 @@ _LONG = 128
 
 
 class Loads:
-    """Loads of one kernel."""
+    """Loads of one kernel; `clear` is told of each."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
+        self.clear: Callable[[Read, Value], None] | None = None
 
     def load(self, read: Read) -> Value:
         """The value of an input read, loaded on first use."""
@@ -40,8 +42,10 @@ class Loads:
                 return self.writer.known[key]
         before, self.writer.stage, self.writer.partial = (self.writer.stage, self.writer.partial), stage, partial
         value = self.emit_load(read, stage)
-        self.writer.stage, self.writer.partial = before
         self.writer.known[(read, partial)] = value
+        if self.clear is not None:
+            self.clear(read, value)
+        self.writer.stage, self.writer.partial = before
         return value
 
     def emit_load(self, read: Read, stage: Stage) -> Value:

@@ -24,7 +24,7 @@ from attngen.emit.online import Online
 from attngen.emit.sections import Shapes, Stage, Value
 from attngen.emit.sums import Sums
 from attngen.emit.totals import add_total
-from attngen.emit.writer import Writer
+from attngen.emit.writer import Writer, hint
 from attngen.emit.zeros import Zeros
 from attngen.errors import NotAContraction
 from attngen.ir import build
@@ -32,6 +32,7 @@ from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
+from attngen.ir.traverse import free_axes
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
@@ -48,10 +49,12 @@ class Lowering:
         self.patchy = patchy(kernel)
         self.chains = chains(kernel, self.patchy)
         self.by_name = {step.name: step for step in kernel.steps}
-        self.zeros = Zeros(self.by_name, self.writer.inputs)
+        self.zeros = Zeros(kernel, self.exists)
+        self.writer.loads.clear = self.clear
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
         self.entering: dict[tuple[Expr, Expr | None], str] = {}
+        self.operands: dict[tuple[Expr, Expr | None, str], Code] = {}
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
         self.folds = {fold.step: fold for fold in kernel.folds}
@@ -253,6 +256,50 @@ class Lowering:
             self.under_masks(f"{text} = tl.where({self.masks.valid(exists)}, {text}, 0.0)")
         writer.stage = previous
         return text
+
+    def clear(self, read: Read, value: Value) -> None:
+        """Set an input that was loaded to 0 where nobody needs it and its memory may hold anything: once, or in tiles under masks."""
+        kept = self.zeros.cleared.get(read.tensor)
+        axes = [axis for axis in self.pair if axis in free_axes(kept)]
+        if kept is None or kind_of(read) != "float" or not set(axes) & set(value.layout):
+            return
+        writer = self.writer
+        stage = max(value.stage, writer.stage_of(kept))
+        line = f"tl.where({writer.dialect.lift(writer, self.masks.kept(kept, axes[0], stage), (axes[0],), value.layout)}, {value.code}, 0.0)"
+        if stage == Stage.TILE:
+            self.under_masks(f"{value.code} = {line}")
+        else:
+            writer.put(f"{value.code} = {line}", stage)
+
+    def summed_operand(self, step: Einsum, expr: Expr, layout: Layout) -> str:
+        """The side of a sum that holds features, in the storage type: a number wherever the other side is 0.
+
+        Behind the end of the axis that is summed, a computed value may be none; where the mask fails for a position by itself, or
+        leaves a row without keys, whatever lies in memory.
+        """
+        writer, (axis, _), exists = self.writer, layout, self.exists.get(step.name)
+        kept = self.zeros.alone(axis, exists)
+        wanted = [kept] if kept is not None and self.zeros.is_garbage(expr, axis, kept) else []
+        bounded, silent = not self.zeros.is_settled(expr, axis), self.zeros.is_silent(expr, exists)
+        if not (wanted or bounded or silent):
+            return self.operand(expr, layout)
+        stage = max((writer.stage_of(expr), Stage.TILE if silent else Stage.PROLOGUE, *map(writer.stage_of, wanted)))
+        key = (expr, exists if wanted or silent else None, axis)
+        if key not in self.operands:
+            whole = writer.layout(expr) == layout
+            text = writer.printer.code(expr, layout) if whole else self.spread(expr, layout)
+            name = self.operands[key] = writer.name(f"{hint(expr)}_in")
+            writer.put(f"{name} = {self.unpadded(text, layout)}", stage)
+            terms = [Code(f"ok_{axis}")] if bounded else []
+            terms += [self.masks.kept(part, axis, stage) for part in wanted]
+            terms += [self.masks.seen(exists, axis)] if silent else []
+            lifted = [writer.dialect.lift(writer, term, (axis,), layout) for term in terms]
+            line = f"{name} = tl.where({' & '.join(lifted)}, {name}, 0.0)"
+            if stage == Stage.TILE:
+                self.under_masks(line)
+            else:
+                writer.put(line, stage)
+        return f"{self.operands[key]}.to(DTYPE)"
 
     def under_masks(self, line: str) -> None:
         before, self.writer.partial = self.writer.partial, True

@@ -6,6 +6,7 @@ from attngen.ir.algebra import signed_factors
 from attngen.ir.expr import Expr, Index, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
+from attngen.transform.absent import cleared
 from attngen.transform.heads import heads
 from attngen.transform.partition import Kernel
 
@@ -32,6 +33,9 @@ def unspecialised(kernel: Kernel) -> str:
     if kernel.folds:
         return 'a bias is folded into its scores, as it is not by without=["fold_biases"]'
     pair, features = {kernel.resident, kernel.streamed}, set(kernel.features)
+    for name, kept in cleared(kernel).items():
+        if kernel.streamed in free_axes(kept):
+            return f"{name} is read as 0 where {print_expr(kept)} fails, as memory does not say"
     for step in kernel.steps:
         parts = signed_factors(step.body)
         if pair <= set(step.axes) and set(step.over) & features:

@@ -21,6 +21,7 @@ from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Index, Read
 from attngen.ir.names import Names
 from attngen.ir.traverse import free_axes, step_reads
+from attngen.transform.absent import silenced, silent_rows
 from attngen.transform.destinations import Destination, by_step, destinations, with_columns
 from attngen.transform.differentiate import Backward
 from attngen.transform.existence import contributions, existence, mask_of
@@ -71,6 +72,8 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
         kernels.append(split.kernel("backward_prepare", rows, None, split.prepared, cascade.inputs))
     stored = tuple(_as_input(cascade, name) for name in split.prepared)
     known = (*(item for item in cascade.inputs if item.name not in split.prepared), *stored)
+    may_be_silent, alive = silent_rows(backward.forward, {item.name for item in backward.saved})
+    cotangents = [name for _, name in backward.cotangents]
     for role, resident, streamed, outputs in (
         ("backward_rows", rows, keys, split.rows),
         ("backward_columns", keys, rows, split.columns),
@@ -79,7 +82,8 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
         groups = _groups(cascade, outputs, resident, streamed, features)
         for number, group in enumerate(groups):
             name = role if number == 0 else f"{role}_{number + 1}"
-            kernels.append(visited(split.kernel(name, resident, streamed, group, known)))
+            kernel = split.kernel(name, resident, streamed, group, known)
+            kernels.append(visited(silenced(kernel, rows, alive, cascade, cotangents) if may_be_silent else kernel))
     return tuple(kernels)
 
 
