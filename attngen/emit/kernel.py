@@ -156,7 +156,7 @@ def _assemble(kernel: Kernel, written: Written) -> Lowered:
     blocks = [f"BLOCK_{axis.upper()}" for axis in (resident, *((streamed,) if streamed else ()))]
     types = ["DTYPE", "ACC"]
     constexprs = (*dims, *tiles, *blocks, *types)
-    flags = (Code("TMA"),) if writer.tiled else ()
+    flags = (*((Code("TMA"),) if writer.tiled else ()), *writer.flags)
     by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
     outer = _outer_strides(kernel)
     unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value | outer | writer.chunked]

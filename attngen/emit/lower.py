@@ -32,7 +32,7 @@ from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
-from attngen.ir.traverse import free_axes
+from attngen.ir.traverse import free_axes, reads
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
@@ -259,17 +259,30 @@ class Lowering:
 
     def clear(self, read: Read, value: Value) -> None:
         """Set an input that was loaded to 0 where nobody needs it and its memory may hold anything: once, or in tiles under masks."""
-        kept = self.zeros.cleared.get(read.tensor)
-        axes = [axis for axis in self.pair if axis in free_axes(kept)]
-        if kept is None or kind_of(read) != "float" or not set(axes) & set(value.layout):
+        if kind_of(read) != "float":
             return
+        if read.tensor in self.zeros.cleared:
+            self.zero_outside(self.zeros.cleared[read.tensor], value)
+        alive = self.zeros.quieted.get(read.tensor)
+        if alive is not None and not self.kernel.seeing:
+            before, self.writer.partial = self.writer.partial, False
+            for statistic in reads(alive):  # which weights are measured from, in every tile
+                self.writer.loads.load(statistic)
+            self.writer.partial = before
+            self.zero_outside(alive, value)
+        elif alive is not None:
+            with self.writer.only_if("SILENT"):
+                self.zero_outside(alive, value)
+
+    def zero_outside(self, kept: Expr, value: Value) -> None:
+        """Set a loaded value to 0 where a predicate along one axis fails."""
         writer = self.writer
-        stage = max(value.stage, writer.stage_of(kept))
-        line = f"tl.where({writer.dialect.lift(writer, self.masks.kept(kept, axes[0], stage), (axes[0],), value.layout)}, {value.code}, 0.0)"
-        if stage == Stage.TILE:
-            self.under_masks(f"{value.code} = {line}")
-        else:
-            writer.put(f"{value.code} = {line}", stage)
+        axis, stage = next(axis for axis in self.pair if axis in free_axes(kept)), max(value.stage, writer.stage_of(kept))
+        if axis in value.layout:
+            lifted = writer.printer.broadcast(self.masks.kept(kept, axis, stage), (axis,), value.layout)
+            before, writer.partial = writer.partial, writer.partial or stage == Stage.TILE
+            writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", stage)
+            writer.partial = before
 
     def summed_operand(self, step: Einsum, expr: Expr, layout: Layout) -> str:
         """The side of a sum that holds features, in the storage type: a number wherever the other side is 0.
@@ -293,7 +306,7 @@ class Lowering:
             terms = [Code(f"ok_{axis}")] if bounded else []
             terms += [self.masks.kept(part, axis, stage) for part in wanted]
             terms += [self.masks.seen(exists, axis)] if silent else []
-            lifted = [writer.dialect.lift(writer, term, (axis,), layout) for term in terms]
+            lifted = [writer.printer.broadcast(term, (axis,), layout) for term in terms]
             line = f"{name} = tl.where({' & '.join(lifted)}, {name}, 0.0)"
             if stage == Stage.TILE:
                 self.under_masks(line)

@@ -20,7 +20,7 @@ from attngen.emit.names import Code
 from attngen.emit.sections import Stage, Value
 from attngen.ir import build
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
-from attngen.ir.traverse import names_read, reads, rewrite
+from attngen.ir.traverse import rewrite
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
@@ -33,7 +33,6 @@ class Masks:
         self.lowering = lowering
         self.names: dict[Expr | None, Code] = {}
         self.limits: dict[tuple[str, Expr], str] = {}
-        self.single: dict[tuple[Expr, bool], Code] = {}
         self.alive: dict[tuple[Expr | None, str], Code] = {}
 
     def valid(self, predicate: Expr | None) -> Code:
@@ -57,18 +56,14 @@ class Masks:
 
     def kept(self, predicate: Expr, axis: str, stage: Stage) -> Code:
         """The name of what is asked of positions along one axis by themselves; as early as `stage`, within a turn under masks only."""
-        writer, key = self.lowering.writer, (predicate, stage == Stage.TILE)
-        if key not in self.single:
-            read_anyway = {name for step in self.lowering.kernel.steps for name in names_read(step.body)}
-            before, writer.partial = writer.partial, False
-            for read in reads(predicate):
-                if read.tensor in read_anyway and read.tensor in writer.inputs:
-                    writer.loads.load(read)
-            writer.partial = stage == Stage.TILE
-            name = self.single[key] = writer.name(f"kept_{axis}")
+        writer = self.lowering.writer
+        key = Apply("to_bool", (predicate,)), stage == Stage.TILE
+        if key not in writer.known:
+            before, writer.partial = writer.partial, stage == Stage.TILE
+            name = writer.name(f"kept_{axis}")
             writer.assign(name, predicate, (axis,), stage)
-            writer.partial = before
-        return self.single[key]
+            writer.known[key], writer.partial = Value(name, (axis,), stage), before
+        return writer.known[key].code
 
     def seen(self, predicate: Expr | None, axis: str) -> Code:
         """The name of which positions along one axis have a pair in the tile."""
@@ -76,7 +71,7 @@ class Masks:
         if key not in self.alive:
             resident, stream = self.lowering.pair
             other = resident if axis == stream else stream
-            inside = writer.dialect.lift(writer, f"ok_{other}", (other,), (resident, stream))
+            inside = writer.printer.broadcast(f"ok_{other}", (other,), (resident, stream))
             valid, name = self.valid(predicate), writer.name(f"seen_{axis}")
             self.alive[key] = name
             self.lowering.under_masks(f"{name} = tl.max(({valid} & {inside}).to(tl.int32), {0 if axis == stream else 1}) != 0")

@@ -16,7 +16,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.numpy_backend import NumpyBackend
 from attngen.ir.traverse import free_axes
-from attngen.transform.absent import alone, cleared, partners
+from attngen.transform.absent import alone, cleared, partners, quieted
 from attngen.transform.existence import mask_of
 from attngen.transform.kernel import Kernel
 
@@ -44,7 +44,8 @@ class Zeros:
         self.steps = {step.name: step for step in kernel.steps}
         self.inputs: Collection[str] = {item.name for item in kernel.inputs}
         self.cleared = cleared(kernel)
-        self.silent = {name for name, _ in kernel.silent if name not in self.cleared}
+        self.quieted = quieted(kernel)
+        self.silent = {name for name, _ in kernel.silent if name not in self.quieted}
         self.known: dict[str, Expr | None] = {}
 
     def holds(self, expr: Expr, exists: Expr | None) -> bool:

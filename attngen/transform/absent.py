@@ -10,7 +10,8 @@ full tile exists: what streams is cleared in tiles under masks, what stays once.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 
 from attngen.analysis.bounds import Linear, linear
 from attngen.analysis.mask import solved
@@ -19,7 +20,7 @@ from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
-from attngen.ir.traverse import free_axes, names_read, reads, step_reads
+from attngen.ir.traverse import free_axes, names_read, reads, rewrite, step_reads
 from attngen.transform.existence import contributions, existence, mask_of
 from attngen.transform.kernel import Kernel
 from attngen.transform.streaming import Streamed
@@ -61,10 +62,12 @@ def cleared(kernel: Kernel) -> dict[str, Expr]:
         kept = alone(kernel.some, axis, other, [step.name for step in kernel.steps])
         if kept is not None and not (axis == kernel.resident and set(free_axes(kept)) & set(kernel.loops)):
             found |= {name: kept for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel))}
-    for name, alive in kernel.silent:
-        if alive is not None and not _passes_by(kernel, name):
-            found[name] = build.both(found.get(name), alive) or alive
     return found
+
+
+def quieted(kernel: Kernel) -> dict[str, Expr]:
+    """Inputs that read as 0 in rows without keys, each with what holds in the others."""
+    return {name: alive for name, alive in kernel.silent if alive is not None and not _passes_by(kernel, name)}
 
 
 def partners(kernel: Kernel) -> tuple[tuple[str, str], ...]:
@@ -100,33 +103,91 @@ def _passes_by(kernel: Kernel, name: str) -> bool:
 # ---- rows without keys
 
 
-def silent_rows(forward: Streamed, saved: Collection[str]) -> tuple[bool, Expr | None]:
-    """Whether masks may leave rows without keys, and a predicate of saved statistics that holds in the others; None if none tells."""
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What is known of the rows that masks may leave without keys.
+
+    Attributes:
+        alive: holds in the others, a predicate of saved statistics; None if none tells.
+        seeing: while all hold there are none, see `Kernel`.
+    """
+
+    alive: Expr | None
+    seeing: tuple[Expr, ...]
+
+
+def silent_rows(forward: Streamed, inputs: Iterable[Input], saved: Collection[str]) -> Silence | None:
+    """The rows that masks may leave without keys; None if every row has one.
+
+    Args:
+        forward: whose masks.
+        inputs: of its cascade, numbers among them. saved: names of the statistics that its backward reads.
+    """
     cascade, keys = forward.cascade, forward.streamed
     exists = existence(cascade)
     masks = [contributions(step, exists) for step in cascade.steps if keys in step.over]
     if not masks or any(mask is None or sees_a_key(mask, keys) for mask in masks):
-        return False, None
-    alive: dict[Expr, None] = {}
+        return None
+    numbers = {item.name for item in inputs if item.by_value}
+    own = [_sees_itself(mask, (forward.resident, keys), numbers) for mask in masks if mask is not None]
+    seeing = next((parts for parts in own if parts is not None), None)
+    if seeing is not None:
+        seeing = (build.apply("le", Extent(forward.resident), Extent(keys)), *seeing)
+    told: dict[Expr, None] = {}
     for mask in masks:
-        told = [gauge for gauge in forward.gauges if not gauge.floor and gauge.value in saved and _implies(mask, exists.get(gauge.weight))]
-        if not told:
-            return True, None
-        alive[build.apply("ne", build.read(told[0].value, cascade.axes(told[0].value)), build.NEG_INF)] = None
-    first, *more = alive
-    for other in more:
-        first = build.apply("or", first, other)
-    return True, first
-
-
-def _implies(mask: Expr | None, other: Expr | None) -> bool:
-    return mask_of(other) <= mask_of(mask)
+        values = [gauge.value for gauge in forward.gauges if not gauge.floor and mask_of(exists.get(gauge.weight)) <= mask_of(mask)]
+        value = next((value for value in values if value in saved), None)
+        if value is None:
+            return Silence(None, seeing or ())
+        told[build.apply("ne", build.read(value, cascade.axes(value)), build.NEG_INF)] = None
+    return Silence(reduce(partial(build.apply, "or"), told), seeing or ())
 
 
 def sees_a_key(mask: Expr, keys: str) -> bool:
     """Whether every row is known to have a key: the first one, as under a causal mask."""
     span, left = solved(mask, keys)
     return not left and span.lo == ZERO and _positive(span.hi)
+
+
+def _sees_itself(mask: Expr, pair: tuple[str, str], numbers: Collection[str]) -> tuple[Expr, ...] | None:
+    """What makes a row see the key at its own position: comparisons of lengths and numbers; None if it is not known to."""
+    rows, keys = pair
+    found: dict[Expr, None] = {}
+    for part in build.conjuncts(rewrite(mask, lambda node: _on_diagonal(node, rows, keys))):
+        if part == build.TRUE:
+            continue
+        if not isinstance(part, Apply) or part.op not in ("lt", "le", "gt", "ge", "eq"):
+            return None
+        left, right = map(linear, part.args)
+        form = left.plus(right, -1)
+        if not form.terms:
+            if build.apply(part.op, build.const(form.constant), build.const(0)) != build.TRUE:
+                return None
+        elif all(isinstance(term, Extent) or (isinstance(term, Read) and not term.at and term.tensor in numbers) for term, _ in form.terms):
+            found[_compared(part.op, form)] = None
+        else:
+            return None
+    return tuple(found)
+
+
+def _compared(op: str, form: Linear) -> Expr:
+    """A form against 0, as a comparison without negative terms."""
+    more = Linear(tuple(item for item in form.terms if item[1] > 0), max(form.constant, 0))
+    less = Linear(tuple((term, -factor) for term, factor in form.terms if factor < 0), max(-form.constant, 0))
+    return build.apply(op, more.expr(), less.expr())
+
+
+def _on_diagonal(node: Expr, rows: str, keys: str) -> Expr | None:
+    """An expression with the row's position for the key's, folded again."""
+    match node:
+        case Index(axis=axis) if axis == keys:
+            return Index(rows)
+        case Apply(op=op, args=args) if op in ("eq", "le", "ge") and args[0] == args[1] and kind_of(args[0]) != "float":
+            return build.TRUE
+        case Apply(op=op, args=args):
+            return build.apply(op, *args)
+        case _:
+            return None
 
 
 def _positive(bound: Expr) -> bool:
@@ -147,12 +208,12 @@ def _least(form: Linear) -> int:
     return form.constant + sum(factor for term, factor in form.terms if isinstance(term, Extent))
 
 
-def silenced(kernel: Kernel, rows: str, alive: Expr | None, cascade: Cascade, cotangents: Iterable[str]) -> Kernel:
+def silenced(kernel: Kernel, rows: str, silence: Silence, cascade: Cascade, cotangents: Iterable[str]) -> Kernel:
     """A kernel of a backward that knows which of its inputs count in rows with keys only.
 
     Args:
-        kernel: streams, or has rows stream.
-        rows: axis of rows. alive: which of them have keys, by saved statistics; None if nothing tells.
+        kernel: has rows as one of its axes. rows: that axis.
+        silence: of the forward.
         cascade: of the gradients. cotangents: of the outputs.
     """
     derived = set(cotangents)
@@ -162,9 +223,10 @@ def silenced(kernel: Kernel, rows: str, alive: Expr | None, cascade: Cascade, co
     if not names:
         return kernel
     known = {item.name for item in kernel.inputs}
-    found = None if alive is None else _as_stored(alive, cascade, known)
-    more = tuple(Input(read.tensor, cascade.axes(read.tensor), len(read.at)) for read in reads(found) if read.tensor not in known)
-    return replace(kernel, inputs=(*kernel.inputs, *more), silent=tuple((name, found) for name in names))
+    alive = None if silence.alive is None else _as_stored(silence.alive, cascade, known)
+    more = tuple(Input(read.tensor, cascade.axes(read.tensor), len(read.at)) for read in reads(alive) if read.tensor not in known)
+    silent = tuple((name, alive) for name in names)
+    return replace(kernel, inputs=(*kernel.inputs, *more), silent=silent, seeing=silence.seeing)
 
 
 def _as_stored(alive: Expr, cascade: Cascade, known: Collection[str]) -> Expr:
@@ -178,6 +240,3 @@ def _as_stored(alive: Expr, cascade: Cascade, known: Collection[str]) -> Expr:
             return build.apply("ne", build.read(same[0].name, same[0].axes), build.INF) if same else alive
         case _:
             return alive
-
-
-__all__ = ["alone", "cleared", "partners", "sees_a_key", "silenced", "silent_rows"]

@@ -113,6 +113,7 @@ def _joined(columns: Kernel, rows: Kernel) -> Kernel:
         outputs=(*columns.outputs, *sums),
         added=(*columns.added, *sums),
         silent=tuple(dict.fromkeys((*columns.silent, *rows.silent))),
+        seeing=columns.seeing or rows.seeing,
     )
 
 

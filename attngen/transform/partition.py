@@ -72,7 +72,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
         kernels.append(split.kernel("backward_prepare", rows, None, split.prepared, cascade.inputs))
     stored = tuple(_as_input(cascade, name) for name in split.prepared)
     known = (*(item for item in cascade.inputs if item.name not in split.prepared), *stored)
-    may_be_silent, alive = silent_rows(backward.forward, {item.name for item in backward.saved})
+    silence = silent_rows(backward.forward, cascade.inputs, {item.name for item in backward.saved})
     cotangents = [name for _, name in backward.cotangents]
     for role, resident, streamed, outputs in (
         ("backward_rows", rows, keys, split.rows),
@@ -83,7 +83,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
         for number, group in enumerate(groups):
             name = role if number == 0 else f"{role}_{number + 1}"
             kernel = split.kernel(name, resident, streamed, group, known)
-            kernels.append(visited(silenced(kernel, rows, alive, cascade, cotangents) if may_be_silent else kernel))
+            kernels.append(visited(silenced(kernel, rows, silence, cascade, cotangents) if silence is not None else kernel))
     return tuple(kernels)
 
 
