@@ -33,6 +33,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
+from attngen.transform.absent import is_of_keys, kept_along
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
@@ -284,6 +285,14 @@ class Lowering:
             writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", stage)
             writer.partial = before
 
+    def stored_outside(self, name: str, part: Read, value: Value) -> None:
+        """Set a gradient of keys to 0 before it is stored, where no row sees the key and what is left to compute may be no number."""
+        axis = self.kernel.resident
+        kept = kept_along(self.kernel, axis) if is_of_keys(self.kernel) and name not in self.kernel.added else None
+        if kept is not None and not self.zeros.is_settled(part, axis) and part.tensor in self.by_name:
+            lifted = self.writer.printer.broadcast(self.masks.kept(kept, axis, Stage.PROLOGUE), (axis,), value.layout)
+            self.writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", Stage.EPILOGUE)
+
     def summed_operand(self, step: Einsum, expr: Expr, layout: Layout) -> str:
         """The side of a sum that holds features, in the storage type: a number wherever the other side is 0.
 
@@ -292,8 +301,8 @@ class Lowering:
         """
         writer, (axis, _), exists = self.writer, layout, self.exists.get(step.name)
         kept = self.zeros.alone(axis, exists)
-        wanted = [kept] if kept is not None and self.zeros.is_garbage(expr, axis, kept) else []
         bounded, silent = not self.zeros.is_settled(expr, axis), self.zeros.is_silent(expr, exists)
+        wanted = [kept] if kept is not None and (bounded or self.zeros.is_garbage(expr, axis, kept)) else []
         if not (wanted or bounded or silent):
             return self.operand(expr, layout)
         stage = max((writer.stage_of(expr), Stage.TILE if silent else Stage.PROLOGUE, *map(writer.stage_of, wanted)))

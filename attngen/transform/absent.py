@@ -58,11 +58,17 @@ def cleared(kernel: Kernel) -> dict[str, Expr]:
     Of what streams these are operands of sums over it alone: scores of keys that are not there are masked themselves.
     """
     found: dict[str, Expr] = {}
-    for axis, other in partners(kernel):
-        kept = alone(kernel.some, axis, other, [step.name for step in kernel.steps])
-        if kept is not None and not (axis == kernel.resident and set(free_axes(kept)) & set(kernel.loops)):
+    for axis, _ in partners(kernel):
+        kept = kept_along(kernel, axis)
+        if kept is not None:
             found |= {name: kept for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel))}
     return found
+
+
+def kept_along(kernel: Kernel, axis: str) -> Expr | None:
+    """What all masks of a kernel ask of a position along one axis by itself; None too if that differs between turns for what stays."""
+    kept = alone(kernel.some, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
+    return None if axis == kernel.resident and set(free_axes(kept)) & set(kernel.loops) else kept
 
 
 def quieted(kernel: Kernel) -> dict[str, Expr]:
@@ -80,7 +86,14 @@ def partners(kernel: Kernel) -> tuple[tuple[str, str], ...]:
 def _resident(kernel: Kernel) -> set[str]:
     inputs = {item.name for item in kernel.inputs}
     found = {read for step in kernel.steps for read in reads(step.body) if read.tensor in inputs and kind_of(read) == "float"}
-    return {read.tensor for read in found if kernel.resident in free_axes(read) and kernel.streamed not in free_axes(read)}
+    names = {read.tensor for read in found if kernel.resident in free_axes(read) and kernel.streamed not in free_axes(read)}
+    # What a key adds to a result past all sums over rows is its gradient alone, which is 0.
+    return names if is_of_keys(kernel) else {name for name in names if not _passes_by(kernel, name)}
+
+
+def is_of_keys(kernel: Kernel) -> bool:
+    """Whether keys stay: all that such a kernel stores are sums over rows, and what follows from them."""
+    return kernel.role.startswith(("backward_columns", "backward_fused"))
 
 
 def _operands(kernel: Kernel) -> set[str]:
