@@ -24,11 +24,12 @@ _LONG = 128
 
 
 class Loads:
-    """Loads of one kernel; `clear` is told of each."""
+    """Loads of one kernel; `clear` is told of each, `end` tells how many rows of a matrix count."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self.clear: Callable[[Read, Value], None] | None = None
+        self.end: Callable[[Read], Code | None] | None = None
 
     def load(self, read: Read) -> Value:
         """The value of an input read, loaded on first use."""
@@ -103,11 +104,12 @@ class Loads:
         before = writer.shapes.before(columns)
         width = " - ".join((writer.length(writer.whole.get(columns, columns)), *before))
         stride, step = writer.parameter(f"{stem}_stride_{rows}"), writer.parameter(f"{stem}_stride_{turn}") if turn else ""
+        end = self.end(read) if self.end is not None else None
         matrix = Rows(
             name=writer.name(f"{name}_rows"),
             tile=name,
             first=" + ".join((first, *before)),
-            length=writer.length(rows),
+            length=end or writer.length(rows),
             stride=stride,
             width=width,
             start=f"start_{rows}",
@@ -118,10 +120,10 @@ class Loads:
         writer.put(f"{matrix.name} = {writer.dialect.matrix(writer, matrix)}", Stage.PROLOGUE)
         ok = [f"ok_{columns}[None, :]"] if columns in writer.shapes.padded else []
         full = "False" if writer.partial or ok else writer.whole_tiles
-        mask = " & ".join((*ok, f"ok_{rows}[:, None]"))
+        mask = " & ".join((*ok, f"ok_{rows}[:, None]" if end is None else f"(offs_{rows} < {end})[:, None]"))
         writer.put(f"{name} = {writer.dialect.fetch(writer, matrix, mask, full)}")
         writer.tiled[stem] = None
-        return Value(name, layout, Stage.TILE, raw=True)
+        return Value(name, layout, Stage.TILE, raw=True, tiled=True)
 
     def is_vector(self, read: Read) -> bool:
         """Whether a read takes what the host has found about documents as it streams, whose rows start where a descriptor may."""

@@ -33,7 +33,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
-from attngen.transform.absent import is_of_keys, kept_along
+from attngen.transform.absent import end_of_rows, is_of_keys, kept_along
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
@@ -51,7 +51,7 @@ class Lowering:
         self.chains = chains(kernel, self.patchy)
         self.by_name = {step.name: step for step in kernel.steps}
         self.zeros = Zeros(kernel, self.exists)
-        self.writer.loads.clear = self.clear
+        self.writer.loads.clear, self.writer.loads.end = self.clear, self.end
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
         self.entering: dict[tuple[Expr, Expr | None], str] = {}
@@ -262,7 +262,7 @@ class Lowering:
         """Set an input that was loaded to 0 where nobody needs it and its memory may hold anything: once, or in tiles under masks."""
         if kind_of(read) != "float":
             return
-        if read.tensor in self.zeros.cleared:
+        if read.tensor in self.zeros.cleared and not (value.tiled and self.end(read) is not None):
             self.zero_outside(self.zeros.cleared[read.tensor], value)
         alive = self.zeros.quieted.get(read.tensor)
         if alive is not None and not self.kernel.seeing:
@@ -274,6 +274,12 @@ class Lowering:
         elif alive is not None:
             with self.writer.only_if("SILENT"):
                 self.zero_outside(alive, value)
+
+    def end(self, read: Read) -> Code | None:
+        """A number of rows behind which a matrix that streams counts for nothing, if that clears it."""
+        kept = self.zeros.cleared.get(read.tensor)
+        bound = None if kept is None else end_of_rows(self.kernel, kept)
+        return None if bound is None else self.masks.end(bound)
 
     def zero_outside(self, kept: Expr, value: Value) -> None:
         """Set a loaded value to 0 where a predicate along one axis fails."""

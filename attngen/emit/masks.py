@@ -33,6 +33,7 @@ class Masks:
         self.lowering = lowering
         self.names: dict[Expr | None, Code] = {}
         self.limits: dict[tuple[str, Expr], str] = {}
+        self.ends: dict[Expr, Code] = {}
         self.alive: dict[tuple[Expr | None, str], Code] = {}
 
     def valid(self, predicate: Expr | None) -> Code:
@@ -64,6 +65,19 @@ class Masks:
             writer.assign(name, predicate, (axis,), stage)
             writer.known[key], writer.partial = Value(name, (axis,), stage), before
         return writer.known[key].code
+
+    def end(self, bound: Expr) -> Code:
+        """The name of a number of rows, at least one: a matrix without any has no descriptor, and nobody asks for its tiles."""
+        writer, stream = self.lowering.writer, self.lowering.pair[1]
+        if bound not in self.ends:
+            wide, length = rewrite(unclipped(bound), self.wide), writer.length(stream)
+            text = f"tl.minimum({length}, {writer.printer.code(bound, ())})"
+            if wide != unclipped(bound):
+                writer.use("position")
+                text = f"position({writer.printer.code(wide, ())}, {length})"
+            self.ends[bound] = writer.name(f"end_{stream}")
+            writer.put(f"{self.ends[bound]} = tl.cast(tl.maximum({text}, 1), tl.int32)", Stage.PROLOGUE)
+        return self.ends[bound]
 
     def seen(self, predicate: Expr | None, axis: str) -> Code:
         """The name of which positions along one axis have a pair in the tile."""

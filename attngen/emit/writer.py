@@ -6,7 +6,7 @@ over a summed grid axis (loop), per streamed tile (tile), or after the last one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from attngen.emit.chunks import CHUNK
@@ -69,7 +69,7 @@ class Writer:
             sections[stage].append(code)
 
     @contextmanager
-    def only_if(self, flag: str) -> Iterator[None]:
+    def only_if(self, flag: str) -> Generator[None]:
         """Statements that are written meanwhile stand under a constant of the kernel; nothing else may use what they find."""
         known, starts, addresses, taken = dict(self.known), dict(self.starts), dict(self.addresses), set(self.taken)
         sections, self.sections = self.sections, Sections()

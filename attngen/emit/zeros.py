@@ -133,6 +133,8 @@ class Zeros:
         match expr:
             case Const(value=value):
                 return _number(value)
+            case _ if axis not in free_axes(expr):
+                return True
             case Read(tensor=name) if name in self.inputs:
                 return 0.0 if kind_of(expr) == "float" and Index(axis) in expr.at else True
             case Read(tensor=name) if name in self.steps:

@@ -61,7 +61,7 @@ def cleared(kernel: Kernel) -> dict[str, Expr]:
     for axis, _ in partners(kernel):
         kept = kept_along(kernel, axis)
         if kept is not None:
-            found |= {name: kept for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel))}
+            found |= {name: kept for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel, kept))}
     return found
 
 
@@ -69,6 +69,14 @@ def kept_along(kernel: Kernel, axis: str) -> Expr | None:
     """What all masks of a kernel ask of a position along one axis by itself; None too if that differs between turns for what stays."""
     kept = alone(kernel.some, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
     return None if axis == kernel.resident and set(free_axes(kept)) & set(kernel.loops) else kept
+
+
+def end_of_rows(kernel: Kernel, kept: Expr) -> Expr | None:
+    """One number for a program behind which no position of what streams counts, if that is all that is asked of it: a matrix of so many
+    rows holds the others. None where it is more."""
+    span, left = solved(kept, kernel.streamed or "")
+    changes = {kernel.resident, kernel.streamed, *kernel.loops} & set(free_axes(span.hi))
+    return span.hi if not left and span.lo == ZERO and not changes and kernel.streamed in free_axes(kept) else None
 
 
 def quieted(kernel: Kernel) -> dict[str, Expr]:
@@ -96,12 +104,14 @@ def is_of_keys(kernel: Kernel) -> bool:
     return kernel.role.startswith(("backward_columns", "backward_fused"))
 
 
-def _operands(kernel: Kernel) -> set[str]:
-    """Tiles of rows as they lie in memory that are multiplied by weights and summed."""
+def _operands(kernel: Kernel, kept: Expr) -> set[str]:
+    """Tiles of rows as they lie in memory that are multiplied by weights and summed; in a backward all, if that costs nothing."""
     inputs = {item.name for item in kernel.inputs}
-    sums = [step for step in kernel.steps if kernel.streamed in step.over and set(step.axes) & set(kernel.features)]
-    factors = [factor for step in sums for factor in signed_factors(step.body) if set(free_axes(factor)) & set(kernel.features)]
-    return {factor.tensor for factor in factors if isinstance(factor, Read) and factor.tensor in inputs}
+    free = end_of_rows(kernel, kept) is not None and kernel.role.startswith("backward")
+    products = [step for step in kernel.steps if kernel.streamed in step.over or (free and step.reduce is not None)]
+    factors = [factor for step in products for factor in signed_factors(step.body)]
+    rows = [factor for factor in factors if isinstance(factor, Read) and factor.tensor in inputs and kernel.streamed in free_axes(factor)]
+    return {factor.tensor for factor in rows if set(free_axes(factor)) & set(kernel.features)}
 
 
 def _passes_by(kernel: Kernel, name: str) -> bool:
@@ -139,7 +149,7 @@ def silent_rows(forward: Streamed, inputs: Iterable[Input], saved: Collection[st
     cascade, keys = forward.cascade, forward.streamed
     exists = existence(cascade)
     masks = [contributions(step, exists) for step in cascade.steps if keys in step.over]
-    if not masks or any(mask is None or sees_a_key(mask, keys) for mask in masks):
+    if not masks or any(mask is None or sees_a_key(mask, keys, forward.resident) for mask in masks):
         return None
     numbers = {item.name for item in inputs if item.by_value}
     own = [_sees_itself(mask, (forward.resident, keys), numbers) for mask in masks if mask is not None]
@@ -156,10 +166,15 @@ def silent_rows(forward: Streamed, inputs: Iterable[Input], saved: Collection[st
     return Silence(reduce(partial(build.apply, "or"), told), seeing or ())
 
 
-def sees_a_key(mask: Expr, keys: str) -> bool:
-    """Whether every row is known to have a key: the first one, as under a causal mask."""
+def sees_a_key(mask: Expr, keys: str, rows: str) -> bool:
+    """Whether every row is known to have a key, unless no row has one: the first key, as under a causal mask, or the same keys for all."""
     span, left = solved(mask, keys)
-    return not left and span.lo == ZERO and _positive(span.hi)
+    first = not left and span.lo == ZERO and all(rows not in free_axes(part) or _positive(part) for part in _least_of(span.hi))
+    return first or rows not in free_axes(mask)
+
+
+def _least_of(bound: Expr) -> tuple[Expr, ...]:
+    return tuple(part for arg in bound.args for part in _least_of(arg)) if isinstance(bound, Apply) and bound.op == "min" else (bound,)
 
 
 def _sees_itself(mask: Expr, pair: tuple[str, str], numbers: Collection[str]) -> tuple[Expr, ...] | None:

@@ -6,7 +6,7 @@ from attngen.ir.algebra import signed_factors
 from attngen.ir.expr import Expr, Index, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
-from attngen.transform.absent import cleared
+from attngen.transform.absent import cleared, end_of_rows
 from attngen.transform.heads import heads
 from attngen.transform.partition import Kernel
 
@@ -34,7 +34,7 @@ def unspecialised(kernel: Kernel) -> str:
         return 'a bias is folded into its scores, as it is not by without=["fold_biases"]'
     pair, features = {kernel.resident, kernel.streamed}, set(kernel.features)
     for name, kept in cleared(kernel).items():
-        if kernel.streamed in free_axes(kept):
+        if kernel.streamed in free_axes(kept) and end_of_rows(kernel, kept) is None:
             return f"{name} is read as 0 where {print_expr(kept)} fails, as memory does not say"
     for step in kernel.steps:
         parts = signed_factors(step.body)
