@@ -33,7 +33,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
-from attngen.transform.absent import end_of_rows, is_of_keys, kept_along
+from attngen.transform.absent import end_of_rows, is_of_few_rows, is_of_keys, kept_along
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
@@ -307,7 +307,8 @@ class Lowering:
         """
         writer, (axis, _), exists = self.writer, layout, self.exists.get(step.name)
         kept = self.zeros.alone(axis, exists)
-        bounded, silent = not self.zeros.is_settled(expr, axis), self.zeros.is_silent(expr, exists)
+        bounded = not self.zeros.is_settled(expr, axis)
+        silent = self.zeros.is_silent(expr, exists) or is_of_few_rows(self.kernel, exists)
         wanted = [kept] if kept is not None and (bounded or self.zeros.is_garbage(expr, axis, kept)) else []
         if not (wanted or bounded or silent):
             return self.operand(expr, layout)

@@ -16,7 +16,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.numpy_backend import NumpyBackend
 from attngen.ir.traverse import free_axes
-from attngen.transform.absent import alone, cleared, partners, quieted
+from attngen.transform.absent import alone, cleared, is_of_few_rows, partners, quieted
 from attngen.transform.existence import mask_of
 from attngen.transform.kernel import Kernel
 
@@ -94,8 +94,11 @@ class Zeros:
 
     def is_doubtful(self, expr: Expr, exists: Expr | None) -> bool:
         """Whether a value reads memory that may hold anything where `exists` fails."""
-        axes = dict(partners(self.kernel))
-        return any(self.is_garbage(expr, axis, self.alone(axis, exists)) for axis in axes) or self.is_silent(expr, exists)
+        axes, streamed = dict(partners(self.kernel)), self.kernel.streamed
+        if any(self.is_garbage(expr, axis, self.alone(axis, exists)) for axis in axes) or self.is_silent(expr, exists):
+            return True
+        few = exists is not None and is_of_few_rows(self.kernel, exists)
+        return few and self.reaches(expr, lambda read: streamed in free_axes(read) and kind_of(read) == "float", exists or build.TRUE)
 
     def is_garbage(self, expr: Expr, axis: str, kept: Expr | None) -> bool:
         """Whether a value reads memory that may hold anything at positions along an axis where `kept` fails."""
@@ -161,6 +164,8 @@ def _number(value: bool | int | float) -> Known:
 def _applied(op: str, args: list[Known]) -> Known:
     """An operation on values at a position."""
     numbers = [arg for arg in args if isinstance(arg, float)]
+    if op == "where" and isinstance(args[0], float):
+        return args[1] if args[0] else args[2]
     if len(numbers) == len(args) and op in _NUMPY.pointwise:
         value = float(_NUMPY.pointwise[op](*(np.float32(number) for number in numbers)))
         return value if abs(value) <= _LARGEST else None

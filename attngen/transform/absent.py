@@ -20,7 +20,7 @@ from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
-from attngen.ir.traverse import free_axes, names_read, reads, rewrite, step_reads
+from attngen.ir.traverse import free_axes, names_read, reads, rewrite, step_reads, walk
 from attngen.transform.existence import contributions, existence, mask_of
 from attngen.transform.kernel import Kernel
 from attngen.transform.streaming import Streamed
@@ -77,6 +77,22 @@ def end_of_rows(kernel: Kernel, kept: Expr) -> Expr | None:
     span, left = solved(kept, kernel.streamed or "")
     changes = {kernel.resident, kernel.streamed, *kernel.loops} & set(free_axes(span.hi))
     return span.hi if not left and span.lo == ZERO and not changes and kernel.streamed in free_axes(kept) else None
+
+
+def is_of_few_rows(kernel: Kernel, exists: Expr | None) -> bool:
+    """Whether a mask is of few queries, whose tiles are so short that keys which none of their rows sees can be looked for: those behind
+    the end of a cache are then as if they were not there, whatever the mask says of rows."""
+    if exists is None or kernel.resident not in free_axes(exists):
+        return False
+    numbers = {item.name for item in kernel.inputs if item.by_value}
+
+    def divided(axis: str) -> int:
+        parts = [node.args for node in walk(exists) if isinstance(node, Apply) and node.op in ("floordiv", "mod")]
+        return sum(a == Index(axis) and isinstance(b, Read) and b.tensor in numbers for a, b in parts)
+
+    rows = sum(node == Index(kernel.resident) for node in walk(exists))
+    packed = kernel.role == "forward" and rows == divided(kernel.resident) and not divided(kernel.streamed or "")
+    return kernel.role == "forward_parts" or packed
 
 
 def quieted(kernel: Kernel) -> dict[str, Expr]:

@@ -7,7 +7,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr, Index, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
-from attngen.transform.absent import alone, cleared, end_of_rows
+from attngen.transform.absent import alone, cleared, end_of_rows, is_of_few_rows
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import heads
 from attngen.transform.partition import Kernel
@@ -56,6 +56,8 @@ def _doubtful(wide: list[Expr], step: Einsum, kernel: Kernel) -> list[Expr]:
     """Operands of a sum that hold anything at positions that its mask takes away, and that no number of rows ends before these."""
     exists = contributions(step, existence(kernel.cascade))
     kept = alone(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
+    if is_of_few_rows(kernel, exists):
+        return wide
     if kept is None:
         return []
     known = cleared(kernel)

@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import attngen
 from attngen.emit.kernel import statements
 from attngen.emit.sections import MASKED, shapes
 from attngen.ir.parser import parse
@@ -88,6 +89,8 @@ MASKS = {
     "m + extent(n) - extent(m) >= n": "",
 }
 """Masks, and what they ask of keys by themselves."""
+ROWS = {"n < lengths[b] and m < lengths[b]": "m < lengths[b]"}
+"""What they ask of queries."""
 CAPTURES = {
     "lengths": "lengths: int[:]",
     "starts": "starts: int[:]",
@@ -156,6 +159,8 @@ def problem(variant: Variant, sizes: cases.Sizes, seed: int, garbage: float) -> 
     for name in {"k", "v", "z"} & set(values):
         gone = ~keys[:, None, :].expand(sizes.b, sizes.g, sizes.n)
         dirty[name] = torch.where(gone if name == "z" else gone[..., None], garbage, values[name])
+    if variant.mask in ROWS and "ql[" not in str(made.cascade):
+        dirty["q"] = torch.where(held(ROWS[variant.mask], sizes, captured).any(2)[:, None, None, :, None], values["q"], garbage)
     for name, value in cotangents.items():
         here = rows if value.dim() == 4 else rows[..., None]
         quiet[name] = torch.where(here, value, 0.0)
@@ -212,6 +217,25 @@ def test_descriptors_and_products_that_go_ahead(form, mask):
     tile["forward"] |= form
     found = harness.run(dirty.cascade, dirty.values, dirty.cotangents, tile)
     harness.exact_to(found, harness.expected(clean.cascade, clean.values, clean.cotangents), 1e-4)
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_few_queries_of_several_heads(queries):
+    """Their rows are positions and heads, each with keys of its own; what no head sees may hold anything."""
+    torch.manual_seed(0)
+    lengths, past = torch.tensor([30, 25, 20, 28]), torch.tensor([11, 30])
+    q, k, v = (torch.randn(2, heads, n, 16, dtype=torch.float64) for heads, n in ((4, queries), (2, 50), (2, 50)))
+    j, i = torch.arange(50), torch.arange(queries)[:, None]
+    masks = (
+        (lambda b, h, m, n: n < lengths[h], (j < lengths[:, None])[None, :, None], j[None] < 30),
+        (lambda b, h, m, n: n <= m + past[b], (j <= i + past[:, None, None])[:, None], j < past[:, None] + queries),
+    )
+    for mask, pairs, keys in masks:
+        scores = (q @ k.repeat_interleave(2, 1).mT * 0.25).masked_fill(~pairs, -torch.inf)
+        golden = scores.softmax(-1) @ v.repeat_interleave(2, 1)
+        dirty = (torch.where(keys.expand(2, 50)[:, None, :, None], x, math.nan) for x in (k, v))
+        found = attngen.compile(attngen.attention(mask_mod=mask), arch="sm90")(q, *dirty)
+        torch.testing.assert_close(found, golden, atol=1e-12, rtol=1e-12)
 
 
 # ---- where it costs nothing
