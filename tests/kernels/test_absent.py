@@ -1,7 +1,7 @@
 """What is not there does not count: positions behind the end of a tile, keys that a mask takes away by themselves, rows without keys.
 
-Random variants whose right sides are no numbers at 0 (`v / z`, `log z`, lengths of vectors), under masks that leave garbage in the memory of
-keys, and with cotangents that are NaN or infinite in rows without keys. Outputs and every gradient are those of the float64 reference
+Random variants whose right sides are no numbers at 0 (`v / z`, `log z`, lengths of vectors), under masks that leave garbage in the memory
+of keys, and with cotangents that are NaN or infinite in rows without keys. Outputs and every gradient are those of the float64 reference
 with ordinary numbers there; gradients of what is not there are 0.
 """
 
@@ -85,6 +85,7 @@ MASKS = {
     "n < 13 and m - n > 3": "n < 13",
     "document[b,m] == document[b,n] and n < lengths[b]": "n < lengths[b]",
     "m - n > 3": "",
+    "n - m > 3": "",
     "m >= n and m - n < width": "",
     "m + extent(n) - extent(m) >= n": "",
 }
@@ -175,7 +176,9 @@ def _positive(sizes: cases.Sizes) -> dict[str, tuple[int, ...]]:
 
 VARIANTS = st.builds(Variant, *map(st.sampled_from, (sorted(SCORES), sorted(WEIGHTS), sorted(VALUES), sorted(RESULTS), sorted(MASKS))))
 LENGTHS = st.sampled_from([1, 17, 20, 27, 33, 40, 64])
-SIZES = st.builds(cases.Sizes, st.just(2), st.just(1), st.integers(1, 2), LENGTHS, LENGTHS, st.sampled_from([8, 16]), st.sampled_from([8, 16]))
+SIZES = st.builds(
+    cases.Sizes, st.just(2), st.just(1), st.integers(1, 2), LENGTHS, LENGTHS, st.sampled_from([8, 16]), st.sampled_from([8, 16])
+)
 
 
 @settings(max_examples=10)
@@ -192,6 +195,9 @@ SIZES = st.builds(cases.Sizes, st.just(2), st.just(1), st.integers(1, 2), LENGTH
 @example(Variant("plain", "sigmoid", "v", "plain", "m - n > 3"), cases.Sizes(2, 1, 1, 20, 27, 16, 8), 2, math.inf, (16, 16), False)
 @example(Variant("plain", "softmax", "v", "plain", "m >= n and m - n < width"), cases.Sizes(2, 1, 2, 40, 17), 3, math.nan, (16, 16), True)
 @example(Variant("plain", "softmax", "log", "plain", "m - n > 3"), cases.Sizes(2, 1, 2, 33, 27), 4, math.nan, (16, 32), False)
+@example(Variant("plain", "softmax", "epsilon", "plain", "kept[b,n]"), cases.Sizes(2, 1, 2, 20, 27, 16, 8), 5, math.nan, (16, 16), False)
+@example(Variant("softcap", "sigmoid", "v", "plain", "n - m > 3"), cases.Sizes(2, 1, 1, 40, 27, 16, 8), 6, math.nan, (32, 16), False)
+@example(Variant("plain", "square", "length", "plain", "n % 3 != 1 and m >= n"), cases.Sizes(2, 1, 1, 20, 20), 7, math.inf, (16, 16), True)
 def test_what_is_not_there_does_not_count(variant, sizes, seed, garbage, blocks, one_walk):
     dirty, clean = problem(variant, sizes, seed, garbage)
     found = harness.run(dirty.cascade, dirty.values, dirty.cotangents, harness.tiles(*blocks), one_walk=one_walk)
