@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from attngen.emit import chunks
@@ -186,6 +186,7 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     tiles = [name for axis in kernel.features for name in plan.shapes.constants(axis)]
     constants += [f'"{name}": {name.lower()}' for name in tiles if name in lowered.constexprs]
     constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
+    constants += [f'"SILENT": not ({_truth(kernel.seeing)})'] if "SILENT" in lowered.context.flags else []
     needed = ", ".join(f'"{tensor_name(name)}"' for name in sorted(targets))
     lists = ", ".join(names_of(kernel.lists or kernel.role))
     tile = f'plain(tiles["{kernel.lists}"])' if kernel.lists else f'tiles["{kernel.role}"]'
@@ -316,6 +317,12 @@ def _host(expr: Expr) -> str:
                 f"the gradient at position {print_expr(expr)} cannot be completed on the host",
                 remedy="Compute the position with + - * // % from indices, lengths and captured integers.",
             )
+
+
+def _truth(comparisons: Iterable[Expr]) -> str:
+    """Whether comparisons of lengths and captured numbers all hold."""
+    sides = ((part.op, *part.args) for part in comparisons if isinstance(part, Apply))
+    return " and ".join(f"{_host(a)} {OPS[op].symbol} {_host(b)}" for op, a, b in sides)
 
 
 def _inside(at: Expr, name: str, position: int) -> str:

@@ -48,6 +48,10 @@ _LISTED = "another_file_that_is_listed"
 OF_FORMS_CHECKED = "tests/transform/test_verify.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
 OF_DELTA = "tests/transform/test_precise_delta.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
+_ABSENT = "tests/kernels/test_absent.py"
+OF_ABSENT = f"{_ABSENT}::test_what_is_not_there_does_not_count"
+OF_ENDS = f"{_ABSENT}::test_masks_that_are_an_end"
+OF_ZEROS = "tests/emit/test_zeros.py"
 
 FRONTEND = "attngen/frontend/*.py"
 OF_POINTWISE = "tests/e2e/test_pointwise.py"
@@ -844,4 +848,77 @@ MUTANTS = (
     Mutant("lengths in any order", RUNTIME, "','.join(map(str, sizes))", "','.join(map(str, sorted(sizes)))", first=f"{OF_COMMANDS}[wide]"),
     Mutant("no tiles for short lengths", RUNTIME, 'strict and request.length != "long"', "strict and False", first=OF_STRICT),
     Mutant("finished values in a pass", TRANSFORM, "if sources & finished:\n", "if False:\n", first=OF_FORMS_CHECKED),
+    # What is not there.
+    Mutant(
+        "right sides that are no number behind the end",
+        EMIT,
+        "bounded = not self.zeros.is_settled(expr, axis)",
+        "bounded = False",
+        first=OF_ABSENT,
+    ),
+    Mutant(
+        "right sides computed from garbage",
+        EMIT,
+        "(bounded or self.zeros.is_garbage(expr, axis, kept))",
+        "bounded",
+        first=OF_ABSENT,
+    ),
+    Mutant(
+        "sums over features of garbage are trusted",
+        EMIT,
+        "return self.kernel.streamed in step.over or self.is_finite(step.body, exists)",
+        "return bool(step.over) or self.is_finite(step.body, exists)",
+        first=OF_ABSENT,
+    ),
+    Mutant(
+        "gradients of keys that nobody sees as they are computed",
+        EMIT,
+        "if is_of_keys(self.kernel) and name not in self.kernel.added",
+        "if name in self.kernel.added",
+        first=OF_ABSENT,
+    ),
+    Mutant("cotangents of rows without keys", TRANSFORM, "derived = set(cotangents)", "derived = set[str]()", first=OF_ABSENT),
+    Mutant(
+        "keys behind the end that rows see",
+        EMIT,
+        "= tl.max(({valid} & {inside}).to(tl.int32), {0",
+        "= tl.max({valid}.to(tl.int32), {0",
+        first=OF_ABSENT,
+    ),
+    Mutant(
+        "rows behind the last key see their own",
+        TRANSFORM,
+        'seeing = (build.apply("le", Extent(forward.resident), Extent(keys)), *seeing)',
+        "seeing = tuple(seeing)",
+        first=f"{_ABSENT}::test_windows_of_any_lengths",
+    ),
+    Mutant(
+        "negated parts of a mask as they are",
+        TRANSFORM,
+        'build.apply("not", weaker(a, not within))',
+        'build.apply("not", weaker(a, within))',
+        first=f"{_ABSENT}::test_what_masks_ask_of_one_position",
+    ),
+    Mutant(
+        "a matrix that begins later ends as well",
+        TRANSFORM,
+        "not left and span.lo == ZERO and not changes",
+        "not left and not changes",
+        first=OF_ENDS,
+    ),
+    Mutant(
+        "a matrix of all rows",
+        EMIT,
+        "length=end or writer.length(rows)",
+        "length=writer.length(rows)",
+        first=f"{_ABSENT}::test_descriptors_and_products_that_go_ahead",
+    ),
+    Mutant(
+        "few queries that look for nothing",
+        TRANSFORM,
+        'return kernel.role == "forward_parts" or packed',
+        "return False",
+        first=f"{_ABSENT}::test_few_queries_of_several_heads",
+    ),
+    Mutant("numbers that no storage type holds", EMIT, "return value if abs(value) <= _LARGEST else None", "return value", first=OF_ZEROS),
 )
