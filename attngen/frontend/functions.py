@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from attngen.errors import AxisError, SpecError
 from attngen.frontend import patterns
-from attngen.frontend.masking import lift_missing
 from attngen.frontend.places import locate, user_place
 from attngen.frontend.pointwise import cast, number
 from attngen.frontend.rows import Row, broadcast
@@ -138,9 +137,8 @@ def _named(value: Traced, hint: str, *, chosen: bool = False) -> Traced:
     expr = trace.use_names(value.expr)
     if not isinstance(expr, Apply) and not chosen:
         return Traced(expr, trace)
-    body, where = lift_missing(expr)
     name = _step_name(trace, hint if chosen else None, hint)
-    result = _add(trace, Einsum(name, axes_of(expr, trace), body, where=where))
+    result = _add(trace, Einsum(name, axes_of(expr, trace), expr))
     trace.named[value.expr] = result.expr
     return result
 
