@@ -30,7 +30,7 @@ from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
 from attngen.runtime.splitting import is_divided, parts_of_calls
-from attngen.runtime.tiles import MaskTiles, mask_tiles
+from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.torch_op import operators
 
 
@@ -273,16 +273,15 @@ class Attention:
         Returns:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
-        if self.spec.order is not None:
-            self.spec.order.check(q_len, kv_len)
         streamed, rows, group = self.program.streamed, None if kv_heads is None else self._in_rows, None
         extents = {streamed.resident: q_len, streamed.streamed: kv_len}
         if kv_heads is not None and rows is not None and rows.spec.packing is not None:
             group = group_of(rows.spec.packing, heads, kv_heads)
             extents |= [group]
+        sizes = (batch, heads, q_len, kv_len)
+        self._check.lengths(lengths_of(self.program, sizes, group))
         chosen = self._suited(extents)
         captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)
-        sizes = (batch, heads, q_len, kv_len)
         return mask_tiles(chosen._kernels, chosen.spec, captures, self.dims(head_dim), dtype_name(dtype), sizes, group)
 
     def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:

@@ -24,6 +24,24 @@ class Checks:
         self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, cascade))
         self._converted = binding.whole_only(spec.cascade)
 
+    def lengths(self, extents: Mapping[str, int]) -> None:
+        """Check what the lengths of a call alone decide: what is read at its positions reaches as far.
+
+        Args:
+            extents: of all axes but features.
+
+        Raises:
+            ShapeMismatch, ArgumentError
+        """
+        spec, captures = self._spec, self._captures
+        if spec.blocks is not None:
+            spec.blocks.check(extents["m"], extents["n"], extents["b"], extents["g"] * extents["r"])
+        if spec.order is not None:
+            spec.order.check(*(extents[axis] for axis in spec.order.axes))
+        places = spec.order.places if spec.order is not None else None
+        binding.check_captures(self._cascade, captures, extents, places)
+        self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
+
     def __call__(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> None:
         """Check one call.
 
@@ -35,12 +53,6 @@ class Checks:
         """
         spec, captures = self._spec, self._captures
         binding.check_types(spec.cascade.inputs[: len(tensors)], tensors, without_order(spec, captures))
-        if spec.blocks is not None:
-            spec.blocks.check(extents["m"], extents["n"])
-        if spec.order is not None:
-            spec.order.check(*(extents[axis] for axis in spec.order.axes))
-        places = spec.order.places if spec.order is not None else None
-        binding.check_captures(self._cascade, captures, extents, places)
-        self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
+        self.lengths(extents)
         binding.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
         binding.refuse_forward_mode([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
