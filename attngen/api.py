@@ -23,7 +23,7 @@ from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.devices import Follower
 from attngen.runtime.forms import form, settle_forms
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, given_lengths, handles
-from attngen.runtime.kernels import Options, forward_only, freeze, in_parts_only
+from attngen.runtime.kernels import Options, check_schedule, forward_only, freeze, in_parts_only
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
 from attngen.runtime.reference import reference as evaluate
@@ -76,6 +76,7 @@ def compile(
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
     attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic)))
+    check_schedule(frozen, attend.program)
     check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)

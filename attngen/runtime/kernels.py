@@ -28,7 +28,7 @@ from attngen.runtime.stores import store, stored, toolchain
 from attngen.schedule.choose import Choice, Request, choose, with_asked
 from attngen.schedule.forms import form_of
 from attngen.schedule.measured import table
-from attngen.schedule.plan import ModuleSchedule, check_specialised, override, parse_schedule
+from attngen.schedule.plan import ModuleSchedule, check_roles, check_specialised, override, parse_schedule
 from attngen.schedule.space import length_class
 from attngen.transform.splitting import PARTS
 
@@ -105,6 +105,16 @@ def roles(program: Program) -> frozenset[str]:
     """Of the kernels of a program, and of those that it has if its backward is one walk."""
     other = fused(program)
     return frozenset(kernel.role for form in (program, other) if form is not None for kernel in form.kernels)
+
+
+def check_schedule(schedule: Frozen | None, program: Program) -> None:
+    """Refuse a user's frozen schedule of kernels that no form of a program has.
+
+    Raises:
+        ScheduleError: listing the roles of those that it has.
+    """
+    if schedule is not None:
+        check_roles(thaw(schedule), roles(program))
 
 
 def own_part(schedule: Frozen | None, program: Program) -> Frozen | None:
