@@ -125,11 +125,11 @@ def _operation(op: str, parts: tuple[Absence, ...], args: tuple[Expr, ...]) -> A
             return Absence(_all(x.zero, x.low), None, x.high, x.high)
         case "sigmoid", (x,):
             return Absence(x.low)
-        case ("gelu" | "gelu_tanh"), (x,):
+        case (("gelu" | "gelu_tanh"), (x,)):
             return Absence(x.zero, None, x.high, x.broken)
         case "sqrt", (x,):
             return Absence(x.zero, None, x.high, x.broken)
-        case ("log" | "log2"), (x,):
+        case (("log" | "log2"), (x,)):
             return Absence(None, x.zero, x.high, _all(x.zero, x.broken))
         case "pow", (x, _) if isinstance(args[1], Const) and args[1].value > 0:
             return Absence(x.zero, None, x.high, x.broken)
@@ -145,7 +145,7 @@ def _operation(op: str, parts: tuple[Absence, ...], args: tuple[Expr, ...]) -> A
             return Absence(x.zero)
         case _, (x,) if op in _ROUND:
             return x
-        case ("to_int" | "to_bool"), (x,):
+        case (("to_int" | "to_bool"), (x,)):
             return Absence(x.zero)
         case _:
             return Absence()

@@ -239,7 +239,11 @@ def _reason(body: Expr, node: Expr, known: Known) -> str:
     """The operation on the way from a mask to its step behind which nothing is known to be missing."""
     for outer in reversed([outer for outer in walk(body) if any(inner == node for inner in walk(outer))]):
         seen = absence(outer, known)
-        if outer == node or not isinstance(outer, Apply) or any(getattr(seen, fill) not in (None, build.TRUE) for fill in ("zero", "low", "high")):
+        if (
+            outer == node
+            or not isinstance(outer, Apply)
+            or any(getattr(seen, fill) not in (None, build.TRUE) for fill in ("zero", "low", "high"))
+        ):
             continue
         if outer.op in ("mul", "div"):
             return "the sign of a factor is not known, and a mask times a negative number is no mask"
@@ -247,4 +251,3 @@ def _reason(body: Expr, node: Expr, known: Known) -> str:
             return "the other value of a sum or a choice is there where it is missing"
         return f"{outer.op} of minus infinity is a number"
     return "some reduction that reads it would count a finite number there"
-

@@ -76,7 +76,7 @@ def _operation(op: str, args: tuple[Signs, ...]) -> Signs:
             return frozenset(sign for x in a for y in b for sign in _sum(x, y))
         case "sub", (a, b):
             return frozenset(sign for x in a for y in b for sign in _sum(x, -y))
-        case ("mul" | "div" | "safe_div"), (a, b):
+        case (("mul" | "div" | "safe_div"), (a, b)):
             return frozenset(x * y for x in a for y in b)
         case "neg", (a,):
             return frozenset(-x for x in a)
@@ -95,7 +95,7 @@ def _operation(op: str, args: tuple[Signs, ...]) -> Signs:
             return frozenset(choose(x, y) for x in a for y in b)
         case "mod", (_, b) if b <= NOT_NEGATIVE:
             return NOT_NEGATIVE
-        case ("floor" | "ceil" | "to_int" | "floordiv"), _:
+        case (("floor" | "ceil" | "to_int" | "floordiv"), _):
             return NOT_NEGATIVE if all(x <= NOT_NEGATIVE for x in args) else ANY
         case _ if op in _ODD:
             return args[0]
