@@ -26,6 +26,7 @@ from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, gi
 from attngen.runtime.kernels import Options, check_schedule, forward_only, freeze, in_parts_only
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
+from attngen.runtime.reach import Short, guarded
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
@@ -101,6 +102,7 @@ class Attention:
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
         self._check = Checks(spec, self.program.cascade)
+        self._guarded: dict[Short, Attention] = {}
 
     @property
     def program(self) -> Program:
@@ -136,7 +138,7 @@ class Attention:
         views, extents = binding.split(chosen.spec, tensors)
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
         if not torch.compiler.is_compiling():
-            chosen._check(tensors, extents)
+            chosen = chosen._reaching(chosen._check(tensors, extents))
             chosen = chosen._suited(extents, tensors)._divided(extents, tensors)
         result = chosen._run(views, extents, return_lse, used)
         return followed(result, used) if return_seed else result
@@ -145,6 +147,12 @@ class Attention:
         """The variant for the options of a call."""
         chosen = self if training or self.spec.seed is None else self._without_dropout
         return chosen._with_lse if return_lse and not chosen.spec.on_request else chosen
+
+    def _reaching(self, short: Short) -> Attention:
+        """The variant whose loads of these captured tensors look at their sizes."""
+        if short and short not in self._guarded:
+            self._guarded[short] = Attention(guarded(self.spec, short), self.options)
+        return self._guarded[short] if short else self
 
     @functools.cached_property
     def _in_classes(self) -> Attention | None:
@@ -274,14 +282,11 @@ class Attention:
         Returns:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
-        streamed, rows, group = self.program.streamed, None if kv_heads is None else self._in_rows, None
-        extents = {streamed.resident: q_len, streamed.streamed: kv_len}
-        if kv_heads is not None and rows is not None and rows.spec.packing is not None:
-            group = group_of(rows.spec.packing, heads, kv_heads)
-            extents |= [group]
-        sizes = (batch, heads, q_len, kv_len)
-        self._check.lengths(lengths_of(self.program, sizes, group))
-        chosen = self._suited(extents)
+        rows, sizes = None if kv_heads is None else self._in_rows, (batch, heads, q_len, kv_len)
+        packed = kv_heads is not None and rows is not None and rows.spec.packing is not None
+        group = group_of(rows.spec.packing, heads, kv_heads) if packed else None
+        extents = lengths_of(self.program, sizes, group)
+        chosen = self._reaching(self._check.lengths(extents))._suited(extents)
         captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)
         return mask_tiles(chosen._kernels, chosen.spec, captures, self.dims(head_dim), dtype_name(dtype), sizes, group)
 
