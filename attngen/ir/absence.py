@@ -3,7 +3,7 @@
     where(P, s, -inf) * extent(d) ** -0.5        -inf unless P
     exp(where(P, s, -inf) - lse) * v             0 unless P
     where(P, x, 0.0) + where(Q, y, 0.0)          0 unless P or Q
-    where(P, s, -inf) * scale                    infinite or NaN unless P, for nobody knows the sign of the scale
+    where(P, s, -inf) * scale                    -inf unless P or scale <= 0.0, of a captured scale
 
 That is what a mask means in any of its spellings: a reduction may skip the elements whose value it would not notice. A predicate here
 always says where a value may be something else; None stands for anywhere, and FALSE for nowhere.
@@ -19,6 +19,7 @@ from attngen.ir import build
 from attngen.ir.build import FALSE
 from attngen.ir.expr import Apply, Const, Expr, Read, kind_of
 from attngen.ir.signs import Signs, is_negative, is_positive
+from attngen.ir.traverse import free_axes
 
 Fill = Literal["zero", "low", "high", "broken"]
 FILLS: tuple[Fill, ...] = ("zero", "low", "high", "broken")
@@ -45,10 +46,18 @@ class Absence:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of earlier steps, by name, as they are read at their own axes."""
+    """What expressions are read with.
+
+    Attributes:
+        absences: of earlier steps, as they are read at their own axes. signs: of their values, by name.
+        rows: the axes along which positions follow each other.
+        captured: names of captured inputs.
+    """
 
     absences: Mapping[Read, Absence]
     signs: Mapping[str, Signs]
+    rows: frozenset[str] = frozenset()
+    captured: frozenset[str] = frozenset()
 
 
 def absence(expr: Expr, known: Known) -> Absence:
@@ -95,6 +104,11 @@ def _chosen(condition: Expr, a: Expr | None, b: Expr | None) -> Expr | None:
     return _any(first, second) if FALSE not in (a, b) else first if b == FALSE else second
 
 
+def _is_setting(expr: Expr, known: Known) -> bool:
+    """Whether a value is a captured one that is the same for all positions, so that its sign can be asked for once."""
+    return isinstance(expr, Read) and expr.tensor in known.captured and not known.rows & set(free_axes(expr))
+
+
 def _product(expr: Apply, parts: tuple[Absence, Absence], known: Known) -> Absence:
     (a, b), (x, y) = expr.args, parts
     low, high = [], []
@@ -104,6 +118,8 @@ def _product(expr: Apply, parts: tuple[Absence, Absence], known: Known) -> Absen
             low, high = [*low, one.low], [*high, one.high]
         elif is_negative(other, known.signs):
             low, high = [*low, one.high], [*high, one.low]
+        elif one.low is not None and _is_setting(other, known):
+            low = [*low, build.apply("or", one.low, build.apply("le", other, Const(0, "int") if kind_of(other) == "int" else build.ZERO))]
     if expr.op == "mul":
         return Absence(_all(x.zero, y.zero), _all(*low), _all(*high), _all(x.broken, y.broken))
     return Absence(_all(x.zero, y.low, y.high), _all(*low), _all(*high), _all(x.broken, y.zero))

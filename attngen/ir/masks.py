@@ -68,7 +68,9 @@ class _Facts:
         self.cascade = cascade
         absences: dict[Read, Absence] = {}
         of_steps: dict[str, Signs] = {}
-        self.known = Known(absences, of_steps)
+        inner = {axis for item in cascade.inputs for axis in (item.axes or ())[:-1]}
+        rows = frozenset(item.axes[-2] for item in cascade.inputs if item.axes and len(item.axes) > 1 and item.axes[-1] not in inner)
+        self.known = Known(absences, of_steps, rows, frozenset(item.name for item in cascade.inputs if item.axes is None))
         self.own: dict[str, Absence] = {}
         for step in cascade.steps:
             self.own[step.name] = found = absence(step.body, self.known).within(step.where)
@@ -104,7 +106,12 @@ class _Facts:
         if not (isinstance(node, Apply) and node.op in ("add", "sub")):
             return False
         first, second = (part in build.conjuncts(absence(arg, self.known).zero) for arg in node.args)
-        return first != second
+        return first != second and not self.reads_masked(node.args[1] if first else node.args[0], part)
+
+    def reads_masked(self, expr: Expr, part: Expr) -> bool:
+        """Whether an expression is computed from scores that are minus infinity outside of a predicate."""
+        names = {node.tensor for node in self.within(expr) if isinstance(node, Read)}
+        return any(part in build.conjuncts(self.own[name].low) for name in names if name in self.own)
 
     # ---- weights: 0 in a sum
 
@@ -118,9 +125,12 @@ class _Facts:
                 shifts = [masks[other.name] for other in others if other.reduce != "sum"]
                 known = self.inherited(step, lowered)
                 own = self.new(step, "zero" if step.reduce == "sum" else "low")
-                parts = tuple(part for part in own if part not in known and self.bounds(part) and all(part in mask for mask in shifts))
+                parts = tuple(part for part in own if part not in known and self.bounds(part))
                 bounded = all(any(map(self.bounds, masks[other.name])) for other in others)
-                found |= {step.name: parts} if parts and bounded else {}
+                if parts and self.chooses_late(step, parts):
+                    found[step.name] = parts
+                elif bounded and (shared := tuple(part for part in parts if all(part in mask for mask in shifts))):
+                    found[step.name] = shared
         told = {name: self.told(name, found, lowered) for name in masks}
         for step in self.cascade.steps:
             if self.is_inner(step) and step.name not in lowered and kind_of(step.body) == "float":
@@ -128,6 +138,15 @@ class _Facts:
                 parts = tuple(part for part in self.new(step, "zero") if readers and all(part in reader for reader in readers))
                 found |= {step.name: parts} if under(step.body, frozenset(parts)) != step.body else {}
         return found
+
+    def chooses_late(self, step: Einsum, parts: tuple[Expr, ...]) -> bool:
+        """Whether a choice by such predicates is of values that wait for a reduction over the same axis: no pass could make it."""
+        for node in self.inlined(step):
+            if isinstance(node, Apply) and node.op == "where" and under(node.args[0], frozenset(parts)) != node.args[0]:
+                late = [self.by_name(read.tensor) for inner in self.within(node) if isinstance(read := inner, Read)]
+                if any(other is not None and set(other.over) & set(step.over) for other in late):
+                    return True
+        return False
 
     def bounds(self, part: Expr) -> bool:
         """Whether a predicate is known before kernels run, and is more than chance."""
@@ -190,9 +209,15 @@ class _Facts:
 
     def inlined(self, step: Einsum) -> Iterator[Expr]:
         """The nodes of a body and of the pointwise steps that it reads."""
-        yield from walk(step.body)
-        for source in self.sources(step):
-            yield from self.inlined(source)
+        return self.within(step.body)
+
+    def within(self, expr: Expr) -> Iterator[Expr]:
+        """The nodes of an expression and of the pointwise steps that it reads."""
+        yield from walk(expr)
+        for name in names_read(expr):
+            source = self.by_name(name)
+            if source is not None and source.reduce is None:
+                yield from self.within(source.body)
 
     def by_name(self, name: str) -> Einsum | None:
         return self.cascade.step(name)
@@ -215,19 +240,21 @@ def _infinite(expr: Expr) -> bool:
 
 
 def masks_that_stayed(cascade: Cascade) -> tuple[tuple[Einsum, str], ...]:
-    """Steps, after lifting, in which a mask is a number still, each with the reason."""
+    """Steps, after lifting, in which a mask is a number that no predicate stands for, each with the reason."""
     facts = _Facts(cascade)
     reduced = {axis for step in cascade.steps for axis in step.over}
     found: list[tuple[Einsum, str]] = []
     for step in cascade.steps:
-        if step.name in cascade.outputs or not reduced & {*step.axes, *step.over}:
+        mine = frozenset(build.conjuncts(step.where))
+        told = frozenset(build.conjuncts(absence(step.body, facts.known).low)) - {build.FALSE} & mine
+        if step.name in cascade.outputs or (told and told <= mine):
             continue
         for node in walk(step.body):
             if isinstance(node, Apply) and node.op == "where" and reduced & set(free_axes(node.args[0])):
-                if _infinite(node.args[1]) or _infinite(node.args[2]):
+                if any(map(_infinite, node.args[1:])):
                     found.append((step, _reason(step.body, node, facts.known)))
-                elif _least(node.args[1]) or _least(node.args[2]):
-                    found.append((step, "a finite number is no absence: a row of such scores alone has weights that are not 0"))
+                elif any(map(_least, node.args[1:])):
+                    found.append((step, "a finite number is no absence: where a row has nothing else, its weights are not 0"))
     return tuple(dict.fromkeys(found))
 
 
@@ -235,19 +262,16 @@ def _least(expr: Expr) -> bool:
     return isinstance(expr, Const) and expr.kind == "float" and float("-inf") < expr.value <= LEAST
 
 
-def _reason(body: Expr, node: Expr, known: Known) -> str:
+def _reason(body: Expr, node: Apply, known: Known) -> str:
     """The operation on the way from a mask to its step behind which nothing is known to be missing."""
-    for outer in reversed([outer for outer in walk(body) if any(inner == node for inner in walk(outer))]):
+    around = [outer for outer in walk(body) if isinstance(outer, Apply) and outer != node and node in walk(outer)]
+    for outer in reversed(around):
         seen = absence(outer, known)
-        if (
-            outer == node
-            or not isinstance(outer, Apply)
-            or any(getattr(seen, fill) not in (None, build.TRUE) for fill in ("zero", "low", "high"))
-        ):
+        if any(predicate is not None for predicate in (seen.zero, seen.low, seen.high)):
             continue
         if outer.op in ("mul", "div"):
-            return "the sign of a factor is not known, and a mask times a negative number is no mask"
-        if outer.op in ("add", "sub", "min", "max", "where"):
-            return "the other value of a sum or a choice is there where it is missing"
+            return "the sign of a factor is not known, and minus infinity times a negative number is infinity"
+        if outer.op in ("add", "sub", "min", "max", "where", "logaddexp"):
+            return f"{outer.op} has another value there"
         return f"{outer.op} of minus infinity is a number"
-    return "some reduction that reads it would count a finite number there"
+    return "a reduction that reads it finds a number there"

@@ -24,7 +24,7 @@ from attngen.frontend.spec import Spec
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.classes import Classes
-from attngen.ir.expr import Expr, Read
+from attngen.ir.expr import Expr, Read, kind_of
 from attngen.ir.traverse import free_axes, names_read
 from attngen.pipeline import Program
 from attngen.runtime.classes import extents_in_classes
@@ -272,7 +272,7 @@ class _Walk:
         step = Einsum("value", axes, build.apply("to_float", expr))
         found = reference(Cascade(inputs, (step,), ("value",)), {**sizes, **self.captures})["value"]
         here = found[tuple(point[axis] if axis in point else slice(None) for axis in axes)]
-        return here.to(torch.int64).numpy()
+        return (here if kind_of(expr) == "float" else here.to(torch.int64)).numpy()
 
     def axes_of(self, expr: Expr) -> tuple[str, ...]:
         over = dict(self.segments.ranges.over)
