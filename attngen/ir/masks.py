@@ -85,10 +85,11 @@ class _Facts:
         reduced = {axis for step in self.cascade.steps for axis in step.over}
         found: Lifted = {}
         for step in self.cascade.steps:
-            if self.is_inner(step) and reduced & set(step.axes) and infinities(step.body):
+            if self.is_inner(step) and reduced & set(step.axes):
                 readers = self.readers(step)
-                parts = [part for part in self.new(step, "low") if not any(self.notices(reader, part) for reader in readers)]
-                found |= {step.name: tuple(parts)} if parts else {}
+                parts = tuple(part for part in self.new(step, "low") if not any(self.notices(reader, part) for reader in readers))
+                own = infinities(step.body) or under(step.body, frozenset(parts)) != step.body
+                found |= {step.name: parts} if parts and own else {}
         return found
 
     def notices(self, reader: Einsum, part: Expr) -> bool:

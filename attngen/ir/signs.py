@@ -49,7 +49,7 @@ def signs(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> Signs:
         case Apply(op="mul", args=(a, b)) if a == b:
             return _square(signs(a, steps))
         case Apply(op="pow", args=(a, Const(value=power))) if power % 2 == 0:
-            return _square(signs(a, steps))
+            return _square(signs(a, steps)) | (POSITIVE if power <= 0 else frozenset())
         case Apply(op=op, args=args):
             return NOT_NEGATIVE if kind_of(expr) == "bool" else _operation(op, tuple(signs(arg, steps) for arg in args))
 
@@ -76,8 +76,10 @@ def _operation(op: str, args: tuple[Signs, ...]) -> Signs:
             return frozenset(sign for x in a for y in b for sign in _sum(x, y))
         case "sub", (a, b):
             return frozenset(sign for x in a for y in b for sign in _sum(x, -y))
-        case (("mul" | "div" | "safe_div"), (a, b)):
+        case (("mul" | "safe_div"), (a, b)):
             return frozenset(x * y for x in a for y in b)
+        case "div", (a, b):
+            return frozenset(sign for x in a for y in b for sign in ((x * y,) if y else (x, -x)))
         case "neg", (a,):
             return frozenset(-x for x in a)
         case "abs", (a,):
@@ -87,7 +89,7 @@ def _operation(op: str, args: tuple[Signs, ...]) -> Signs:
         case "rsqrt", _:
             return POSITIVE
         case "pow", (a, _) if a <= NOT_NEGATIVE:
-            return a
+            return a | POSITIVE
         case "relu", (a,):
             return frozenset(max(x, 0) for x in a)
         case ("min" | "max") as op, (a, b):
