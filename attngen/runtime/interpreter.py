@@ -177,9 +177,13 @@ def call(function: Any, values: Sequence[Any], *constants: int) -> tuple[Any, ..
     return tuple(item.handle.data[:length] if isinstance(item, tl.tensor) else item for item in found)
 
 
+_KINDS: dict[str, Any] = {"f": (np.float64, tl.float64), "b": (np.bool_, tl.int1), "i": (np.int64, tl.int64), "u": (np.int64, tl.int64)}
+"""What numbers outside of a kernel are computed with, by the kind of their dtype."""
+
+
 def _as_tensor(value: Any) -> Any:
     """A number, or an array repeated to the next power of two, which is what blocks are long."""
-    own, kind = (np.float64, tl.float64) if np.asarray(value).dtype.kind == "f" else (np.int64, tl.int64)
+    own, kind = _KINDS[np.asarray(value).dtype.kind]
     data = np.atleast_1d(np.asarray(value, own))
     if np.ndim(value) == 0:
         return tl.tensor(base.TensorHandle(data, kind), kind)

@@ -272,7 +272,7 @@ class _Walk:
         step = Einsum("value", axes, build.apply("to_float", expr))
         found = reference(Cascade(inputs, (step,), ("value",)), {**sizes, **self.captures})["value"]
         here = found[tuple(point[axis] if axis in point else slice(None) for axis in axes)]
-        return (here if kind_of(expr) == "float" else here.to(torch.int64)).numpy()
+        return here.to({"float": torch.float64, "int": torch.int64, "bool": torch.bool}[kind_of(expr)]).numpy()
 
     def axes_of(self, expr: Expr) -> tuple[str, ...]:
         over = dict(self.segments.ranges.over)

@@ -8,9 +8,7 @@ from attngen.ir.printer import print_step
 
 HEAD = "cascade(q[h,m,d], k[h,n,d], v[h,n,e], g[h,n], l[h,m]; scale: float, rate: float[:], pad: bool[:,:])\n"
 SCORES = "  s[h,m,n] = sum[d] q[h,m,d] * k[h,n,d]\n"
-SOFTMAX = (
-    "  lse[h,m] = logsumexp[n] x[h,m,n]\n  p[h,m,n] = exp(x[h,m,n] - lse[h,m])\n  o[h,m,e] = sum[n] p[h,m,n] * v[h,n,e]\n  -> o"
-)
+SOFTMAX = "  lse[h,m] = logsumexp[n] x[h,m,n]\n  p[h,m,n] = exp(x[h,m,n] - lse[h,m])\n  o[h,m,e] = sum[n] p[h,m,n] * v[h,n,e]\n  -> o"
 S = "s[h,m,n]"
 
 

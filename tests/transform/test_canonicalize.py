@@ -4,7 +4,6 @@ import pytest
 
 from attngen.errors import AxisError, MaskMismatch
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_step
 from attngen.ir.verify import CanonicalForm, verify
 from attngen.transform.canonicalize import canonicalize
 from tests import variants
