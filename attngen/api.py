@@ -23,13 +23,13 @@ from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.devices import Follower
 from attngen.runtime.forms import form, settle_forms
 from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, given_lengths, handles
-from attngen.runtime.kernels import Options, check_schedule, forward_only, freeze, in_parts_only
+from attngen.runtime.kernels import Options, forward_only, freeze, in_parts_only
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
 from attngen.runtime.reach import Short, guarded
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
-from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
+from attngen.runtime.shared import check_required, check_schedule, rewrites_named, shared_kernels
 from attngen.runtime.splitting import is_divided, parts_of_calls
 from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.torch_op import operators
@@ -43,6 +43,7 @@ def compile(
     head_dim: int | tuple[int, ...] | None = None,
     extents: Mapping[str, int] | None = None,
     deterministic: bool | None = None,
+    precise_delta: bool | None = None,
     schedule: Mapping[str, Any] | None = None,
     keep_lists: bool = False,
     without: Iterable[str] = (),
@@ -58,6 +59,8 @@ def compile(
         extents: the same for a cascade: the length of each feature axis.
         deterministic: True: results are the same in every run, as under `torch.use_deterministic_algorithms(True)`. Else a backward may
             add up the gradients of rows in memory, in any order, where the model of the schedule says that this is clearly faster.
+        precise_delta: True: delta, rowsum(dp * p), is summed over the keys, not over an output rounded to the arguments' dtype, at the
+            price of two products a tile. None: where the derivation knows that it matters.
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
             mask reads, or a length, changes. A change of a tensor is one that PyTorch counts: not one through numpy or `.data`.
@@ -76,7 +79,10 @@ def compile(
         raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy=remedy)
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
-    attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic)))
+    options = Options(
+        arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic), precise_delta=precise_delta
+    )
+    attend = Attention(spec, options)
     check_schedule(frozen, attend.program)
     check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
@@ -282,9 +288,9 @@ class Attention:
         Returns:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
-        rows, sizes = None if kv_heads is None else self._in_rows, (batch, heads, q_len, kv_len)
-        packed = kv_heads is not None and rows is not None and rows.spec.packing is not None
-        group = group_of(rows.spec.packing, heads, kv_heads) if packed else None
+        packing = None if kv_heads is None or self._in_rows is None else self._in_rows.spec.packing
+        group = None if kv_heads is None or packing is None else group_of(packing, heads, kv_heads)
+        sizes = (batch, heads, q_len, kv_len)
         extents = lengths_of(self.program, sizes, group)
         chosen = self._reaching(self._check.lengths(extents))._suited(extents)
         captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)

@@ -58,6 +58,7 @@ class Explanation:
         few: what else runs for few queries.
         form: of the backward, and why it is that.
         masks: those that bound no tiles, for they are numbers to the kernels, each with the user's line and the reason.
+        delta: why delta is summed over the keys, "" where it is not.
     """
 
     traced: tuple[str, ...]
@@ -80,6 +81,7 @@ class Explanation:
     few: tuple[str, ...] = ()
     form: str = ""
     masks: tuple[str, ...] = ()
+    delta: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -95,7 +97,7 @@ class Explanation:
             *([_block("one-pass form", self.one_pass)] if full else []),
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
-            *([_block("backward", (self.form,))] if self.form else []),
+            *([_block("backward", [line for line in (self.form, self.delta) if line])] if self.form or self.delta else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
             *([_block("masks that stay numbers, so that their tiles are visited", self.masks)] if self.masks else []),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
@@ -153,6 +155,7 @@ def explain(
         few=few,
         form=_form(program, why_form),
         masks=tuple(dict.fromkeys(f"{_line(step)}: {why}" for step, why in masks_that_stayed(program.cascade))),
+        delta=f"delta is summed over {streamed.streamed} by backward_statistics: {program.delta}" if program.delta else "",
     )
 
 

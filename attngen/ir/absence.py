@@ -70,7 +70,8 @@ def absence(expr: Expr, known: Known) -> Absence:
     match expr:
         case Const(value=value):
             infinite = FALSE if value in (float("inf"), float("-inf")) else None
-            return Absence(*(FALSE if value == fill else None for fill in (0, float("-inf"), float("inf"))), infinite)
+            zero, low, high = (FALSE if value == fill else None for fill in (0, float("-inf"), float("inf")))
+            return Absence(zero, low, high, infinite)
         case Read():
             return known.absences.get(expr, Absence())
         case Apply(op="where", args=(condition, a, b)):
@@ -111,7 +112,7 @@ def _is_setting(expr: Expr, known: Known) -> bool:
 
 def _product(expr: Apply, parts: tuple[Absence, Absence], known: Known) -> Absence:
     (a, b), (x, y) = expr.args, parts
-    low, high = [], []
+    low, high = list[Expr | None](), list[Expr | None]()
     factors = ((x, b), (y, a)) if expr.op == "mul" else ((x, b),)
     for one, other in factors:
         if is_positive(other, known.signs):

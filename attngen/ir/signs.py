@@ -49,7 +49,8 @@ def signs(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> Signs:
         case Apply(op="mul", args=(a, b)) if a == b:
             return _square(signs(a, steps))
         case Apply(op="pow", args=(a, Const(value=power))) if power % 2 == 0:
-            return _square(signs(a, steps)) | (POSITIVE if power <= 0 else frozenset())
+            squared = _square(signs(a, steps))
+            return squared | POSITIVE if power <= 0 else squared
         case Apply(op=op, args=args):
             return NOT_NEGATIVE if kind_of(expr) == "bool" else _operation(op, tuple(signs(arg, steps) for arg in args))
 

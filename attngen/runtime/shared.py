@@ -8,9 +8,10 @@ from attngen.errors import ArgumentError, RewriteRefused
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
 from attngen.pipeline import REWRITES, Program, analyse, for_dtype
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Frozen, Kernels, Options, roles, thaw
+from attngen.schedule.plan import check_roles
 
-_PROGRAMS: dict[tuple[str, frozenset[str], frozenset[str], bool, bool], Program] = {}
+_PROGRAMS: dict[tuple[object, ...], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
 
 
@@ -46,10 +47,17 @@ def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
 
 def _program(cascade: Cascade, options: Options) -> Program:
     """The analysed program of a cascade; equal cascades are analysed once."""
-    key = str(cascade), options.without, options.asked, options.gradients, options.divided
+    key = str(cascade), options.without, options.asked, options.gradients, options.divided, options.precise_delta
     if key not in _PROGRAMS:
         wanted = None if options.gradients else frozenset[str]()
-        _PROGRAMS[key] = analyse(cascade, wanted=wanted, without=options.without, asked=options.asked, divided=options.divided)
+        _PROGRAMS[key] = analyse(
+            cascade,
+            wanted=wanted,
+            without=options.without,
+            asked=options.asked,
+            divided=options.divided,
+            precise_delta=options.precise_delta,
+        )
     return _PROGRAMS[key]
 
 
@@ -60,3 +68,13 @@ def shared_kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
     if key not in _KERNELS:
         _KERNELS[key] = Kernels(_program(cascade, options), name, options, knobs)
     return _KERNELS[key]
+
+
+def check_schedule(schedule: Frozen | None, program: Program) -> None:
+    """Refuse a user's frozen schedule of kernels that no form of a program has.
+
+    Raises:
+        ScheduleError: listing the roles of those that it has.
+    """
+    if schedule is not None:
+        check_roles(thaw(schedule), roles(program))
