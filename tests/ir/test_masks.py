@@ -62,6 +62,7 @@ def test_scores(text: str, expected: str) -> None:
         ("where(m > n, tanh(S), 0.0) * exp(g[h,n]) * v[h,n,e]", "tanh(S) * exp(g[h,n]) * v[h,n,e]  if m > n"),
         ("sigmoid(where(m > n, S, -inf)) * v[h,n,e]", "sigmoid(S) * v[h,n,e]  if m > n"),
         ("(where(m > n, S, 0.0) + where(m > n, g[h,n], 0.0)) * v[h,n,e]", "(S + g[h,n]) * v[h,n,e]  if m > n"),
+        ("v[h,n,e] / where(m > n, exp(S), inf)", "v[h,n,e] / exp(S)  if m > n"),
         ("where(pad[m, n], S, 0.0) * v[h,n,e]", "S * v[h,n,e]  if pad[m,n]"),
         ("where(m > n, S, 1.0) * v[h,n,e]", "where(m > n, S, 1.0) * v[h,n,e]"),
         ("(where(m > n, S, 0.0) + g[h,n]) * v[h,n,e]", "(where(m > n, S, 0.0) + g[h,n]) * v[h,n,e]"),

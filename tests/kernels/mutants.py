@@ -793,5 +793,12 @@ MUTANTS = (
         "len(list(islice(walk(bound), _MOST_NODES)))",
         first=f"{OF_TILES}::test_captured_numbers_bound_as_literals_do",
     ),
+    Mutant(
+        "parts of bounds outside of their function",
+        EMIT,
+        "writer.stage, Stage.PROLOGUE, [], True",
+        "writer.stage, Stage.PROLOGUE, [], False",
+        first=f"{OF_TILES}::test_bounds_of_heads_that_a_kernel_sums_over",
+    ),
     Mutant("forms that a kernel lacks", SCHEDULE, "return value is False and", "return not value and", first="tests/schedule/test_plan.py"),
 )

@@ -153,3 +153,15 @@ def test_captured_numbers_bound_as_literals_do(heads: int, width: int, shift: in
         assert found.setup_bytes == 0
         assert found.empty > 0
         assert_sound(found, dense(mask, 1, heads, 100, 120))
+
+
+def test_bounds_of_heads_that_a_kernel_sums_over() -> None:
+    """Parts of bounds that have names of their own stand in the function that needs them."""
+
+    def mask(b, h, q, k):  # type: ignore[no-untyped-def]
+        by = torch.where(h >= 2, 3, 0)
+        return ((q + by) // 1 == (k + by) // 1) & (q >= k)
+
+    attend = attngen.compile(attngen.attention(mask_mod=mask), arch="sm90", schedule=TILES)
+    for found in attend.mask_tiles(q_len=60, kv_len=70, heads=4, head_dim=16):
+        assert_sound(found, dense(mask, 1, 4, 60, 70))
