@@ -223,7 +223,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     found, text = explained.as_dict(), [explained.text(arguments.full)]
     if arguments.mask is not None:
         length: int = arguments.mask
-        tiles = attend.mask_tiles(q_len=length, kv_len=length, dtype=arguments.dtype, head_dim=head_dim)
+        batch, heads = (1, 1) if spec.blocks is None else spec.blocks.classes.shape[:2]
+        tiles = attend.mask_tiles(q_len=length, kv_len=length, batch=batch, heads=heads, dtype=arguments.dtype, head_dim=head_dim)
         found["mask"] = [item.as_dict() for item in tiles]
         text += ["", f"tiles for {length} queries and keys:", *_table(found["mask"])]
         if arguments.plot is not None:

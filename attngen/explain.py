@@ -9,13 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from attngen.analysis.mask import describe, walked_ranges
 from attngen.analysis.passes import pass_count
 from attngen.analysis.remainders import common_divisor
 from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError, InvalidKnob
-from attngen.ir.cascade import Cascade
+from attngen.ir.cascade import Cascade, Einsum
+from attngen.ir.masks import masks_that_stayed
 from attngen.ir.printer import print_expr, print_step
 from attngen.ir.traverse import free_axes
 from attngen.knobs import Knobs
@@ -60,6 +62,7 @@ class Explanation:
         rewrites: what each saved, or why it was not done.
         few: what else runs for few queries.
         form: of the backward, and why it is that.
+        masks: those that bound no tiles, for they are numbers to the kernels, each with the user's line and the reason.
         delta: why delta is summed over the keys, "" where it is not.
     """
 
@@ -82,6 +85,7 @@ class Explanation:
     rewrites: tuple[str, ...] = ()
     few: tuple[str, ...] = ()
     form: str = ""
+    masks: tuple[str, ...] = ()
     delta: str = ""
 
     def as_dict(self) -> dict[str, object]:
@@ -100,6 +104,7 @@ class Explanation:
             *([_block("gradients", self.gradient)] if full else []),
             *([_block("backward", [line for line in (self.form, self.delta) if line])] if self.form or self.delta else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
+            *([_block("masks that stay numbers, so that their tiles are visited", self.masks)] if self.masks else []),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
             _block("tiles", self.candidates if full else self.tiles),
             *([_block("gradients of captured tensors", self.captured)] if self.captured else []),
@@ -154,6 +159,7 @@ def explain(
         rewrites=_rewrites(program),
         few=few,
         form=_form(program, why_form),
+        masks=tuple(dict.fromkeys(f"{_line(step)}: {why}" for step, why in masks_that_stayed(program.cascade))),
         delta=f"delta is summed over {streamed.streamed} by backward_statistics: {program.delta}" if program.delta else "",
     )
 
@@ -225,6 +231,12 @@ def _rewrites(program: Program) -> tuple[str, ...]:
         for name, notes in program.rewrites
         for line in (*told(name, notes), *(f"{name}, for each pair of positions: {text}" for text in changed.get(name, ())))
     )
+
+
+def _line(step: Einsum) -> str:
+    """The user's line that made a step, or the step where there is none."""
+    loc = step.loc
+    return print_step(step) if loc is None else f"{Path(loc.filename).name}:{loc.line}: {loc.text().strip()}"
 
 
 def _gaps(program: Program) -> str:

@@ -34,6 +34,7 @@ class Writer:
         self.sections = Sections()
         self.stage = Stage.PROLOGUE
         self.partial = False
+        self.apart = False  # in a function of its own, where everything is an argument
         self.helpers: set[str] = set()
         self.flags: dict[Code, None] = {}
         self.tiled: dict[str, None] = {}
@@ -219,7 +220,7 @@ class Writer:
     def stage_of(self, expr: Expr) -> Stage:
         """The earliest section in which everything an expression reads is known."""
         latest = Stage.PROLOGUE
-        for node in walk(expr):
+        for node in () if self.apart else walk(expr):
             match node:
                 case Index(axis=axis) | Start(axis=axis) if axis == self.kernel.streamed:
                     latest = max(latest, Stage.TILE)

@@ -161,11 +161,11 @@ class InterpretedKernel:
 
 
 def call(function: Any, values: Sequence[Any], *constants: int) -> tuple[Any, ...]:
-    """Call an interpreted function of whole numbers outside of a kernel, for many arguments at once.
+    """Call an interpreted function of numbers outside of a kernel, for many arguments at once.
 
     Args:
         function: of a module that `interpreted` gave.
-        values: integers and one-dimensional integer arrays of one length, which are computed with element by element.
+        values: numbers, and one-dimensional integer arrays of one length, which are computed with element by element.
         constants: its compile-time arguments, which follow.
 
     Returns:
@@ -173,17 +173,22 @@ def call(function: Any, values: Sequence[Any], *constants: int) -> tuple[Any, ..
     """
     length = max((len(value) for value in values if np.ndim(value)), default=1)
     with interpreted_language(InterpretedKernel):
-        found = function(*(_whole_numbers(value) for value in values), *constants)
+        found = function(*(_as_tensor(value) for value in values), *constants)
     return tuple(item.handle.data[:length] if isinstance(item, tl.tensor) else item for item in found)
 
 
-def _whole_numbers(value: Any) -> Any:
+_KINDS: dict[str, Any] = {"f": (np.float64, tl.float64), "b": (np.bool_, tl.int1), "i": (np.int64, tl.int64), "u": (np.int64, tl.int64)}
+"""What numbers outside of a kernel are computed with, by the kind of their dtype."""
+
+
+def _as_tensor(value: Any) -> Any:
     """A number, or an array repeated to the next power of two, which is what blocks are long."""
-    data = np.atleast_1d(np.asarray(value, np.int64))
+    own, kind = _KINDS[np.asarray(value).dtype.kind]
+    data = np.atleast_1d(np.asarray(value, own))
     if np.ndim(value) == 0:
-        return tl.tensor(base.TensorHandle(data, tl.int64), tl.int64)
+        return tl.tensor(base.TensorHandle(data, kind), kind)
     data = np.resize(data, triton.next_power_of_2(len(data)))
-    return tl.tensor(base.TensorHandle(data, tl.int64), tl.block_type(tl.int64, list(data.shape)))
+    return tl.tensor(base.TensorHandle(data, kind), tl.block_type(kind, list(data.shape)))
 
 
 def _argument(name: str, value: Any, type_name: str) -> Any:

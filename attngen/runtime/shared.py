@@ -9,7 +9,8 @@ from attngen.explain import watching
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
 from attngen.pipeline import REWRITES, Program, analyse, for_dtype
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Frozen, Kernels, Options, roles, thaw
+from attngen.schedule.plan import check_roles
 
 _PROGRAMS: dict[tuple[object, ...], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
@@ -78,3 +79,13 @@ def shared_kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
     if key not in _KERNELS:
         _KERNELS[key] = Kernels(_program(cascade, options, knobs), name, options, knobs)
     return _KERNELS[key]
+
+
+def check_schedule(schedule: Frozen | None, program: Program) -> None:
+    """Refuse a user's frozen schedule of kernels that no form of a program has.
+
+    Raises:
+        ScheduleError: listing the roles of those that it has.
+    """
+    if schedule is not None:
+        check_roles(thaw(schedule), roles(program))

@@ -31,6 +31,10 @@ OF_SCHEDULES = "tests/schedule"
 OF_PIECES = "tests/transform/test_pieces.py"
 OF_PRODUCTS = "tests/transform/test_products.py"
 RUNTIME = "attngen/runtime/*.py"
+IR = "attngen/ir/*.py"
+OF_MASKS = "tests/ir/test_masks.py"
+OF_REACH = "tests/runtime/test_reach.py"
+OF_TILES = "tests/runtime/test_tiles.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
 OF_FORMS = "tests/transform/test_heads.py"
 OF_BIASES = "tests/transform/test_biases.py"
@@ -921,4 +925,63 @@ MUTANTS = (
         first=f"{_ABSENT}::test_few_queries_of_several_heads",
     ),
     Mutant("numbers that no storage type holds", EMIT, "return value if abs(value) <= _LARGEST else None", "return value", first=OF_ZEROS),
+    # Masks in other spellings, and how far captured tensors are read.
+    Mutant("masks times factors of any sign", IR, "if is_positive(other, known.signs):", "if True:", first=OF_MASKS),
+    Mutant("masks times captured numbers below zero", IR, 'build.apply("le", other,', 'build.apply("lt", other,', first=OF_MASKS),
+    Mutant("a masked score that some sum counts", IR, "return not broken and not any(", "return False and not any(", first=OF_MASKS),
+    Mutant(
+        "one of two terms that are 0",
+        IR,
+        "Absence(_any(x.zero, y.zero), _all(x.low, y.low), _all(",
+        "Absence(_all(x.zero, y.zero), _all(x.low, y.low), _all(",
+        first=OF_MASKS,
+    ),
+    Mutant("chance as a mask of tiles", IR, 'node.op == "random_bits":', 'node.op == "":', first=OF_MASKS),
+    Mutant("squares of any sign", IR, "return frozenset(sign * sign for sign in of)", "return of", first="tests/ir/test_signs.py"),
+    Mutant("lost zeros", IR, "found[step.name] = shared", "pass", first="tests/e2e/test_mask_spellings.py"),
+    Mutant("divisions by a mask", IR, "_all(x.zero, y.low, y.high), _all(*low)", "_all(x.zero, y.zero), _all(*low)", first=OF_MASKS),
+    Mutant("tables that end one too early", RUNTIME, "captures, extents) > size:", "captures, extents) > size + 1:", first=OF_REACH),
+    Mutant(
+        "loads behind a short table",
+        RUNTIME,
+        'return build.apply("min", at, Extent(at.axis)) if isinstance(at, Index) else at',
+        "return at",
+        first=f"{OF_REACH}::test_a_mask_may_hide_what_is_behind_a_table",
+    ),
+    Mutant(
+        "gradients at the other end of a clamp",
+        EMIT,
+        "'max' if op == 'min' else 'min'",
+        "'min' if op == 'min' else 'max'",
+        first=f"{OF_REACH}::test_clamped_positions",
+    ),
+    Mutant(
+        "tables of other batches",
+        "attngen/frontend/*.py",
+        "if own not in (1, given):",
+        "if own not in (1, given, 2):",
+        first="tests/frontend/test_blocks.py::test_a_table_of_other_batches_or_heads_is_refused",
+    ),
+    Mutant(
+        "tiles counted behind captured tensors",
+        "attngen/*.py",
+        "self._reaching(self._check.lengths(extents))._suited(extents)",
+        "self._suited(extents)",
+        first=f"{OF_TILES}::test_what_a_call_refuses_is_not_counted",
+    ),
+    Mutant(
+        "bounds measured by all their parts",
+        MASK,
+        "len(set(islice(walk(bound), _MOST_NODES)))",
+        "len(list(islice(walk(bound), _MOST_NODES)))",
+        first=f"{OF_TILES}::test_captured_numbers_bound_as_literals_do",
+    ),
+    Mutant(
+        "parts of bounds outside of their function",
+        EMIT,
+        "writer.stage, Stage.PROLOGUE, [], True",
+        "writer.stage, Stage.PROLOGUE, [], False",
+        first=f"{OF_TILES}::test_bounds_of_heads_that_a_kernel_sums_over",
+    ),
+    Mutant("forms that a kernel lacks", SCHEDULE, "return value is False and", "return not value and", first="tests/schedule/test_plan.py"),
 )
