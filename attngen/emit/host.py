@@ -14,7 +14,7 @@ from attngen.emit.near import near_lines
 from attngen.emit.positions import on_host
 from attngen.emit.sections import Shapes
 from attngen.ir.cascade import Cascade, Input
-from attngen.ir.expr import Index, Read
+from attngen.ir.expr import OPS, Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.differentiate import Gradient
 from attngen.transform.partition import Kernel, Runs

@@ -22,29 +22,10 @@ from attngen.transform.kernel import Kernel
 
 # Finite for finite operands.
 _FINITE = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "neg",
-        "abs",
-        "sign",
-        "to_float",
-        "where",
-        "min",
-        "max",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "hardtanh",
-        "tanh",
-        "tanh_small",
-        "sigmoid",
-        "atan",
-        "rint",
-        "floor",
-        "ceil",
-    ]
+    (
+        *("add", "sub", "mul", "neg", "abs", "sign", "to_float", "where", "min", "max", "clamp", "clamp_min"),
+        *("clamp_max", "hardtanh", "tanh", "tanh_small", "sigmoid", "atan", "rint", "floor", "ceil"),
+    )
 )
 _ALSO_FINITE = frozenset(("sin", "cos", "erf", "relu", "softplus", "gelu", "gelu_tanh", "logaddexp"))
 _LARGEST = 6.0e4
