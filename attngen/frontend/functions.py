@@ -66,8 +66,7 @@ def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
     over = tuple(axis for axis in available if axis not in axes)
     step = Einsum(_step_name(trace, name, "t"), axes, body, "sum" if over else None, over)
     value = _add(trace, step)
-    trace.layouts[step.name] = output
-    return value
+    return Traced(value.expr, trace, layout=output)
 
 
 def sum(x: Any, over: str, *, name: str | None = None) -> Traced:

@@ -28,6 +28,7 @@ from attngen.frontend.names import CASTS, unsupported
 from attngen.frontend.operators import Operators
 from attngen.frontend.places import Place, user_place
 from attngen.frontend.pointwise import POINTWISE, cast, operation
+from attngen.frontend.spec import Pattern
 from attngen.frontend.trace import NeedsValue, Trace, kind_of_dtype, literal
 from attngen.ir.expr import Const, Expr, Extent, Index, Kind, Read, kind_of
 from attngen.ir.traverse import reads
@@ -44,16 +45,26 @@ class Traced(Definite, Operators):
         dims: placeholder axis and length of every dimension not yet indexed.
         trace: the run it belongs to; None for values made of positions, lengths and literals alone.
         number: made of Python numbers only, so that Python may ask for its value.
+        layout: the dimensions that the result of an einsum was asked for in: those of an output, whatever step computes it.
         place: the user's line.
     """
 
-    __slots__ = ("dims", "expr", "number", "place", "trace")
+    __slots__ = ("dims", "expr", "layout", "number", "place", "trace")
 
-    def __init__(self, expr: Expr, trace: Trace | None = None, dims: rows.Dims = (), *, number: bool = False) -> None:
+    def __init__(
+        self,
+        expr: Expr,
+        trace: Trace | None = None,
+        dims: rows.Dims = (),
+        *,
+        number: bool = False,
+        layout: Pattern | None = None,
+    ) -> None:
         self.expr = expr
         self.trace = trace
         self.dims = dims
         self.number = number
+        self.layout = layout
         self.place: Place | None = user_place()
 
     @property
@@ -88,7 +99,7 @@ class Traced(Definite, Operators):
             return result
         if result.dims != self.dims or result.kind != self.kind:
             raise TracedMutation("an in-place operation that changes the type of a value", remedy="Write x = x + y instead of x += y.")
-        self.expr, self.trace, self.place = result.expr, result.trace, result.place
+        self.expr, self.trace, self.place, self.layout = result.expr, result.trace, result.place, None
         return self
 
     # What a tensor tells about itself
@@ -152,7 +163,7 @@ class Traced(Definite, Operators):
         return made if dtype is None else made._cast(kind_of_dtype(dtype))
 
     def clone(self, **_: Any) -> Traced:
-        return Traced(self.expr, self.trace, self.dims)
+        return Traced(self.expr, self.trace, self.dims, layout=self.layout)
 
     contiguous = clone
 
