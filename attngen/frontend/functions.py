@@ -7,10 +7,13 @@ expression until something needs a name for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
-from attngen.errors import AxisError, SpecError
+import torch
+
+from attngen.errors import AxisError, SpecError, TraceError
 from attngen.frontend import patterns
 from attngen.frontend.masking import lift_missing
 from attngen.frontend.places import locate, user_place
@@ -180,6 +183,12 @@ def _trace_of(*values: Any) -> Trace:
     for value in values:
         if type(value) is Traced and value.trace is not None:
             return value.trace
+    for value in values:
+        if type(value) is Traced:
+            with suppress(TraceError):
+                found = torch.positive(value)  # type: ignore[arg-type]  # the interception knows the trace
+                if found.trace is not None:
+                    return found.trace
     raise SpecError("values that are not part of a cascade", remedy="Call it inside a function under @attngen.cascade.")
 
 

@@ -39,19 +39,20 @@ _FINITE = frozenset(
 __all__ = ["Accumulator", "Gauge", "Streamed", "streaming"]
 
 
-def streaming(cascade: Cascade, resident: str, streamed: str) -> Streamed:
+def streaming(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...] = ()) -> Streamed:
     """Takes CanonicalForm, gives StreamingForm.
 
     Args:
         cascade: the forward.
         resident: the axis of the rows.
         streamed: the axis to pass over.
+        grid: the axes that programs are spread over, where values between rows and keys do not show them.
 
     Raises:
         NotStreamable: a reduction does not separate, or needs another pass; names the factor and the user's line.
         MaxNotAShift: the outputs depend on a maximum over the streamed axis.
     """
-    cascade = _over_the_grid(_without_grid_steps(cascade, {resident, streamed}), {resident, streamed})
+    cascade = _over_the_grid(_without_grid_steps(cascade, {resident, streamed}), resident, streamed, grid)
     builder = _Builder(cascade, resident, streamed)
     for step in cascade.steps:
         builder.take(step)
@@ -73,15 +74,24 @@ def _without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
     return replace(cascade, steps=tuple(steps))
 
 
-def _over_the_grid(cascade: Cascade, sequence: set[str]) -> Cascade:
-    """Values of a row and a key take on the grid axes of all that reads them, so that their gradients are of one program."""
+def _over_the_grid(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...]) -> Cascade:
+    """Values of a row and a key take on the grid axes of all that reads them, so that their gradients are of one program; what is reduced
+    over keys takes on those of all programs, since each computes it for itself, and so does what is computed from it."""
+    sequence = {resident, streamed}
     pairs = sorted((step.axes for step in cascade.steps if sequence <= set(step.axes)), key=len, reverse=True)
-    order = tuple(dict.fromkeys(axis for axes in pairs for axis in axes))
+    order = tuple(dict.fromkeys(axis for axes in (*pairs, grid) for axis in axes))
+    order = order if {*grid, resident} <= set[str]().union(*pairs) else (*grid, *(axis for axis in (resident, *order) if axis not in grid))
+    order = tuple(dict.fromkeys(order))
     wide: dict[str, tuple[str, ...]] = {}
+    for step in cascade.steps:
+        finished = streamed in step.over or any(name in wide for name in step_reads(step))
+        if finished and not {*grid, resident} <= set(step.axes) and step.name not in cascade.outputs:
+            axes = {*grid, resident, *step.axes}
+            wide[step.name] = (*(axis for axis in order if axis in axes), *(axis for axis in step.axes if axis not in order))
     for step in reversed(cascade.steps):
         spaces = [{*wide.get(other.name, other.axes), *other.over} for other in cascade.steps if step.name in step_reads(other)]
         if sequence <= set(step.axes) and step.name not in cascade.outputs and spaces:
-            shared = set[str].intersection(*spaces) | set(step.axes)
+            shared = set[str].intersection(*spaces) | set(wide.get(step.name, step.axes))
             wide[step.name] = tuple(axis for axis in order if axis in shared)
 
     def rule(node: Expr) -> Expr | None:
