@@ -25,7 +25,8 @@ from attngen.errors import NotStreamable
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
-from attngen.ir.traverse import children, free_axes, inline, map_steps, rewrite, step_reads, walk
+from attngen.ir.names import Names
+from attngen.ir.traverse import children, free_axes, inline, map_steps, names_read, rewrite, step_reads, walk
 from attngen.transform.check import check_streaming
 from attngen.transform.existence import mask_of
 from attngen.transform.exponentials import Rewriter
@@ -77,15 +78,16 @@ def _without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
 def _over_the_grid(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...]) -> Cascade:
     """Values of a row and a key take on the grid axes of all that reads them, so that their gradients are of one program; what is reduced
     over keys takes on those of all programs, since each computes it for itself, and so does what is computed from it."""
-    sequence = {resident, streamed}
+    cascade, sequence = _exponents_named(cascade, {*grid, resident}, streamed), {resident, streamed}
     pairs = sorted((step.axes for step in cascade.steps if sequence <= set(step.axes)), key=len, reverse=True)
     order = tuple(dict.fromkeys(axis for axes in (*pairs, grid) for axis in axes))
     order = order if {*grid, resident} <= set[str]().union(*pairs) else (*grid, *(axis for axis in (resident, *order) if axis not in grid))
     order = tuple(dict.fromkeys(order))
+    exponents = {name for step in cascade.steps if step.reduce in ("max", "logsumexp") and streamed in step.over for name in names_read(step.body)}
     wide: dict[str, tuple[str, ...]] = {}
     for step in cascade.steps:
         finished = streamed in step.over or any(name in wide for name in step_reads(step))
-        if finished and not {*grid, resident} <= set(step.axes) and step.name not in cascade.outputs:
+        if (finished or step.name in exponents) and not {*grid, resident} <= set(step.axes) and step.name not in cascade.outputs:
             axes = {*grid, resident, *step.axes}
             wide[step.name] = (*(axis for axis in order if axis in axes), *(axis for axis in step.axes if axis not in order))
     for step in reversed(cascade.steps):
@@ -102,6 +104,24 @@ def _over_the_grid(cascade: Cascade, resident: str, streamed: str, grid: tuple[s
         return replace(step, axes=wide.get(step.name, step.axes), body=rewrite(step.body, rule), where=where)
 
     return cascade if all(cascade.axes(name) == axes for name, axes in wide.items()) else map_steps(cascade, widened)
+
+
+def _exponents_named(cascade: Cascade, rows: set[str], streamed: str) -> Cascade:
+    """What a maximum or the logarithm of a sum is of, as a step where it lacks axes of the rows: a step can take them on, inputs cannot."""
+    names = Names(cascade)
+    steps: list[Einsum] = []
+    spelled: dict[Expr, Einsum] = {}
+    for step in cascade.steps:
+        there = {body: build.read(x.name, x.axes) for body, x in spelled.items() if mask_of(x.where) <= mask_of(step.where)}
+        step = replace(step, body=rewrite(step.body, there.get))
+        named = isinstance(step.body, Read) and cascade.step(step.body.tensor) is not None
+        if step.reduce in ("max", "logsumexp") and step.over == (streamed,) and not named and not rows <= set(step.axes):
+            axes = (*step.axes, streamed)
+            spelled[step.body] = Einsum(names.fresh("x"), axes, step.body, where=step.where, loc=step.loc)
+            steps.append(spelled[step.body])
+            step = replace(step, body=build.read(steps[-1].name, axes))
+        steps.append(step)
+    return replace(cascade, steps=tuple(steps))
 
 
 class _Builder:
