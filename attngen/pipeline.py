@@ -131,7 +131,7 @@ def analyse(
     wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
     backward = differentiate(streamed, wrt)
     observe("differentiate", backward.cascade)
-    gradient = hoist(backward.cascade)
+    gradient = hoist(backward.cascade, axes.features)
     observe("hoist", gradient)
     saved = tuple(item.name for item in backward.saved)
     forward = forward_kernel(backward.forward, saved, axes.features)
