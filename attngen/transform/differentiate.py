@@ -232,7 +232,7 @@ class _Tape:
         wide = streamed in axes or (resident in axes and any(axis not in grid and axis != resident for axis in axes))
         groups: dict[tuple[str, ...], list[_Part]] = {}
         for part in parts:
-            kept = axes if wide else self.rows_and(axes, part)
+            kept = self.finished_and(axes, part) if wide else self.rows_and(axes, part)
             groups.setdefault(kept, []).append(part.onto(kept))
         sums = [total for kept, group in groups.items() for total in self.combine(f"d{item.name}", kept, group)]
         return [Gradient(item.name, total.tensor) for total in sums]
@@ -242,6 +242,13 @@ class _Tape:
         sequence = self.streamed.resident if self.streamed.resident in part.space else self.streamed.streamed
         rows = {*self.grid(), sequence} & set(part.space)
         return tuple(dict.fromkeys((*(axis for axis in free_axes(part.expr) if axis in rows), *axes)))
+
+    def finished_and(self, axes: tuple[str, ...], part: _Part) -> tuple[str, ...]:
+        """The target's axes and, where a part is made of finished values of rows or keys, the grid axes that it varies along: a program
+        has those of one position only."""
+        if {self.streamed.resident, self.streamed.streamed} <= set(part.space):
+            return axes
+        return (*(axis for axis in part.space if axis in self.grid() - set(axes)), *axes)
 
     def gather(self, item: Input, read: Read, part: _Part) -> Gradient:
         """The partial gradient of one gathered read, over the axes that its position names: pairs, or at least a whole row or column."""

@@ -83,7 +83,9 @@ def _over_the_grid(cascade: Cascade, resident: str, streamed: str, grid: tuple[s
     order = tuple(dict.fromkeys(axis for axes in (*pairs, grid) for axis in axes))
     order = order if {*grid, resident} <= set[str]().union(*pairs) else (*grid, *(axis for axis in (resident, *order) if axis not in grid))
     order = tuple(dict.fromkeys(order))
-    exponents = {name for step in cascade.steps if step.reduce in ("max", "logsumexp") and streamed in step.over for name in names_read(step.body)}
+    exponents = {
+        name for step in cascade.steps if step.reduce in ("max", "logsumexp") and streamed in step.over for name in names_read(step.body)
+    }
     wide: dict[str, tuple[str, ...]] = {}
     for step in cascade.steps:
         finished = streamed in step.over or any(name in wide for name in step_reads(step))

@@ -1,0 +1,179 @@
+"""Random cascades against dense PyTorch, forward and every gradient: gates of any axes in any place, statistics that lack axes of the
+grid, equal steps written twice, outputs in any order of their axes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import attngen
+from tests.e2e.named import Named, contract, gradients
+
+SIZES = {"b": 2, "g": 2, "r": 2, "m": 20, "n": 27, "d": 16, "e": 16}
+PLACES = {"score": "bgrmn", "scale": "bgrmn", "weight": "bgrmn", "value": "bgn", "output": "bgrm"}
+"""Where a gate may stand, and the axes that it may have there."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    place: str
+    axes: str
+    captured: bool
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a random cascade is made of.
+
+    Attributes:
+        gates: factors and terms. second: what the scores of a second softmax are made of, and their axes; "" for none.
+        again: whether the scores are formed once more. statistic: a row value that is returned, "" for none.
+        order: of the axes of the output. twice: whether it is returned twice, in this order and in that of the signature.
+    """
+
+    gates: tuple[Gate, ...]
+    second: tuple[str, str]
+    again: bool
+    statistic: str
+    order: str
+    twice: bool
+
+
+def drawn(seed: int) -> Variant:
+    """The variant of a number. Numbers are what Hypothesis draws: its own choices would be small and alike."""
+    rng = random.Random(seed)
+
+    def some(axes: str, least: int = 0) -> str:
+        found = "".join(axis for axis in axes if rng.random() < 0.5)
+        return found if len(found) >= least else axes
+
+    def gate() -> Gate:
+        place = rng.choice(list(PLACES))
+        return Gate(place, some(PLACES[place], 1), rng.random() < 0.3)
+
+    return Variant(
+        gates=tuple(gate() for _ in range(rng.choice((0, 1, 1, 2)))),
+        second=(rng.choice(("", "", "places", "product")), some("bgr")),
+        again=rng.random() < 0.5,
+        statistic=rng.choice(("", "", "lse", "squares", "mean")),
+        order="".join(rng.sample("bgrme", 5)),
+        twice=rng.random() < 0.3,
+    )
+
+
+def spaced(axes: str) -> str:
+    return " ".join(axes)
+
+
+def leaves_of(variant: Variant, seed: int = 0) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The axes and the values of everything that has a gradient."""
+    axes = {"q": "bgrmd", "k": "bgnd", "v": "bgne"}
+    axes |= {f"gate{i}": gate.axes for i, gate in enumerate(variant.gates)}
+    kind, own = variant.second
+    axes |= {"places": {"w": own}, "product": {"q2": f"{own}md", "k2": f"{own}nd"}}.get(kind, {}) if own or kind == "product" else {}
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: [SIZES[axis] for axis in own] for name, own in axes.items()}
+    values = {name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for name, shape in shapes.items()}
+    return axes, values
+
+
+def spec_of(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) -> attngen.Spec:
+    captured = {f"gate{i}": values[f"gate{i}"] for i, gate in enumerate(variant.gates) if gate.captured}
+
+    def body(**given: Any) -> Any:
+        def gate(place: str, value: Any) -> Any:
+            for i, item in enumerate(variant.gates):
+                if item.place == place:
+                    known = given.get(f"gate{i}")
+                    factor = captured[f"gate{i}"][tuple(attngen.index(axis) for axis in item.axes)] if known is None else known
+                    value = value + factor if place == "score" else value * (1.0 + 0.5 * factor)
+            return value
+
+        def scores() -> Any:
+            s = attngen.einsum("b g r m d, b g n d -> b g r m n", given["q"], given["k"]) * 0.25
+            return gate("scale", gate("score", s))
+
+        s, kept = scores(), PLACES["weight"]
+        p = gate("weight", attngen.softmax(s, over="n"))
+        kind, own = variant.second
+        if kind == "places":
+            x = (attngen.index("n") - attngen.index("m")) * 0.1 * given.get("w", 1.0)
+            p = p + attngen.softmax(x, over="n")
+        elif kind == "product":
+            product = attngen.einsum(f"{spaced(own)} m d, {spaced(own)} n d -> {spaced(own)} m n", given["q2"], given["k2"])
+            p = p - 0.5 * attngen.softmax(product * 0.25, over="n")
+        again = scores() if variant.again else s
+        v = gate("value", given["v"])
+        result = f"{spaced(kept)}, b g n e -> {spaced(variant.order)}"
+        o = attngen.einsum(result, p, v)
+        if any(item.place == "output" for item in variant.gates):
+            o = gate("output", o)
+        found = [o, attngen.einsum(f"{spaced(kept)}, b g n e -> b g r m e", p, v)] if variant.twice else [o]
+        if variant.statistic:
+            of = {"lse": lambda: attngen.logsumexp(again, over="n"), "squares": lambda: attngen.sum(p * p, over="n")}
+            found.append(of.get(variant.statistic, lambda: attngen.sum(p * again, over="n"))())
+        return tuple(found)
+
+    arguments = {name: spaced(own) for name, own in axes.items() if name not in captured}
+    return attngen.cascade(**arguments)(_with_parameters(body, list(arguments)))
+
+
+def _with_parameters(body: Any, names: list[str]) -> Any:
+    """A function of these parameters, as `cascade` reads them off a signature."""
+    scope: dict[str, Any] = {"body": body}
+    exec(f"def random({', '.join(names)}):\n    return body({', '.join(f'{name}={name}' for name in names)})", scope)
+    return scope["random"]
+
+
+def oracle(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) -> list[Tensor]:
+    given = {name: Named(value, axes[name]) for name, value in values.items()}
+
+    def gate(place: str, value: Named) -> Named:
+        for i, item in enumerate(variant.gates):
+            if item.place == place:
+                value = value + given[f"gate{i}"] if place == "score" else value * (given[f"gate{i}"] * 0.5 + 1.0)
+        return value
+
+    s = gate("scale", gate("score", contract("bgrmn", given["q"], given["k"]) * 0.25))
+    p = gate("weight", s.softmax("n"))
+    kind, own = variant.second
+    if kind == "places":
+        far = Named((torch.arange(SIZES["n"]) - torch.arange(SIZES["m"])[:, None]).double() * 0.1, "mn")
+        p = p + (far * given["w"] if "w" in given else far).softmax("n")
+    elif kind == "product":
+        p = p - (contract(f"{own}mn", given["q2"], given["k2"]) * 0.25).softmax("n") * 0.5
+    v = gate("value", given["v"])
+    o = contract("bgrme", p, v)
+    gated = any(item.place == "output" for item in variant.gates)
+    first = gate("output", o) if gated else o
+    found = [first.data if gated else first.data.permute(["bgrme".index(axis) for axis in variant.order])]
+    found += [o.data] if variant.twice else []
+    if variant.statistic:
+        of = {"lse": lambda: s.logsumexp("n"), "squares": lambda: (p * p).sum("n")}
+        found.append(of.get(variant.statistic, lambda: (p * s).sum("n"))().data)
+    return found
+
+
+def check(variant: Variant) -> None:
+    axes, values = leaves_of(variant)
+    attend = attngen.compile(spec_of(variant, axes, values))
+    arguments = [values[argument.name] for argument in attend.spec.arguments]
+    found = attend(*arguments)
+    found = list(found) if isinstance(found, tuple) else [found]
+    expected, leaves = oracle(variant, axes, values), list(values.values())
+    pairs = [*zip(found, expected, strict=True), *zip(gradients(found, leaves), gradients(expected, leaves), strict=True)]
+    for mine, right in pairs:
+        assert mine.shape == right.shape
+        torch.testing.assert_close(mine, right, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32))
+def test_values_and_gradients_are_those_of_pytorch(seed: int) -> None:
+    check(drawn(seed))
