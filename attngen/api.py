@@ -99,7 +99,7 @@ class Attention:
         self._on_device = Follower().on
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
-        self._check = Checks(spec, self.program.cascade)
+        self._check = Checks(spec, self.program.cascade, self.program.refused)
 
     @property
     def program(self) -> Program:

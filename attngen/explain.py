@@ -55,6 +55,7 @@ class Explanation:
         rewrites: what each saved, or why it was not done.
         few: what else runs for few queries.
         form: of the backward, and why it is that.
+        refused: inputs that have no gradient, and why.
     """
 
     traced: tuple[str, ...]
@@ -76,6 +77,7 @@ class Explanation:
     rewrites: tuple[str, ...] = ()
     few: tuple[str, ...] = ()
     form: str = ""
+    refused: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -92,6 +94,7 @@ class Explanation:
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
             *([_block("backward", (self.form,))] if self.form else []),
+            *([_block("gradients that no kernel computes", self.refused)] if self.refused else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
             _block("tiles", self.candidates if full else self.tiles),
@@ -147,6 +150,7 @@ def explain(
         rewrites=_rewrites(program),
         few=few,
         form=_form(program, why_form),
+        refused=tuple(f"{name}: {error.rule}" for name, error in program.refused),
     )
 
 

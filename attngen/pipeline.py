@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 from attngen.analysis.dependence import roles
@@ -16,6 +16,7 @@ from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
 from attngen.emit.sections import Shapes, shapes
 from attngen.emit.specialised import specialise
+from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade
 from attngen.ir.pieces import Cuts
 from attngen.transform.biases import split_biases
@@ -55,6 +56,7 @@ class Program:
     Attributes:
         parts: the kernels before rewrites. kernels: after them.
         dtype: of the arguments that `kernels` are for; "" for all dtypes alike.
+        refused: inputs whose gradients no kernel computes, with the reason. The rest has them all the same.
         divided: whether the forward is `forward_parts` and `forward_merge`, and no backward follows.
     """
 
@@ -70,6 +72,7 @@ class Program:
     rewrites: tuple[tuple[str, tuple[Note, ...]], ...] = ()
     dtype: str = ""
     divided: bool = False
+    refused: tuple[tuple[str, UnsupportedError], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def analyse(
     Args:
         cascade: TracedForm, with the outputs that the module shall return.
         observe: called with the name and the result of every step.
-        wanted: inputs to differentiate by; None for all that can be.
+        wanted: inputs to differentiate by; None for all that have kernels for their gradients.
         without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
     """
@@ -128,19 +131,64 @@ def analyse(
     spread = tuple(axis for axis in axes.grid if any(axis in canonical.axes(name) for name in canonical.outputs))
     streamed = streaming(canonical, axes.resident, axes.streamed, spread)
     observe("streaming", streamed.cascade)
+    start = Program(canonical, streamed, None, None, axes.features, (), without, asked, divided=divided)
     wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
-    backward = differentiate(streamed, wrt)
-    observe("differentiate", backward.cascade)
-    gradient = hoist(backward.cascade, axes.features)
-    observe("hoist", gradient)
-    saved = tuple(item.name for item in backward.saved)
-    forward = forward_kernel(backward.forward, saved, axes.features)
-    parts = (forward, *backward_kernels(backward, gradient, axes.features))
-    observe("partition", parts)
-    program = Program(canonical, backward.forward, backward, gradient, axes.features, parts, without, asked, divided=divided)
-    program = _rewritten(program)
+    program = _differentiated(start, wrt) if wanted is not None else _with_gradients(start, wrt)
+    assert program.backward is not None
+    observe("differentiate", program.backward.cascade)
+    observe("hoist", program.gradient)
+    observe("partition", program.parts)
     observe("rewrite", program.kernels)
     return program
+
+
+def _differentiated(program: Program, wrt: tuple[str, ...]) -> Program:
+    """A streamed forward with its kernels and those of some gradients."""
+    features = program.features
+    backward = differentiate(program.streamed, wrt)
+    gradient = hoist(backward.cascade, features)
+    forward = forward_kernel(backward.forward, tuple(item.name for item in backward.saved), features)
+    parts = (forward, *backward_kernels(backward, gradient, features))
+    return _rewritten(replace(program, streamed=backward.forward, backward=backward, gradient=gradient, parts=parts))
+
+
+def _with_gradients(program: Program, wrt: tuple[str, ...]) -> Program:
+    """A streamed forward with its kernels and those of all gradients that have any: who asks for no other misses nothing."""
+    try:
+        return _emitted(_differentiated(program, wrt))
+    except UnsupportedError:
+        done = _differentiated(program, ())
+    kept: tuple[str, ...] = ()
+    refused: list[tuple[str, UnsupportedError]] = []
+    for name in wrt:
+        try:
+            done, kept = _emitted(_differentiated(program, (*kept, name))), (*kept, name)
+        except UnsupportedError as error:
+            refused.append((name, error))
+    return replace(done, refused=tuple(refused))
+
+
+def _emitted(program: Program) -> Program:
+    """The program, whose backward kernels have been written once.
+
+    Raises:
+        UnsupportedError: a step of one of them has no form in a tile.
+    """
+    try:
+        lowered(program.kernels, _shapes(program, ()))
+    except UnsupportedError:
+        if _has_forward(program):
+            raise
+    return program
+
+
+def _has_forward(program: Program) -> bool:
+    """Whether each step of the forward has a form in a tile; if not, whoever builds it hears of that."""
+    try:
+        lowered(program.kernels[:1], _shapes(program, ()))
+    except UnsupportedError:
+        return False
+    return True
 
 
 def fused(program: Program) -> Program | None:
@@ -186,16 +234,11 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
     """
     backward = program.backward
     saved = tuple(item.name for item in backward.saved) if backward is not None else ()
-    states = frozenset(step for kernel in program.kernels for step in kernel.outputs if kernel.role == PARTS)
-    owned = frozenset({*saved, *(step for kernel in program.kernels for step in kernel.outputs)}) - states
-    own = shapes(owned, cuts, {axis for kernel in program.kernels for axis in (*kernel.grid, *kernel.loops, *kernel.features)}, states)
-    lowered: list[tuple[Kernel, Lowered]] = []
-    for kernel in program.kernels:
-        before = [item for _, item in lowered]
-        lowered += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
-    forms = [specialise(kernel, own, plain) for kernel, plain in lowered if specialised and not unspecialised(kernel)]
-    helpers = frozenset().union(*(item.helpers for _, item in lowered), *(form.helpers for form in forms))
-    forward = tuple(item for item in lowered if FORWARD & {item[0].role, item[0].lists})
+    own = _shapes(program, cuts)
+    written = lowered(program.kernels, own)
+    forms = [specialise(kernel, own, plain) for kernel, plain in written if specialised and not unspecialised(kernel)]
+    helpers = frozenset().union(*(item.helpers for _, item in written), *(form.helpers for form in forms))
+    forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].lists})
     plan = Plan(
         inputs=tuple(item for item in program.cascade.inputs),
         outputs=program.cascade.outputs,
@@ -203,7 +246,7 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
         cotangents=backward.cotangents if backward is not None else (),
         features=program.features,
         forward=forward,
-        backward=tuple(item for item in lowered if item not in forward),
+        backward=tuple(item for item in written if item not in forward),
         gradients=backward.gradients if backward is not None else (),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
         shapes=own,
@@ -215,8 +258,26 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
         version=Code(VERSION),
         cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
         helpers=tuple(Code(text) for text in helper_sources(helpers)),
-        kernels=tuple(item.context for _, item in lowered),
+        kernels=tuple(item.context for _, item in written),
         specialised=tuple(form.context for form in forms),
         host=host_context(plan),
     )
-    return Source(render(module), program, tuple(lowered), own, bool(forms))
+    return Source(render(module), program, written, own, bool(forms))
+
+
+def _shapes(program: Program, cuts: Cuts) -> Shapes:
+    """What the text of a program depends on besides its kernels, for these cuts of feature axes."""
+    saved = tuple(item.name for item in program.backward.saved) if program.backward is not None else ()
+    states = frozenset(step for kernel in program.kernels for step in kernel.outputs if kernel.role == PARTS)
+    owned = frozenset({*saved, *(step for kernel in program.kernels for step in kernel.outputs)}) - states
+    return shapes(owned, cuts, {axis for kernel in program.kernels for axis in (*kernel.grid, *kernel.loops, *kernel.features)}, states)
+
+
+@lru_cache(maxsize=64)
+def lowered(kernels: tuple[Kernel, ...], own: Shapes) -> tuple[tuple[Kernel, Lowered], ...]:
+    """Kernels with their statements, and before those that walk over lists the kernels that make these."""
+    found: list[tuple[Kernel, Lowered]] = []
+    for kernel in kernels:
+        before = [item for _, item in found]
+        found += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
+    return tuple(found)

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch
+from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch, UnsupportedError
 from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
-from attngen.ir.traverse import children, walk
+from attngen.ir.traverse import children, step_reads, walk
 from attngen.source import SourceLoc
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -120,6 +120,33 @@ def refuse_lost_gradients(
                 loc=loc,
                 remedy=f"Pass {name}.detach(), or integers.",
             )
+
+
+def refuse_gradients(
+    refused: Sequence[tuple[str, UnsupportedError]], cascade: Cascade, tensors: Sequence[Tensor], captures: Mapping[str, object]
+) -> None:
+    """Tensors that require a gradient which no kernel computes.
+
+    Raises:
+        NotDifferentiable
+    """
+    if not refused or not torch.is_grad_enabled():
+        return
+    values = {**{item.name: tensor for item, tensor in zip(cascade.inputs, tensors, strict=False)}, **captures}
+    for name, error in refused:
+        value = values.get(name)
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise no_gradient(name, error, cascade)
+
+
+def no_gradient(name: str, error: UnsupportedError, cascade: Cascade) -> NotDifferentiable:
+    """The refusal of one gradient, at the user's line that the reason is about, or the first that reads the tensor."""
+    readers = (step.loc for step in cascade.steps if step.loc is not None and name in step_reads(step))
+    return NotDifferentiable(
+        f"{name} requires a gradient, but no kernel computes it: {error.rule}",
+        loc=error.loc if error.loc is not None else next(readers, None),
+        remedy=f"Pass {name}.detach(), or call under torch.no_grad(), if nobody needs it. {error.remedy}".rstrip(),
+    )
 
 
 def split(spec: Spec, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, int]]:

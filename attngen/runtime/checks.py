@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from attngen.errors import UnsupportedError
 from attngen.frontend.spec import Spec
 from attngen.ir.cascade import Cascade
 from attngen.runtime import arguments as binding
@@ -17,7 +18,8 @@ from attngen.runtime.overflow import check_numbers
 class Checks:
     """The checks of the calls of one variant; those of numbers are made once for equal numbers and lengths."""
 
-    def __init__(self, spec: Spec, cascade: Cascade) -> None:
+    def __init__(self, spec: Spec, cascade: Cascade, refused: Sequence[tuple[str, UnsupportedError]] = ()) -> None:
+        self._refused = refused
         self._spec = spec
         self._cascade = cascade
         self._captures = {capture.name: capture.value for capture in spec.captures}
@@ -42,5 +44,6 @@ class Checks:
         places = spec.order.places if spec.order is not None else None
         binding.check_captures(self._cascade, captures, extents, places)
         self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
+        binding.refuse_gradients(self._refused, spec.cascade, tensors, captures)
         binding.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
         binding.refuse_forward_mode([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])

@@ -160,7 +160,7 @@ class Kernels:
 
         A tile of a bias that nobody trains is then never stored, a slope's never summed.
         """
-        every = {item.name for item in self.program.cascade.inputs if item.differentiable}
+        every = {item.name for item in self.program.cascade.inputs if item.differentiable} - {name for name, _ in self.program.refused}
         if names >= every or self.knobs.strict:
             return self
         with self.lock:

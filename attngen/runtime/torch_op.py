@@ -19,6 +19,7 @@ from attngen.errors import NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
+from attngen.runtime.arguments import no_gradient
 from attngen.runtime.forms import form
 from attngen.runtime.kept import keeping
 from attngen.runtime.kernels import Kernels, Loaded, contiguous_features
@@ -198,6 +199,9 @@ class _Registration:
         saved = list(ctx.saved_tensors)
         inputs = [saved.pop(0) if value is None else value for value in ctx.plain]
         needed = [bool(ctx.needs_input_grad[i]) for i, item in enumerate(self.inputs) if item.differentiable]
+        for name, error in self.kernels.program.refused:
+            if needed[[item.name for item in self.differentiable].index(name)]:
+                raise no_gradient(name, error, self.kernels.program.cascade)
         extents, model = self.extents(inputs), self.model(inputs)
         given = [
             self.empty(name, extents, model).zero_() if grad is None else grad

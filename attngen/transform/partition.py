@@ -146,10 +146,11 @@ class _Split:
             late, summed = bool(after & set(step_reads(step))), bool(set(step.over) & set(loops)) and streamed not in step.over
             after |= {step.name} if late or summed else set()
             if summed and (late or not self.is_total(step, loops, outputs)):
+                over = ", ".join(axis for axis in step.over if axis in loops)
                 raise UnsupportedError(
-                    f"the gradient {step.name} sums a value of its own over {', '.join(axis for axis in step.over if axis in loops)}",
+                    f"a value of its backward is summed over {over} only after a sum over a sequence or features is done",
                     loc=step.loc,
-                    remedy="Give what it belongs to that axis: expand the argument over it before the call.",
+                    remedy=f"Give what it belongs to the axis {over}: expand the argument over it before the call.",
                 )
         return replace(kernel, loops=loops)
 
