@@ -14,7 +14,7 @@ from attngen.analysis.passes import pass_count
 from attngen.analysis.remainders import common_divisor
 from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError
-from attngen.ir.cascade import Cascade
+from attngen.ir.cascade import Cascade, operand_of, without_features
 from attngen.ir.printer import print_expr, print_step
 from attngen.ir.traverse import free_axes
 from attngen.pipeline import Program, analyse
@@ -56,6 +56,7 @@ class Explanation:
         few: what else runs for few queries.
         form: of the backward, and why it is that.
         refused: inputs that have no gradient, and why.
+        dtypes: which arguments may be fp32 beside others.
     """
 
     traced: tuple[str, ...]
@@ -78,6 +79,7 @@ class Explanation:
     few: tuple[str, ...] = ()
     form: str = ""
     refused: tuple[str, ...] = ()
+    dtypes: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -93,6 +95,7 @@ class Explanation:
             *([_block("one-pass form", self.one_pass)] if full else []),
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
+            *([_block("dtypes", (self.dtypes,))] if self.dtypes else []),
             *([_block("backward", (self.form,))] if self.form else []),
             *([_block("gradients that no kernel computes", self.refused)] if self.refused else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
@@ -150,6 +153,7 @@ def explain(
         rewrites=_rewrites(program),
         few=few,
         form=_form(program, why_form),
+        dtypes=_dtypes(program),
         refused=tuple(f"{name}: {error.rule}" for name, error in program.refused),
     )
 
@@ -207,6 +211,14 @@ def _gaps(program: Program) -> str:
         f"as they come; the mask holds for equal remainders by {name} only, so for N queries and keys "
         f"order=attngen.grid(N).order(dilation={name}) leaves about one tile in {name} to visit, at the price of copies"
     )
+
+
+def _dtypes(program: Program) -> str:
+    """What arguments without features may be."""
+    inputs = program.cascade.inputs
+    names = ", ".join(item.name for item in without_features(inputs, program.features))
+    operand = operand_of(inputs, program.features).name
+    return f"{names}: that of {operand}, or float32; read in the precision of sums, with gradients in their own dtype" if names else ""
 
 
 def _facts(kernel: Kernel) -> KernelFacts:

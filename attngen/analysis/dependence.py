@@ -120,7 +120,7 @@ def _refuse_mixed_heads(cascade: Cascade, sequence: set[str], other: tuple[str, 
             pairs = sequence <= _space(step)
             place = "" if not pairs else " before the softmax" if step.name in scores else " behind the softmax"
             raise UnsupportedError(
-                f"heads are mixed{place}: a {step.reduce} over {mixed!r}, an axis of heads or batches, along which programs run by themselves",
+                f"heads are mixed{place}: a {step.reduce} over {mixed!r}, an axis of heads or batches, and each program has one of them",
                 loc=step.loc,
                 remedy=f"Compute it from results or arguments outside of the call, or give every value the axis {mixed!r}.",
             )

@@ -13,7 +13,7 @@ from attngen.emit.names import Code, number, tensor_name
 from attngen.emit.near import near_lines
 from attngen.emit.sections import Shapes
 from attngen.errors import UnsupportedError
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, operand_of
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Read
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, walk
@@ -132,7 +132,7 @@ def _runs(runs: Runs) -> Code:
 
 def _model(plan: Plan) -> str:
     """The argument that dtype and device are taken from."""
-    return next(item.name for item in plan.inputs if item.axes is not None and item.kind == "float")
+    return operand_of(plan.inputs, plan.features).name
 
 
 def _empty(plan: Plan, name: str, axes: tuple[str, ...], *, added: bool) -> Code:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch, UnsupportedError
 from attngen.frontend.spec import Argument, Pattern, Spec
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, without_features
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import children, step_reads, walk
 from attngen.source import SourceLoc
@@ -50,13 +50,17 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
     return tensors
 
 
-def autocast(tensors: list[Tensor]) -> list[Tensor]:
-    """Under autocast, floating arguments take its dtype, as for any matrix product."""
+def autocast(tensors: list[Tensor], spec: Spec, features: Sequence[str]) -> list[Tensor]:
+    """Under autocast, floating arguments take its dtype, as for any matrix product; numbers without features stay float32."""
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
-    return [tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor for tensor in tensors]
+    alone = {item.name for item in without_features(spec.cascade.inputs, features)}
+    names = (argument.name for argument in spec.arguments)
+    kept = [tensor.dtype == torch.float32 and name in alone for name, tensor in zip(names, tensors, strict=True)]
+    castable = (tensor.is_floating_point() and tensor.dtype != torch.float64 for tensor in tensors)
+    return [tensor.to(dtype) if cast and not keep else tensor for tensor, cast, keep in zip(tensors, castable, kept, strict=True)]
 
 
 def refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
@@ -248,14 +252,21 @@ def show(pattern: Pattern) -> str:
     return f"[{', '.join(parts)}]"
 
 
-def check_types(inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Mapping[str, object]) -> None:
-    """One floating dtype for all floating arguments, the right kind for the others, one device for everything.
+def check_types(
+    inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Mapping[str, object], operand: str, singles: frozenset[str]
+) -> None:
+    """One floating dtype for all arguments with features, that or float32 for those without, the right kind for the others, one device.
+
+    Args:
+        inputs: the arguments of the cascade, with their `tensors`.
+        captures: by name.
+        operand: an argument with features. singles: those without.
 
     Raises:
         DtypeMismatch, DeviceMismatch
     """
     first, device = inputs[0].name, tensors[0].device
-    floats = [(item.name, tensor.dtype) for item, tensor in zip(inputs, tensors, strict=True) if item.kind == "float"]
+    dtypes = {item.name: tensor.dtype for item, tensor in zip(inputs, tensors, strict=True) if item.kind == "float"}
     for item, tensor in zip(inputs, tensors, strict=True):
         legal = DTYPES if item.kind == "float" else INTEGERS if item.kind == "int" else (torch.bool,)
         if tensor.dtype not in legal:
@@ -267,11 +278,17 @@ def check_types(inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Ma
                 f"all arguments must be on one device: {first} is on {device}, {item.name} on {tensor.device}",
                 remedy=f"Move {item.name} to {device}.",
             )
-    for name, dtype in floats[1:]:
-        if dtype != floats[0][1]:
+    wanted = dtypes[operand]
+    for name, dtype in dtypes.items():
+        if dtype != wanted and name not in singles:
             raise DtypeMismatch(
-                f"all floating arguments must have one dtype: {floats[0][0]} is {floats[0][1]}, {name} is {dtype}",
+                f"all arguments with features must have one dtype: {operand} is {wanted}, {name} is {dtype}",
                 remedy="Convert one of them, or call under torch.autocast.",
+            )
+        if dtype not in (wanted, torch.float32):
+            raise DtypeMismatch(
+                f"{name} is {dtype}, {operand} is {wanted}: an argument without features has the dtype of the others, or float32",
+                remedy=f"Convert {name} to float32 or to {str(wanted).removeprefix('torch.')}.",
             )
     for name, value in captures.items():
         if isinstance(value, Tensor) and value.device != device and value.dim() > 0:

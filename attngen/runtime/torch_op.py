@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attngen.emit.names import tensor_name
 from attngen.errors import NotDifferentiable, ShapeMismatch
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
 from attngen.runtime.arguments import no_gradient
@@ -71,6 +71,8 @@ class _Registration:
         self.name = name
         self.inputs: tuple[Input, ...] = program.cascade.inputs
         self.features = program.features
+        self.operand = self.inputs.index(operand_of(self.inputs, self.features))
+        self.singles = tuple((self.inputs.index(item), item.name) for item in without_features(self.inputs, self.features))
         self.origins = _origins(program.cascade)
         self.forward_axes = {step.name: step.axes for step in program.streamed.cascade.steps}
         self.outputs = program.cascade.outputs
@@ -92,7 +94,7 @@ class _Registration:
         return model.new_empty([extents[axis] for axis in axes], dtype=model.dtype if wide else accumulator)
 
     def model(self, tensors: Sequence[Any]) -> Tensor:
-        return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None and item.kind == "float")
+        return tensors[self.operand]
 
     def dtype(self, tensors: Sequence[Any]) -> str:
         return str(self.model(tensors).dtype).removeprefix("torch.")
@@ -109,7 +111,8 @@ class _Registration:
         model = self.model(tensors)
         if backward:
             kernels = form(kernels, dims, self.dtype(tensors), kernels.target(model.device), lengths).kernels
-        return kernels, kernels.get(dims, model, lengths)
+        singles = tuple(name for place, name in self.singles if tensors[place].dtype != model.dtype)
+        return kernels, kernels.get(dims, model, lengths, singles)
 
     def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
         """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""

@@ -14,7 +14,7 @@ What the backward reads of the forward is the saved state: the Z of each gauge, 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attngen.errors import NotDifferentiable
 from attngen.ir import build
@@ -64,7 +64,7 @@ def differentiate(streamed: Streamed, wrt: tuple[str, ...]) -> Backward:
         wrt: names of float inputs.
 
     Raises:
-        NotDifferentiable: a name is not a float input, or a maximum over a feature axis stands in between.
+        NotDifferentiable: a name is not a float input.
     """
     tape = _Tape(streamed, wrt)
     for step in reversed(streamed.cascade.steps):
@@ -131,18 +131,24 @@ class _Tape:
         """Push the adjoint of one step to what it reads."""
         if step.name not in self.active or step.name not in self.parts:
             return
-        if step.reduce not in (None, "sum"):
-            raise NotDifferentiable(
-                f"the gradient through {step.reduce} over {', '.join(step.over)} is not derived",
-                loc=step.loc,
-                remedy="Only sums may reduce over a feature axis when gradients are needed.",
-            )
         value = build.read(step.name, step.axes)
         space = (*step.axes, *step.over)
         for adjoint in self.close(step):
+            adjoint = self.shared(step, value, adjoint)
             for read, expr in gradients(step.body, value if step.reduce is None else step.body, adjoint).items():
                 if read.tensor in self.active and read.tensor not in self.cut:
                     self.record(read, _Part(expr, space, (), step.where))
+
+    def shared(self, step: Einsum, value: Read, adjoint: Expr) -> Expr:
+        """What each element of a reduction gets of its adjoint; the largest ones share that of a maximum equally, as in PyTorch."""
+        if step.reduce in (None, "sum"):
+            return adjoint
+        if step.reduce == "logsumexp":
+            return build.mul(adjoint, build.exp(build.sub(step.body, value)))
+        largest = build.apply("eq", step.body, value)
+        body = build.apply("where", largest, build.ONE, build.ZERO)
+        count = self.add(replace(step, name=self.names.fresh(f"{step.name}_count"), body=body, reduce="sum"))
+        return build.apply("where", largest, build.apply("div", adjoint, count), build.ZERO)
 
     def record(self, read: Read, part: _Part) -> None:
         item = self.cascade.input(read.tensor)
