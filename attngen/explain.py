@@ -154,7 +154,7 @@ def explain(
         few=few,
         form=_form(program, why_form),
         dtypes=_dtypes(program),
-        refused=tuple(f"{name}: {error.rule}" for name, error in program.refused),
+        refused=_refused(program),
     )
 
 
@@ -211,6 +211,13 @@ def _gaps(program: Program) -> str:
         f"as they come; the mask holds for equal remainders by {name} only, so for N queries and keys "
         f"order=attngen.grid(N).order(dilation={name}) leaves about one tile in {name} to visit, at the price of copies"
     )
+
+
+def _refused(program: Program) -> tuple[str, ...]:
+    """Which gradients there are not, and why."""
+    ungraded = program.backward.ungraded if program.backward is not None else ()
+    through = (f"through the output {name}: it depends on a maximum over {program.streamed.streamed}" for name in ungraded)
+    return (*(f"{name}: {error.rule}" for name, error in program.refused), *through)
 
 
 def _dtypes(program: Program) -> str:

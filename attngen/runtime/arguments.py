@@ -153,6 +153,16 @@ def no_gradient(name: str, error: UnsupportedError, cascade: Cascade) -> NotDiff
     )
 
 
+def no_gradient_through(output: str, cascade: Cascade) -> NotDifferentiable:
+    """The refusal of a gradient through an output that depends on a maximum over keys."""
+    step = cascade.step(output)
+    return NotDifferentiable(
+        f"the output {output} depends on a maximum over keys, through which no kernel computes gradients",
+        loc=None if step is None else step.loc,
+        remedy=f"Use {output}.detach() in the loss, or attngen.logsumexp, which has a gradient.",
+    )
+
+
 def split(spec: Spec, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, int]]:
     """Views whose dimensions are single axes, and the extents.
 

@@ -19,7 +19,7 @@ from attngen.errors import NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
-from attngen.runtime.arguments import no_gradient
+from attngen.runtime.arguments import no_gradient, no_gradient_through
 from attngen.runtime.forms import form
 from attngen.runtime.kept import keeping
 from attngen.runtime.kernels import Kernels, Loaded, contiguous_features
@@ -79,6 +79,7 @@ class _Registration:
         self.saved = kernels.saved
         self.extras = tuple(name for name in self.saved if name not in self.outputs)
         self.cotangents = program.backward.cotangents if program.backward is not None else ()
+        self.ungraded = program.backward.ungraded if program.backward is not None else ()
         self.differentiable = tuple(item for item in self.inputs if item.differentiable)
         self.copied: set[str] = set()
 
@@ -197,6 +198,8 @@ class _Registration:
         ctx.save_for_backward(*tensors, *(named[name] for name in self.saved))
         ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
         ctx.mark_non_differentiable(*(named[name] for name in self.extras))
+        # A cotangent that nobody gave is None then.
+        ctx.set_materialize_grads(not self.ungraded)
 
     def differentiate(self, ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)
@@ -205,6 +208,9 @@ class _Registration:
         for name, error in self.kernels.program.refused:
             if needed[[item.name for item in self.differentiable].index(name)]:
                 raise no_gradient(name, error, self.kernels.program.cascade)
+        for (name, _), grad in zip(self.cotangents, cotangents, strict=False):
+            if grad is not None and name in self.ungraded:
+                raise no_gradient_through(name, self.kernels.program.cascade)
         extents, model = self.extents(inputs), self.model(inputs)
         given = [
             self.empty(name, extents, model).zero_() if grad is None else grad

@@ -21,7 +21,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Expr, Read
 from attngen.ir.names import Names
-from attngen.ir.traverse import free_axes, names_read
+from attngen.ir.traverse import free_axes, names_read, step_reads
 from attngen.source import SourceLoc
 from attngen.transform.at_end import Saved, evaluate_at_end
 from attngen.transform.derivative import gradients
@@ -46,7 +46,8 @@ class Gradient:
 class Backward:
     """Forward with its saved steps, and the gradient cascade that reads them.
 
-    `cotangents` pairs each output with the input that carries its cotangent.
+    `cotangents` pairs each output with the input that carries its cotangent; that of `ungraded` outputs, which depend on a maximum over the
+    streamed axis, is not used: scores that are computed again need not be equal to it, so nobody knows which of them was the largest.
     """
 
     forward: Streamed
@@ -54,6 +55,7 @@ class Backward:
     saved: tuple[Saved, ...]
     cotangents: tuple[tuple[str, str], ...]
     gradients: tuple[Gradient, ...]
+    ungraded: tuple[str, ...] = ()
 
 
 def differentiate(streamed: Streamed, wrt: tuple[str, ...]) -> Backward:
@@ -74,7 +76,7 @@ def differentiate(streamed: Streamed, wrt: tuple[str, ...]) -> Backward:
     outputs = tuple(dict.fromkeys(gradient.step for gradient in found))
     whole = Cascade(inputs, (*streamed.cascade.steps, *tape.steps), outputs)
     forward, cascade, saved = evaluate_at_end(streamed, whole)
-    return Backward(forward, cascade, saved, tape.cotangents, found)
+    return Backward(forward, cascade, saved, tape.cotangents, found, tape.ungraded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,24 @@ class _Tape:
         self.cotangents = tuple((name, self.names.fresh(f"d{name}")) for name in streamed.cascade.outputs)
         self.active = self.depends_on(wrt)
         self.cut = {gauge.name for gauge in streamed.gauges}
+        self.ungraded = self.of_maxima()
         for output, cotangent in self.cotangents:
+            if output in self.ungraded:
+                continue
             axes, step = self.cascade.axes(output), self.cascade.step(output)
             # A masked output is constant where it is missing; a reduction exists everywhere, its mask is of what it reduces.
             where = step.where if step is not None and step.reduce is None else None
             part = _Part(build.read(cotangent, axes), axes, (), where)
             self.parts.setdefault(output, []).append(part)
+
+    def of_maxima(self) -> tuple[str, ...]:
+        """Outputs that depend on a maximum over the streamed axis."""
+        found: set[str] = set()
+        for step in self.cascade.steps:
+            largest = step.reduce == "max" and self.streamed.streamed in step.over
+            if largest or found & set(step_reads(step)):
+                found.add(step.name)
+        return tuple(name for name in self.cascade.outputs if name in found)
 
     def depends_on(self, wrt: tuple[str, ...]) -> set[str]:
         for name in wrt:

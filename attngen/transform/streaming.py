@@ -53,13 +53,47 @@ def streaming(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, .
         NotStreamable: a reduction does not separate, or needs another pass; names the factor and the user's line.
         MaxNotAShift: the outputs depend on a maximum over the streamed axis.
     """
+    cascade, maxima = _maxima_apart(cascade, streamed)
     cascade = _over_the_grid(_without_grid_steps(cascade, {resident, streamed}), resident, streamed, grid)
-    builder = _Builder(cascade, resident, streamed)
+    builder = _Builder(cascade, resident, streamed, maxima)
     for step in cascade.steps:
         builder.take(step)
     found = builder.finish()
     check_streaming(cascade, found)
     return found
+
+
+def _maxima_apart(cascade: Cascade, streamed: str) -> tuple[Cascade, frozenset[str]]:
+    """Maxima over the streamed axis that are values: no element reads them, or they are results. What elements read may be any shift; a
+    maximum that is both becomes two steps."""
+    names = Names(cascade)
+    apart: dict[str, Einsum] = {}
+    values: set[str] = set()
+    for step in cascade.steps:
+        if step.reduce == "max" and streamed in step.over:
+            shifts = _elements_read(cascade, step.name, streamed)
+            values |= set() if shifts and step.name not in cascade.outputs else {step.name}
+            apart |= {step.name: replace(step, name=names.fresh(step.name))} if shifts and step.name in cascade.outputs else {}
+
+    def rule(node: Expr) -> Expr | None:
+        return replace(node, tensor=apart[node.tensor].name) if isinstance(node, Read) and node.tensor in apart else None
+
+    steps: list[Einsum] = []
+    for step in cascade.steps:
+        where = None if step.where is None else rewrite(step.where, rule)
+        steps += [replace(step, body=rewrite(step.body, rule), where=where), *([apart[step.name]] if step.name in apart else [])]
+    return replace(cascade, steps=tuple(steps)), frozenset(values)
+
+
+def _elements_read(cascade: Cascade, name: str, streamed: str) -> bool:
+    """Whether a step along the streamed axis depends on a row value."""
+    reached = {name}
+    for step in cascade.steps:
+        if reached & set(step_reads(step)):
+            if streamed in (*step.axes, *step.over):
+                return True
+            reached.add(step.name)
+    return False
 
 
 def _without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
@@ -127,8 +161,9 @@ def _exponents_named(cascade: Cascade, rows: set[str], streamed: str) -> Cascade
 
 
 class _Builder:
-    def __init__(self, cascade: Cascade, resident: str, streamed: str) -> None:
+    def __init__(self, cascade: Cascade, resident: str, streamed: str, maxima: frozenset[str]) -> None:
         self.cascade = cascade
+        self.maxima = maxima
         self.resident = resident
         self.axis = streamed
         self.sums = Sums(cascade, streamed)
@@ -186,6 +221,11 @@ class _Builder:
                 remedy="A second pass over the keys would be needed; compute the inner reduction in a call of its own.",
             )
         sums = self.sums
+        if step.name in self.maxima:
+            sums.add(step)
+            sums.accumulators[step.name] = Accumulator(step.name)
+            self.ranks.append((step.name, 1))
+            return
         gauge = sums.gauge(step.body, step)
         norm = sums.read(sums.total(gauge)) if step.reduce == "logsumexp" else build.ONE
         body = build.add(build.read(gauge.name, gauge.axes), build.log(norm))
