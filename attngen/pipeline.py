@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TypeVar
@@ -15,7 +15,7 @@ from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
 from attngen.emit.sections import Shapes, shapes
-from attngen.emit.specialised import specialise
+from attngen.emit.specialised import Form, specialise
 from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade
 from attngen.ir.pieces import Cuts
@@ -174,8 +174,9 @@ def _emitted(program: Program) -> Program:
     Raises:
         UnsupportedError: a step of one of them has no form in a tile.
     """
+    own = _shapes(program, ())
     try:
-        lowered(program.kernels, _shapes(program, ()))
+        host_context(_plan(program, own, lowered(program.kernels, own)))
     except UnsupportedError:
         if _has_forward(program):
             raise
@@ -232,17 +233,30 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
         cuts: of the feature axes that are not one tile of their own length.
         specialised: whether the forward has its warp-specialised form as well.
     """
-    backward = program.backward
-    saved = tuple(item.name for item in backward.saved) if backward is not None else ()
     own = _shapes(program, cuts)
     written = lowered(program.kernels, own)
     forms = [specialise(kernel, own, plain) for kernel, plain in written if specialised and not unspecialised(kernel)]
     helpers = frozenset().union(*(item.helpers for _, item in written), *(form.helpers for form in forms))
+    module = ModuleContext(
+        title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
+        version=Code(VERSION),
+        cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
+        helpers=tuple(Code(text) for text in helper_sources(helpers)),
+        kernels=tuple(item.context for _, item in written),
+        specialised=tuple(form.context for form in forms),
+        host=host_context(_plan(program, own, written, forms)),
+    )
+    return Source(render(module), program, written, own, bool(forms))
+
+
+def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], ...], forms: Sequence[Form] = ()) -> Plan:
+    """What the host side of a module depends on."""
+    backward = program.backward
     forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].lists})
-    plan = Plan(
+    return Plan(
         inputs=tuple(item for item in program.cascade.inputs),
         outputs=program.cascade.outputs,
-        saved=saved,
+        saved=tuple(item.name for item in backward.saved) if backward is not None else (),
         cotangents=backward.cotangents if backward is not None else (),
         features=program.features,
         forward=forward,
@@ -253,16 +267,6 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
         specialised={form.context.plain.name: form.context.name for form in forms},
         workers=max((form.context.workers for form in forms), default=0),
     )
-    module = ModuleContext(
-        title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
-        version=Code(VERSION),
-        cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
-        helpers=tuple(Code(text) for text in helper_sources(helpers)),
-        kernels=tuple(item.context for _, item in written),
-        specialised=tuple(form.context for form in forms),
-        host=host_context(plan),
-    )
-    return Source(render(module), program, written, own, bool(forms))
 
 
 def _shapes(program: Program, cuts: Cuts) -> Shapes:

@@ -93,6 +93,7 @@ def surface(program: Program, spec: Spec, name: str) -> Surface:
         on_request=spec.on_request,
         keys=spec.keys,
         refused=tuple(name for name, _ in program.refused),
+        ungraded=backward.ungraded if backward is not None else (),
     )
 
 

@@ -227,7 +227,8 @@ class DeployContext:
         dense, remembered: statements of the forward, recalled: of the backward. kept: tensors that the backward reads.
         restored: as it unpacks them.
         backward: arguments of the backward kernels.
-        indexes: whether captured tensors are indexed by positions. refuses: whether some inputs have no gradient.
+        indexes: whether captured tensors are indexed by positions. refuses: whether some inputs have no gradient;
+            ends: whether none goes through some outputs.
         imports: the modules of kernels; modules: lengths and module of each, if there are several.
         settings: what the kernels are launched with, before their inputs; `ungraded` stands for their gradients,
             `first` is how many they are.
@@ -266,6 +267,7 @@ class DeployContext:
     backward: tuple[Code, ...]
     indexes: bool
     refuses: bool
+    ends: bool
     imports: tuple[Code, ...]
     modules: tuple[Code, ...]
     settings: tuple[Code, ...]

@@ -35,7 +35,7 @@ class Surface:
         arguments, outputs: names with the axes of each dimension, in call and return order.
         on_request: outputs returned only when asked for.
         keys: names of the results if they are returned as a dict.
-        refused: inputs whose gradients no kernel computes.
+        refused: inputs whose gradients no kernel computes; ungraded: outputs through which none goes.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Surface:
     on_request: tuple[str, ...]
     keys: tuple[str, ...] | None
     refused: tuple[str, ...] = ()
+    ungraded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class _Deploy:
             backward=tuple(self.backward()),
             indexes=bool(self.reaches()),
             refuses=bool(surface.refused),
+            ends=bool(surface.ungraded),
             imports=imports,
             modules=modules if len(imports) > 1 else (),
             settings=settings,
@@ -240,7 +242,9 @@ class _Deploy:
         return lines
 
     def joins(self) -> list[Code]:
-        lines: list[Code] = []
+        graded = ", ".join(tensor_name(item.name) for item in self.inputs if item.differentiable)
+        ungraded = [tensor_name(name) for name in self.surface.ungraded]
+        lines = [Code(f'{name} = Ungraded.apply("{name}", {name}, {graded})') for name in ungraded]
         for name, pattern in self.surface.outputs:
             for position, dim in enumerate(pattern):
                 if len(dim) > 1:
@@ -269,8 +273,8 @@ class _Deploy:
         lines: list[Code] = []
         if self.plain:
             lines.append(Code(f"ctx.plain = ({', '.join(self.plain)}{',' * (len(self.plain) == 1)})"))
-        if self.extras:
-            lines.append(Code(f"ctx.mark_non_differentiable({', '.join(tensor_name(name) for name in self.extras)})"))
+        if fixed := (*self.surface.ungraded, *self.extras):
+            lines.append(Code(f"ctx.mark_non_differentiable({', '.join(map(tensor_name, fixed))})"))
         return lines
 
     def recalled(self) -> tuple[Code, ...]:
