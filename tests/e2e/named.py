@@ -40,16 +40,6 @@ class Named:
     def softmax(self, axis: str) -> Named:
         return Named(self.data.softmax(self.axes.index(axis)), self.axes)
 
-    def amax(self, axis: str) -> Named:
-        return Named(self.data.amax(self.axes.index(axis)), self.axes.replace(axis, ""))
-
-    def logsumexp(self, axis: str) -> Named:
-        return Named(self.data.logsumexp(self.axes.index(axis)), self.axes.replace(axis, ""))
-
-    def masked(self, keep: Named) -> Named:
-        axes = _union(self.axes, keep.axes)
-        return Named(self.over(axes).masked_fill(~keep.over(axes), float("-inf")), axes)
-
 
 def _union(*axes: str) -> str:
     return "".join(axis for axis in ORDER if any(axis in own for own in axes))

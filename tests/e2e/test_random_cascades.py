@@ -16,7 +16,7 @@ import attngen
 from tests.e2e.named import Named, contract, gradients
 
 SIZES = {"b": 2, "g": 2, "r": 2, "m": 20, "n": 27, "d": 16, "e": 16}
-PLACES = {"score": "bgrmn", "scale": "bgrmn", "weight": "bgrmn", "value": "bgn", "output": "bgrm"}
+PLACES = {"query": "bgrm", "key": "bgn", "score": "bgrmn", "scale": "bgrmn", "weight": "bgrmn", "value": "bgn", "output": "bgrm"}
 """Where a gate may stand, and the axes that it may have there."""
 
 
@@ -33,16 +33,18 @@ class Variant:
 
     Attributes:
         gates: factors and terms. second: what the scores of a second softmax are made of, and their axes; "" for none.
-        again: whether the scores are formed once more. statistic: a row value that is returned, "" for none.
+        again: in which order the scores are formed once more, "" for not at all. statistic: a row value that is returned, "" for none.
         order: of the axes of the output. twice: whether it is returned twice, in this order and in that of the signature.
+        masked: whether queries see earlier keys only; the first ones see none.
     """
 
     gates: tuple[Gate, ...]
     second: tuple[str, str]
-    again: bool
+    again: str
     statistic: str
     order: str
     twice: bool
+    masked: bool
 
 
 def drawn(seed: int) -> Variant:
@@ -57,13 +59,15 @@ def drawn(seed: int) -> Variant:
         place = rng.choice(list(PLACES))
         return Gate(place, some(PLACES[place], 1), rng.random() < 0.3)
 
+    masked = rng.random() < 0.3
     return Variant(
         gates=tuple(gate() for _ in range(rng.choice((0, 1, 1, 2)))),
-        second=(rng.choice(("", "", "places", "product")), some("bgr")),
-        again=rng.random() < 0.5,
-        statistic=rng.choice(("", "", "lse", "squares", "mean")),
+        second=("" if masked else rng.choice(("", "", "places", "product")), some("bgr")),
+        again=rng.choice(("", "bgrmn", "".join(rng.sample("bgrmn", 5)))),
+        statistic=rng.choice(("", "lse", "squares", "mean", "top")),
         order="".join(rng.sample("bgrme", 5)),
         twice=rng.random() < 0.3,
+        masked=masked,
     )
 
 
@@ -95,11 +99,14 @@ def spec_of(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) -
                     value = value + factor if place == "score" else value * (1.0 + 0.5 * factor)
             return value
 
-        def scores() -> Any:
-            s = attngen.einsum("b g r m d, b g n d -> b g r m n", given["q"], given["k"]) * 0.25
-            return gate("scale", gate("score", s))
+        def scores(order: str) -> Any:
+            q, k = gate("query", given["q"]), gate("key", given["k"])
+            s = gate("scale", gate("score", attngen.einsum(f"b g r m d, b g n d -> {spaced(order)}", q, k) * 0.25))
+            seen = attngen.index("m") + 1 > attngen.index("n") + 4
+            return attngen.where(seen, s, float("-inf")) if variant.masked else s
 
-        s, kept = scores(), PLACES["weight"]
+        kept = PLACES["weight"]
+        s = scores(kept)
         p = gate("weight", attngen.softmax(s, over="n"))
         kind, own = variant.second
         if kind == "places":
@@ -108,7 +115,7 @@ def spec_of(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) -
         elif kind == "product":
             product = attngen.einsum(f"{spaced(own)} m d, {spaced(own)} n d -> {spaced(own)} m n", given["q2"], given["k2"])
             p = p - 0.5 * attngen.softmax(product * 0.25, over="n")
-        again = scores() if variant.again else s
+        again = scores(variant.again) if variant.again else s
         v = gate("value", given["v"])
         result = f"{spaced(kept)}, b g n e -> {spaced(variant.order)}"
         o = attngen.einsum(result, p, v)
@@ -117,6 +124,7 @@ def spec_of(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) -
         found = [o, attngen.einsum(f"{spaced(kept)}, b g n e -> b g r m e", p, v)] if variant.twice else [o]
         if variant.statistic:
             of = {"lse": lambda: attngen.logsumexp(again, over="n"), "squares": lambda: attngen.sum(p * p, over="n")}
+            of["top"] = lambda: attngen.max(again, over="n")
             found.append(of.get(variant.statistic, lambda: attngen.sum(p * again, over="n"))())
         return tuple(found)
 
@@ -140,11 +148,15 @@ def oracle(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) ->
                 value = value + given[f"gate{i}"] if place == "score" else value * (given[f"gate{i}"] * 0.5 + 1.0)
         return value
 
-    s = gate("scale", gate("score", contract("bgrmn", given["q"], given["k"]) * 0.25))
-    p = gate("weight", s.softmax("n"))
+    s = gate("scale", gate("score", contract("bgrmn", gate("query", given["q"]), gate("key", given["k"])) * 0.25))
+    rows, keys = torch.arange(SIZES["m"])[:, None], torch.arange(SIZES["n"])
+    seen = rows + 1 > keys + 4 if variant.masked else rows + keys >= 0
+    alive = seen.any(-1)
+    kept = Named(s.data.masked_fill(~seen & alive[:, None], float("-inf")), "bgrmn")
+    p = gate("weight", Named(kept.data.softmax(-1) * seen, "bgrmn"))
     kind, own = variant.second
     if kind == "places":
-        far = Named((torch.arange(SIZES["n"]) - torch.arange(SIZES["m"])[:, None]).double() * 0.1, "mn")
+        far = Named((keys - rows).double() * 0.1, "mn")
         p = p + (far * given["w"] if "w" in given else far).softmax("n")
     elif kind == "product":
         p = p - (contract(f"{own}mn", given["q2"], given["k2"]) * 0.25).softmax("n") * 0.5
@@ -155,8 +167,10 @@ def oracle(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) ->
     found = [first.data if gated else first.data.permute(["bgrme".index(axis) for axis in variant.order])]
     found += [o.data] if variant.twice else []
     if variant.statistic:
-        of = {"lse": lambda: s.logsumexp("n"), "squares": lambda: (p * p).sum("n")}
-        found.append(of.get(variant.statistic, lambda: (p * s).sum("n"))().data)
+        none = torch.tensor(float("-inf"), dtype=torch.float64)
+        of = {"lse": torch.where(alive, kept.data.logsumexp(-1), none), "top": torch.where(alive, kept.data.amax(-1), none)}
+        of |= {"squares": (p * p).sum("n").data, "mean": (p * s).sum("n").data}
+        found.append(of[variant.statistic])
     return found
 
 
@@ -167,7 +181,9 @@ def check(variant: Variant) -> None:
     found = attend(*arguments)
     found = list(found) if isinstance(found, tuple) else [found]
     expected, leaves = oracle(variant, axes, values), list(values.values())
-    pairs = [*zip(found, expected, strict=True), *zip(gradients(found, leaves), gradients(expected, leaves), strict=True)]
+    graded = slice(-1 if variant.statistic == "top" else None)
+    both = gradients(found[graded], leaves), gradients(expected[graded], leaves)
+    pairs = [*zip(found, expected, strict=True), *zip(*both, strict=True)]
     for mine, right in pairs:
         assert mine.shape == right.shape
         torch.testing.assert_close(mine, right, rtol=1e-9, atol=1e-9)
