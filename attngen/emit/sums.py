@@ -117,8 +117,10 @@ class Sums:
                 remedy="Compute it outside of the call.",
             )
         seen, stage, writer.stage = writer.name(f"{item.name}_seen"), writer.stage, Stage.TILE
-        whole = writer.layout(step.body) == lowering.pair
-        writer.put(f"{seen} = {writer.printer.code(step.body, lowering.pair) if whole else lowering.spread(step.body, lowering.pair)}")
+        if writer.layout(step.body) == lowering.pair:
+            writer.assign(seen, step.body, lowering.pair, Stage.TILE)
+        else:
+            writer.put(f"{seen} = {lowering.spread(step.body, lowering.pair)}")
         lowering.under_masks(f'{seen} = tl.where({lowering.masks.valid(lowering.exists.get(step.name))}, {seen}, float("-inf"))')
         writer.put(f"{item.name} = tl.maximum({item.name}, {writer.dialect.row_max(seen, lowering.pair)})")
         writer.stage = stage

@@ -69,7 +69,7 @@ def _products_first(cascade: Cascade, features: tuple[str, ...]) -> Cascade:
     for step in cascade.steps:
         inner = tuple(axis for axis in step.over if axis in features)
         outer = tuple(axis for axis in step.over if axis not in inner)
-        if step.reduce == "sum" and inner and outer:
+        if step.reduce == "sum" and inner and outer and not set(free_axes(step.where)) & set(inner):
             found = [_apart(term, step, inner, names) for term in _terms(step.body, step, {})]
             if all(item is not None for item in found):
                 parts = [item for item in found if item is not None]

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -187,6 +188,25 @@ def check(variant: Variant) -> None:
     for mine, right in pairs:
         assert mine.shape == right.shape
         torch.testing.assert_close(mine, right, rtol=1e-9, atol=1e-9)
+
+
+ORDER_OF_RESULTS = "bgrme"
+KNOWN = {
+    "a gate of keys behind the softmax": Variant((Gate("weight", "bgn", False),), ("", ""), "", "", ORDER_OF_RESULTS, False, True),
+    "of some keys of all heads": Variant((Gate("weight", "n", False),), ("", ""), "", "squares", ORDER_OF_RESULTS, False, False),
+    "values scaled alike for all batches": Variant((Gate("value", "gn", False),), ("", ""), "", "", ORDER_OF_RESULTS, False, False),
+    "keys scaled alike for all heads": Variant((Gate("key", "n", False),), ("", ""), "", "lse", ORDER_OF_RESULTS, False, False),
+    "a softmax of places": Variant((), ("places", "g"), "", "", ORDER_OF_RESULTS, False, False),
+    "a softmax of positions alone": Variant((), ("places", ""), "", "squares", ORDER_OF_RESULTS, False, False),
+    "products of places": Variant((), ("product", ""), "", "", ORDER_OF_RESULTS, False, False),
+    "scores formed twice": Variant((), ("", ""), "bgrmn", "mean", "mebgr", True, False),
+}
+"""One of each kind."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_kinds(name: str) -> None:
+    check(KNOWN[name])
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -37,6 +37,8 @@ OF_BIASES = "tests/transform/test_biases.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
+OF_KINDS = "tests/e2e/test_random_cascades.py::test_kinds"
+OF_MAXIMA = "tests/e2e/test_maxima.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 
 MUTANTS = (
@@ -713,5 +715,91 @@ MUTANTS = (
         'return build.apply("where", seen, build.read(gauge.offset or "", self.pair), build.ZERO)',
         'return build.read(gauge.offset or "", self.pair)',
         first=f"{OF_PARTS}::test_every_variant",
+    ),
+    # What cascades may combine: results of equal steps, statistics without some axes, gates, maxima, mixed dtypes.
+    Mutant(
+        "layouts of steps",
+        "attngen/frontend/*.py",
+        "step is not None and step.axes == axes and step.name",
+        "step is not None and step.name",
+        first="tests/frontend/test_cascade.py",
+    ),
+    Mutant(
+        "features stored one after the other",
+        EMIT,
+        'scaled(writer.loads.lifted(f"offs_{axis}", (axis,), layout), stride)',
+        'writer.loads.lifted(f"offs_{axis}", (axis,), layout)',
+        first=OF_KINDS,
+    ),
+    Mutant("statistics without axes of the grid", TRANSFORM, "if (finished or step.name in exponents) and", "if False and", first=OF_KINDS),
+    Mutant(
+        "products over features without coefficients",
+        TRANSFORM,
+        "product(rest, term.coefficient))",
+        "product(rest))",
+        first="tests/transform/test_hoist.py",
+    ),
+    Mutant(
+        "finished values summed over the grid",
+        TRANSFORM,
+        "kept = self.finished_and(axes, part) if wide",
+        "kept = axes if wide",
+        first=OF_KINDS,
+    ),
+    Mutant(
+        "ties that take a whole gradient each",
+        TRANSFORM,
+        'build.apply("div", adjoint, count)',
+        "adjoint",
+        first="tests/transform/test_differentiate.py::test_reductions_over_a_feature",
+    ),
+    Mutant(
+        "maxima over features as sums",
+        EMIT,
+        'reduced = writer.dialect.row_sum if step.reduce == "sum" else writer.dialect.row_max',
+        "reduced = writer.dialect.row_sum",
+        first=f"{OF_MAXIMA}::test_over_features",
+    ),
+    Mutant(
+        "padded features in maxima",
+        EMIT,
+        """"0.0" if step.reduce == "sum" else 'float("-inf")'""",
+        '"0.0"',
+        first=f"{OF_MAXIMA}::test_over_features",
+    ),
+    Mutant(
+        "maxima of pairs that do not exist",
+        EMIT,
+        """lowering.exists.get(step.name))}, {seen}, float("-inf"))""",
+        """lowering.exists.get(step.name))}, {seen}, 0.0)""",
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "maxima of parts added up",
+        TRANSFORM,
+        "body, reduce, (self.whole.parts,)",
+        'body, "sum", (self.whole.parts,)',
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "gradients through maxima that nobody derives",
+        RUNTIME,
+        "if grad is not None and name in self.ungraded",
+        "if grad is None and name in self.ungraded",
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "numbers cast by autocast",
+        RUNTIME,
+        "tensor.dtype == torch.float32 and name in",
+        "tensor.dtype is None and name in",
+        first="tests/e2e/test_dtypes.py",
+    ),
+    Mutant(
+        "gradients that no kernel computes left out in silence",
+        RUNTIME,
+        "if not refused or not torch.is_grad_enabled():",
+        "if True:",
+        first="tests/e2e/test_wanted.py",
     ),
 )
