@@ -83,8 +83,11 @@ def test_other_mixtures_are_refused(changed: dict[str, torch.dtype], match: str)
 def test_autocast_leaves_numbers_alone() -> None:
     leaves = drawn(dict.fromkeys(AXES, torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = attngen.compile(gated)(**leaves)
+        found, total = attngen.compile(gated)(**leaves)
     assert found.dtype == torch.bfloat16
+    rounded = {name: tensor.bfloat16() if name in ("q", "k", "v") else tensor for name, tensor in leaves.items()}
+    _, right = dense(**{name: tensor.double() for name, tensor in rounded.items()})
+    torch.testing.assert_close(total.double(), right, rtol=1e-5, atol=1e-5)
     (gradient,) = torch.autograd.grad(found.float().sum(), leaves["row"])
     assert gradient.dtype == torch.float32
 

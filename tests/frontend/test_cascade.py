@@ -62,7 +62,7 @@ def test_a_layout_is_of_its_output_whatever_step_computes_it() -> None:
         s, again = (attngen.einsum("b g r m d, b g n d -> b g r m n", q, k) for _ in range(2))
         p = attngen.softmax(s, over="n")
         outputs = [attngen.einsum(f"b g r m n, b g n e -> {axes}", p, v) for axes in ("b (g r) m e", "b g r m e", "b e m g r")]
-        return (*outputs, outputs[0], attngen.sum(p * again, over="n"), 1.0 * outputs[2])
+        return (*outputs, outputs[0], attngen.sum(p * again, over="n"), attngen.einsum("b g r m n, b g n e -> e m b g r", p, v) * 1.0)
 
     assert [output.pattern for output in twice.outputs] == [
         (("b",), ("g", "r"), ("m",), ("e",)),
