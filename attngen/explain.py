@@ -55,8 +55,9 @@ class Explanation:
         rewrites: what each saved, or why it was not done.
         few: what else runs for few queries.
         form: of the backward, and why it is that.
-        refused: inputs that have no gradient, and why.
-        dtypes: which arguments may be fp32 beside others.
+            *([_block("dtypes", (self.dtypes,))] if self.dtypes else []),
+            *([_block("backward", [line for line in (self.form, self.delta) if line])] if self.form or self.delta else []),
+            *([_block("gradients that no kernel computes", self.refused)] if self.refused else []),
     """
 
     traced: tuple[str, ...]
@@ -78,6 +79,7 @@ class Explanation:
     rewrites: tuple[str, ...] = ()
     few: tuple[str, ...] = ()
     form: str = ""
+    delta: str = ""
     refused: tuple[str, ...] = ()
     dtypes: str = ""
 
@@ -95,6 +97,7 @@ class Explanation:
             *([_block("one-pass form", self.one_pass)] if full else []),
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
+            *([_block("backward", [line for line in (self.form, self.delta) if line])] if self.form or self.delta else []),
             *([_block("dtypes", (self.dtypes,))] if self.dtypes else []),
             *([_block("backward", (self.form,))] if self.form else []),
             *([_block("gradients that no kernel computes", self.refused)] if self.refused else []),
@@ -153,6 +156,7 @@ def explain(
         rewrites=_rewrites(program),
         few=few,
         form=_form(program, why_form),
+        delta=f"delta is summed over {streamed.streamed} by backward_statistics: {program.delta}" if program.delta else "",
         dtypes=_dtypes(program),
         refused=_refused(program),
     )

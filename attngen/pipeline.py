@@ -30,6 +30,7 @@ from attngen.transform.fused import fused as fused_kernels
 from attngen.transform.hoist import hoist
 from attngen.transform.matrices import unspecialised
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
+from attngen.transform.precise_delta import cancellation, cancelling_gradient
 from attngen.transform.products import join_products
 from attngen.transform.rewrites import Note
 from attngen.transform.runs import with_runs
@@ -58,6 +59,7 @@ class Program:
         dtype: of the arguments that `kernels` are for; "" for all dtypes alike.
         refused: inputs whose gradients no kernel computes, with the reason. The rest has them all the same.
         divided: whether the forward is `forward_parts` and `forward_merge`, and no backward follows.
+        delta: why delta is summed over the keys, "" where it is a sum over the features of an output.
     """
 
     cascade: Cascade
@@ -72,6 +74,7 @@ class Program:
     rewrites: tuple[tuple[str, tuple[Note, ...]], ...] = ()
     dtype: str = ""
     divided: bool = False
+    delta: str = ""
     refused: tuple[tuple[str, UnsupportedError], ...] = ()
 
 
@@ -115,6 +118,7 @@ def analyse(
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
+    precise_delta: bool | None = None,
 ) -> Program:
     """From a traced cascade to kernels.
 
@@ -124,6 +128,7 @@ def analyse(
         wanted: inputs to differentiate by; None for all that have kernels for their gradients.
         without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
+        precise_delta: whether delta is summed over the keys; None where the derivation knows that it matters.
     """
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
@@ -133,7 +138,7 @@ def analyse(
     observe("streaming", streamed.cascade)
     start = Program(canonical, streamed, None, None, axes.features, (), without, asked, divided=divided)
     wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
-    program = _differentiated(start, wrt) if wanted is not None else _with_gradients(start, wrt)
+    program = _differentiated(start, wrt, precise_delta) if wanted is not None else _with_gradients(start, wrt, precise_delta)
     assert program.backward is not None
     observe("differentiate", program.backward.cascade)
     observe("hoist", program.gradient)
@@ -142,27 +147,41 @@ def analyse(
     return program
 
 
-def _differentiated(program: Program, wrt: tuple[str, ...]) -> Program:
+def _gradients(streamed: Streamed, wrt: tuple[str, ...], precise_delta: bool | None) -> tuple[Backward, str]:
+    """The gradients, and why delta is summed over the keys, if it is."""
+    why = "it is asked for" if precise_delta else cancellation(streamed) if precise_delta is None else ""
+    backward = differentiate(streamed, wrt, precise_delta=bool(why))
+    if why or precise_delta is not None:
+        return backward, why
+    why = cancelling_gradient(streamed, wrt)
+    precise = differentiate(streamed, wrt, precise_delta=True) if why else backward
+    if not why or not set(precise.saved) <= set(backward.saved):
+        return backward, ""
+    # A call that does not want this gradient reads what the plain form saves.
+    return replace(precise, forward=backward.forward, saved=backward.saved), why
+
+
+def _differentiated(program: Program, wrt: tuple[str, ...], precise_delta: bool | None) -> Program:
     """A streamed forward with its kernels and those of some gradients."""
     features = program.features
-    backward = differentiate(program.streamed, wrt)
+    backward, delta = _gradients(program.streamed, wrt, precise_delta)
     gradient = hoist(backward.cascade, features)
     forward = forward_kernel(backward.forward, tuple(item.name for item in backward.saved), features)
     parts = (forward, *backward_kernels(backward, gradient, features))
-    return _rewritten(replace(program, streamed=backward.forward, backward=backward, gradient=gradient, parts=parts))
+    return _rewritten(replace(program, streamed=backward.forward, backward=backward, gradient=gradient, parts=parts, delta=delta))
 
 
-def _with_gradients(program: Program, wrt: tuple[str, ...]) -> Program:
+def _with_gradients(program: Program, wrt: tuple[str, ...], precise_delta: bool | None) -> Program:
     """A streamed forward with its kernels and those of all gradients that have any: who asks for no other misses nothing."""
     try:
-        return _emitted(_differentiated(program, wrt))
+        return _emitted(_differentiated(program, wrt, precise_delta))
     except UnsupportedError:
-        done = _differentiated(program, ())
+        done = _differentiated(program, (), precise_delta)
     kept: tuple[str, ...] = ()
     refused: list[tuple[str, UnsupportedError]] = []
     for name in wrt:
         try:
-            done, kept = _emitted(_differentiated(program, (*kept, name))), (*kept, name)
+            done, kept = _emitted(_differentiated(program, (*kept, name), precise_delta)), (*kept, name)
         except UnsupportedError as error:
             refused.append((name, error))
     return replace(done, refused=tuple(refused))

@@ -186,7 +186,7 @@ def _trace_of(*values: Any) -> Trace:
     for value in values:
         if type(value) is Traced:
             with suppress(TraceError):
-                found = torch.positive(value)  # type: ignore[arg-type]  # the interception knows the trace
+                found: Any = torch.positive(value)  # type: ignore[arg-type]  # the interception knows the trace
                 if found.trace is not None:
                     return found.trace
     raise SpecError("values that are not part of a cascade", remedy="Call it inside a function under @attngen.cascade.")
