@@ -254,11 +254,12 @@ class _Tape:
             return [self.gather(item, build.read(item.name, axes), part) for part in parts]
         grid = self.grid()
         wide = streamed in axes or (resident in axes and any(axis not in grid and axis != resident for axis in axes))
-        groups: dict[tuple[str, ...], list[_Part]] = {}
+        groups: dict[tuple[tuple[str, ...], frozenset[str]], list[_Part]] = {}
         for part in parts:
             kept = self.finished_and(axes, part) if wide else self.rows_and(axes, part)
-            groups.setdefault(kept, []).append(part.onto(kept))
-        sums = [total for kept, group in groups.items() for total in self.combine(f"d{item.name}", kept, group)]
+            # What is summed over axes of the grid and what is not are not of one kernel.
+            groups.setdefault((kept, frozenset(part.onto(kept).over) & self.grid()), []).append(part.onto(kept))
+        sums = [total for (kept, _), group in groups.items() for total in self.combine(f"d{item.name}", kept, group)]
         return [Gradient(item.name, total.tensor) for total in sums]
 
     def rows_and(self, axes: tuple[str, ...], part: _Part) -> tuple[str, ...]:

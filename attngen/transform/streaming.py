@@ -25,8 +25,8 @@ from attngen.errors import NotStreamable
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
-from attngen.ir.names import Names
-from attngen.ir.traverse import children, free_axes, inline, map_steps, names_read, rewrite, step_reads, walk
+from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
+from attngen.transform.axes import maxima_apart, over_the_grid, without_grid_steps
 from attngen.transform.check import check_streaming
 from attngen.transform.existence import mask_of
 from attngen.transform.exponentials import Rewriter
@@ -53,111 +53,14 @@ def streaming(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, .
         NotStreamable: a reduction does not separate, or needs another pass; names the factor and the user's line.
         MaxNotAShift: the outputs depend on a maximum over the streamed axis.
     """
-    cascade, maxima = _maxima_apart(cascade, streamed)
-    cascade = _over_the_grid(_without_grid_steps(cascade, {resident, streamed}), resident, streamed, grid)
+    cascade, maxima = maxima_apart(cascade, streamed)
+    cascade = over_the_grid(without_grid_steps(cascade, {resident, streamed}), resident, streamed, grid)
     builder = _Builder(cascade, resident, streamed, maxima)
     for step in cascade.steps:
         builder.take(step)
     found = builder.finish()
     check_streaming(cascade, found)
     return found
-
-
-def _maxima_apart(cascade: Cascade, streamed: str) -> tuple[Cascade, frozenset[str]]:
-    """Maxima over the streamed axis that are values: no element reads them, or they are results. What elements read may be any shift; a
-    maximum that is both becomes two steps."""
-    names = Names(cascade)
-    apart: dict[str, Einsum] = {}
-    values: set[str] = set()
-    for step in cascade.steps:
-        if step.reduce == "max" and streamed in step.over:
-            shifts = _elements_read(cascade, step.name, streamed)
-            values |= set() if shifts and step.name not in cascade.outputs else {step.name}
-            apart |= {step.name: replace(step, name=names.fresh(step.name))} if shifts and step.name in cascade.outputs else {}
-
-    def rule(node: Expr) -> Expr | None:
-        return replace(node, tensor=apart[node.tensor].name) if isinstance(node, Read) and node.tensor in apart else None
-
-    steps: list[Einsum] = []
-    for step in cascade.steps:
-        where = None if step.where is None else rewrite(step.where, rule)
-        steps += [replace(step, body=rewrite(step.body, rule), where=where), *([apart[step.name]] if step.name in apart else [])]
-    return replace(cascade, steps=tuple(steps)), frozenset(values)
-
-
-def _elements_read(cascade: Cascade, name: str, streamed: str) -> bool:
-    """Whether a step along the streamed axis depends on a row value."""
-    reached = {name}
-    for step in cascade.steps:
-        if reached & set(step_reads(step)):
-            if streamed in (*step.axes, *step.over):
-                return True
-            reached.add(step.name)
-    return False
-
-
-def _without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
-    """Pointwise values along grid axes only move into what reads them, so that their gradients become one partial a row."""
-    bodies: dict[str, Expr] = {}
-    steps: list[Einsum] = []
-    for step in cascade.steps:
-        step = replace(step, body=inline(step.body, bodies), where=None if step.where is None else inline(step.where, bodies))
-        if step.reduce is None and step.where is None and not sequence & set(step.axes) and step.name not in cascade.outputs:
-            bodies[step.name] = step.body
-        else:
-            steps.append(step)
-    return replace(cascade, steps=tuple(steps))
-
-
-def _over_the_grid(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...]) -> Cascade:
-    """Values of a row and a key take on the grid axes of all that reads them, so that their gradients are of one program; what is reduced
-    over keys takes on those of all programs, since each computes it for itself, and so does what is computed from it."""
-    cascade, sequence = _exponents_named(cascade, {*grid, resident}, streamed), {resident, streamed}
-    pairs = sorted((step.axes for step in cascade.steps if sequence <= set(step.axes)), key=len, reverse=True)
-    order = tuple(dict.fromkeys(axis for axes in (*pairs, grid) for axis in axes))
-    order = order if {*grid, resident} <= set[str]().union(*pairs) else (*grid, *(axis for axis in (resident, *order) if axis not in grid))
-    order = tuple(dict.fromkeys(order))
-    exponents = {
-        name for step in cascade.steps if step.reduce in ("max", "logsumexp") and streamed in step.over for name in names_read(step.body)
-    }
-    wide: dict[str, tuple[str, ...]] = {}
-    for step in cascade.steps:
-        finished = streamed in step.over or any(name in wide for name in step_reads(step))
-        if (finished or step.name in exponents) and not {*grid, resident} <= set(step.axes) and step.name not in cascade.outputs:
-            axes = {*grid, resident, *step.axes}
-            wide[step.name] = (*(axis for axis in order if axis in axes), *(axis for axis in step.axes if axis not in order))
-    for step in reversed(cascade.steps):
-        spaces = [{*wide.get(other.name, other.axes), *other.over} for other in cascade.steps if step.name in step_reads(other)]
-        if sequence <= set(step.axes) and step.name not in cascade.outputs and spaces:
-            shared = set[str].intersection(*spaces) | set(wide.get(step.name, step.axes))
-            wide[step.name] = tuple(axis for axis in order if axis in shared)
-
-    def rule(node: Expr) -> Expr | None:
-        return build.read(node.tensor, wide[node.tensor], node.kind) if isinstance(node, Read) and node.tensor in wide else None
-
-    def widened(step: Einsum) -> Einsum:
-        where = None if step.where is None else rewrite(step.where, rule)
-        return replace(step, axes=wide.get(step.name, step.axes), body=rewrite(step.body, rule), where=where)
-
-    return cascade if all(cascade.axes(name) == axes for name, axes in wide.items()) else map_steps(cascade, widened)
-
-
-def _exponents_named(cascade: Cascade, rows: set[str], streamed: str) -> Cascade:
-    """What a maximum or the logarithm of a sum is of, as a step where it lacks axes of the rows: a step can take them on, inputs cannot."""
-    names = Names(cascade)
-    steps: list[Einsum] = []
-    spelled: dict[Expr, Einsum] = {}
-    for step in cascade.steps:
-        there = {body: build.read(x.name, x.axes) for body, x in spelled.items() if mask_of(x.where) <= mask_of(step.where)}
-        step = replace(step, body=rewrite(step.body, there.get))
-        named = isinstance(step.body, Read) and cascade.step(step.body.tensor) is not None
-        if step.reduce in ("max", "logsumexp") and step.over == (streamed,) and not named and not rows <= set(step.axes):
-            axes = (*step.axes, streamed)
-            spelled[step.body] = Einsum(names.fresh("x"), axes, step.body, where=step.where, loc=step.loc)
-            steps.append(spelled[step.body])
-            step = replace(step, body=build.read(steps[-1].name, axes))
-        steps.append(step)
-    return replace(cascade, steps=tuple(steps))
 
 
 class _Builder:
