@@ -37,6 +37,7 @@ class Variant:
         again: in which order the scores are formed once more, "" for not at all. statistic: a row value that is returned, "" for none.
         order: of the axes of the output. twice: whether it is returned twice, in this order and in that of the signature.
         masked: whether queries see earlier keys only; the first ones see none.
+        told: whether the squares of the second softmax are returned, which may vary along few axes.
     """
 
     gates: tuple[Gate, ...]
@@ -46,6 +47,7 @@ class Variant:
     order: str
     twice: bool
     masked: bool
+    told: bool = False
 
 
 def drawn(seed: int) -> Variant:
@@ -69,6 +71,7 @@ def drawn(seed: int) -> Variant:
         order="".join(rng.sample("bgrme", 5)),
         twice=rng.random() < 0.3,
         masked=masked,
+        told=rng.random() < 0.4,
     )
 
 
@@ -111,11 +114,12 @@ def spec_of(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) -
         p = gate("weight", attngen.softmax(s, over="n"))
         kind, own = variant.second
         if kind == "places":
-            x = (attngen.index("n") - attngen.index("m")) * 0.1 * given.get("w", 1.0)
-            p = p + attngen.softmax(x, over="n")
+            other = attngen.softmax((attngen.index("n") - attngen.index("m")) * 0.1 * given.get("w", 1.0), over="n")
+            p = p + other
         elif kind == "product":
             product = attngen.einsum(f"{spaced(own)} m d, {spaced(own)} n d -> {spaced(own)} m n", given["q2"], given["k2"])
-            p = p - 0.5 * attngen.softmax(product * 0.25, over="n")
+            other = attngen.softmax(product * 0.25, over="n")
+            p = p - 0.5 * other
         again = scores(variant.again) if variant.again else s
         v = gate("value", given["v"])
         result = f"{spaced(kept)}, b g n e -> {spaced(variant.order)}"
@@ -123,6 +127,8 @@ def spec_of(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) -
         if any(item.place == "output" for item in variant.gates):
             o = gate("output", o)
         found = [o, attngen.einsum(f"{spaced(kept)}, b g n e -> b g r m e", p, v)] if variant.twice else [o]
+        if kind and variant.told:
+            found.append(attngen.sum(other * other, over="n"))
         if variant.statistic:
             of = {"lse": lambda: attngen.logsumexp(again, over="n"), "squares": lambda: attngen.sum(p * p, over="n")}
             of["top"] = lambda: attngen.max(again, over="n")
@@ -158,15 +164,18 @@ def oracle(variant: Variant, axes: dict[str, str], values: dict[str, Tensor]) ->
     kind, own = variant.second
     if kind == "places":
         far = Named((keys - rows).double() * 0.1, "mn")
-        p = p + (far * given["w"] if "w" in given else far).softmax("n")
+        other = (far * given["w"] if "w" in given else far).softmax("n")
+        p = p + other
     elif kind == "product":
-        p = p - (contract(f"{own}mn", given["q2"], given["k2"]) * 0.25).softmax("n") * 0.5
+        other = (contract(f"{own}mn", given["q2"], given["k2"]) * 0.25).softmax("n")
+        p = p - other * 0.5
     v = gate("value", given["v"])
     o = contract("bgrme", p, v)
     gated = any(item.place == "output" for item in variant.gates)
     first = gate("output", o) if gated else o
     found = [first.data if gated else first.data.permute(["bgrme".index(axis) for axis in variant.order])]
     found += [o.data] if variant.twice else []
+    found += [(other * other).sum("n").data] if kind and variant.told else []
     if variant.statistic:
         none = torch.tensor(float("-inf"), dtype=torch.float64)
         of = {"lse": torch.where(alive, kept.data.logsumexp(-1), none), "top": torch.where(alive, kept.data.amax(-1), none)}
@@ -182,8 +191,8 @@ def check(variant: Variant) -> None:
     found = attend(*arguments)
     found = list(found) if isinstance(found, tuple) else [found]
     expected, leaves = oracle(variant, axes, values), list(values.values())
-    graded = slice(-1 if variant.statistic == "top" else None)
-    both = gradients(found[graded], leaves), gradients(expected[graded], leaves)
+    graded = [i for i, right in enumerate(expected) if right.requires_grad and not (variant.statistic == "top" and i == len(expected) - 1)]
+    both = (gradients([values[i] for i in graded], leaves) for values in (found, expected))
     pairs = [*zip(found, expected, strict=True), *zip(*both, strict=True)]
     for mine, right in pairs:
         assert mine.shape == right.shape
@@ -199,6 +208,8 @@ KNOWN = {
     "a softmax of places": Variant((), ("places", "g"), "", "", ORDER_OF_RESULTS, False, False),
     "a softmax of positions alone": Variant((), ("places", ""), "", "squares", ORDER_OF_RESULTS, False, False),
     "products of places": Variant((), ("product", ""), "", "", ORDER_OF_RESULTS, False, False),
+    "a statistic of places": Variant((), ("places", "g"), "", "", ORDER_OF_RESULTS, False, False, told=True),
+    "a statistic of products of places": Variant((), ("product", "g"), "", "", ORDER_OF_RESULTS, False, False, told=True),
     "scores formed twice": Variant((), ("", ""), "bgrmn", "mean", "mebgr", True, False),
 }
 """One of each kind."""
