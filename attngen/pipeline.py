@@ -41,6 +41,8 @@ from attngen.version import VERSION
 
 FORWARD = frozenset(("forward", PARTS, MERGE))
 """Roles of the kernels that the forward launches."""
+STEPS = ("trace", "canonicalize", "streaming", "differentiate", "hoist", "partition", "rewrite")
+"""Names of the steps whose results can be looked at."""
 _T = TypeVar("_T")
 Observe = Callable[[str, _T], _T]
 
@@ -130,17 +132,18 @@ def analyse(
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
         precise_delta: whether delta is summed over the keys; None where the derivation knows that it matters.
     """
+    observe("trace", cascade)
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
     axes = roles(canonical)
     spread = tuple(axis for axis in axes.grid if any(axis in canonical.axes(name) for name in canonical.outputs))
     streamed = streaming(canonical, axes.resident, axes.streamed, spread)
-    observe("streaming", streamed.cascade)
+    observe("streaming", streamed)
     start = Program(canonical, streamed, None, None, axes.features, (), without, asked, divided=divided)
     wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
     program = _differentiated(start, wrt, precise_delta) if wanted is not None else _with_gradients(start, wrt, precise_delta)
     assert program.backward is not None
-    observe("differentiate", program.backward.cascade)
+    observe("differentiate", program.backward)
     observe("hoist", program.gradient)
     observe("partition", program.parts)
     observe("rewrite", program.kernels)

@@ -16,7 +16,6 @@ from attngen.errors import AttngenError, ModReturn, SpecError
 from attngen.frontend import patterns
 from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
-from attngen.frontend.masking import lift_missing
 from attngen.frontend.places import definition, locate
 from attngen.frontend.run import call, located, until_settled
 from attngen.frontend.sharing import name_shared, rename
@@ -99,6 +98,7 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     result = call(lambda: lifted(**arguments), (), trace)
     keys, values = _results(result, trace, function)
     names = _Outputs(trace, locate_definition(function)).name_all(keys, values)
+    trace.lift_masks(tuple(names))
     name_shared(trace)
     traced, captures = trace.finish(tuple(names))
     signature = [argument.pattern for argument in header.arguments]
@@ -164,7 +164,6 @@ class _Outputs:
             name = trace.fresh(wanted)
             self._renamed.append(rename(trace, step.name, name))
             return name
-        body, where = lift_missing(expr)
         name = trace.fresh(wanted)
-        trace.add(replace(Einsum(name, axes, body, where=where), loc=locate(value.place) or self._loc))
+        trace.add(replace(Einsum(name, axes, expr), loc=locate(value.place) or self._loc))
         return name

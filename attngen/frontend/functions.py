@@ -15,8 +15,7 @@ import torch
 
 from attngen.errors import AxisError, SpecError, TraceError
 from attngen.frontend import patterns
-from attngen.frontend.masking import lift_missing
-from attngen.frontend.places import locate, user_place
+from attngen.frontend.places import Place, locate, user_place
 from attngen.frontend.pointwise import cast, number
 from attngen.frontend.rows import Row, broadcast
 from attngen.frontend.trace import RESERVED, Trace
@@ -94,9 +93,9 @@ def softmax(x: Any, over: str, *, name: str | None = None) -> Traced:
     return result if name is None else _named(result, name, chosen=True)
 
 
-def _add(trace: Trace, step: Einsum) -> Traced:
-    """A step at the user's line."""
-    return Traced(trace.add(replace(step, loc=locate(user_place()))), trace)
+def _add(trace: Trace, step: Einsum, place: Place | None = None) -> Traced:
+    """A step at the user's line: where its value was computed, or else this one."""
+    return Traced(trace.add(replace(step, loc=locate(place or user_place()))), trace)
 
 
 def _reduced(reduce: Reduce, x: Any, over: str, name: str | None, hint: str) -> Traced:
@@ -140,9 +139,8 @@ def _named(value: Traced, hint: str, *, chosen: bool = False) -> Traced:
     expr = trace.use_names(value.expr)
     if not isinstance(expr, Apply) and not chosen:
         return Traced(expr, trace)
-    body, where = lift_missing(expr)
     name = _step_name(trace, hint if chosen else None, hint)
-    result = _add(trace, Einsum(name, axes_of(expr, trace), body, where=where))
+    result = _add(trace, Einsum(name, axes_of(expr, trace), expr), value.place)
     trace.named[value.expr] = result.expr
     return result
 
