@@ -165,7 +165,7 @@ class Kernels:
 
         A tile of a bias that nobody trains is then never stored, a slope's never summed.
         """
-        every = {item.name for item in self.program.cascade.inputs if item.differentiable}
+        every = {item.name for item in self.program.cascade.inputs if item.differentiable} - {name for name, _ in self.program.refused}
         if names >= every or self.knobs.strict:
             return self
         with self.lock:
@@ -216,14 +216,21 @@ class Kernels:
             )
         return here
 
-    def choice(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None) -> Choice:
+    def choice(
+        self,
+        dims: Mapping[str, int],
+        dtype: str,
+        target: targets.Target,
+        lengths: tuple[int, int] | None = None,
+        singles: tuple[str, ...] = (),
+    ) -> Choice:
         """Tiles for every kernel, with the reasons.
 
         Raises:
             DoesNotFit: no tile fits the target. ScheduleError: the user's tiles are illegal.
         """
         length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length)
+        request = Request(tuple(dims.items()), dtype, target, length, singles)
         with self.lock:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
@@ -239,7 +246,12 @@ class Kernels:
             return self.choices[request]
 
     def settled(
-        self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None
+        self,
+        dims: Mapping[str, int],
+        dtype: str,
+        target: targets.Target,
+        lengths: tuple[int, int] | None = None,
+        singles: tuple[str, ...] = (),
     ) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
@@ -250,15 +262,16 @@ class Kernels:
         Raises:
             CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
         """
-        choice = self.choice(dims, dtype, target, lengths)
+        choice = self.choice(dims, dtype, target, lengths, singles)
         if not choice.unsettled:
             return choice.schedule
         length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length)
+        request = Request(tuple(dims.items()), dtype, target, length, singles)
         gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
         without, required = (",".join(sorted(names)) for names in (self.program.without, self.program.asked))
         asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients, "delta": self.program.delta}
         asked |= {"without": without, "asked": required, "choice": str(choice.schedule)}
+        asked |= {"float32": ",".join(singles)} if singles else {}
         key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
         with self.lock:
             if key not in self.schedules:
@@ -281,13 +294,14 @@ class Kernels:
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
         return parse_schedule(entry.content("schedule.txt").decode())
 
-    def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int]) -> Loaded:
-        """The module and tiles for a call."""
+    def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int], singles: tuple[str, ...] = ()) -> Loaded:
+        """The module and tiles for a call with operands like `tensor`; `singles` are the other arguments that are fp32."""
         dtype = str(tensor.dtype).removeprefix("torch.")
         target = self.target(tensor.device)
         interpret = tensor.device.type == "cpu" or self.knobs.interpret
-        schedule = self.choice(dims, dtype, target, lengths).schedule if interpret else self.settled(dims, dtype, target, lengths)
-        key = (tuple(sorted(dims.items())), dtype, target.name, interpret, schedule)
+        found = (dims, dtype, target, lengths, singles)
+        schedule = self.choice(*found).schedule if interpret else self.settled(*found)
+        key = (tuple(sorted(dims.items())), dtype, singles, target.name, interpret, schedule)
         if key not in self.loaded:
             module = self.module(self.source(dims, schedule.specialised), interpret, target, dims, dtype)
             self.loaded[key] = Loaded(module, schedule.as_tiles(self.program.kernels))
