@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attngen import target as targets
-from attngen.errors import ArgumentError
+from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
@@ -31,6 +31,7 @@ from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, check_schedule, rewrites_named, shared_kernels
 from attngen.runtime.splitting import is_divided, parts_of_calls
+from attngen.runtime.strict import spelled_out
 from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.torch_op import operators
 
@@ -77,16 +78,20 @@ def compile(
     if not isinstance(spec, Spec):
         remedy = "Make one with attngen.attention(...) or @attngen.cascade(...)."
         raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy=remedy)
-    spec = best_order(spec, targets.get("sm90" if arch is None else arch))
+    given, spec = spec, best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
     options = Options(
         arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic), precise_delta=precise_delta
     )
     attend = Attention(spec, options)
+    attend._given = given
     check_schedule(frozen, attend.program)
     check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
-        attend.build(dtype, head_dim=head_dim, extents=extents)
+        try:
+            attend.build(dtype, head_dim=head_dim, extents=extents)
+        except MissingKernel as error:
+            raise spelled_out(error, given, attend.options) from None
     return attend
 
 
@@ -97,6 +102,9 @@ class Attention:
         spec: what was compiled.
         options: with which options.
     """
+
+    _given: Spec | None = None
+    """What `compile` was given, if not what was compiled: its tokens may be taken in another order."""
 
     def __init__(self, spec: Spec, options: Options) -> None:
         self.spec = spec
@@ -146,7 +154,10 @@ class Attention:
         if not torch.compiler.is_compiling():
             chosen = chosen._reaching(chosen._check(tensors, extents))
             chosen = chosen._suited(extents, tensors)._divided(extents, tensors)
-        result = chosen._run(views, extents, return_lse, used)
+        try:
+            result = chosen._run(views, extents, return_lse, used)
+        except MissingKernel as error:
+            raise spelled_out(error, self._given or self.spec, self.options) from None
         return followed(result, used) if return_seed else result
 
     def _asked(self, return_lse: bool, training: bool) -> Attention:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from attngen.emit import chunks
@@ -14,7 +14,7 @@ from attngen.emit.near import near_lines
 from attngen.emit.positions import on_host
 from attngen.emit.sections import Shapes
 from attngen.ir.cascade import Cascade, Input
-from attngen.ir.expr import Index, Read
+from attngen.ir.expr import OPS, Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.differentiate import Gradient
 from attngen.transform.partition import Kernel, Runs
@@ -185,6 +185,7 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     tiles = [name for axis in kernel.features for name in plan.shapes.constants(axis)]
     constants += [f'"{name}": {name.lower()}' for name in tiles if name in lowered.constexprs]
     constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
+    constants += [f'"SILENT": not ({_truth(kernel.seeing)})'] if "SILENT" in lowered.context.flags else []
     needed = ", ".join(f'"{tensor_name(name)}"' for name in sorted(targets))
     lists = ", ".join(names_of(kernel.lists or kernel.role))
     tile = f'plain(tiles["{kernel.lists}"])' if kernel.lists else f'tiles["{kernel.role}"]'
@@ -294,6 +295,12 @@ def _summed(step: str, axes: tuple[str, ...], kept: tuple[str, ...]) -> list[str
     gone = [str(i) for i, axis in enumerate(axes) if axis not in kept]
     dims = f"({', '.join(gone)})" if len(gone) > 1 else "".join(gone)
     return [f"{step} = {step}.sum({dims})"] if gone else []
+
+
+def _truth(comparisons: Iterable[Expr]) -> str:
+    """Whether comparisons of lengths and captured numbers all hold."""
+    sides = ((part.op, *part.args) for part in comparisons if isinstance(part, Apply))
+    return " and ".join(f"{on_host(a)} {OPS[op].symbol} {on_host(b)}" for op, a, b in sides)
 
 
 def gradient_axes(cascade: Cascade) -> dict[str, tuple[str, ...]]:

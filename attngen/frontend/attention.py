@@ -19,6 +19,7 @@ from attngen.frontend.dropout import check_rate, keep_step
 from attngen.frontend.grid import Neighborhood
 from attngen.frontend.ordering import Order, as_order
 from attngen.frontend.places import Place, definition, locate, user_place
+from attngen.frontend.pointwise import LARGEST_FAST_CAP
 from attngen.frontend.run import call, check_signature, until_settled
 from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.frontend.trace import Trace
@@ -156,7 +157,8 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
     score = build.mul(s, scale)
     if request.softcap is not None:
         cap = _scalar(request.softcap, trace, "softcap")
-        score = build.mul(cap, build.apply("tanh", build.apply("div", score, cap)))
+        is_large = isinstance(cap, Const) and cap.value > LARGEST_FAST_CAP
+        score = build.mul(cap, build.apply("tanh_small" if is_large else "tanh", build.apply("div", score, cap)))
     positions = _positions(trace, request.order)
     score, score_loc = _run_score_mod(request.score_mod, trace, lifter, score, positions)
     mask, mask_loc = _run_mask_mod(request.mask_mod, trace, lifter, positions)

@@ -9,7 +9,6 @@ Tensors must live on the CPU. The interpreter is slow and checks meaning only: w
 
 from __future__ import annotations
 
-import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from attngen.cache.load import source_of
 from attngen.errors import AttngenError, DeviceMismatch, InternalError
 from attngen.runtime.interpreter_language import BUILDER, assign, equal_ranks, interpreted_language, loop, truth
 from attngen.runtime.interpreter_rewrite import rewrite
@@ -66,7 +66,7 @@ def _copy(module: ModuleType) -> ModuleType:
     copy = ModuleType(module.__name__, module.__doc__)
     copy.__file__ = module.__file__
     copy.__package__ = module.__package__
-    exec(compile(inspect.getsource(module), module.__file__ or module.__name__, "exec"), vars(copy))
+    exec(compile(source_of(module), module.__file__ or module.__name__, "exec"), vars(copy))
     if any(_is_gluon(value) for value in vars(copy).values()):
         vars(copy).update(_simulated(vars(copy)))
     for name, value in list(vars(copy).items()):
