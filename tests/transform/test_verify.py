@@ -34,6 +34,7 @@ def test_what_every_variant_gives_has_its_form(name: str) -> None:
         one = fused(form)
         verify_kernels(one.kernels if one is not None else ())
     verify_kernels(analyse(cascade, VERIFY, wanted=frozenset(), divided=True).kernels)
+    analyse(cascade, VERIFY, precise_delta=True)
 
 
 # ---- malformed values
