@@ -54,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            refused = ArgumentError(f"{error.filename}: {error.strerror}", remedy="Is this the file or folder that was meant?")
+            failed(refused, arguments.debug, arguments.json)
+            return 1
         wrapped = InternalError(
             f"{type(error).__name__}: {error}", remedy="This is a bug of attngen. Please report the command with what --debug prints."
         )

@@ -94,6 +94,12 @@ def test_progress_comes_line_by_line_while_a_command_runs(tmp_path: Path) -> Non
     assert len(rest) == 4 and not any("\r" in line for line in rest)
 
 
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["inspect", "full", "--head-dim", "64", "--cubin", str(tmp_path / "file" / "cubins")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
 def test_errors_come_as_json_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "no_such_variant", "--json"]) == 1
     assert printed(capsys)["error"]["class"] == "ArgumentError"

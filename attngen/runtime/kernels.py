@@ -183,8 +183,9 @@ class Kernels:
         with self.lock:
             if self.one_walk is None:
                 program = fused(self.program)
-                watching(self.knobs)("rewrite", () if program is None else program.kernels)
-                self.one_walk = None if program is None else Kernels(program, self.name, self.options, self.knobs)
+                if program is not None:
+                    watching(self.knobs)("rewrite", program.kernels)
+                    self.one_walk = Kernels(program, self.name, self.options, self.knobs)
             return self.one_walk
 
     def source(self, dims: Mapping[str, int], specialised: bool = False) -> Source:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,6 +198,22 @@ def test_where_no_command_builds_it_the_message_says_what_does(
         make(mine)(*given)
         monkeypatch.setenv("ATTNGEN_STRICT", "1")
         make(mine)(*given)
+
+
+@pytest.mark.usefixtures("uncompiled", "mine")
+def test_a_script_that_calls_what_is_not_stored_is_its_own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command loads it once more, in strict mode as it is, up to the call."""
+    script = (
+        "import attngen, torch\nspec = attngen.attention(name='scripted')\nx = torch.ones(1, 1, 16, 16)\nattngen.compile(spec)(x, x, x)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    run_script = [sys.executable, "script.py"]
+    environment = {**os.environ, "ATTNGEN_STRICT": "1", "PYTHONPATH": str(Path(attngen.__file__).parents[1])}
+    done = subprocess.run(run_script, env=environment, capture_output=True, text=True, check=False)
+    assert "attngen generate script.py:spec --arch sm90 --dtype float32 --head-dim 16" in done.stderr
+    monkeypatch.setenv("ATTNGEN_STRICT", "1")
+    run(["generate", "script.py:spec", "--arch", "sm90", "--dtype", "float32", "--head-dim", "16"])
+    subprocess.run(run_script, env=environment, check=True)
 
 
 def test_specs_are_found_where_a_command_finds_them(mine: ModuleType, tmp_path: Path) -> None:
