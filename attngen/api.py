@@ -76,7 +76,9 @@ def compile(
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
     attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic)))
-    check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
+    if asked:
+        name = dtype_name("bfloat16" if dtype is None else dtype)
+        check_required(attend._kernels.at(name).program, asked, name)
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
     return attend

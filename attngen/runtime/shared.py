@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from attngen.errors import ArgumentError, RewriteRefused
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
-from attngen.pipeline import REWRITES, Program, analyse, for_dtype
+from attngen.pipeline import REWRITES, Program, analyse
 from attngen.runtime.kernels import Kernels, Options
 
 _PROGRAMS: dict[tuple[str, frozenset[str], frozenset[str], bool, bool], Program] = {}
@@ -27,12 +27,12 @@ def rewrites_named(names: Iterable[str]) -> frozenset[str]:
 
 
 def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
-    """Refuse a program to whose kernels a rewrite that is asked for does not apply.
+    """Refuse a program, for a dtype, to whose kernels a rewrite that is asked for does not apply.
 
     Raises:
         RewriteRefused: with the reason at each step.
     """
-    told = dict(for_dtype(program, dtype).rewrites)
+    told = dict(program.rewrites)
     for name in sorted(names):
         notes = told.get(name)
         if notes is None:
