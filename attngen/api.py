@@ -22,7 +22,7 @@ from attngen.runtime.checks import Checks
 from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.devices import Follower
 from attngen.runtime.forms import form, settle_forms
-from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, given_lengths, handles
+from attngen.runtime.handle import KernelHandle, check_counts, dtype_name, feature_lengths, given_lengths, handles
 from attngen.runtime.kernels import Options, forward_only, freeze, in_parts_only
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
@@ -76,9 +76,7 @@ def compile(
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
     attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic)))
-    if asked:
-        name = dtype_name("bfloat16" if dtype is None else dtype)
-        check_required(attend._kernels.at(name).program, asked, name)
+    check_required(attend._kernels, asked, "bfloat16" if dtype is None else dtype)
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)
     return attend
@@ -275,6 +273,7 @@ class Attention:
         Returns:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
+        check_counts(q_len=q_len, kv_len=kv_len, batch=batch, heads=heads, kv_heads=1 if kv_heads is None else kv_heads)
         if self.spec.order is not None:
             self.spec.order.check(q_len, kv_len)
         streamed, rows, group = self.program.streamed, None if kv_heads is None else self._in_rows, None

@@ -102,7 +102,7 @@ def _spec(text: str, found: Any, names: list[str]) -> Spec:
     name = text.rpartition(":")[2]
     if found is None:
         raise ArgumentError(f"{text.rpartition(':')[0]} has no {name!r}", remedy=f"It has {', '.join(names)}." if names else "")
-    made = found() if callable(found) and not isinstance(found, type) else found
+    made = found() if callable(found) and not isinstance(found, type | Spec) else found
     if not isinstance(made, Spec):
         raise SpecError(
             f"{text} is {'a function that returned ' if made is not found else ''}{type(made).__name__}, not a spec",

@@ -10,18 +10,22 @@ from attngen.source import SourceLoc, excerpt
 
 
 class AttngenError(Exception):
-    """Base of all errors raised on purpose. `str(error)` is a block: rule, place, remedy."""
+    """Base of all errors raised on purpose. `str(error)` is a block: rule, place, remedy; Python puts the class before it."""
 
     def __init__(self, rule: str, *, loc: SourceLoc | None = None, remedy: str = "") -> None:
         self.rule = rule
         self.loc = loc
         self.remedy = remedy
-        parts = [f"{type(self).__name__}: {rule}"]
+        parts = [rule]
         if loc is not None:
             parts.append(excerpt(loc))
         if remedy:
             parts.append(remedy)
         super().__init__("\n".join(parts))
+
+
+class UnknownName(AttngenError, AttributeError):
+    """attngen has nothing of that name."""
 
 
 class InternalError(AttngenError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from attngen.errors import AttngenError, InternalError, ModSignature, TraceError
+from attngen.frontend import functions
 from attngen.frontend.interception import Interception, Refused
 from attngen.frontend.places import Place, is_internal, locate, place_of
 from attngen.frontend.trace import NeedsValue, Trace
@@ -47,7 +49,17 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], trace: Trace) -> A
         text = f"{type(error).__name__}: {error}"
         if is_internal(error.__traceback__):
             raise InternalError(text, loc=loc) from error
-        raise TraceError(f"the function failed while it was traced. {text}", loc=loc) from error
+        raise TraceError(f"the function itself failed while it was traced. {text}", loc=loc, remedy=_remedy(error)) from error
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about an exception that attngen did not raise."""
+    called = re.match(r"(\w+)\(\)", str(error)) if isinstance(error, TypeError) else None
+    function = getattr(functions, called[1], None) if called is not None else None
+    if called is not None and function is not None:
+        given = ", ".join(str(parameter).partition(":")[0] for parameter in inspect.signature(function).parameters.values())
+        return f"Its parameters are attngen.{called[1]}({given})."
+    return "This exception is the function's own: it was called with traced values where a call of the kernel has elements."
 
 
 def located(error: AttngenError, place: Place | None) -> AttngenError:

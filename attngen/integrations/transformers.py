@@ -125,7 +125,7 @@ def attention_forward(
         sink,
         float(dropout),
     )
-    given = {"keep": mask, "bias": bias, "sink": None if logits is None else logits.to(query.dtype)}
+    given: dict[str, Any] = {"keep": mask, "bias": bias, "sink": None if logits is None else logits.to(query.dtype)}
     run: attngen.Attention = getattr(_Made, name)
     output: Tensor = run(query, key, value, **{name: tensor for name, tensor in given.items() if tensor is not None})
     return output.transpose(1, 2).contiguous(), None

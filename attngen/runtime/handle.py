@@ -101,7 +101,7 @@ def feature_lengths(
     """
     given = dict(known or {})
     asked = [axis for axis in features if axis not in given]
-    sizes = (128,) if head_dim is None else (head_dim,) if isinstance(head_dim, int) else tuple(head_dim)
+    sizes = (128,) if head_dim is None else tuple(head_dim) if isinstance(head_dim, Sequence) else (head_dim,)
     legal = all(type(size) is int and size >= 1 for size in sizes)
     if not sizes or len(sizes) > max(len(asked), 1) or not legal:
         raise ArgumentError(
@@ -123,3 +123,14 @@ def given_lengths(features: Sequence[str], extents: Mapping[str, int], known: Ma
     if missing:
         raise ShapeMismatch(f"extents lacks {', '.join(missing)}", remedy=f"The feature axes are {', '.join(features)}.")
     return {axis: int(extents[axis]) for axis in features}
+
+
+def check_counts(**given: object) -> None:
+    """Refuse what is no number of things.
+
+    Raises:
+        ArgumentError
+    """
+    for name, value in given.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ArgumentError(f"{name} is {value!r}", remedy="Give a whole number, 0 or more.")

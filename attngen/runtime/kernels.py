@@ -18,7 +18,7 @@ from attngen import target as targets
 from attngen.cache.entry import Artefacts
 from attngen.cache.key import kernel_key, request_key
 from attngen.cache.load import load_module
-from attngen.errors import ArchMismatch, MissingKernel
+from attngen.errors import ArchMismatch, MissingKernel, ScheduleError
 from attngen.ir.pieces import Cuts, cuts
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
@@ -30,6 +30,7 @@ from attngen.schedule.forms import form_of
 from attngen.schedule.measured import table
 from attngen.schedule.plan import ModuleSchedule, check_specialised, override, parse_schedule
 from attngen.schedule.space import length_class
+from attngen.transform.rewrites import Note
 from attngen.transform.splitting import PARTS
 
 _log = logging.getLogger("attngen")
@@ -65,7 +66,14 @@ class Options:
 
 
 def freeze(schedule: Mapping[str, Any]) -> Frozen:
-    """A user's schedule as a hashable value."""
+    """A user's schedule as a hashable value.
+
+    Raises:
+        ScheduleError: it is no dict.
+    """
+    if not isinstance(schedule, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        remedy = 'Pass tiles of kernels: schedule={"forward": {"BLOCK_M": 64}}.'
+        raise ScheduleError(f"schedule= is a {type(schedule).__name__}, not a dict", remedy=remedy)
     return tuple((str(name), freeze(value) if isinstance(value, Mapping) else value) for name, value in schedule.items())
 
 
@@ -137,6 +145,7 @@ class Kernels:
         self.modules: dict[tuple[Cuts, bool, bool], ModuleType] = {}
         self.narrower: dict[frozenset[str], Kernels] = {}
         self.special: dict[str, Kernels] = {}
+        self.told: dict[str, tuple[tuple[str, tuple[Note, ...]], ...]] = {}
         self.one_walk: Kernels | None = None
         self.forms: dict[tuple[object, ...], tuple[bool, str]] = {}
         self.kept = KeptLists()
@@ -151,6 +160,7 @@ class Kernels:
         with self.lock:
             if dtype not in self.special:
                 program = for_dtype(self.program, dtype)
+                self.told[dtype] = program.rewrites
                 mine = self if program.kernels == self.program.kernels else Kernels(program, self.name, self.options, self.knobs)
                 self.special[dtype] = mine
             return self.special[dtype]
