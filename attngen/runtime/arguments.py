@@ -5,6 +5,7 @@ Composite dimensions are split as views, heads and batches of length 1 are broad
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import children, walk
 from attngen.source import SourceLoc
 
+_log = logging.getLogger("attngen")
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -292,3 +294,17 @@ def _reach(at: Expr, extents: Mapping[str, int], orders: frozenset[str]) -> int 
 def asks_gradient(values: Iterable[object]) -> bool:
     """Whether a call with these arguments and captures asks for a gradient."""
     return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
+
+
+def contiguous_features(names: Sequence[str | None], tensors: Sequence[object], notice: set[str] | None) -> list[object]:
+    """Copies of tensors that have a name here and whose last dimension is strided; everything else as it is. `notice` collects the
+    names it was said of."""
+    result: list[object] = []
+    for name, tensor in zip(names, tensors, strict=True):
+        if name is not None and isinstance(tensor, Tensor) and tensor.dim() > 0 and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+            if notice is not None and name not in notice:
+                notice.add(name)
+                _log.warning("attngen: %s is not contiguous in its last dimension and is copied at each call.", name)
+            tensor = tensor.contiguous()
+        result.append(tensor)
+    return result

@@ -65,6 +65,11 @@ class KernelHandle:
         return inspect_kernels(self.kernels, lengths, dtype_name(dtype), target, (self.role,))[0].compiled
 
 
+def kernel_names(role: str) -> tuple[str, str]:
+    """Of the functions that a kernel may be launched as: the plain one, and the one whose warps are specialised."""
+    return f"{role}_kernel", specialised_name(role)
+
+
 def handles(kernels: Kernels, known: tuple[tuple[str, int], ...]) -> tuple[KernelHandle, ...]:
     """The kernels of a variant in launch order, then those that only the other form of its backward has."""
     found = {kernel.role: kernels for kernel in kernels.program.kernels}

@@ -7,7 +7,7 @@ is ordinary differentiable PyTorch. Their names carry a hash of the program: equ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,12 @@ from attngen.errors import NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
+from attngen.runtime.arguments import contiguous_features
 from attngen.runtime.forms import form
+from attngen.runtime.handle import kernel_names
 from attngen.runtime.kept import keeping
-from attngen.runtime.kernels import Kernels, Loaded, contiguous_features
+from attngen.runtime.kernels import Kernels, Loaded
+from attngen.runtime.refusals import failed_launch
 from attngen.runtime.splitting import multiprocessors, parts_of
 
 
@@ -136,11 +139,32 @@ class _Registration:
         names = [item.name if item.axes is not None and item.axes[-1:] and item.axes[-1] in self.features else None for item in self.inputs]
         return contiguous_features(names, tensors, self.copied)
 
+    def run(self, kernels: Kernels, tensors: Sequence[Any], call: Callable[[Kernels, Loaded], Any], *, backward: bool = False) -> Any:
+        """Launch with the tiles that stand; where Triton fails to compile one of them, others take its place."""
+        while True:
+            running, loaded = self.load(kernels, tensors, backward=backward)
+            try:
+                return call(running, loaded)
+            except Exception as error:
+                failed = failed_launch(error)
+                role = None if failed is None else next((role for role in loaded.tiles if failed[0] in kernel_names(role)), None)
+                if failed is None or role is None:
+                    raise
+                extents, model, program = self.extents(tensors), self.model(tensors), running.program
+                dims = {axis: extents[axis] for axis in self.features}
+                lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
+                asked = (dims, self.dtype(tensors), running.target(model.device), lengths)
+                tile = running.settled(*asked)[role]
+                running.refuse(running.request(*asked), [(role, tile, failed[1])])
+
     def forward(self, *tensors: Any) -> Any:
-        kernels, loaded = self.load(self.kernels.at(self.dtype(tensors)), tensors)
         ready = self.ready(tensors)
-        parts, kept = self.parts(kernels, loaded, tensors), self.kept(kernels, loaded, tensors)
-        result: Any = loaded.module.forward(*ready, loaded.tiles, *parts, **kept)
+
+        def call(kernels: Kernels, loaded: Loaded) -> Any:
+            parts, kept = self.parts(kernels, loaded, tensors), self.kept(kernels, loaded, tensors)
+            return loaded.module.forward(*ready, loaded.tiles, *parts, **kept)
+
+        result = self.run(self.kernels.at(self.dtype(tensors)), tensors, call)
         return result[0] if isinstance(result, tuple) and len(result) == 1 else result
 
     def forward_fake(self, *tensors: Any) -> Any:
@@ -159,14 +183,17 @@ class _Registration:
         if kernels.program.backward is None or not kernels.program.backward.gradients:
             # What is only compared has a gradient, of zeros.
             return [self.gradient(item, {}, by_name, names, model) for item in self.differentiable]
-        kernels, loaded = self.load(kernels, tensors, backward=True)
         ready = self.ready(tensors)
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
         kept = dict(zip(self.saved, rest, strict=False))
-        saved = [kept[name].contiguous() for name in kernels.saved]
         # Modules call tensors by names of their own where the user's would be in the way.
         emitted = {str(tensor_name(name)) for name in names}
-        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, emitted, **self.kept(kernels, loaded, tensors))
+
+        def call(kernels: Kernels, loaded: Loaded) -> Any:
+            saved = [kept[name].contiguous() for name in kernels.saved]
+            return loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, emitted, **self.kept(kernels, loaded, tensors))
+
+        found = self.run(kernels, tensors, call, backward=True)
         return [self.gradient(item, found, by_name, names, model) for item in self.differentiable]
 
     def gradient(self, item: Input, found: dict[str, Tensor], by_name: dict[str, Any], names: set[str], model: Tensor) -> Tensor:
