@@ -9,6 +9,7 @@ Everything public is a name of this package, imported when it is first used.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,11 @@ _HOMES = {
     "Spec": "attngen.frontend.spec",
     **dict.fromkeys(_FUNCTIONS, "attngen.frontend.functions"),
 }
+
+
+if "torch" in sys.modules:
+    # Programs saved by torch.export are loaded without a call of attngen; what they lack has to say so.
+    import_module("attngen.runtime.namespace")
 
 
 def __getattr__(name: str) -> Any:

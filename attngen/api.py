@@ -134,7 +134,7 @@ class Attention:
         tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs))
         views, extents = binding.split(chosen.spec, tensors)
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
-        if not torch.compiler.is_compiling():
+        if not binding.is_symbolic(extents):
             chosen._check(tensors, extents)
             chosen = chosen._suited(extents, tensors)._divided(extents, tensors)
         result = chosen._run(views, extents, return_lse, used)

@@ -221,6 +221,10 @@ class StaleGenerated(CacheError):
     """`generated/` is not what the current code emits."""
 
 
+class MissingOperator(AttngenError, LookupError):
+    """A saved program calls an operator that nothing in this process has made."""
+
+
 class MissingTriton(AttngenError, ImportError):
     """Triton has no wheel on this platform; everything but compiling and running kernels works."""
 

@@ -19,6 +19,10 @@ from attngen.ir.traverse import children, walk
 from attngen.source import SourceLoc
 
 _log = logging.getLogger("attngen")
+_PACKED = (
+    "Nested tensors hold sequences of several lengths: put these behind one another, [1, H, sum of N, D], with a mask of which sequence a "
+    "token is of, mask_mod=lambda b, h, q_idx, kv_idx: doc[q_idx] == doc[kv_idx]; or pad them."
+)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -48,6 +52,9 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
         value = given[name]
         if not isinstance(value, Tensor):
             raise ArgumentError(f"{name} is no tensor, but {type(value).__name__}", remedy="Numbers belong into the spec.")
+        if value.is_nested or value.layout != torch.strided:
+            kind, remedy = ("nested", _PACKED) if value.is_nested else (f"of layout {value.layout}", "Call .to_dense() before.")
+            raise ArgumentError(f"{name} is {kind}, and attention takes dense tensors", remedy=remedy)
         tensors.append(value)
     return tensors
 
@@ -55,18 +62,30 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
 def autocast(tensors: list[Tensor]) -> list[Tensor]:
     """Under autocast, floating arguments take its dtype, as for any matrix product."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return [tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor for tensor in tensors]
 
 
-def refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
-    """Forward-mode derivatives would silently be zero.
+def is_symbolic(extents: Mapping[str, int]) -> bool:
+    """Whether a call is only recorded, for lengths that may be symbols."""
+    return torch.compiler.is_compiling() or any(isinstance(extent, torch.SymInt) for extent in extents.values())
+
+
+def refuse_transforms(tensors: Sequence[Tensor]) -> None:
+    """Gradients that torch.func takes would meet an operator that has none of that kind, and forward-mode derivatives silently be zero.
 
     Raises:
         NotDifferentiable
     """
+    levels = torch._C._functorch.get_interpreter_stack() or ()  # pyright: ignore[reportPrivateUsage]
+    kinds = {level.key().name for level in levels}
+    if "Grad" in kinds and any(map(torch._C._functorch.is_gradtrackingtensor, tensors)):  # pyright: ignore[reportPrivateUsage]
+        raise NotDifferentiable(
+            "gradients by torch.func (grad, vjp, jacrev, ...) are not available",
+            remedy="Use torch.autograd.grad or backward, with is_grads_batched=True for several cotangents, or attend.reference(...).",
+        )
     for tensor in tensors:
         if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotDifferentiable(

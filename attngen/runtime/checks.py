@@ -43,4 +43,4 @@ class Checks:
         binding.check_captures(self._cascade, captures, extents, places)
         self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
         binding.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
-        binding.refuse_forward_mode([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
+        binding.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])

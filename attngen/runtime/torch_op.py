@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from attngen.runtime.forms import form
 from attngen.runtime.handle import kernel_names
 from attngen.runtime.kept import keeping
 from attngen.runtime.kernels import Kernels, Loaded
+from attngen.runtime.namespace import full_name, making, schema
 from attngen.runtime.refusals import failed_launch
 from attngen.runtime.splitting import multiprocessors, parts_of
 
@@ -62,6 +64,21 @@ def _origins(cascade: Cascade) -> dict[str, tuple[int, int]]:
                     if isinstance(at, Index):
                         found.setdefault(at.axis, (captures[node.tensor], dimension))
     return found
+
+
+def _each(op: Any, info: Any, in_dims: Sequence[Any], *values: Any) -> tuple[Any, Any]:
+    """What vmap asks for: the operator for each element of a batch, one after the other."""
+    if not isinstance(values[-1], Tensor) and isinstance(in_dims[-1], list):  # the flags of a backward, which are no batch
+        in_dims = (*in_dims[:-1], None)
+
+    def element(number: int) -> list[Any]:
+        return [value if dim is None else value.select(dim, number) for value, dim in zip(values, in_dims, strict=True)]
+
+    results = [op(*element(number)) for number in range(info.batch_size)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    stacked = type(results[0])(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, type(results[0])(0 for _ in stacked)
 
 
 class _Registration:
@@ -172,7 +189,11 @@ class _Registration:
         result = [self.empty(name, extents, model) for name in (*self.outputs, *self.extras)]
         return tuple(result) if len(result) > 1 else result[0]
 
-    def backward(self, *values: Any) -> list[Tensor]:
+    def backward(self, *values: Any) -> Any:
+        found = self.gradients(*values)
+        return tuple(found) if len(found) > 1 else found[0]
+
+    def gradients(self, *values: Any) -> list[Tensor]:
         needed = values[-1]
         count = len(self.inputs)
         tensors, rest = values[:count], values[count:-1]
@@ -202,14 +223,15 @@ class _Registration:
         name = str(tensor_name(item.name))
         return found[name] if name in found else torch.zeros_like(by_name[item.name], memory_format=torch.contiguous_format)
 
-    def backward_fake(self, *values: Any) -> list[Tensor]:
+    def backward_fake(self, *values: Any) -> Any:
         needed, tensors = values[-1], values[: len(self.inputs)]
         by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
         model = self.model(tensors)
-        return [
+        found = tuple(
             by_name[item.name].new_empty(by_name[item.name].shape) if wanted else model.new_empty(0)
             for item, wanted in zip(self.differentiable, needed, strict=True)
-        ]
+        )
+        return found if len(found) > 1 else found[0]
 
     # ---- autograd
 
@@ -231,7 +253,9 @@ class _Registration:
             for (name, _), grad in zip(self.cotangents, cotangents[: len(self.cotangents)], strict=True)
         ]
         op = _REGISTERED[self.name].backward
-        found = dict(zip((item.name for item in self.differentiable), op(*inputs, *saved, *given, needed), strict=True))
+        result = op(*inputs, *saved, *given, needed)
+        results = (result,) if isinstance(result, Tensor) else result
+        found = dict(zip((item.name for item in self.differentiable), results, strict=True))
         wanted = {item.name for item, need in zip(self.differentiable, needed, strict=True) if need}
         return tuple(found[item.name] if item.name in wanted else None for item in self.inputs)
 
@@ -244,20 +268,20 @@ class _Registration:
     # ---- registration
 
     def register(self) -> Operators:
-        values = [
-            f"{'Tensor' if not item.by_value else 'bool' if item.kind == 'bool' else 'int'} p{i}" for i, item in enumerate(self.inputs)
-        ]
+        values = ["Tensor" if not item.by_value else "bool" if item.kind == "bool" else "int" for item in self.inputs]
         count = len(self.outputs) + len(self.extras)
-        result = "Tensor" if count == 1 else f"({', '.join(['Tensor'] * count)})"
-        forward = torch.library.custom_op(
-            f"attngen::{self.name}_forward", self.forward, mutates_args=(), schema=f"({', '.join(values)}) -> {result}"
-        )
+        name, types = full_name(f"{self.name}_forward", values, count), schema(values, count)
+        with making(name):
+            forward = torch.library.custom_op(f"attngen::{name}", self.forward, mutates_args=(), schema=types)
         forward.register_fake(self.forward_fake)
-        rest = [f"Tensor s{i}" for i in range(len(self.saved))] + [f"Tensor c{i}" for i in range(len(self.cotangents))]
-        schema = f"({', '.join([*values, *rest, 'bool[] needed'])}) -> Tensor[]"
-        backward = torch.library.custom_op(f"attngen::{self.name}_backward", self.backward, mutates_args=(), schema=schema)
+        values += ["Tensor"] * (len(self.saved) + len(self.cotangents)) + ["bool[]"]
+        # Tensors one by one, not a list: what batches cotangents (is_grads_batched) takes no other.
+        types = schema(values, len(self.differentiable))
+        backward = torch.library.custom_op(f"attngen::{self.name}_backward", self.backward, mutates_args=(), schema=types)
         backward.register_fake(self.backward_fake)
         if self.cotangents and self.kernels.options.gradients:
             forward.register_autograd(self.differentiate, setup_context=self.setup)
         backward.register_autograd(self.refuse_second_order)
+        forward.register_vmap(partial(_each, forward))
+        backward.register_vmap(partial(_each, backward))
         return Operators(forward, backward)

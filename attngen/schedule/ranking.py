@@ -66,8 +66,7 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
     others: list[Candidate] = []
     for tile in candidates(kernel, request.dtype, request.target, request.length):
         cost = price(kernel, request.extents, request.dtype, tile, request.target, request.length)
-        # Kernels in float64 run in the interpreter, which knows no limits.
-        lost = "" if request.dtype == "float64" else _misfit(cost, request.target)
+        lost = _lost(cost, request)
         (others if lost else fits).append(Candidate(tile, cost, lost))
     if not fits:
         raise does_not_fit(kernel, request)
@@ -120,7 +119,7 @@ def passed_over(
     while len(failed) < _TRIES:
         gone = {item.tile for item in failed}
         forms = Counter(_form(item.tile) for item in failed)
-        rest = [item for item in ranked if item.tile not in gone and not _misfit(item.cost, request.target)]
+        rest = [item for item in ranked if item.tile not in gone and not _lost(item.cost, request)]
         rest = [item for item in distinct(tuple(rest)) if forms[_form(item.tile)] < _TRIES_OF_A_FORM] or rest
         if not rest:
             break
@@ -142,6 +141,11 @@ def distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     """The first of each tile, number of warps and form; other stages change neither arithmetic nor registers."""
     first = {replace(item.tile, num_stages=1): item for item in reversed(ranked)}
     return tuple(item for item in ranked if first[replace(item.tile, num_stages=1)] is item)
+
+
+def _lost(cost: Cost, request: Request) -> str:
+    # Kernels in float64 run in the interpreter, which knows no limits.
+    return "" if request.dtype == "float64" else _misfit(cost, request.target)
 
 
 def _misfit(cost: Cost, target: Target) -> str:
