@@ -15,6 +15,7 @@ from attngen import target as targets
 from attngen.errors import ArgumentError
 from attngen.explain import Explanation, explain
 from attngen.frontend.dropout import without_dropout
+from attngen.frontend.run import outside_of_graphs
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.pipeline import Program, Source
 from attngen.runtime import arguments as binding
@@ -34,6 +35,7 @@ from attngen.runtime.tiles import MaskTiles, mask_tiles
 from attngen.runtime.torch_op import operators
 
 
+@outside_of_graphs
 def compile(
     spec: Spec,
     arch: str | None = None,

@@ -20,7 +20,7 @@ from attngen.frontend.grid import Neighborhood
 from attngen.frontend.masking import lift_missing
 from attngen.frontend.ordering import Order, as_order
 from attngen.frontend.places import Place, definition, locate, user_place
-from attngen.frontend.run import call, check_signature, until_settled
+from attngen.frontend.run import call, check_signature, outside_of_graphs, until_settled
 from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.frontend.trace import Trace
 from attngen.frontend.tracer import Traced, lift, pointwise
@@ -80,6 +80,7 @@ class _Request:
     place: Place | None
 
 
+@outside_of_graphs
 def attention(
     score_mod: Mod | None = None,
     mask_mod: Mod | None = None,

@@ -18,7 +18,7 @@ from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
 from attngen.frontend.masking import lift_missing
 from attngen.frontend.places import assigned, definition, locate
-from attngen.frontend.run import call, located, until_settled
+from attngen.frontend.run import call, located, outside_of_graphs, until_settled
 from attngen.frontend.sharing import name_shared, rename
 from attngen.frontend.spec import Argument, Spec
 from attngen.frontend.trace import RESERVED, Trace
@@ -52,6 +52,7 @@ def cascade(*function: Any, **signature: str) -> Callable[[Callable[..., Any]], 
         remedy = 'Write @attngen.cascade(q="b h m d", k="b h n d", v="b h n e") above the function.'
         raise SpecError("cascade takes the axes of each argument by its name, and gives the decorator", remedy=remedy)
 
+    @outside_of_graphs
     def decorate(function: Callable[..., Any]) -> Spec:
         if not callable(function):
             raise SpecError(f"cascade decorates a function, not a {type(function).__name__}", remedy="Put it above a def.")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+import torch
 
 from attngen.errors import AttngenError, InternalError, ModSignature, TraceError
 from attngen.frontend import functions
@@ -13,7 +17,28 @@ from attngen.frontend.interception import Interception, Refused
 from attngen.frontend.places import Place, is_internal, locate, place_of
 from attngen.frontend.trace import NeedsValue, Trace
 
+_REASON = "attngen makes kernels here: make them outside of the compiled function, and pass what changes as an argument"
+P = ParamSpec("P")
 Result = TypeVar("Result")
+
+
+def outside_of_graphs(function: Callable[P, Result]) -> Callable[P, Result]:
+    """The function, run by Python where torch.compile would trace it: what it makes is no part of a graph.
+
+    Graphs are interrupted there; with fullgraph=True PyTorch refuses, and shows the reason given here.
+    """
+    held: list[Callable[P, Result]] = []
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+        if not held:
+            # Without it nothing is being compiled, and it takes long to import.
+            if "torch._dynamo" not in sys.modules:
+                return function(*args, **kwargs)
+            held.append(torch.compiler.disable(function, reason=_REASON))
+        return held[0](*args, **kwargs)
+
+    return run
 
 
 def until_settled(attempt: Callable[[frozenset[Hashable]], tuple[Trace, Callable[[], Result]]]) -> Result:

@@ -25,7 +25,7 @@ Refused = Callable[[str, TileSchedule], str]
 UNSTAGED = 1.15
 # So many tiles that do not compile mean that none does.
 _TRIES = 6
-# A compiler that fails on a form of two shapes fails on the form.
+# A compiler that fails on two tiles of a form is thought to fail on the form.
 _TRIES_OF_A_FORM = 2
 
 
@@ -118,9 +118,10 @@ def passed_over(
         failed.append(Candidate(tile, cost, f"does not compile: {why}"))
     while len(failed) < _TRIES:
         gone = {item.tile for item in failed}
-        forms = Counter(_form(item.tile) for item in failed)
+        forms = Counter(flag for item in failed for flag in _form(item.tile))
+        suspect = {flag for flag, count in forms.items() if count >= _TRIES_OF_A_FORM}
         rest = [item for item in ranked if item.tile not in gone and not _lost(item.cost, request)]
-        rest = [item for item in distinct(tuple(rest)) if forms[_form(item.tile)] < _TRIES_OF_A_FORM] or rest
+        rest = [item for item in distinct(tuple(rest)) if not suspect & _form(item.tile)] or rest
         if not rest:
             break
         if not (why := refused(kernel.role, rest[0].tile)):
@@ -133,8 +134,8 @@ def passed_over(
     )
 
 
-def _form(tile: TileSchedule) -> tuple[bool, ...]:
-    return tuple(getattr(tile, flag) for flag in FLAGS)
+def _form(tile: TileSchedule) -> set[str]:
+    return {flag for flag in FLAGS if getattr(tile, flag)}
 
 
 def distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
