@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,9 +80,10 @@ def refuse_transforms(tensors: Sequence[Tensor]) -> None:
     Raises:
         NotDifferentiable
     """
-    levels = torch._C._functorch.get_interpreter_stack() or ()  # pyright: ignore[reportPrivateUsage]
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    levels = functorch.get_interpreter_stack() or ()
     kinds = {level.key().name for level in levels}
-    if "Grad" in kinds and any(map(torch._C._functorch.is_gradtrackingtensor, tensors)):  # pyright: ignore[reportPrivateUsage]
+    if "Grad" in kinds and any(map(functorch.is_gradtrackingtensor, tensors)):
         raise NotDifferentiable(
             "gradients by torch.func (grad, vjp, jacrev, ...) are not available",
             remedy="Use torch.autograd.grad or backward, with is_grads_batched=True for several cotangents, or attend.reference(...).",

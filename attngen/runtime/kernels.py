@@ -54,7 +54,7 @@ class Options:
     tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
     `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward;
     `divided`: programs share the stream of the forward, and there is no backward; `deterministic`: results are the same in every run,
-    whatever PyTorch is told."""
+    whatever PyTorch is told; `precise_delta`: delta is summed over the keys, None where the derivation knows that it matters."""
 
     arch: str | None = None
     schedule: Frozen | None = None
@@ -65,6 +65,7 @@ class Options:
     gradients: bool = True
     divided: bool = False
     deterministic: bool = False
+    precise_delta: bool | None = None
 
 
 def freeze(schedule: Mapping[str, Any]) -> Frozen:
@@ -178,7 +179,8 @@ class Kernels:
             return self
         with self.lock:
             if names not in self.narrower:
-                general = analyse(self.program.cascade, wanted=names, without=self.program.without, asked=self.program.asked)
+                program, delta = self.program, self.options.precise_delta
+                general = analyse(program.cascade, wanted=names, without=program.without, asked=program.asked, precise_delta=delta)
                 program = for_dtype(general, self.program.dtype)
                 gone = roles(self.program) - roles(program)
                 schedule = tuple(item for item in self.options.schedule if item[0] not in gone) if self.options.schedule else None
@@ -266,7 +268,7 @@ class Kernels:
                     return found
         return choice.schedule
 
-    def refuse(self, request: Request, failed: Iterable[Failure]) -> None:
+    def refuse(self, request: Request, failed: Sequence[Failure]) -> None:
         """Have tiles that a compiler failed on passed over from now on.
 
         Raises:
@@ -275,8 +277,8 @@ class Kernels:
         with self.lock:
             self._refuse(request, failed)
 
-    def _refuse(self, request: Request, failed: Iterable[Failure]) -> None:
-        choice = self.choices.pop(request, None)
+    def _refuse(self, request: Request, failed: Sequence[Failure]) -> None:
+        choice = self.choices.pop(request, None) if failed else None
         for failure in failed:
             self.refusals.add(self.name, request, failure, () if choice is None else choice.asked)
 
@@ -292,8 +294,7 @@ class Kernels:
             source = self._source(request.extents, choice.schedule.specialised)
             module = self._module(source, False, request.target, request.extents, request.dtype)
             settled = settle(Emitted(source, module), choice, request)
-            if settled.failed:
-                self._refuse(request, settled.failed)
+            self._refuse(request, settled.failed)
             if settled.open:
                 return None
             text = str(settled.schedule)

@@ -76,4 +76,4 @@ def _stand_in(op_name: str, types: str) -> None:
 
 
 if not isinstance(torch.ops.__dict__.get("attngen"), _Operators):
-    torch.ops.attngen = _Operators("attngen")
+    torch.ops.__dict__["attngen"] = _Operators("attngen")

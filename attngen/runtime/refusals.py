@@ -73,7 +73,7 @@ class Refusals:
         gradients = ",".join(gradient.target for gradient in program.backward.gradients) if program.backward is not None else ""
         without, required = (",".join(sorted(names)) for names in (program.without, program.asked))
         asked = {"dims": str(request.dims), "dtype": request.dtype, "length": request.length, "gradients": gradients}
-        asked |= {"without": without, "asked": required, **more}
+        asked |= {"delta": program.delta, "without": without, "asked": required, **more}
         return request_key(str(program.cascade), request.target.name, asked, toolchain(self._knobs))
 
 

@@ -254,7 +254,7 @@ class _Registration:
         ]
         op = _REGISTERED[self.name].backward
         result = op(*inputs, *saved, *given, needed)
-        results = (result,) if isinstance(result, Tensor) else result
+        results: Sequence[Tensor] = (result,) if isinstance(result, Tensor) else result
         found = dict(zip((item.name for item in self.differentiable), results, strict=True))
         wanted = {item.name for item, need in zip(self.differentiable, needed, strict=True) if need}
         return tuple(found[item.name] if item.name in wanted else None for item in self.inputs)
