@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Hashable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
@@ -35,7 +35,7 @@ def outside_of_graphs(function: Callable[P, Result]) -> Callable[P, Result]:
             # Without it nothing is being compiled, and it takes long to import.
             if "torch._dynamo" not in sys.modules:
                 return function(*args, **kwargs)
-            held.append(torch.compiler.disable(function, reason=_REASON))
+            held.append(cast("Callable[P, Result]", torch.compiler.disable(function, reason=_REASON)))
         return held[0](*args, **kwargs)
 
     return run

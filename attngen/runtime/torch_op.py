@@ -227,11 +227,11 @@ class _Registration:
         needed, tensors = values[-1], values[: len(self.inputs)]
         by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
         model = self.model(tensors)
-        found = tuple(
+        found = [
             by_name[item.name].new_empty(by_name[item.name].shape) if wanted else model.new_empty(0)
             for item, wanted in zip(self.differentiable, needed, strict=True)
-        )
-        return found if len(found) > 1 else found[0]
+        ]
+        return tuple(found) if len(found) > 1 else found[0]
 
     # ---- autograd
 
