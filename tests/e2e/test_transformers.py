@@ -231,8 +231,8 @@ def test_blocks_that_an_indexer_chose() -> None:
     module.indexer = torch.nn.Identity()
     with pytest.raises(UnsupportedError, match="block_size"):
         attention_forward(module, q, k, v, None, block_indices=blocks)
-    module.indexer.block_size = 4  # pyright: ignore[reportArgumentType]
-    keep = (torch.arange(12) // 4 == blocks[..., None]).any(-2).repeat_interleave(2, 1)
+    module.indexer.block_size = 5  # pyright: ignore[reportArgumentType]
+    keep = (torch.arange(12) // 5 == blocks[..., None]).any(-2).repeat_interleave(2, 1)
     found, _ = attention_forward(module, q, k, v, torch.ones(2, 1, 10, 12, dtype=torch.bool), block_indices=blocks)
     assert (found - plain(q, k, v, keep)).abs().max() < 1e-12
 
