@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from attngen.emit.names import tensor_name
-from attngen.errors import NotDifferentiable, ShapeMismatch
+from attngen.errors import CompileFailed, NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
 from attngen.runtime.arguments import contiguous_features
-from attngen.runtime.forms import form
+from attngen.runtime.forms import form, other_form
 from attngen.runtime.handle import kernel_names
 from attngen.runtime.kept import keeping
 from attngen.runtime.kernels import Kernels, Loaded
@@ -126,9 +126,15 @@ class _Registration:
                 raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
         model = self.model(tensors)
-        if backward:
-            kernels = form(kernels, dims, self.dtype(tensors), kernels.target(model.device), lengths).kernels
-        return kernels, kernels.get(dims, model, lengths)
+        if not backward:
+            return kernels, kernels.get(dims, model, lengths)
+        asked = (dims, self.dtype(tensors), kernels.target(model.device), lengths)
+        found = form(kernels, *asked).kernels
+        try:
+            return found, found.get(dims, model, lengths)
+        except CompileFailed:
+            found = other_form(kernels, found, *asked)
+            return found, found.get(dims, model, lengths)
 
     def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
         """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""

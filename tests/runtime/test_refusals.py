@@ -18,9 +18,10 @@ from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime import inspect, measure, torch_op
+from attngen.runtime.forms import form, settle_forms
 from attngen.runtime.inspect import CompileJob
 from attngen.runtime.kernels import Kernels, Options, freeze
-from attngen.runtime.refusals import failed_launch, said
+from attngen.runtime.refusals import Refusals, failed_launch, said
 from attngen.runtime.resources import compile_settled, inspect_kernels
 from attngen.runtime.triton_api import knobs, triton
 from attngen.schedule.choose import Request, choose
@@ -170,6 +171,22 @@ def test_a_build_of_which_nothing_compiles_is_refused(compiler: Callable[[Fails]
         kernels(unseen()).settled(DIMS, "bfloat16", SM90)
     assert caught.value.remedy
     assert len([job for job in asked if role(job) == "backward_rows"]) <= 12
+
+
+@pytest.mark.parametrize("failing", ["backward_columns", "backward_fused"])
+def test_a_form_that_does_not_compile_gives_way_to_the_other(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(Refusals, "why", lambda self, request, role, tile: "it died" * (role == failing))
+    mine = kernels(attngen.attention(name="forms"))
+    settle_forms(mine, DIMS, "bfloat16", SM90)
+    found = form(mine, DIMS, "bfloat16", SM90)
+    assert found.kernels is (mine.fused() if failing == "backward_columns" else mine)
+    assert f"no tile of the kernel {failing} compiles" in found.why
+    steady = Kernels(mine.program, "forms", replace(mine.options, deterministic=True), mine.knobs)
+    if failing == "backward_columns":
+        with pytest.raises(CompileFailed, match="backward_columns"):
+            settle_forms(steady, DIMS, "bfloat16", SM90)
 
 
 def test_a_tile_that_a_user_asked_for_has_no_other_in_its_place(compiler: Callable[[Fails], list[CompileJob]]) -> None:
