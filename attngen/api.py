@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attngen import target as targets
-from attngen.errors import ArgumentError
+from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.run import outside_of_graphs
@@ -27,11 +27,13 @@ from attngen.runtime.handle import KernelHandle, check_counts, dtype_name, featu
 from attngen.runtime.kernels import Options, forward_only, freeze, in_parts_only
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
+from attngen.runtime.reach import Short, guarded
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
-from attngen.runtime.shared import check_required, rewrites_named, shared_kernels
+from attngen.runtime.shared import check_required, check_schedule, rewrites_named, shared_kernels
 from attngen.runtime.splitting import is_divided, parts_of_calls
-from attngen.runtime.tiles import MaskTiles, mask_tiles
+from attngen.runtime.strict import spelled_out
+from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.torch_op import operators
 
 
@@ -78,15 +80,20 @@ def compile(
     if not isinstance(spec, Spec):
         remedy = "Make one with attngen.attention(...) or @attngen.cascade(...)."
         raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy=remedy)
-    spec = best_order(spec, targets.get("sm90" if arch is None else arch))
+    given, spec = spec, best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
     options = Options(
         arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic), precise_delta=precise_delta
     )
     attend = Attention(spec, options)
+    attend._given = given
+    check_schedule(frozen, attend.program)
     check_required(attend._kernels, asked, "bfloat16" if dtype is None else dtype)
     if dtype is not None and (head_dim is not None or extents is not None):
-        attend.build(dtype, head_dim=head_dim, extents=extents)
+        try:
+            attend.build(dtype, head_dim=head_dim, extents=extents)
+        except MissingKernel as error:
+            raise spelled_out(error, given, attend.options) from None
     return attend
 
 
@@ -98,6 +105,9 @@ class Attention:
         options: with which options.
     """
 
+    _given: Spec | None = None
+    """What `compile` was given, if not what was compiled: its tokens may be taken in another order."""
+
     def __init__(self, spec: Spec, options: Options) -> None:
         self.spec = spec
         self.options = options
@@ -108,6 +118,7 @@ class Attention:
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
         self._check = Checks(spec, self.program.cascade)
+        self._guarded: dict[Short, Attention] = {}
 
     @property
     def program(self) -> Program:
@@ -143,15 +154,24 @@ class Attention:
         views, extents = binding.split(chosen.spec, tensors)
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
         if not binding.is_symbolic(extents):
-            chosen._check(tensors, extents)
+            chosen = chosen._reaching(chosen._check(tensors, extents))
             chosen = chosen._suited(extents, tensors)._divided(extents, tensors)
-        result = chosen._run(views, extents, return_lse, used)
+        try:
+            result = chosen._run(views, extents, return_lse, used)
+        except MissingKernel as error:
+            raise spelled_out(error, self._given or self.spec, self.options) from None
         return followed(result, used) if return_seed else result
 
     def _asked(self, return_lse: bool, training: bool) -> Attention:
         """The variant for the options of a call."""
         chosen = self if training or self.spec.seed is None else self._without_dropout
         return chosen._with_lse if return_lse and not chosen.spec.on_request else chosen
+
+    def _reaching(self, short: Short) -> Attention:
+        """The variant whose loads of these captured tensors look at their sizes."""
+        if short and short not in self._guarded:
+            self._guarded[short] = Attention(guarded(self.spec, short), self.options)
+        return self._guarded[short] if short else self
 
     @functools.cached_property
     def _in_classes(self) -> Attention | None:
@@ -282,16 +302,12 @@ class Attention:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
         check_counts(q_len=q_len, kv_len=kv_len, batch=batch, heads=heads, kv_heads=1 if kv_heads is None else kv_heads)
-        if self.spec.order is not None:
-            self.spec.order.check(q_len, kv_len)
-        streamed, rows, group = self.program.streamed, None if kv_heads is None else self._in_rows, None
-        extents = {streamed.resident: q_len, streamed.streamed: kv_len}
-        if kv_heads is not None and rows is not None and rows.spec.packing is not None:
-            group = group_of(rows.spec.packing, heads, kv_heads)
-            extents |= [group]
-        chosen = self._suited(extents)
-        captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)
+        packing = None if kv_heads is None or self._in_rows is None else self._in_rows.spec.packing
+        group = None if kv_heads is None or packing is None else group_of(packing, heads, kv_heads)
         sizes = (batch, heads, q_len, kv_len)
+        extents = lengths_of(self.program, sizes, group)
+        chosen = self._reaching(self._check.lengths(extents))._suited(extents)
+        captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)
         return mask_tiles(chosen._kernels, chosen.spec, captures, self.dims(head_dim), dtype_name(dtype), sizes, group)
 
     def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:

@@ -40,6 +40,8 @@ from attngen.version import VERSION
 
 FORWARD = frozenset(("forward", PARTS, MERGE))
 """Roles of the kernels that the forward launches."""
+STEPS = ("trace", "canonicalize", "streaming", "differentiate", "hoist", "partition", "rewrite")
+"""Names of the steps whose results can be looked at."""
 _T = TypeVar("_T")
 Observe = Callable[[str, _T], _T]
 
@@ -127,14 +129,15 @@ def analyse(
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
         precise_delta: whether delta is summed over the keys; None where the derivation knows that it matters.
     """
+    observe("trace", cascade)
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
     axes = roles(canonical)
     streamed = streaming(canonical, axes.resident, axes.streamed)
-    observe("streaming", streamed.cascade)
+    observe("streaming", streamed)
     wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
     backward, delta = _differentiated(streamed, wrt, precise_delta)
-    observe("differentiate", backward.cascade)
+    observe("differentiate", backward)
     gradient = hoist(backward.cascade)
     observe("hoist", gradient)
     saved = tuple(item.name for item in backward.saved)

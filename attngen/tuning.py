@@ -9,6 +9,7 @@ import torch
 
 from attngen import target as targets
 from attngen.errors import ArgumentError
+from attngen.explain import watching
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
@@ -58,7 +59,7 @@ def tune(
             raise ArgumentError(f"there is no class of lengths {name!r}", remedy=f"They are {', '.join(LENGTHS)}.")
     device, knobs = torch.device("cuda", torch.cuda.current_device()), Knobs.from_env()
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
-    kernels = Kernels(analyse(spec.cascade), spec.name, Options(arch), knobs)
+    kernels = Kernels(analyse(spec.cascade, watching(knobs)), spec.name, Options(arch), knobs)
     setting = Setting(kernels.target(device), device, torch.cuda.get_device_name(device), triton_version(), leaders)
     captures = {item.name: item.value for item in spec.captures}
     features = feature_lengths(kernels.program.features, head_dim, captured_lengths(spec))

@@ -70,8 +70,34 @@ def test_a_wrong_command_line_is_2() -> None:
 def test_what_is_refused_is_1_and_one_block(argv: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"{error}: ")
+    assert [line for line in said.splitlines() if line.startswith(f"{error}: ")], "below what was done before it"
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("count", ["-5", "0", "1.5", "many", "٣"])
+def test_a_count_is_at_least_1(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["explain", "causal", "--mask", count])
+    assert left.value.code == 2
+    assert "argument --mask" in capsys.readouterr().err
+
+
+def test_progress_comes_line_by_line_while_a_command_runs(tmp_path: Path) -> None:
+    """Also where stderr is a pipe: the first line long before the last."""
+    command = [sys.executable, "-m", "attngen", "generate", "full", "--arch", "sm90", "--head-dim", "16", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as running:
+        assert running.stderr is not None
+        first = running.stderr.readline()
+        assert running.poll() is None and not (tmp_path / "full").exists()
+        rest = running.stderr.readlines()
+    assert first == "full sm90 bfloat16 d=16 e=16: compiling forward, backward_prepare, backward_rows, backward_columns\n"
+    assert len(rest) == 4 and not any("\r" in line for line in rest)
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["inspect", "full", "--head-dim", "64", "--cubin", str(tmp_path / "file" / "cubins")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 def test_errors_come_as_json_as_well(capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,6 +165,14 @@ def test_explain_draws_the_tiles_of_a_mask(capsys: pytest.CaptureFixture[str], t
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
     assert cli.main(["explain", "sliding_window", "--plot", str(picture)]) == 1
     assert "Add --mask N." in capsys.readouterr().err
+
+
+def test_the_readme_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    command = "attngen explain sliding_window --mask 8192"
+    shown = readme.partition(f"```console\n{command}\n```\n\n```\n")[2].partition("```")[0]
+    assert cli.main(command.split()[1:]) == 0
+    assert shown and shown in capsys.readouterr().out
 
 
 def test_explain_on_one_screen_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:

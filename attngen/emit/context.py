@@ -28,7 +28,7 @@ class KernelContext:
         bounds: what finds its walks, at most one function. products: what forms those that can go ahead, at most one.
         name: function name.
         title: what it computes, one line; `summary`: the steps.
-        params: run-time parameters in launch order. constexprs: compile-time ones; flags: those that a tile may set.
+        params: run-time parameters in launch order. constexprs: compile-time ones; flags: those that a tile or a launch may set.
         unspecialized: quoted names of parameters whose values must not lead to a new build.
         place: which tile this program owns. prologue: what it keeps. init: the carried state.
         flat: whether it walks over axes of the grid itself, `loop_count` turns, in one loop with the stream; `loop` heads each step.

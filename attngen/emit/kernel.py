@@ -91,6 +91,8 @@ def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), d
     for name in kernel.outputs:
         if name not in {*kernel.added, *(item.step for item in kernel.destinations)}:
             for part in parts.stored[name]:
+                if part.tensor in writer.steps:
+                    lowering.stored_outside(name, part, writer.steps[part.tensor])
                 _store(writer, name, kernel.axes(name), part)
     if limits.stage == Stage.PROLOGUE:
         writer.sections.prologue += limits.lines
@@ -156,7 +158,7 @@ def _assemble(kernel: Kernel, written: Written) -> Lowered:
     blocks = [f"BLOCK_{axis.upper()}" for axis in (resident, *((streamed,) if streamed else ()))]
     types = ["DTYPE", "ACC"]
     constexprs = (*dims, *tiles, *blocks, *types)
-    flags = (Code("TMA"),) if writer.tiled else ()
+    flags = (*((Code("TMA"),) if writer.tiled else ()), *writer.flags)
     by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
     outer = _outer_strides(kernel)
     unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value | outer | writer.chunked]

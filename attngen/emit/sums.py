@@ -92,7 +92,7 @@ class Sums:
         elif len(layout) == 2:
             left, right = self.sides(step, (resident, streamed), (streamed, layout[1]))
             tile = self.lowering.selected(step, left, name.removesuffix(writer.numbers(layout)))
-            b = self.lowering.operand(right, (streamed, layout[1]))
+            b = self.lowering.summed_operand(step, right, (streamed, layout[1]))
             self.follow(step)
             previous, writer.stage = writer.stage, Stage.TILE
             writer.put(f"{name} = {writer.dialect.accumulate(writer, (f'{tile}.to(DTYPE)', b), name, layout[1])}")

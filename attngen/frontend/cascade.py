@@ -16,7 +16,6 @@ from attngen.errors import AttngenError, ModReturn, SpecError
 from attngen.frontend import patterns
 from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
-from attngen.frontend.masking import lift_missing
 from attngen.frontend.places import assigned, definition, locate
 from attngen.frontend.run import call, located, outside_of_graphs, until_settled
 from attngen.frontend.sharing import name_shared, rename
@@ -109,6 +108,7 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     result = call(lambda: lifted(**arguments), (), trace)
     keys, values = _results(result, trace, function)
     names = _Outputs(trace, locate_definition(function)).name_all(keys, values)
+    trace.lift_masks(tuple(names))
     name_shared(trace)
     traced, captures = trace.finish(tuple(names))
     signature = [argument.pattern for argument in header.arguments]
@@ -173,10 +173,9 @@ class _Outputs:
             self._renamed.append(rename(trace, step.name, name))
             return name
         axes = axes_of(expr, trace)
-        body, where = lift_missing(expr)
         name = trace.fresh(wanted)
         loc = naming(locate(value.place) or self._loc, assigned(value.place) or f"the output {wanted}")
-        trace.add(Einsum(name, axes, body, where=where, loc=loc))
+        trace.add(Einsum(name, axes, expr, loc=loc))
         if isinstance(expr, Read) and trace.find(expr) is not None:
             trace.layouts[name] = trace.layouts.get(expr.tensor) or patterns.grouped(axes, ())
         return name

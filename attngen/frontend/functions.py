@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from attngen.errors import AxisError, SpecError
 from attngen.frontend import patterns
-from attngen.frontend.masking import lift_missing
-from attngen.frontend.places import assigned, locate, user_place
+from attngen.frontend.places import Place, assigned, locate, user_place
 from attngen.frontend.pointwise import cast, number
 from attngen.frontend.rows import Row, broadcast
 from attngen.frontend.trace import RESERVED, Trace
@@ -95,9 +94,9 @@ def softmax(x: Any, over: str, *, name: str | None = None) -> Traced:
     return result if name is None else _named(result, name, "softmax", chosen=True)
 
 
-def _add(trace: Trace, step: Einsum, called: str) -> Traced:
-    """A step at the user's line, and what messages call it."""
-    return Traced(trace.add(replace(step, loc=naming(locate(user_place()), called))), trace)
+def _add(trace: Trace, step: Einsum, called: str, place: Place | None = None) -> Traced:
+    """A step at the user's line, where its value was computed or else this one, and what messages call it."""
+    return Traced(trace.add(replace(step, loc=naming(locate(place or user_place()), called))), trace)
 
 
 def _removed(called: str, value: Traced, over: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -151,10 +150,9 @@ def _named(value: Traced, hint: str, taker: str, *, chosen: bool = False) -> Tra
     expr = trace.use_names(value.expr)
     if not isinstance(expr, Apply) and not chosen:
         return Traced(expr, trace)
-    body, where = lift_missing(expr)
     name = _step_name(trace, hint if chosen else None, hint)
     called = name if chosen else assigned(value.place) or f"the operand of {taker}(...)"
-    result = _add(trace, Einsum(name, axes_of(expr, trace), body, where=where), called)
+    result = _add(trace, Einsum(name, axes_of(expr, trace), expr), called, value.place)
     trace.named[value.expr] = result.expr
     return result
 

@@ -22,9 +22,8 @@ from attngen.errors import (
     TracedMutation,
     UnsupportedOperation,
 )
-from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, unsupported
+from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, operation, unsupported
 from attngen.frontend.operators import NAMES as OPERATORS
-from attngen.frontend.pointwise import operation
 from attngen.frontend.trace import Trace
 from attngen.frontend.tracer import Traced, lift, pointwise
 

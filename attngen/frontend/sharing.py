@@ -21,20 +21,27 @@ _COSTLY = frozenset(
     (
         "exp",
         "exp2",
+        "expm1",
         "log",
+        "log1p",
         "log2",
         "sqrt",
         "rsqrt",
         "sin",
         "cos",
+        "atan",
+        "atan2",
+        "asinh",
         "erf",
         "tanh",
+        "tanh_small",
         "sigmoid",
         "softplus",
         "gelu",
         "gelu_tanh",
         "logaddexp",
         "pow",
+        "int_pow",
     )
 )
 

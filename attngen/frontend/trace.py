@@ -20,6 +20,7 @@ from attngen.frontend.spec import Capture, Pattern
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
+from attngen.ir.masks import lift_masks
 from attngen.ir.traverse import extents, free_axes, live_steps, rewrite, step_reads
 from attngen.ir.verify import TracedForm, verify
 
@@ -209,6 +210,11 @@ class Trace:
     def use_names(self, expr: Expr) -> Expr:
         """The expression with every part that is a named step replaced by a read of that step."""
         return replace_parts(expr, self.named) if self.named else expr
+
+    def lift_masks(self, outputs: tuple[str, ...]) -> None:
+        """Say in the predicates of the steps so far what their bodies mask."""
+        inputs = (*self.arguments, *self._inputs.values())
+        self.steps[:] = lift_masks(Cascade(inputs, live_steps(Cascade((), tuple(self.steps), outputs)), outputs)).steps
 
     def finish(self, outputs: tuple[str, ...]) -> tuple[Cascade, tuple[Capture, ...]]:
         """The cascade of the steps that the outputs need, and the captured values in order of first use."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch
 from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.ir.cascade import Cascade, Input
-from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
-from attngen.ir.traverse import children, walk
+from attngen.ir.expr import Apply, Expr, Read, kind_of
+from attngen.ir.traverse import children
 from attngen.source import SourceLoc
 
 _log = logging.getLogger("attngen")
@@ -275,41 +275,6 @@ def check_types(inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Ma
                 f"the captured tensor {name} is on {value.device}, the arguments are on {device}",
                 remedy=f"Move {name} to {device} once, where it is made.",
             )
-
-
-def check_captures(cascade: Cascade, captures: Mapping[str, object], extents: Mapping[str, int], places: Tensor | None = None) -> None:
-    """A captured tensor indexed by a position must reach as far as that axis does, and so where the position is read from `places`.
-
-    Raises:
-        ShapeMismatch
-    """
-    orders = frozenset(name for name, value in captures.items() if places is not None and value is places)
-    for step in cascade.steps:
-        for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
-            value = captures.get(node.tensor) if isinstance(node, Read) else None
-            if not isinstance(value, Tensor) or not isinstance(node, Read):
-                continue
-            for position, at in enumerate(node.at):
-                needed = _reach(at, extents, orders)
-                if needed is not None and value.shape[position] < needed:
-                    raise ShapeMismatch(
-                        f"dimension {position} of the captured tensor {node.tensor} has {value.shape[position]} elements, "
-                        f"but it is indexed by positions up to {needed - 1}",
-                        loc=step.loc,
-                        remedy=f"{node.tensor} has shape {tuple(value.shape)}.",
-                    )
-
-
-def _reach(at: Expr, extents: Mapping[str, int], orders: frozenset[str]) -> int | None:
-    match at:
-        case Read(tensor=name, at=(Index(axis=axis),)) if name in orders:
-            return extents.get(axis)
-        case Index(axis=axis) if axis in extents:
-            return extents[axis]
-        case Apply(op="add", args=(Apply(op="mul", args=(Index(axis=outer), Extent(axis=inner))), Index(axis=last))) if inner == last:
-            return extents[outer] * extents[inner] if outer in extents and inner in extents else None
-        case _:
-            return None
 
 
 def asks_gradient(values: Iterable[object]) -> bool:

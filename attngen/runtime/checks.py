@@ -12,6 +12,7 @@ from attngen.ir.cascade import Cascade
 from attngen.runtime import arguments as binding
 from attngen.runtime.ordering import without_order
 from attngen.runtime.overflow import check_numbers
+from attngen.runtime.reach import Short, indexed, short_tensors
 
 
 class Checks:
@@ -19,28 +20,46 @@ class Checks:
 
     def __init__(self, spec: Spec, cascade: Cascade) -> None:
         self._spec = spec
-        self._cascade = cascade
+        self._indexed = indexed(cascade)
         self._captures = {capture.name: capture.value for capture in spec.captures}
         self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, cascade))
         self._converted = binding.whole_only(spec.cascade)
 
-    def __call__(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> None:
+    def lengths(self, extents: Mapping[str, int]) -> Short:
+        """Check what the lengths of a call alone decide: what is read at its positions reaches as far.
+
+        Args:
+            extents: of all axes but features.
+
+        Returns:
+            The captured tensors that only reach as far as the mask lets positions count.
+
+        Raises:
+            ShapeMismatch, ArgumentError
+        """
+        spec, captures = self._spec, self._captures
+        if spec.blocks is not None:
+            spec.blocks.check(extents["m"], extents["n"], extents["b"], extents["g"] * extents["r"])
+        if spec.order is not None:
+            spec.order.check(*(extents[axis] for axis in spec.order.axes))
+        places = spec.order.places if spec.order is not None else None
+        self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
+        return short_tensors(self._indexed, captures, extents, places)
+
+    def __call__(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> Short:
         """Check one call.
 
         Args:
             tensors: its arguments. extents: of their axes.
+
+        Returns:
+            As `lengths`.
 
         Raises:
             ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentError, NotDifferentiable
         """
         spec, captures = self._spec, self._captures
         binding.check_types(spec.cascade.inputs[: len(tensors)], tensors, without_order(spec, captures))
-        if spec.blocks is not None:
-            spec.blocks.check(extents["m"], extents["n"])
-        if spec.order is not None:
-            spec.order.check(*(extents[axis] for axis in spec.order.axes))
-        places = spec.order.places if spec.order is not None else None
-        binding.check_captures(self._cascade, captures, extents, places)
-        self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
         binding.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
         binding.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
+        return self.lengths(extents)

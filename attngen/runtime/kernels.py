@@ -19,6 +19,7 @@ from attngen.cache.entry import Artefacts
 from attngen.cache.key import kernel_key
 from attngen.cache.load import load_module
 from attngen.errors import ArchMismatch, MissingKernel, ScheduleError
+from attngen.explain import watching
 from attngen.ir.pieces import Cuts, cuts
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
@@ -54,7 +55,8 @@ class Options:
     tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
     `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward;
     `divided`: programs share the stream of the forward, and there is no backward; `deterministic`: results are the same in every run,
-    whatever PyTorch is told; `precise_delta`: delta is summed over the keys, None where the derivation knows that it matters."""
+    whatever PyTorch is told; `precise_delta`: delta is summed over the keys, None where the derivation knows that it matters; `stored`: for
+    calls in strict mode."""
 
     arch: str | None = None
     schedule: Frozen | None = None
@@ -66,6 +68,7 @@ class Options:
     divided: bool = False
     deterministic: bool = False
     precise_delta: bool | None = None
+    stored: bool = False
 
 
 def freeze(schedule: Mapping[str, Any]) -> Frozen:
@@ -140,7 +143,7 @@ class Kernels:
         self.arch = options.arch
         self.override = own_part(options.schedule, program)
         self.knobs = knobs
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.choices: dict[Request, Choice] = {}
         self.schedules: dict[str, ModuleSchedule] = {}
         self.sources: dict[tuple[Cuts, bool], Source] = {}
@@ -165,6 +168,7 @@ class Kernels:
             if dtype not in self.special:
                 program = for_dtype(self.program, dtype)
                 self.told[dtype] = program.rewrites
+                watching(self.knobs)("rewrite", program.kernels)
                 mine = self if program.kernels == self.program.kernels else Kernels(program, self.name, self.options, self.knobs)
                 self.special[dtype] = mine
             return self.special[dtype]
@@ -179,8 +183,8 @@ class Kernels:
             return self
         with self.lock:
             if names not in self.narrower:
-                program, delta = self.program, self.options.precise_delta
-                general = analyse(program.cascade, wanted=names, without=program.without, asked=program.asked, precise_delta=delta)
+                program, delta, watch = self.program, self.options.precise_delta, watching(self.knobs)
+                general = analyse(program.cascade, watch, wanted=names, without=program.without, asked=program.asked, precise_delta=delta)
                 program = for_dtype(general, self.program.dtype)
                 gone = roles(self.program) - roles(program)
                 schedule = tuple(item for item in self.options.schedule if item[0] not in gone) if self.options.schedule else None
@@ -192,7 +196,9 @@ class Kernels:
         with self.lock:
             if self.one_walk is None:
                 program = fused(self.program)
-                self.one_walk = None if program is None else Kernels(program, self.name, self.options, self.knobs)
+                if program is not None:
+                    watching(self.knobs)("rewrite", program.kernels)
+                    self.one_walk = Kernels(program, self.name, self.options, self.knobs)
             return self.one_walk
 
     def source(self, dims: Mapping[str, int], specialised: bool = False) -> Source:
@@ -238,7 +244,8 @@ class Kernels:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
                 # What is stored, or made for others, has no specialised warps that nobody asked for.
-                tuned = tuned.unspecialised() if self.knobs.strict or not self.options.local else tuned
+                kept = self.knobs.strict or self.options.stored or not self.options.local
+                tuned = tuned.unspecialised() if kept else tuned
                 choice = choose(self.program.kernels, request, table(), tuned, partial(self.refusals.why, request))
                 if self.override is not None:
                     schedule = override(choice.schedule, self.program.kernels, thaw(self.override))
@@ -254,6 +261,7 @@ class Kernels:
 
         Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache. Where a
         compiler fails on both, the choice is made again without them. A user's tile is compiled if it may not fit, and has no successor.
+        In strict mode a class of lengths for which nothing is stored takes what is stored for long ones.
 
         Raises:
             CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
@@ -288,6 +296,8 @@ class Kernels:
 
         entry = store(self.knobs).try_load(key)
         if entry is None:
+            if self.knobs.strict and request.length != "long":
+                return self.settled(request.extents, request.dtype, request.target)
             if self.knobs.strict:
                 raise self.missing(request.extents, request.dtype, request.target)
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
@@ -299,7 +309,7 @@ class Kernels:
                 return None
             text = str(settled.schedule)
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
-        return parse_schedule(entry.file("schedule.txt").read_text(encoding="utf-8"))
+        return parse_schedule(entry.content("schedule.txt").decode())
 
     def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int]) -> Loaded:
         """The module and tiles for a call."""
@@ -330,19 +340,18 @@ class Kernels:
 
         text_hash = hashlib.sha256(source.text.encode()).hexdigest()
         key = kernel_key(str(source.program.cascade), f"text={text_hash}", target.name, toolchain(self.knobs))
-        path = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
-        module = load_module(path, f"attngen_{self.name}_{key[:12]}")
+        entry = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
+        module = load_module(entry.file("kernels.py"), f"attngen_{self.name}_{key[:12]}", text=entry.content("kernels.py"))
         if not interpret:
             return module
         _notice()
         return interpreted(module)
 
     def missing(self, dims: Mapping[str, int], dtype: str, target: targets.Target) -> MissingKernel:
-        dim = max(dims.values(), default=0)
-        return MissingKernel(
-            f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {dict(dims)}",
-            remedy=f"Build them beforehand: attngen generate SPEC --arch {target.name} --dtype {dtype} --head-dim {dim}",
-        )
+        """The error of strict mode. Only who has the user's spec can say how it is built."""
+        lengths = ", ".join(f"{axis} = {length}" for axis, length in dims.items())
+        rule = f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {lengths}"
+        return MissingKernel(rule, target.name, dtype, dims, remedy="Build them beforehand with attngen generate.")
 
 
 @cache

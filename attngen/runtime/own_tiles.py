@@ -11,7 +11,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from attngen.cache.directory import cache_base, check_directory, prepare_directory
+from attngen.cache.directory import cache_base, held_directory, prepare_directory
 from attngen.cache.store import CacheWarning
 from attngen.errors import CacheError, ScheduleError
 from attngen.knobs import Knobs
@@ -64,8 +64,8 @@ def _together(cache_dir: Path | None) -> TunedTable:
     path = cache_base(cache_dir) / FILE_NAME
     if not path.is_file():
         return shipped()
-    check_directory(path.parent)
-    return _read(path).over(shipped())
+    with held_directory(path.parent):
+        return _read(path).over(shipped())
 
 
 def _read(path: Path) -> TunedTable:

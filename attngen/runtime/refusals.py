@@ -44,7 +44,7 @@ class Refusals:
         case = (request, role, tile)
         if case not in self._known:
             entry = store(self._knobs).try_load(self._key(request, refused=f"{role}={tile}")) if self._stored else None
-            self._known[case] = "" if entry is None else entry.file(_FILE).read_text(encoding="utf-8")
+            self._known[case] = "" if entry is None else entry.content(_FILE).decode()
         return self._known[case]
 
     def add(self, name: str, request: Request, failure: Failure, asked: tuple[str, ...] = ()) -> None:

@@ -20,7 +20,9 @@ from attngen.transform.matrices import streamed_rows, unspecialised
 from attngen.transform.partition import Kernel, addends
 from attngen.transform.splitting import MERGE, PARTS
 
-OPERATIONS = {"floordiv": 8, "mod": 8, "erf": 12, "gelu": 12, "sin": 8, "cos": 8, "pow": 4, "random_bits": 50}
+OPERATIONS = dict(floordiv=8, mod=8, erf=12, gelu=12, sin=8, cos=8, pow=4, random_bits=50) | dict(
+    int_pow=300, atan=20, atan2=30, asinh=20, log1p=8, expm1=8, rint=6
+)
 """Instructions of operations that are several."""
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
-from attngen.ir.algebra import factors, product
+from attngen.ir.algebra import bag, factors, product
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Index, Read, kind_of
 from attngen.ir.names import Names
@@ -139,9 +139,9 @@ def _groups(terms: list[_Term], leaves: Callable[[_Term], tuple[Expr, ...]]) -> 
     or else each by itself."""
     if _is_one_side([_without(term, _common(terms)) for term in terms]):
         return [terms]
-    groups: dict[frozenset[Expr], list[_Term]] = {}
+    groups: dict[frozenset[tuple[Expr, int]], list[_Term]] = {}
     for term in terms:
-        groups.setdefault(frozenset(leaves(term)), []).append(term)
+        groups.setdefault(bag(leaves(term)), []).append(term)
     if len(groups) > 1:
         return [part for group in groups.values() for part in _groups(group, leaves)]
     return [[term] for term in terms]
@@ -163,7 +163,7 @@ def _merged(terms: list[_Term]) -> list[_Term]:
     """Terms with equal factors added."""
     found: dict[frozenset[tuple[Expr, int]], _Term] = {}
     for term in terms:
-        key = frozenset(Counter(term.factors).items())
+        key = bag(term.factors)
         found[key] = replace(term, coefficient=term.coefficient + (found[key].coefficient if key in found else 0.0))
     return [term for term in found.values() if term.coefficient != 0.0]
 
@@ -212,9 +212,7 @@ def _one_term(expr: Expr, step: Einsum, products: dict[str, Expr]) -> _Term:
 
 def _only_scales(body: Expr) -> bool:
     """Whether the product is one read times factors that are constant along something the read varies along."""
-    factors = _plain_factors(body)
-    widest = max(factors, key=lambda factor: len(free_axes(factor)))
-    others = [factor for factor in factors if factor is not widest]
+    *others, widest = sorted(_plain_factors(body), key=lambda factor: len(free_axes(factor)))
     return isinstance(widest, Read) and all(len(free_axes(factor)) < len(free_axes(widest)) for factor in others)
 
 

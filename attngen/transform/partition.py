@@ -22,6 +22,7 @@ from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Index, Read
 from attngen.ir.names import Names
 from attngen.ir.traverse import free_axes, step_reads
+from attngen.transform.absent import silenced, silent_rows
 from attngen.transform.destinations import Destination, by_step, destinations, with_columns
 from attngen.transform.differentiate import Backward
 from attngen.transform.existence import contributions, existence, mask_of
@@ -84,10 +85,17 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
     kernels: list[Kernel] = []
     if split.prepared:
         kernels.append(split.kernel("backward_prepare", rows, None, split.prepared, cascade.inputs))
+    silence = silent_rows(backward.forward, cascade.inputs, {item.name for item in backward.saved})
+    cotangents = [name for _, name in backward.cotangents]
+
+    def streaming_kernel(role: str, axes: tuple[str, str], outputs: tuple[str, ...]) -> Kernel:
+        kernel = split.kernel(role, *axes, outputs, known)
+        return visited(kernel if silence is None else silenced(kernel, rows, silence, cascade, cotangents))
+
     known = _with_stored(cascade, cascade.inputs, split.prepared)
     for number, statistics in enumerate(split.statistics):
         role = "backward_statistics" if number == 0 else f"backward_statistics_{number + 1}"
-        kernels.append(visited(split.kernel(role, rows, keys, statistics, known)))
+        kernels.append(streaming_kernel(role, (rows, keys), statistics))
         known = _with_stored(cascade, known, statistics)
     for role, resident, streamed, outputs in (
         ("backward_rows", rows, keys, split.rows),
@@ -97,7 +105,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
         groups = _groups(cascade, outputs, resident, streamed, features)
         for number, group in enumerate(groups):
             name = role if number == 0 else f"{role}_{number + 1}"
-            kernels.append(visited(split.kernel(name, resident, streamed, group, known)))
+            kernels.append(streaming_kernel(name, (resident, streamed), group))
     return tuple(kernels)
 
 

@@ -34,7 +34,10 @@ from attngen.transform.exponentials import Rewriter
 from attngen.transform.gauges import Accumulator, Gauge, Streamed, Sums
 
 _FINITE = frozenset(
-    ("add", "sub", "mul", "neg", "min", "max", "abs", "tanh", "sigmoid", "softplus", "relu", "gelu", "gelu_tanh", "erf", "sin", "cos")
+    (
+        *("add", "sub", "mul", "neg", "min", "max", "abs", "tanh", "sigmoid", "softplus", "relu", "gelu", "gelu_tanh", "erf", "sin", "cos"),
+        *("clamp", "clamp_min", "clamp_max", "hardtanh", "tanh_small", "atan", "rint", "floor", "ceil"),
+    )
 )
 """Operations that give numbers for numbers."""
 
