@@ -15,6 +15,7 @@ from attngen import target as targets
 from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain
 from attngen.frontend.dropout import without_dropout
+from attngen.frontend.run import outside_of_graphs
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.pipeline import Program, Source
 from attngen.runtime import arguments as binding
@@ -22,7 +23,7 @@ from attngen.runtime.checks import Checks
 from attngen.runtime.classes import classes_pay, in_classes
 from attngen.runtime.devices import Follower
 from attngen.runtime.forms import form, settle_forms
-from attngen.runtime.handle import KernelHandle, dtype_name, feature_lengths, given_lengths, handles
+from attngen.runtime.handle import KernelHandle, check_counts, dtype_name, feature_lengths, given_lengths, handles
 from attngen.runtime.kernels import Options, forward_only, freeze, in_parts_only
 from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
@@ -36,6 +37,7 @@ from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.torch_op import operators
 
 
+@outside_of_graphs
 def compile(
     spec: Spec,
     arch: str | None = None,
@@ -86,7 +88,7 @@ def compile(
     attend = Attention(spec, options)
     attend._given = given
     check_schedule(frozen, attend.program)
-    check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
+    check_required(attend._kernels, asked, "bfloat16" if dtype is None else dtype)
     if dtype is not None and (head_dim is not None or extents is not None):
         try:
             attend.build(dtype, head_dim=head_dim, extents=extents)
@@ -151,7 +153,7 @@ class Attention:
         tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs), chosen.spec, chosen.program.features)
         views, extents = binding.split(chosen.spec, tensors)
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
-        if not torch.compiler.is_compiling():
+        if not binding.is_symbolic(extents):
             chosen = chosen._reaching(chosen._check(tensors, extents))
             chosen = chosen._suited(extents, tensors)._divided(extents, tensors)
         try:
@@ -299,6 +301,7 @@ class Attention:
         Returns:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
+        check_counts(q_len=q_len, kv_len=kv_len, batch=batch, heads=heads, kv_heads=1 if kv_heads is None else kv_heads)
         packing = None if kv_heads is None or self._in_rows is None else self._in_rows.spec.packing
         group = None if kv_heads is None or packing is None else group_of(packing, heads, kv_heads)
         sizes = (batch, heads, q_len, kv_len)

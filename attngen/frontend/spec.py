@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
 
 import torch
 
@@ -71,6 +72,17 @@ class Spec:
     classes: Classes | None = field(default=None, compare=False)
     packing: Packing | None = field(default=None, compare=False)
     source: tuple[str, ...] = field(default=(), compare=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """A spec is no function yet.
+
+        Raises:
+            ArgumentError
+        """
+        raise ArgumentError(
+            f"{self.name} is a spec, a description of attention, and was called",
+            remedy="Compile it first: attend = attngen.compile(spec), then attend(...).",
+        )
 
 
 def with_lse(spec: Spec) -> Spec:

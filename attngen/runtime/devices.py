@@ -1,11 +1,14 @@
-"""Captured values on the devices of the arguments of calls."""
+"""The devices of the arguments of calls: which target one is, and captured values brought there."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from attngen import target as targets
 
 
 class Follower:
@@ -24,3 +27,11 @@ class Follower:
         if key not in self._moved or self._moved[key][0] != version:
             self._moved[key] = version, value.to(device)
         return self._moved[key][1]
+
+
+@cache
+def target_of(device: torch.device) -> targets.Target:
+    """The target that a GPU is."""
+    if torch.version.hip is not None:
+        return targets.get(torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
+    return targets.from_capability(*torch.cuda.get_device_capability(device))
