@@ -8,8 +8,9 @@ output, or is shared by several steps and costs more than a few additions.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from attngen.errors import AttngenError, ModReturn, SpecError
@@ -17,6 +18,7 @@ from attngen.frontend import patterns
 from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
 from attngen.frontend.masking import lift_missing
+from attngen.frontend.origins import Root
 from attngen.frontend.places import definition, locate
 from attngen.frontend.run import call, located, until_settled
 from attngen.frontend.sharing import name_shared, rename
@@ -48,16 +50,18 @@ def cascade(**signature: str) -> Callable[[Callable[..., Any]], Spec]:
     """
 
     def decorate(function: Callable[..., Any]) -> Spec:
-        header = _header(function, signature)
-
-        def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Spec]]:
-            axes = tuple(dict.fromkeys(axis for argument in header.arguments for axis in patterns.flat(argument.pattern)))
-            trace = Trace(header.inputs, axes)
-            return trace, lambda: _trace(function, header, trace, Lifter(trace, keep))
-
-        return until_settled(attempt)
+        return _spec(_header(function, signature), {"function": function})
 
     return decorate
+
+
+def _spec(header: _Header, roots: Mapping[str, Any]) -> Spec:
+    def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Spec]]:
+        axes = tuple(dict.fromkeys(axis for argument in header.arguments for axis in patterns.flat(argument.pattern)))
+        trace = Trace(header.inputs, axes)
+        return trace, lambda: _trace(roots["function"], header, trace, Lifter(trace, keep))
+
+    return until_settled(attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
 
 
 def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: Lifter) -> Spec:
-    lifted = lifter.lift(function, ("cascade", function.__name__), function.__name__)
+    lifted = lifter.lift(function, Root("function"), function.__name__)
     arguments = {item.name: Traced(build.read(item.name, item.axes or (), item.kind), trace) for item in header.inputs}
     result = call(lambda: lifted(**arguments), (), trace)
     keys, values = _results(result, trace, function)
@@ -104,7 +108,8 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     signature = [argument.pattern for argument in header.arguments]
     outputs = tuple(Argument(name, trace.layouts.get(name) or patterns.grouped(traced.axes(name), signature)) for name in names)
     label = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in function.__name__).strip("_") or "cascade"
-    return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced))
+    tracing = trace.tracing(captures, {"function": function}, partial(_spec, header))
+    return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced), tracing=tracing)
 
 
 def locate_definition(function: Callable[..., Any]) -> Any:

@@ -91,10 +91,16 @@ class Traced(Definite, Operators):
         self.expr, self.trace, self.place = result.expr, result.trace, result.place
         return self
 
+    def _observe(self) -> None:
+        """The lengths of the dimensions left decide what is traced."""
+        if self.trace is not None and self.dims:
+            self.trace.observe(axis for axis, _ in self.dims)
+
     # What a tensor tells about itself
 
     @property
     def shape(self) -> torch.Size:
+        self._observe()
         return torch.Size(size for _, size in self.dims)
 
     @property
@@ -161,12 +167,16 @@ class Traced(Definite, Operators):
     def __getitem__(self, items: Any) -> Traced:
         if not self.dims and items not in ((), Ellipsis, None):
             raise UnsupportedOperation("indexing a traced value: it is one element", remedy="Index captured tensors only.")
-        return _rebuild(rows.index(_row(self), items if isinstance(items, tuple) else (items,), _position(self)), self.trace)
+        items = items if isinstance(items, tuple) else (items,)
+        if any(isinstance(item, slice) or type(item) is int for item in items):
+            self._observe()
+        return _rebuild(rows.index(_row(self), items, _position(self)), self.trace)
 
     def unsqueeze(self, dim: int) -> Traced:
         return _rebuild(rows.unsqueeze(_row(self), dim), self.trace)
 
     def squeeze(self, dim: int | None = None) -> Traced:
+        self._observe()
         return _rebuild(rows.squeeze(_row(self), dim), self.trace)
 
     def reshape(self, *shape: Any) -> Traced:
@@ -217,11 +227,13 @@ class Traced(Definite, Operators):
     def _contract(self) -> Traced:
         if self.trace is None:
             raise InternalError("a row without a trace")
+        self._observe()
         return Traced(rows.contract(_row(self), self.trace), self.trace)
 
     def _fold(self, name: str, combine: str, dim: int | None, keepdim: bool) -> Traced:
         if not self.dims or keepdim or isinstance(dim, tuple | list) or (dim is None and self.ndim > 1):
             raise unsupported(name)
+        self._observe()
         elements = [_rebuild(row, self.trace) for row in rows.unroll(_row(self), -1 if dim is None else dim, name)]
         result = elements[0] if combine not in ("logical_or", "logical_and") else elements[0]._cast("bool")
         for element in elements[1:]:
@@ -241,6 +253,7 @@ class Traced(Definite, Operators):
         return None
 
     def __len__(self) -> int:
+        self._observe()
         return rows.length(_row(self))
 
     def __iter__(self) -> Iterator[Traced]:
@@ -289,7 +302,7 @@ def _rebuild(row: rows.Row, trace: Trace | None) -> Traced:
 def _position(value: Traced) -> Callable[[Any], rows.Row]:
     def convert(item: Any) -> rows.Row:
         lifted = lift(item, value.trace)
-        if lifted.number and isinstance(lifted.expr, Read) and value.trace is not None and value.trace.value_of(lifted.expr.tensor) < 0:
+        if lifted.number and isinstance(lifted.expr, Read) and value.trace is not None and value.trace.is_negative(lifted.expr.tensor):
             raise NeedsValue((lifted.expr.tensor,))
         return _row(lifted)
 
@@ -318,8 +331,9 @@ def _lift_tensor(tensor: torch.Tensor, trace: Trace | None) -> Traced:
     known = trace.constant(tensor)
     if known is not None:
         return Traced(known, trace)
-    item = trace.capture(tensor)
-    dims = tuple((trace.placeholder(), size) for size in tensor.shape)
+    with torch._C.DisableTorchFunction():
+        item = trace.capture(tensor)
+        dims = trace.dimensions(tensor)
     return Traced(Read(item.name, tuple(Index(axis) for axis, _ in dims), item.kind), trace, dims)
 
 
@@ -331,6 +345,8 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
     values = [arg if arg is None or isinstance(arg, str) else lift(arg, trace) for arg in args]
     named = {key: arg if arg is None or isinstance(arg, str) else lift(arg, trace) for key, arg in options.items()}
     lifted = [value for value in (*values, *named.values()) if type(value) is Traced]
+    for value in lifted:
+        value._observe()
     exprs, dims = rows.broadcast([_row(value) for value in lifted])
     remaining = iter(exprs)
     plain = [next(remaining) if type(value) is Traced else value for value in values]
