@@ -21,12 +21,25 @@ from attngen.errors import TracedMutation
 from attngen.frontend.origins import Attribute, Guard, Item, Origin, called
 
 _STATE = "_attngen_state"
-_KEPT = frozenset(
-    (
-        "__new__ __init__ __del__ __getattribute__ __getattr__ __setattr__ __delattr__ __class__ __dict__ __init_subclass__ __subclasshook__",
-        "__reduce__ __reduce_ex__ __getstate__ __setstate__ __class_getitem__ __set_name__ __instancecheck__ __subclasscheck__ __prepare__",
-    )
+
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+_KEPT = _words(
+    "__new__ __init__ __del__ __getattribute__ __getattr__ __setattr__ __delattr__ __class__ __dict__ __init_subclass__",
+    "__subclasshook__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __class_getitem__ __set_name__ __instancecheck__",
+    "__subclasscheck__ __prepare__",
 )
+"""Methods of a class that its stand-ins do not take over."""
+_MUTATING = _words(
+    "append extend insert remove pop popitem clear update setdefault sort reverse __setitem__ __delitem__ __iadd__ __imul__ __ior__"
+)
+_READING = _words(
+    "__add__ __radd__ __mul__ __rmul__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__ __reversed__ __or__ index count copy"
+)
+_CONTAINED = _READING | _words("__len__ __bool__ __getitem__ __iter__ __repr__ __reduce_ex__ get keys values items")
 _DATA = (types.SimpleNamespace,)
 
 
@@ -152,7 +165,7 @@ class _Mapping(_Container):
         return state_of(self).item(key)
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401
 
     def __iter__(self) -> Iterator[Any]:
         state = state_of(self)
@@ -175,13 +188,6 @@ def plain(proxy: Any) -> Any:
     if isinstance(proxy, _Mapping):
         return {key: proxy[key] for key in proxy}
     return tuple(proxy) if isinstance(proxy, tuple) else list(proxy)
-
-
-_MUTATING = frozenset(
-    "append extend insert remove pop popitem clear update setdefault sort reverse __setitem__ __delitem__ __iadd__ __imul__ __ior__".split()
-)
-_READING = frozenset("__add__ __radd__ __mul__ __rmul__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__ __reversed__ __or__ index count copy".split())
-_CONTAINED = _READING | frozenset("__len__ __bool__ __getitem__ __iter__ __repr__ __reduce_ex__ get keys values items".split())
 
 
 def _reading(name: str) -> Callable[..., Any]:
@@ -208,8 +214,9 @@ def _delegating(name: str) -> Callable[..., Any]:
 def _called_module(self: Any, *args: Any, **keywords: Any) -> Any:
     """`forward`; with all that is hooked to a module where something is."""
     value = state_of(self).value
-    hooked = value._forward_hooks or value._forward_pre_hooks
-    return (torch.nn.Module.__call__ if hooked else state_of(self).attribute(self, "forward"))(*((self, *args) if hooked else args), **keywords)
+    if value._forward_hooks or value._forward_pre_hooks:
+        return torch.nn.Module.__call__(self, *args, **keywords)
+    return state_of(self).attribute(self, "forward")(*args, **keywords)
 
 
 def proxy_class(kind: type, lifts: Lifts, origin: Origin, is_left_alone: Callable[[FunctionType], bool]) -> type:
@@ -224,7 +231,7 @@ def proxy_class(kind: type, lifts: Lifts, origin: Origin, is_left_alone: Callabl
         names = [name for name in _READING if hasattr(kind, name) and name not in vars(base)]
         body |= {name: _reading(name) for name in names} | {name: _mutating(name) for name in _MUTATING if hasattr(kind, name)}
     for name in dir(kind):
-        if name.startswith("__") and name.endswith("__") and name not in _KEPT_NAMES:
+        if name.startswith("__") and name.endswith("__") and name not in _KEPT:
             function = next((vars(owner)[name] for owner in kind.__mro__ if name in vars(owner)), None)
             if isinstance(function, FunctionType) and not is_left_alone(function):
                 body[name] = _delegating(name)
@@ -232,9 +239,6 @@ def proxy_class(kind: type, lifts: Lifts, origin: Origin, is_left_alone: Callabl
         body["__call__"] = _called_module
     made: type = type.__new__(_meta(type(kind), lifts, kind, origin), kind.__name__, (base, kind), body)
     return made
-
-
-_KEPT_NAMES = frozenset(word for line in _KEPT for word in line.split())
 
 
 def _is_own(kind: type, name: str) -> bool:

@@ -32,11 +32,7 @@ _LARGEST = 2**63
 _DTYPES = {
     "bool": frozenset((torch.bool,)),
     "int": frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)),
-    "float": frozenset(
-        dtype
-        for dtype in vars(torch).values()
-        if isinstance(dtype, torch.dtype) and dtype.is_floating_point
-    ),
+    "float": frozenset(dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point),
 }
 
 
@@ -239,9 +235,7 @@ class _Writer:
         for guard in self._places.guards:
             self.place(guard.origin)
         numbers = {guard.origin: guard for guard in self._places.guards if guard.test == "number"}
-        values: list[str] = []
-        for origin in self._places.origins:
-            values.append(self._in_range(self.place(origin)[0], numbers.get(origin)))
+        values = [self._in_range(self.place(origin)[0], numbers.get(origin)) for origin in self._places.origins]
         for guard in self._places.guards:
             if guard.test == "same":
                 (mine, one, fixed), (theirs, other, also) = self.place(guard.origin), self.place(guard.value)
@@ -301,4 +295,3 @@ def _table(value: Any, name: str) -> str | None:
     if type(value).__getattr__ is not torch.nn.Module.__getattr__ or type(value).__getattribute__ is not object.__getattribute__:
         return None
     return next((table for table in ("_parameters", "_buffers", "_modules") if name in value.__dict__[table]), None)
-

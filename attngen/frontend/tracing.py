@@ -11,14 +11,14 @@ import copy
 import functools
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
 
 from attngen.frontend.blocks import BlockTable
-from attngen.frontend.origins import Attribute, Call, Guard, Held, Item, Origin, Root, is_origin, roots_of
+from attngen.frontend.origins import Attribute, Call, Guard, Item, Origin, Root, is_origin, parents, roots_of
 from attngen.frontend.reader import Places, Reader
 
 _BY_NAME = (FunctionType, BuiltinFunctionType, type)
@@ -61,7 +61,7 @@ class Tracing:
 
     roots: Roots
     names: tuple[str, ...] = ()
-    places: Places = Places()
+    places: Places = field(default_factory=Places)
     again: Callable[[Mapping[str, Any]], Any] | None = None
     stale: bool = False
 
@@ -79,7 +79,7 @@ class Tracing:
         lost = {role for role, value in objects.items() if not _is_importable(value)}
         if not lost:
             stale = not all(map(_is_kept, self.places.guards))
-            return replace(self, roots=Roots(objects), places=Places() if stale else self.places, names=() if stale else self.names, stale=stale)
+            return Tracing(Roots(objects), again=self.again, stale=True) if stale else replace(self, roots=Roots(objects))
         moved = _Moved(objects, lost)
         origins = {name: moved.origin(origin) for name, origin in zip(self.names, self.places.origins, strict=True)}
         kept = {name: origin for name, origin in origins.items() if origin is not None}
@@ -120,14 +120,13 @@ class _Moved:
                 inner = self.origin(of)
                 return None if inner is None else Item(inner, key)
             case Call(args=args, keywords=keywords):
-                new = [self.origin(arg) if is_origin(arg) else Held(arg) for arg in args]
-                named = [(name, self.origin(arg) if is_origin(arg) else Held(arg)) for name, arg in keywords]
-                if any(arg is None for arg in (*new, *(arg for _, arg in named))):
+                if any(self.origin(parent) is None for parent in parents(origin)):
                     return None
-                given = tuple(old if isinstance(arg, Held) else arg for old, arg in zip(args, new, strict=True))
-                named_given = tuple((name, old if isinstance(arg, Held) else arg) for (name, old), (_, arg) in zip(keywords, named, strict=True))
-                return Call(origin.function, given, named_given)
+                return Call(origin.function, tuple(map(self.moved, args)), tuple((name, self.moved(arg)) for name, arg in keywords))
         return None
+
+    def moved(self, arg: Any) -> Any:
+        return self.origin(arg) if is_origin(arg) else arg
 
 
 def _never() -> None:

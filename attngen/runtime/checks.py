@@ -20,20 +20,19 @@ class Checks:
     def __init__(self, spec: Spec, cascade: Cascade) -> None:
         self._spec = spec
         self._cascade = cascade
-        self._captures = {capture.name: capture.value for capture in spec.captures}
         self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, cascade))
         self._converted = binding.whole_only(spec.cascade)
 
-    def __call__(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> None:
+    def __call__(self, tensors: Sequence[Tensor], extents: Mapping[str, int], captures: Mapping[str, object]) -> None:
         """Check one call.
 
         Args:
-            tensors: its arguments. extents: of their axes.
+            tensors: its arguments. extents: of their axes. captures: what they hold at this call.
 
         Raises:
             ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentError, NotDifferentiable
         """
-        spec, captures = self._spec, self._captures
+        spec = self._spec
         binding.check_types(spec.cascade.inputs[: len(tensors)], tensors, without_order(spec, captures))
         if spec.blocks is not None:
             spec.blocks.check(extents["m"], extents["n"])

@@ -1,0 +1,114 @@
+"""Which of its traces a variant runs: the one that relied on what is true at the call.
+
+Values that are only read are read again and need no trace. What decided a trace (the type of a number, the branch that Python took, the
+function behind a name) is tested while they are read; where it has changed, an earlier trace may be right again, or there is a new one,
+whose kernels are those of any variant with an equal cascade.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from attngen.errors import InternalError
+from attngen.frontend.reader import Reader
+from attngen.frontend.spec import Spec, retraced
+from attngen.runtime.variant import Values, Variant
+
+_MOST = 32
+"""Traces that are kept at once."""
+
+
+class _Trace:
+    """One trace: its compiled form, and how its captures are read."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+        self._tracing = variant.spec.tracing
+        self._names = () if self._tracing is None else self._tracing.names
+        self.at_trace_time: dict[str, Any] = {capture.name: capture.value for capture in variant.spec.captures}
+        self._reader: Reader | None = None
+        self._compiled: Reader | None = None
+
+    def read(self) -> Values | None:
+        """The values of the captures; None where the trace is not right any more."""
+        try:
+            if self._reader is None:
+                self._reader = _nothing if self._tracing is None else self._tracing.reader()
+            found = self._reader()
+        except Exception:  # something is gone, or a property of the user's fails: tracing again says so at their line
+            return None
+        return None if found is None else self.named(found)
+
+    def named(self, found: tuple[Any, ...]) -> Values:
+        """What a reader gives, by name. What the traced function made itself stays what it was."""
+        return {**self.at_trace_time, **dict(zip(self._names, found, strict=True))}
+
+    def compiled(self) -> Reader:
+        """The reader for a compiler of bytecode to look into."""
+        if self._compiled is None:
+            self._compiled = _nothing if self._tracing is None else self._tracing.reader(compiled=True)
+        return self._compiled
+
+
+def _nothing() -> tuple[Any, ...]:
+    return ()
+
+
+class Following:
+    """The traces of one variant.
+
+    Args:
+        first: as it was traced first.
+        compiled: makes the compiled form of another trace.
+    """
+
+    def __init__(self, first: Variant, compiled: Callable[[Spec], Variant]) -> None:
+        self._spec, self._compile = first.spec, compiled
+        self._traces = [_Trace(first)]
+        self._last = self._traces[0]
+        self._lock = threading.RLock()
+
+    def now(self) -> tuple[Variant, Values]:
+        """What runs now, and the values of its captures.
+
+        Raises:
+            TraceError: it has to be traced again, and cannot be.
+        """
+        if torch.compiler.is_compiling():
+            trace = self._right()
+            found = trace.compiled()()
+            if found is None:
+                raise InternalError("captures changed while they were read")
+            return trace.variant, trace.named(found)
+        last = self._last
+        values = last.read()
+        return (last.variant, values) if values is not None else self._other()
+
+    def _right(self) -> _Trace:
+        """The trace for a compiler of bytecode, which then looks into how it reads, and compiles again when that gives something else."""
+        self.now()
+        self._last.compiled()
+        return self._last
+
+    def _other(self) -> tuple[Variant, Values]:
+        with self._lock:
+            for trace in reversed(self._traces):
+                values = trace.read()
+                if values is not None:
+                    self._last = trace
+                    return trace.variant, values
+            trace = _Trace(self._compile(retraced(self._spec)))
+            values = trace.read()
+            del self._traces[: len(self._traces) - _MOST + 1]
+            self._traces.append(trace)
+            self._last = trace
+            # What is another object each time that it is looked at is traced each time.
+            return trace.variant, trace.at_trace_time if values is None else values
+
+
+# `torch.compiler.assume_constant_result` without importing the compiler.
+Following._right._dynamo_marked_constant = True  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
