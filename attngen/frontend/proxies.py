@@ -160,9 +160,10 @@ class _Mapping(_Container):
         return state.fact(key in state.value, operator.contains, state.origin, key)
 
     def __getitem__(self, key: Any) -> Any:
-        if key not in self and not hasattr(type(state_of(self).value), "__missing__"):
-            raise KeyError(key)
-        return state_of(self).item(key)
+        state = state_of(self)
+        if key not in state.value and not hasattr(type(state.value), "__missing__"):
+            state.fact(False, operator.contains, state.origin, key)
+        return state.item(key)
 
     def get(self, key: Any, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401

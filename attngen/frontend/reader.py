@@ -7,6 +7,7 @@ globals are variables of the generated function too, so that compilers of byteco
 
 from __future__ import annotations
 
+import builtins
 import functools
 import itertools
 import math
@@ -91,7 +92,7 @@ class _Writer:
             self._tests.setdefault(guard.origin, []).append(guard)
         self._lines: list[str] = []
         self._cells: dict[str, CellType] = {}
-        self._bound: dict[int, str] = {}
+        self._bound: dict[tuple[int, bool], str] = {}
         self._kept: list[Any] = []
         self._fresh = itertools.count()
         self._read: dict[Origin, tuple[str, Any, bool]] = {}
@@ -100,7 +101,7 @@ class _Writer:
     # ---- what the text refers to
 
     def _bind(self, value: Any, cell: CellType | None = None) -> str:
-        key = id(value if cell is None else cell)
+        key = (id(value if cell is None else cell), cell is None)
         if key not in self._bound:
             self._kept.append(value if cell is None else cell)
             self._bound[key] = f"c{next(self._fresh)}"
@@ -118,7 +119,8 @@ class _Writer:
     # ---- places
 
     def place(self, origin: Origin) -> tuple[str, Any, bool]:
-        """The text of a value, the value as it is now, and whether it is the same at each call; guards on it are tested by then."""
+        """The text of a value, "" for one that is the same at each call; the value as it is now; and whether it is the same. Guards on it
+        are tested by then."""
         if origin not in self._read:
             self._read[origin] = found = self._written(origin)
             if self._tests.get(origin):
@@ -128,35 +130,41 @@ class _Writer:
     def _written(self, origin: Origin) -> tuple[str, Any, bool]:
         match origin:
             case Root(role=role):
-                return self._bind(self._roots[role]), self._roots[role], True
+                return "", self._roots[role], True
             case Attribute(of=of, name=name):
-                return self._attribute(*self.place(of), name)
+                return self._attribute(of, name)
             case Item(of=of, key=key):
                 return self._item(of, key)
             case Call():
                 return self._call(origin)
 
-    def _attribute(self, text: str, value: Any, fixed: bool, name: str) -> tuple[str, Any, bool]:
+    def text(self, origin: Origin) -> str:
+        """What stands for the value of a place."""
+        text, value, _ = self.place(origin)
+        return text or self._bind(value)
+
+    def _attribute(self, of: Origin, name: str) -> tuple[str, Any, bool]:
+        _, value, fixed = self.place(of)
         now = _absent(lambda: getattr(value, name))
         if fixed and any(isinstance(value, kind) and name in names for kind, names in _FIXED):
-            return self._bind(now), now, True
+            return "", now, True
         if fixed and isinstance(value, CellType) and name == "cell_contents":
             return self._local(self._bind(None, value)), now, False
-        table = _table(value, name)
+        table, text = _table(value, name), self.text(of)
         plain = f"{text}.{name}" if name.isidentifier() else f"{self._bind(getattr)}({text}, {name!r})"
         return self._local(plain if table is None else f"{text}.{table}[{name!r}]"), now, False
 
     def _item(self, of: Origin, key: Any) -> tuple[str, Any, bool]:
-        text, value, fixed = self.place(of)
+        _, value, fixed = self.place(of)
         now = _absent(lambda: value[key])
         if fixed and type(value) is tuple:
-            return self._bind(now), now, True
+            return "", now, True
         if fixed and isinstance(of, Attribute) and of.name == "__globals__":
             names = self._spaces.setdefault(id(value), (value, []))[1]
             local = f"v{next(self._fresh)}"
             names.append((local, key))
             return local, now, False
-        return self._local(f"{text}[{self._constant(key)}]"), now, False
+        return self._local(f"{self.text(of)}[{self._constant(key)}]"), now, False
 
     def _call(self, call: Call) -> tuple[str, Any, bool]:
         args = [self._argument(arg) for arg in call.args]
@@ -175,8 +183,7 @@ class _Writer:
 
     def _argument(self, arg: Any) -> tuple[str, Any]:
         if is_origin(arg):
-            text, value, _ = self.place(arg)
-            return text, value
+            return self.text(arg), self.place(arg)[1]
         value = arg.value if isinstance(arg, Held) else arg
         return self._constant(value), value
 
@@ -187,9 +194,9 @@ class _Writer:
             if guard.test == "same":
                 continue  # once both are read
             if not fixed or not _holds(guard, value):
-                self._refuse(self._condition(guard, text))
+                self._refuse(self._condition(guard, text or self._bind(value)))
             if guard.test == "is":
-                text, value, fixed = self._bind(guard.value), guard.value, True
+                text, value, fixed = "", guard.value, True
         return text, value, fixed
 
     def _refuse(self, condition: str) -> None:
@@ -235,14 +242,14 @@ class _Writer:
         for guard in self._places.guards:
             self.place(guard.origin)
         numbers = {guard.origin: guard for guard in self._places.guards if guard.test == "number"}
-        values = [self._in_range(self.place(origin)[0], numbers.get(origin)) for origin in self._places.origins]
+        values = [self._in_range(self.text(origin), numbers.get(origin)) for origin in self._places.origins]
         for guard in self._places.guards:
             if guard.test == "same":
-                (mine, one, fixed), (theirs, other, also) = self.place(guard.origin), self.place(guard.value)
+                (_, one, fixed), (_, other, also) = self.place(guard.origin), self.place(guard.value)
                 if not (fixed and also and one is other):
-                    self._refuse(f"{mine} is not {theirs}")
+                    self._refuse(f"{self.text(guard.origin)} is not {self.text(guard.value)}")
         body = [*self._of_globals(), *self._lines, f"return ({''.join(f'{value}, ' for value in values)})"]
-        return self._made("read", body, {}, self._cells)
+        return self._made("read", body, {"__builtins__": builtins, "__name__": __name__}, self._cells)
 
     def _of_globals(self) -> list[str]:
         """Globals are read by functions that have them for their own."""

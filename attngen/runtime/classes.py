@@ -28,13 +28,15 @@ def number_of_classes(spec: Spec) -> str | int:
     return 0 if spec.order is not None or spec.blocks is not None else divisor_of(canonicalize(spec.cascade))
 
 
-def in_classes(spec: Spec, numbers: Mapping[str, int]) -> Spec | None:
+def in_classes(spec: Spec, numbers: Mapping[str, int] | None = None) -> Spec | None:
     """The variant with its tokens in classes of equal remainder; None where its mask does not ask for that.
 
     Args:
         spec: the variant.
-        numbers: values of captured integers that the number of classes may be.
+        numbers: values of captured integers that the number of classes may be; those of the trace unless given.
     """
+    if numbers is None:
+        numbers = {capture.name: capture.value for capture in spec.captures if type(capture.value) is int}
     if spec.order is not None or spec.blocks is not None:
         return None
     found = by_remainder(canonicalize(spec.cascade), numbers)

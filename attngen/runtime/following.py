@@ -31,7 +31,7 @@ class _Trace:
         self._names = () if self._tracing is None else self._tracing.names
         self.at_trace_time: dict[str, Any] = {capture.name: capture.value for capture in variant.spec.captures}
         self._reader: Reader | None = None
-        self._compiled: Reader | None = None
+        self.compiled: Reader = _nothing
 
     def read(self) -> Values | None:
         """The values of the captures; None where the trace is not right any more."""
@@ -47,11 +47,10 @@ class _Trace:
         """What a reader gives, by name. What the traced function made itself stays what it was."""
         return {**self.at_trace_time, **dict(zip(self._names, found, strict=True))}
 
-    def compiled(self) -> Reader:
-        """The reader for a compiler of bytecode to look into."""
-        if self._compiled is None:
-            self._compiled = _nothing if self._tracing is None else self._tracing.reader(compiled=True)
-        return self._compiled
+    def prepare(self) -> None:
+        """Make the reader for a compiler of bytecode to look into."""
+        if self.compiled is _nothing and self._tracing is not None:
+            self.compiled = self._tracing.reader(compiled=True)
 
 
 def _nothing() -> tuple[Any, ...]:
@@ -70,6 +69,7 @@ class Following:
         self._spec, self._compile = first.spec, compiled
         self._traces = [_Trace(first)]
         self._last = self._traces[0]
+        self._made = 1
         self._lock = threading.RLock()
 
     def now(self) -> tuple[Variant, Values]:
@@ -79,35 +79,41 @@ class Following:
             TraceError: it has to be traced again, and cannot be.
         """
         if torch.compiler.is_compiling():
-            trace = self._right()
-            found = trace.compiled()()
+            trace = self._traces[self._right()]
+            found = trace.compiled()
             if found is None:
                 raise InternalError("captures changed while they were read")
             return trace.variant, trace.named(found)
         last = self._last
         values = last.read()
-        return (last.variant, values) if values is not None else self._other()
+        if values is None:
+            last, values = self._other()
+        return last.variant, values
 
-    def _right(self) -> _Trace:
-        """The trace for a compiler of bytecode, which then looks into how it reads, and compiles again when that gives something else."""
-        self.now()
-        self._last.compiled()
-        return self._last
+    def _right(self) -> int:
+        """Which trace a compiler of bytecode takes. It looks into how that one reads, and compiles again when something else comes out."""
+        last = self._last
+        if last.read() is None:
+            last, _ = self._other()
+        last.prepare()
+        return self._traces.index(last)
 
-    def _other(self) -> tuple[Variant, Values]:
+    def _other(self) -> tuple[_Trace, Values]:
         with self._lock:
-            for trace in reversed(self._traces):
+            for trace in self._traces:
                 values = trace.read()
                 if values is not None:
                     self._last = trace
-                    return trace.variant, values
+                    return trace, values
             trace = _Trace(self._compile(retraced(self._spec)))
-            values = trace.read()
-            del self._traces[: len(self._traces) - _MOST + 1]
-            self._traces.append(trace)
+            if len(self._traces) < _MOST:
+                self._traces.append(trace)
+            else:
+                self._traces[self._made % _MOST] = trace
+            self._made += 1
             self._last = trace
             # What is another object each time that it is looked at is traced each time.
-            return trace.variant, trace.at_trace_time if values is None else values
+            return trace, trace.read() or trace.at_trace_time
 
 
 # `torch.compiler.assume_constant_result` without importing the compiler.
