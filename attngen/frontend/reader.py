@@ -20,7 +20,7 @@ import torch
 
 from attngen.frontend.origins import Attribute, Call, Guard, Held, Item, Origin, Root, is_origin
 
-Values = tuple[Any, ...]
+Values = dict[str, Any]
 Reader = Callable[[], Values | None]
 
 _FIXED: tuple[tuple[type, frozenset[str]], ...] = (
@@ -64,22 +64,23 @@ class Places:
     """The places of one trace and what it relied on.
 
     Attributes:
-        origins: of the values, in order.
+        origins: of the values, by name.
         guards: what else is tested, in the order in which the trace found it.
     """
 
-    origins: tuple[Origin, ...] = ()
+    origins: tuple[tuple[str, Origin], ...] = ()
     guards: tuple[Guard, ...] = ()
 
-    def reader(self, roots: Mapping[str, Any], compiled: bool = False) -> Reader:
+    def reader(self, roots: Mapping[str, Any], given: Mapping[str, Any], compiled: bool = False) -> Reader:
         """A function that reads all values, Python floats as 0-d float64 tensors. It gives None where a guard does not hold any more, and
         raises where a place is gone.
 
         Args:
             roots: the user's objects by role.
+            given: all values, in the order in which they are wanted; those without a place stay what they are.
             compiled: for while a compiler of bytecode looks on, which must not see numbers that are remembered.
         """
-        return _Writer(roots, self, compiled).function()
+        return _Writer(roots, self, compiled).function(given)
 
 
 class _Writer:
@@ -238,17 +239,18 @@ class _Writer:
 
     # ---- the function
 
-    def function(self) -> Reader:
+    def function(self, given: Mapping[str, Any]) -> Reader:
         for guard in self._places.guards:
             self.place(guard.origin)
         numbers = {guard.origin: guard for guard in self._places.guards if guard.test == "number"}
-        values = [self._in_range(self.text(origin), numbers.get(origin)) for origin in self._places.origins]
+        values = {name: self._in_range(self.text(origin), numbers.get(origin)) for name, origin in self._places.origins}
         for guard in self._places.guards:
             if guard.test == "same":
                 (_, one, fixed), (_, other, also) = self.place(guard.origin), self.place(guard.value)
                 if not (fixed and also and one is other):
                     self._refuse(f"{self.text(guard.origin)} is not {self.text(guard.value)}")
-        body = [*self._of_globals(), *self._lines, f"return ({''.join(f'{value}, ' for value in values)})"]
+        items = ", ".join(f"{name!r}: {values.get(name) or self._bind(value)}" for name, value in given.items())
+        body = [*self._of_globals(), *self._lines, f"return {{{items}}}"]
         return self._made("read", body, {"__builtins__": builtins, "__name__": __name__}, self._cells)
 
     def _of_globals(self) -> list[str]:

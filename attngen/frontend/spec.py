@@ -101,21 +101,17 @@ def current(spec: Spec) -> tuple[Spec, dict[str, Any]]:
     values = read(spec)
     if values is None:
         spec = retraced(spec)
-        values = read(spec) or {}
-    now = {capture.name: values.get(capture.name, capture.value) for capture in spec.captures}
-    return replace(spec, captures=tuple(Capture(name, value) for name, value in now.items())), now
+        values = read(spec) or {capture.name: capture.value for capture in spec.captures}
+    return replace(spec, captures=tuple(Capture(name, value) for name, value in values.items())), values
 
 
 def read(spec: Spec) -> dict[str, Any] | None:
-    """The values of the captures that lie somewhere; None where the spec has to be traced again."""
-    tracing = spec.tracing
-    if tracing is None:
-        return {}
+    """The values of the captures; None where the spec has to be traced again."""
+    given = {capture.name: capture.value for capture in spec.captures}
     try:
-        found = tracing.reader()()
+        return given if spec.tracing is None else spec.tracing.reader(given)()
     except Exception:  # something is gone, or a property of the user's fails: tracing again says so at their line
         return None
-    return None if found is None else dict(zip(tracing.names, found, strict=True))
 
 
 def retraced(spec: Spec) -> Spec:

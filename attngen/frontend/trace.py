@@ -274,9 +274,8 @@ class Trace:
             roots: the user's objects by role.
             again: traces other objects.
         """
-        names = tuple(capture.name for capture in captures if capture.name in self._keys)
-        places = Places(tuple(self._keys[name] for name in names), tuple(self._guards.values()))
-        return Tracing(Roots(roots), names, places, again)
+        origins = tuple((capture.name, self._keys[capture.name]) for capture in captures if capture.name in self._keys)
+        return Tracing(Roots(roots), Places(origins, tuple(self._guards.values())), again)
 
 
 def literal(value: bool | int | float) -> Const:

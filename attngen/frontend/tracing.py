@@ -53,21 +53,19 @@ class Tracing:
 
     Attributes:
         roots: the user's objects.
-        names: of the captures that are read.
-        places: where they lie, in that order, and what the trace relied on.
+        places: where the captures lie, and what the trace relied on.
         again: traces other objects, given by role; None where that was lost by pickling.
         stale: what the trace relied on was lost by pickling, so that the next call traces again.
     """
 
     roots: Roots
-    names: tuple[str, ...] = ()
     places: Places = field(default_factory=Places)
     again: Callable[[Mapping[str, Any]], Any] | None = None
     stale: bool = False
 
-    def reader(self, compiled: bool = False) -> Reader:
-        """See `Places.reader`; its values belong to `names`."""
-        return _never if self.stale else self.places.reader(self.roots.objects, compiled)
+    def reader(self, given: Mapping[str, Any], compiled: bool = False) -> Reader:
+        """See `Places.reader`."""
+        return _never if self.stale else self.places.reader(self.roots.objects, given, compiled)
 
     def copied(self, memo: dict[int, Any]) -> Tracing:
         """That of a deep copy."""
@@ -81,10 +79,10 @@ class Tracing:
             stale = not all(map(_is_kept, self.places.guards))
             return Tracing(Roots(objects), again=self.again, stale=True) if stale else replace(self, roots=Roots(objects))
         moved = _Moved(objects, lost)
-        origins = {name: moved.origin(origin) for name, origin in zip(self.names, self.places.origins, strict=True)}
-        kept = {name: origin for name, origin in origins.items() if origin is not None}
+        origins = ((name, moved.origin(origin)) for name, origin in self.places.origins)
+        kept = tuple((name, origin) for name, origin in origins if origin is not None)
         guards = tuple(guard for guard in map(moved.guard, self.places.guards) if guard is not None)
-        return Tracing(Roots(moved.roots), tuple(kept), Places(tuple(kept.values()), guards))
+        return Tracing(Roots(moved.roots), Places(kept, guards))
 
 
 class _Moved:

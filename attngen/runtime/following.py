@@ -16,6 +16,7 @@ import torch
 from attngen.errors import InternalError
 from attngen.frontend.reader import Reader
 from attngen.frontend.spec import Spec, retraced
+from attngen.frontend.tracing import Roots, Tracing
 from attngen.runtime.variant import Values, Variant
 
 _MOST = 32
@@ -27,34 +28,27 @@ class _Trace:
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
-        self._tracing = variant.spec.tracing
-        self._names = () if self._tracing is None else self._tracing.names
         self.at_trace_time: dict[str, Any] = {capture.name: capture.value for capture in variant.spec.captures}
         self._reader: Reader | None = None
-        self.compiled: Reader = _nothing
+        self.compiled: Reader | None = None
 
     def read(self) -> Values | None:
         """The values of the captures; None where the trace is not right any more."""
         try:
             if self._reader is None:
-                self._reader = _nothing if self._tracing is None else self._tracing.reader()
-            found = self._reader()
+                self._reader = self._made(compiled=False)
+            return self._reader()
         except Exception:  # something is gone, or a property of the user's fails: tracing again says so at their line
             return None
-        return None if found is None else self.named(found)
-
-    def named(self, found: tuple[Any, ...]) -> Values:
-        """What a reader gives, by name. What the traced function made itself stays what it was."""
-        return {**self.at_trace_time, **dict(zip(self._names, found, strict=True))}
 
     def prepare(self) -> None:
         """Make the reader for a compiler of bytecode to look into."""
-        if self.compiled is _nothing and self._tracing is not None:
-            self.compiled = self._tracing.reader(compiled=True)
+        if self.compiled is None:
+            self.compiled = self._made(compiled=True)
 
-
-def _nothing() -> tuple[Any, ...]:
-    return ()
+    def _made(self, *, compiled: bool) -> Reader:
+        tracing = self.variant.spec.tracing or Tracing(Roots({}))
+        return tracing.reader(self.at_trace_time, compiled)
 
 
 class Following:
@@ -80,10 +74,10 @@ class Following:
         """
         if torch.compiler.is_compiling():
             trace = self._traces[self._right()]
-            found = trace.compiled()
+            found = None if trace.compiled is None else trace.compiled()
             if found is None:
                 raise InternalError("captures changed while they were read")
-            return trace.variant, trace.named(found)
+            return trace.variant, found
         last = self._last
         values = last.read()
         if values is None:

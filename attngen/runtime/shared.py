@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from attngen.errors import ArgumentError, RewriteRefused
@@ -12,6 +13,7 @@ from attngen.runtime.kernels import Kernels, Options
 
 _PROGRAMS: dict[tuple[str, frozenset[str], frozenset[str], bool, bool], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
+_LOCK = threading.Lock()
 
 
 def rewrites_named(names: Iterable[str]) -> frozenset[str]:
@@ -57,6 +59,7 @@ def shared_kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
     """The kernels of a cascade as the environment wants them; equal cascades share them."""
     knobs = Knobs.from_env()
     key = (str(cascade), options, knobs)
-    if key not in _KERNELS:
-        _KERNELS[key] = Kernels(_program(cascade, options), name, options, knobs)
-    return _KERNELS[key]
+    with _LOCK:
+        if key not in _KERNELS:
+            _KERNELS[key] = Kernels(_program(cascade, options), name, options, knobs)
+        return _KERNELS[key]
