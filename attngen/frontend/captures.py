@@ -25,6 +25,7 @@ import torch
 
 from attngen.errors import RandomInMod
 from attngen.frontend.blocks import BlockTable
+from attngen.frontend.low_rank import LowRank
 from attngen.frontend.origins import Attribute, Guard, Item, Origin, called
 from attngen.frontend.places import definition
 from attngen.frontend.proxies import ModuleProxy, State, Super, is_derivable, proxy, proxy_class
@@ -35,7 +36,7 @@ _LEFT_ALONE = frozenset((*sys.stdlib_module_names, "torch", "numpy", "triton"))
 _FOLLOWED = ("torch.nn.attention",)
 _OWN = "attngen.frontend"
 _PLAIN = (type(None), str, bytes, complex, type(Ellipsis), range, slice, torch.dtype, torch.device, torch.Size, torch.layout)
-_DATA = (dict, list, tuple, SimpleNamespace, torch.nn.Module, BlockTable)
+_DATA = (dict, list, tuple, SimpleNamespace, torch.nn.Module, BlockTable, LowRank)
 """Classes of Python and of libraries whose objects hold what is the user's."""
 _ITEM = operator.methodcaller("item")
 _SETS = (set, frozenset)
@@ -63,6 +64,11 @@ class Lifter:
         """Note what the trace relies on."""
         self._trace.guard(guard)
 
+    def forget(self, origin: Origin) -> None:
+        """The traced function has changed what a container there holds."""
+        for known in [known for known in self._at if isinstance(known, Item) and known.of == origin]:
+            del self._at[known]
+
     def lift(self, value: Any, origin: Origin, hint: str) -> Any:
         """The traced counterpart of a captured value.
 
@@ -76,6 +82,8 @@ class Lifter:
         return self._at[origin]
 
     def _counterpart(self, value: Any, origin: Origin, hint: str) -> Any:
+        if type(value) is Traced:
+            return value  # which the traced function put there itself
         if type(value) in (bool, int, float) or (type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()):
             return self._number(value, origin, hint)
         if isinstance(value, torch.Tensor):

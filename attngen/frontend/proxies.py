@@ -50,6 +50,8 @@ class Lifts(Protocol):
 
     def guard(self, guard: Guard) -> None: ...
 
+    def forget(self, origin: Origin) -> None: ...
+
 
 class State:
     """What a stand-in stands for.
@@ -188,7 +190,8 @@ def plain(proxy: Any) -> Any:
         return proxy
     if isinstance(proxy, _Mapping):
         return {key: proxy[key] for key in proxy}
-    return tuple(proxy) if isinstance(proxy, tuple) else list(proxy)
+    found = [proxy[position] for position in range(len(proxy))]
+    return tuple(found) if isinstance(proxy, tuple) else found
 
 
 def _reading(name: str) -> Callable[..., Any]:
@@ -200,7 +203,10 @@ def _reading(name: str) -> Callable[..., Any]:
 
 def _mutating(name: str) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **keywords: Any) -> Any:
-        raise TracedMutation(f"`{name}` changes a captured container", remedy="Do this outside of the traced function.")
+        state = state_of(self)
+        state.lifts.forget(state.origin)
+        found = getattr(state.value, name)(*args, **keywords)
+        return self if found is state.value else found
 
     return method
 

@@ -41,11 +41,11 @@ class Scalar:
     """A captured Python float as the 0-d tensor that kernels read; made anew when the number is another one."""
 
     def __init__(self) -> None:
-        self.last: tuple[float, torch.Tensor] | tuple[None, None] = (None, None)
+        self.last: tuple[float | None, torch.Tensor | None] = (None, None)
 
     def __call__(self, value: float) -> torch.Tensor:
         known, tensor = self.last
-        if tensor is not None and known == value and math.copysign(1.0, known) == math.copysign(1.0, value):
+        if known is not None and tensor is not None and known == value and math.copysign(1.0, known) == math.copysign(1.0, value):
             return tensor
         with torch.inference_mode(False), torch._C.DisableTorchFunction():
             made = torch.tensor(value, dtype=torch.float64, device="cpu")

@@ -98,8 +98,9 @@ class _Moved:
         if guard.test == "same" and origin is not None:
             other = self.origin(guard.value)
             return None if other is None else Guard("same", origin, other)
-        gone = origin is None or isinstance(origin, Root) or not _is_kept(guard)
-        return None if gone else Guard(guard.test, origin, guard.value)
+        if origin is None or isinstance(origin, Root) or not _is_kept(guard):
+            return None
+        return Guard(guard.test, origin, guard.value)
 
     def origin(self, origin: Origin) -> Origin | None:
         if not roots_of(origin) & self._lost:

@@ -182,7 +182,10 @@ def items(bias: Any, reach: Any) -> Holder:
     def put(name: str, value: Any) -> None:
         tables[name][-1] = value
 
-    return Holder(lambda s, b, h, q, k: added(s, tables["bias"][1], h, q, k), lambda b, h, q, k: near(tables["reach"][0], q, k), put, tables)
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return near(tables["reach"][0], q, k)
+
+    return Holder(lambda s, b, h, q, k: added(s, tables["bias"][1], h, q, k), mask, put, tables)
 
 
 class Pair(NamedTuple):

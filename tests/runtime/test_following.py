@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +30,9 @@ def tensors() -> list[Tensor]:
 
 def dense(q: Tensor, k: Tensor, v: Tensor, score_mod: Mod | None = None, mask_mod: Mod | None = None) -> Tensor:
     """Attention by PyTorch, with the mods as plain Python."""
-    at = torch.zeros((1, 1, 1, 1), dtype=torch.int64), *(
-        torch.arange(length).view(shape) for length, shape in ((HEADS, (-1, 1, 1)), (ROWS, (-1, 1)), (KEYS, (-1,)))
+    at = (
+        torch.zeros((1, 1, 1, 1), dtype=torch.int64),
+        *(torch.arange(length).view(shape) for length, shape in ((HEADS, (-1, 1, 1)), (ROWS, (-1, 1)), (KEYS, (-1,)))),
     )
     s = q @ k.mT * DIM**-0.5
     s = s if score_mod is None else score_mod(s, *at)
