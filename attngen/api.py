@@ -36,6 +36,7 @@ def compile(
     head_dim: int | tuple[int, ...] | None = None,
     extents: Mapping[str, int] | None = None,
     deterministic: bool | None = None,
+    precise_delta: bool | None = None,
     schedule: Mapping[str, Any] | None = None,
     keep_lists: bool = False,
     without: Iterable[str] = (),
@@ -51,6 +52,8 @@ def compile(
         extents: the same for a cascade: the length of each feature axis.
         deterministic: True: results are the same in every run, as under `torch.use_deterministic_algorithms(True)`. Else a backward may
             add up the gradients of rows in memory, in any order, where the model of the schedule says that this is clearly faster.
+        precise_delta: True: delta, rowsum(dp * p), is summed over the keys, not over an output rounded to the arguments' dtype, at the
+            price of two products a tile. None: where the derivation knows that it matters.
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
             mask reads, or a length, changes. A change of a tensor is one that PyTorch counts: not one through numpy or `.data`.
@@ -69,7 +72,10 @@ def compile(
         raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy=remedy)
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
-    attend = Attention(spec, Options(arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic)))
+    options = Options(
+        arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic), precise_delta=precise_delta
+    )
+    attend = Attention(spec, options)
     check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
         attend.build(dtype, head_dim=head_dim, extents=extents)

@@ -55,6 +55,7 @@ class Explanation:
         rewrites: what each saved, or why it was not done.
         few: what else runs for few queries.
         form: of the backward, and why it is that.
+        delta: why delta is summed over the keys, "" where it is not.
     """
 
     traced: tuple[str, ...]
@@ -76,6 +77,7 @@ class Explanation:
     rewrites: tuple[str, ...] = ()
     few: tuple[str, ...] = ()
     form: str = ""
+    delta: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -91,7 +93,7 @@ class Explanation:
             *([_block("one-pass form", self.one_pass)] if full else []),
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
-            *([_block("backward", (self.form,))] if self.form else []),
+            *([_block("backward", [line for line in (self.form, self.delta) if line])] if self.form or self.delta else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
             _block("tiles", self.candidates if full else self.tiles),
@@ -147,6 +149,7 @@ def explain(
         rewrites=_rewrites(program),
         few=few,
         form=_form(program, why_form),
+        delta=f"delta is summed over {streamed.streamed} by backward_statistics: {program.delta}" if program.delta else "",
     )
 
 

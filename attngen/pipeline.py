@@ -29,6 +29,7 @@ from attngen.transform.fused import fused as fused_kernels
 from attngen.transform.hoist import hoist
 from attngen.transform.matrices import unspecialised
 from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
+from attngen.transform.precise_delta import cancellation, cancelling_gradient
 from attngen.transform.products import join_products
 from attngen.transform.rewrites import Note
 from attngen.transform.runs import with_runs
@@ -56,6 +57,7 @@ class Program:
         parts: the kernels before rewrites. kernels: after them.
         dtype: of the arguments that `kernels` are for; "" for all dtypes alike.
         divided: whether the forward is `forward_parts` and `forward_merge`, and no backward follows.
+        delta: why delta is summed over the keys, "" where it is a sum over the features of an output.
     """
 
     cascade: Cascade
@@ -70,6 +72,7 @@ class Program:
     rewrites: tuple[tuple[str, tuple[Note, ...]], ...] = ()
     dtype: str = ""
     divided: bool = False
+    delta: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def analyse(
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
+    precise_delta: bool | None = None,
 ) -> Program:
     """From a traced cascade to kernels.
 
@@ -121,6 +125,7 @@ def analyse(
         wanted: inputs to differentiate by; None for all that can be.
         without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
+        precise_delta: whether delta is summed over the keys; None where the derivation knows that it matters.
     """
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
@@ -128,7 +133,7 @@ def analyse(
     streamed = streaming(canonical, axes.resident, axes.streamed)
     observe("streaming", streamed.cascade)
     wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
-    backward = differentiate(streamed, wrt)
+    backward, delta = _differentiated(streamed, wrt, precise_delta)
     observe("differentiate", backward.cascade)
     gradient = hoist(backward.cascade)
     observe("hoist", gradient)
@@ -136,10 +141,24 @@ def analyse(
     forward = forward_kernel(backward.forward, saved, axes.features)
     parts = (forward, *backward_kernels(backward, gradient, axes.features))
     observe("partition", parts)
-    program = Program(canonical, backward.forward, backward, gradient, axes.features, parts, without, asked, divided=divided)
+    program = Program(canonical, backward.forward, backward, gradient, axes.features, parts, without, asked, divided=divided, delta=delta)
     program = _rewritten(program)
     observe("rewrite", program.kernels)
     return program
+
+
+def _differentiated(streamed: Streamed, wrt: tuple[str, ...], precise_delta: bool | None) -> tuple[Backward, str]:
+    """The gradients, and why delta is summed over the keys, if it is."""
+    why = "it is asked for" if precise_delta else cancellation(streamed) if precise_delta is None else ""
+    backward = differentiate(streamed, wrt, precise_delta=bool(why))
+    if why or precise_delta is not None:
+        return backward, why
+    why = cancelling_gradient(streamed, wrt)
+    precise = differentiate(streamed, wrt, precise_delta=True) if why else backward
+    if not why or not set(precise.saved) <= set(backward.saved):
+        return backward, ""
+    # A call that does not want this gradient reads what the plain form saves.
+    return replace(precise, forward=backward.forward, saved=backward.saved), why
 
 
 def fused(program: Program) -> Program | None:

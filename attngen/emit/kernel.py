@@ -313,6 +313,7 @@ _TITLES = {
     "forward_parts": "Rows stay, a part of the streamed axis passes: what the forward carries, as far as it got.",
     "forward_merge": "Rows stay, the parts pass: what they carried as one, then outputs and row statistics.",
     "backward_prepare": "Row values of the backward that need a whole row of features.",
+    "backward_statistics": "Rows stay, the streamed axis passes: row values that the kernels after this one read.",
     "backward_rows": "Rows stay, the streamed axis passes: gradients of what belongs to rows.",
     "backward_columns": "The streamed axis stays, rows pass: gradients of what belongs to it.",
     "backward_fused": "The streamed axis stays, rows pass: gradients of what belongs to it, parts of those of rows.",

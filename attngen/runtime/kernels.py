@@ -51,7 +51,7 @@ class Options:
     tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
     `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward;
     `divided`: programs share the stream of the forward, and there is no backward; `deterministic`: results are the same in every run,
-    whatever PyTorch is told."""
+    whatever PyTorch is told; `precise_delta`: delta is summed over the keys, None where the derivation knows that it matters."""
 
     arch: str | None = None
     schedule: Frozen | None = None
@@ -62,6 +62,7 @@ class Options:
     gradients: bool = True
     divided: bool = False
     deterministic: bool = False
+    precise_delta: bool | None = None
 
 
 def freeze(schedule: Mapping[str, Any]) -> Frozen:
@@ -165,7 +166,8 @@ class Kernels:
             return self
         with self.lock:
             if names not in self.narrower:
-                general = analyse(self.program.cascade, wanted=names, without=self.program.without, asked=self.program.asked)
+                program, delta = self.program, self.options.precise_delta
+                general = analyse(program.cascade, wanted=names, without=program.without, asked=program.asked, precise_delta=delta)
                 program = for_dtype(general, self.program.dtype)
                 gone = roles(self.program) - roles(program)
                 schedule = tuple(item for item in self.options.schedule if item[0] not in gone) if self.options.schedule else None
@@ -247,7 +249,7 @@ class Kernels:
         request = Request(tuple(dims.items()), dtype, target, length)
         gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
         without, required = (",".join(sorted(names)) for names in (self.program.without, self.program.asked))
-        asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients}
+        asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients, "delta": self.program.delta}
         asked |= {"without": without, "asked": required, "choice": str(choice.schedule)}
         key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
         with self.lock:

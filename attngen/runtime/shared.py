@@ -11,7 +11,7 @@ from attngen.knobs import Knobs
 from attngen.pipeline import REWRITES, Program, analyse, for_dtype
 from attngen.runtime.kernels import Kernels, Options
 
-_PROGRAMS: dict[tuple[str, frozenset[str], frozenset[str], bool, bool], Program] = {}
+_PROGRAMS: dict[tuple[object, ...], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
 _LOCK = threading.Lock()
 
@@ -48,10 +48,17 @@ def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
 
 def _program(cascade: Cascade, options: Options) -> Program:
     """The analysed program of a cascade; equal cascades are analysed once."""
-    key = str(cascade), options.without, options.asked, options.gradients, options.divided
+    key = str(cascade), options.without, options.asked, options.gradients, options.divided, options.precise_delta
     if key not in _PROGRAMS:
         wanted = None if options.gradients else frozenset[str]()
-        _PROGRAMS[key] = analyse(cascade, wanted=wanted, without=options.without, asked=options.asked, divided=options.divided)
+        _PROGRAMS[key] = analyse(
+            cascade,
+            wanted=wanted,
+            without=options.without,
+            asked=options.asked,
+            divided=options.divided,
+            precise_delta=options.precise_delta,
+        )
     return _PROGRAMS[key]
 
 

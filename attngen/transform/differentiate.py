@@ -27,6 +27,7 @@ from attngen.transform.at_end import Saved, evaluate_at_end
 from attngen.transform.derivative import gradients
 from attngen.transform.existence import contributions, existence, known, mask_of, without
 from attngen.transform.gauges import at_own_axes
+from attngen.transform.precise_delta import exchange_sums
 from attngen.transform.streaming import Streamed
 
 __all__ = ["Backward", "Gradient", "Saved", "differentiate"]
@@ -56,12 +57,13 @@ class Backward:
     gradients: tuple[Gradient, ...]
 
 
-def differentiate(streamed: Streamed, wrt: tuple[str, ...]) -> Backward:
+def differentiate(streamed: Streamed, wrt: tuple[str, ...], *, precise_delta: bool = False) -> Backward:
     """Gradients of all outputs with respect to float arguments and captures. An input that no output depends on has none.
 
     Args:
         streamed: the forward in StreamingForm.
         wrt: names of float inputs.
+        precise_delta: sums over features of saved sums are taken over the keys instead.
 
     Raises:
         NotDifferentiable: a name is not a float input, or a maximum over a feature axis stands in between.
@@ -73,6 +75,8 @@ def differentiate(streamed: Streamed, wrt: tuple[str, ...]) -> Backward:
     inputs = arguments_first((*streamed.cascade.inputs, *tape.cotangent_inputs()))
     outputs = tuple(dict.fromkeys(gradient.step for gradient in found))
     whole = Cascade(inputs, (*streamed.cascade.steps, *tape.steps), outputs)
+    if precise_delta:
+        whole = exchange_sums(streamed, whole)
     forward, cascade, saved = evaluate_at_end(streamed, whole)
     return Backward(forward, cascade, saved, tape.cotangents, found)
 

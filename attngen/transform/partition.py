@@ -2,6 +2,7 @@
 
     forward             rows resident, keys streamed
     backward_prepare    row values of the backward that need a sum over a feature (delta); nothing streams
+    backward_statistics row values of the backward that need a sweep over the keys, where other tiles read them
     backward_rows       gradients that carry the row axis
     backward_columns    gradients that carry the streamed axis: the same structure with the roles swapped
     backward_pairs      gradients by pairs that are summed over axes of the grid, or that share elements (`destinations`)
@@ -69,8 +70,11 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
     kernels: list[Kernel] = []
     if split.prepared:
         kernels.append(split.kernel("backward_prepare", rows, None, split.prepared, cascade.inputs))
-    stored = tuple(_as_input(cascade, name) for name in split.prepared)
-    known = (*(item for item in cascade.inputs if item.name not in split.prepared), *stored)
+    known = _with_stored(cascade, cascade.inputs, split.prepared)
+    for number, statistics in enumerate(split.statistics):
+        role = "backward_statistics" if number == 0 else f"backward_statistics_{number + 1}"
+        kernels.append(visited(split.kernel(role, rows, keys, statistics, known)))
+        known = _with_stored(cascade, known, statistics)
     for role, resident, streamed, outputs in (
         ("backward_rows", rows, keys, split.rows),
         ("backward_columns", keys, rows, split.columns),
@@ -83,9 +87,10 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
     return tuple(kernels)
 
 
-def _as_input(cascade: Cascade, name: str) -> Input:
-    axes = cascade.axes(name)
-    return Input(name, axes, len(axes))
+def _with_stored(cascade: Cascade, known: tuple[Input, ...], stored: tuple[str, ...]) -> tuple[Input, ...]:
+    """What later kernels read: also what an earlier one has stored."""
+    mine = tuple(Input(name, cascade.axes(name), len(cascade.axes(name))) for name in stored)
+    return (*(item for item in known if item.name not in stored), *mine)
 
 
 def _groups(cascade: Cascade, outputs: tuple[str, ...], resident: str, streamed: str, features: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -131,6 +136,21 @@ class _Split:
         row_outputs = [name for name in steps if name not in touches_keys]
         needed = [name for name in by_name if name in needs_features and name in read_by_tiles]
         self.prepared = tuple(dict.fromkeys((*needed, *row_outputs, *values)))
+        self.statistics = self.by_sweep(keys)
+
+    def by_sweep(self, keys: str) -> tuple[tuple[str, ...], ...]:
+        """Row values that depend on a sum over the keys and that tiles read: those behind one sweep, those behind two, and so on."""
+        sweeps: dict[str, int] = {}
+        found: dict[int, dict[str, None]] = {}
+        values = {step.name for step in self.cascade.steps if keys not in step.axes}
+        for step in self.cascade.steps:
+            before = max((sweeps.get(name, 0) for name in step_reads(step)), default=0)
+            sweeps[step.name] = before + (keys in step.over)
+            if keys in (*step.axes, *step.over):
+                for name in step_reads(step):
+                    if name in values and sweeps.get(name, 0) > 0:
+                        found.setdefault(sweeps[name], {})[name] = None
+        return tuple(tuple(found[count]) for count in sorted(found))
 
     def kernel(self, role: str, resident: str, streamed: str | None, outputs: tuple[str, ...], known: tuple[Input, ...]) -> Kernel:
         axes = dict.fromkeys(axis for name in outputs for axis in self.cascade.axes(name))

@@ -90,15 +90,18 @@ def emitted(
     divided: bool = False,
     one_walk: bool = False,
     specialised: bool = False,
+    precise_delta: bool | None = None,
 ) -> Emitted:
     """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so; `divided` ones have no gradients,
     those in `one_walk` have the fused backward, `specialised` ones a forward whose warps are divided."""
     wanted = frozenset[str]() if divided else None
-    program = for_dtype(analyse(cascade, wanted=wanted, without=without, asked=asked, divided=divided), dtype)
+    general = analyse(cascade, wanted=wanted, without=without, asked=asked, divided=divided, precise_delta=precise_delta)
+    program = for_dtype(general, dtype)
     other = fused(program) if one_walk else program
     assert other is not None, "this variant has no fused backward"
     source = build(other, "tested", tiles_, specialised)
-    path = Path(_FOLDER.name) / f"kernels_{abs(hash((str(cascade), tiles_, dtype, without, asked, divided, one_walk, specialised)))}.py"
+    form = (str(cascade), tiles_, dtype, without, asked, divided, one_walk, specialised, precise_delta)
+    path = Path(_FOLDER.name) / f"kernels_{abs(hash(form))}.py"
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
     vars(module)["torch"] = Torch(allocate)
@@ -135,6 +138,7 @@ def prepare(
     divided: bool = False,
     one_walk: bool = False,
     specialised: bool = False,
+    precise_delta: bool | None = None,
 ) -> Emitted:
     """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one, but for some."""
     cascade = as_cascade(variant)
@@ -142,15 +146,14 @@ def prepare(
     features = roles(cascade).features
     tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
-    return emitted(
-        cascade, tiles_, rewrites or str(model.dtype).removeprefix("torch."), allocate, without, asked, divided, one_walk, specialised
-    )
+    dtype = rewrites or str(model.dtype).removeprefix("torch.")
+    return emitted(cascade, tiles_, dtype, allocate, without, asked, divided, one_walk, specialised, precise_delta)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
     """One tile for all roles, rows by keys."""
     tile = {"BLOCK_M": resident, "BLOCK_N": streamed, "num_warps": 4, "num_stages": 1}
-    passing = ("forward", "backward_rows", "backward_columns", "backward_pairs", "backward_fused")
+    passing = ("forward", "backward_statistics", "backward_rows", "backward_columns", "backward_pairs", "backward_fused")
     roles = (*passing, "backward_prepare", "backward_finish")
     found = {f"{role}{tail}": _fitting(role, tile) for role in roles for tail in ("", "_2", "_3")}
     return found | {"forward_parts": tile, "forward_merge": {"BLOCK_M": 1, "BLOCK_PART": 16, "num_warps": 4, "num_stages": 1}}
@@ -212,9 +215,10 @@ def run(
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
     one_walk: bool = False,
+    precise_delta: bool | None = None,
 ) -> Results:
     """Outputs and all gradients of the emitted kernels."""
-    kernels = prepare(variant, values, allocate, rewrites, without, asked, one_walk=one_walk)
+    kernels = prepare(variant, values, allocate, rewrites, without, asked, one_walk=one_walk, precise_delta=precise_delta)
     tile = tiles() if tile is None else tile
     known = forward(kernels, values, tile)
     gradients = backward(kernels, values, known, cotangents, tile)

@@ -37,9 +37,33 @@ OF_BIASES = "tests/transform/test_biases.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
+OF_DELTA = "tests/transform/test_precise_delta.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 
 MUTANTS = (
+    # Delta from the weights.
+    Mutant(
+        "delta with the rounding of the saved logsumexp",
+        TRANSFORM,
+        "total = build.safe_div(total, self.norms[gauge])",
+        "total = build.mul(total, build.ONE)",
+        first="tests/kernels/test_precision.py::test_steep_gradients_have_digits",
+    ),
+    Mutant(
+        "delta without the factors of the row",
+        TRANSFORM,
+        "read(made[-1].name, step.axes), scale)",
+        "read(made[-1].name, step.axes), build.ONE)",
+        first=OF_DELTA,
+    ),
+    Mutant(
+        "delta of the first term alone",
+        TRANSFORM,
+        "[(a * b, [*left, *right]) for a, left",
+        "[(a, [*left, *right]) for a, left",
+        first=OF_DELTA,
+    ),
+    Mutant("steep positions unseen", TRANSFORM, "if varies and _largest_weight(", "if not varies and _largest_weight(", first=OF_DELTA),
     # Helper functions of emitted modules.
     Mutant("tail loaded without a mask", LIB, "value = tl.load(pointers, mask=ok, other=0)", "value = tl.load(pointers)"),
     Mutant("masks on the wrong loads", LIB, "if FULL:", "if not FULL:"),

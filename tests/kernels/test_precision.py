@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from attngen.ir.parser import parse
+from tests import variants
 from tests.kernels import cases, harness
 
 LOW = [torch.float32, torch.float16, torch.bfloat16]
@@ -55,9 +59,60 @@ def test_row_offsets_of_ten_thousand(variant, dtype):
     check_contract(case, dtype)
 
 
-def check_contract(case: cases.Case, dtype: torch.dtype, terms: Mapping[str, tuple[float, float]] | None = None) -> None:
+@pytest.mark.parametrize("dtype", LOW, ids=names)
+@pytest.mark.parametrize("variant", ["softmax", "causal", "sink", "differential", "entropy"])
+def test_precise_delta_at_scores_of_a_thousand(variant, dtype):
+    """Delta from the weights that it is compared with: the differences have their digits, and the contract counts from them."""
+    check_contract(cases.case(variant, SMALL, seed=2, scale=1000.0), dtype, precise_delta=True)
+
+
+@pytest.mark.parametrize("variant", ["softmax", "sink", "differential", "entropy", "relu", "two_masks", "lengths", "learned_bias"])
+def test_precise_delta_is_exact(variant):
+    case = cases.case(variant, SMALL)
+    found = harness.run(case.cascade, case.values, case.cotangents, precise_delta=True)
+    harness.exact_to(found, harness.expected(case.cascade, case.values, case.cotangents))
+
+
+@settings(max_examples=10)
+@given(
+    slope=st.sampled_from([1.0, 3.0, 5.0, 8.0, 20.0, 100.0]),
+    form=st.sampled_from(["{slope} * (n - m)  if m >= n", "{slope} * (m - n)", "-{slope} * abs(n - m)", "-{slope} * (n - m) * (n - m)"]),
+    dtype=st.sampled_from(LOW),
+    seed=st.integers(0, 99),
+)
+def test_steep_positions(slope, form, dtype, seed):
+    """Rows with nearly one key alone, by literal slopes: the derivation sums delta over the keys by itself."""
+    text = variants.SOFTMAX.replace("* 0.25", f"* 0.25 + {form.format(slope=slope)}")
+    check_contract(cases.case(parse(text), SMALL, seed=seed), dtype)
+
+
+@pytest.mark.parametrize(("slope", "dtype"), [(8.0, torch.float16), (8.0, torch.bfloat16), (16.0, torch.bfloat16), (16.0, torch.float32)])
+def test_steep_gradients_have_digits(slope, dtype):
+    """At exponents of hundreds the saved logsumexp is rounded more coarsely than dp - delta is large."""
+    case = cases.case(parse(variants.SOFTMAX.replace("* 0.25", f"* 0.25 + {slope} * (n - m)  if m >= n")), SMALL).to(dtype)
+    case.cotangents["lse"].zero_()
+    found = harness.run(case.cascade, case.values, case.cotangents).gradients
+    right = harness.expected(case.cascade, case.values, case.cotangents).gradients
+    for name in "qk":
+        assert (found[name].double() - right[name]).abs().max() <= 0.05 * right[name].abs().max(), name
+
+
+@settings(max_examples=10)
+@given(shift=st.sampled_from([-1.0, 1.0, 2.0, 2.5]), dtype=st.sampled_from(LOW), seed=st.integers(0, 99))
+def test_few_positive_weights(shift, dtype, seed):
+    """A divisor that may be small: relu of scores, most of them negative."""
+    text = variants.RELU.replace("relu(s[b,g,r,m,n])", f"relu(s[b,g,r,m,n] * 0.25 - {shift})")
+    check_contract(cases.case(parse(text), SMALL, seed=seed), dtype)
+
+
+def check_contract(
+    case: cases.Case,
+    dtype: torch.dtype,
+    terms: Mapping[str, tuple[float, float]] | None = None,
+    precise_delta: bool | None = None,
+) -> None:
     case = case.to(dtype)
-    found = harness.run(case.cascade, case.values, case.cotangents)
+    found = harness.run(case.cascade, case.values, case.cotangents, precise_delta=precise_delta)
     arguments = cases.oracle(case.cascade), case.values, case.cotangents
     harness.contract(found, harness.expected(*arguments), harness.yardstick(*arguments, dtype), terms)
 

@@ -157,12 +157,18 @@ def assert_values(text: str, point: Point = AT, *, random_gauge: bool = True, to
 
 
 def assert_gradients(
-    text: str, point: Point = AT, *, random_gauge: bool = True, tolerance: float = 1e-10, wrt: tuple[str, ...] | None = None
+    text: str,
+    point: Point = AT,
+    *,
+    random_gauge: bool = True,
+    tolerance: float = 1e-10,
+    wrt: tuple[str, ...] | None = None,
+    precise_delta: bool = False,
 ) -> Backward:
     """The derived backward, before and after `hoist`, computes what autograd of the reference does."""
     cascade, streamed = streamed_form(text)
     targets = wrt if wrt is not None else tuple(item.name for item in cascade.inputs if item.differentiable)
-    backward = differentiate(streamed, targets)
+    backward = differentiate(streamed, targets, precise_delta=precise_delta)
     values = point.values(cascade)
     leaves = {name: value.clone().requires_grad_() if name in targets else value for name, value in values.items()}
     outputs = {**leaves, **reference(parse(text), leaves)}
