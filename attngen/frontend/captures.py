@@ -11,16 +11,23 @@ guard of the trace.
 
 from __future__ import annotations
 
+import copy
 import dis
 import enum
 import functools
 import operator
 import random
 import sys
+import threading
+import weakref
+from array import array
+from collections import deque
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from attngen.errors import RandomInMod
@@ -28,7 +35,8 @@ from attngen.frontend.blocks import BlockTable
 from attngen.frontend.low_rank import LowRank
 from attngen.frontend.origins import Attribute, Guard, Item, Origin, called
 from attngen.frontend.places import definition
-from attngen.frontend.proxies import ModuleProxy, State, Super, is_derivable, proxy, proxy_class
+from attngen.frontend.proxies import State
+from attngen.frontend.proxy_classes import Caller, ModuleProxy, Super, is_derivable, proxy, proxy_class
 from attngen.frontend.trace import Trace
 from attngen.frontend.tracer import Traced
 
@@ -39,7 +47,9 @@ _PLAIN = (type(None), str, bytes, complex, type(Ellipsis), range, slice, torch.d
 _DATA = (dict, list, tuple, SimpleNamespace, torch.nn.Module, BlockTable, LowRank)
 """Classes of Python and of libraries whose objects hold what is the user's."""
 _ITEM = operator.methodcaller("item")
-_SETS = (set, frozenset)
+_WHOLE = (set, frozenset, deque, array, bytearray)
+"""Containers that are compared as a whole."""
+_CALLED = (weakref.ref, ContextVar, threading.local)
 
 
 class Lifter:
@@ -84,6 +94,8 @@ class Lifter:
     def _counterpart(self, value: Any, origin: Origin, hint: str) -> Any:
         if type(value) is Traced:
             return value  # which the traced function put there itself
+        if type(value) in weakref.ProxyTypes:
+            return self.lift(value.__repr__.__self__, Attribute(Attribute(origin, "__repr__"), "__self__"), hint)
         if type(value) in (bool, int, float) or (type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()):
             return self._number(value, origin, hint)
         if isinstance(value, torch.Tensor):
@@ -137,8 +149,14 @@ class Lifter:
             raise RandomInMod(f"random numbers from {_title(value)} in a traced function", remedy="Draw before, and capture a tensor.")
         if isinstance(value, ModuleType):
             return value if _root(value.__name__) in (*_LEFT_ALONE, "attngen") else ModuleProxy(State(self, value, origin, hint))
-        if type(value) in _SETS:
-            self.guard(Guard("equal", origin, value.copy()))
+        if isinstance(value, _CALLED):
+            self.guard(Guard("type", origin, type(value)))
+            return Caller(State(self, value, origin, hint))
+        if isinstance(value, _WHOLE):
+            self.guard(Guard("equal", origin, copy.copy(value)))
+            return value
+        if isinstance(value, np.ndarray):
+            self.guard(Guard("equal", called(_content, origin), _content(value)))
             return value
         if isinstance(value, type):
             alone = _is_left_alone(value.__module__) or not is_derivable(value)
@@ -252,6 +270,11 @@ def _global_names(code: CodeType) -> frozenset[str]:
         if isinstance(constant, CodeType):
             names |= _global_names(constant)
     return frozenset(names)
+
+
+def _content(value: Any) -> tuple[object, ...]:
+    """What an array holds: its elements become constants wherever a traced function takes them out."""
+    return value.dtype.str, value.shape, value.tobytes()
 
 
 def _root(module: str) -> str:

@@ -1,4 +1,4 @@
-"""Where Python asks a traced value for something definite: a truth, a number, a hash.
+"""Where Python asks a traced value for something definite: a truth, a number, a hash, or for what it is: its type and shape.
 
 The answer is known for literals, and for captured numbers once they are baked in. For everything else there is an error that says what
 to write instead.
@@ -9,7 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import torch
+
 from attngen.errors import DataDependentBranch, TracedConversion, TracedIteration
+from attngen.ir.expr import Kind
+
+_DTYPE: dict[Kind, torch.dtype] = {"float": torch.float32, "int": torch.int32, "bool": torch.bool}
 
 
 class Definite:
@@ -75,3 +80,42 @@ class Definite:
         return self.concrete(".item()")
 
     tolist = item
+
+
+class Described:
+    """What a tensor tells about itself, for a class that knows its kind and the dimensions left."""
+
+    __slots__ = ()
+
+    kind: Kind
+    dims: tuple[tuple[str, int], ...]
+
+    @abstractmethod
+    def observe(self) -> None:
+        """Note that the lengths of the dimensions left decide what is traced."""
+
+    @property
+    def shape(self) -> torch.Size:
+        self.observe()
+        return torch.Size(size for _, size in self.dims)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _DTYPE[self.kind]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def ndim(self) -> int:
+        return len(self.dims)
+
+    def is_floating_point(self) -> bool:
+        return self.kind == "float"
+
+    def dim(self) -> int:
+        return len(self.dims)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]

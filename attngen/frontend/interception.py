@@ -24,7 +24,7 @@ from attngen.errors import (
 )
 from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, unsupported
 from attngen.frontend.operators import NAMES as OPERATORS
-from attngen.frontend.origins import Guard, Item, Origin, called, parents
+from attngen.frontend.origins import Attribute, Guard, Item, Origin, called, is_origin, parents
 from attngen.frontend.pointwise import operation
 from attngen.frontend.proxies import plain
 from attngen.frontend.trace import Trace
@@ -162,6 +162,8 @@ class Interception(TorchFunctionMode):
     def _origin(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Origin | None:
         """The result of a function of captured tensors, as a place."""
         given, named = [self._placed(arg) for arg in args], {key: self._placed(value) for key, value in kwargs.items()}
+        if getattr(func, "__name__", "") == "__get__":
+            return Attribute(given[0], _name(func)) if is_origin(given[0]) else None
         found = called(func, *given, **named)
         return found if parents(found) else None
 

@@ -176,8 +176,6 @@ class _Writer:
         rest = ", ".join((*texts[1:], *(f"{key}={text}" for key, (text, _) in keywords.items())))
         if call.function is getattr and isinstance(call.args[1], str):
             return self._local(f"{texts[0]}.{call.args[1]}"), now, False
-        if name == "__get__" and len(texts) == 1:
-            return self._local(f"{texts[0]}.{call.function.__self__.__name__}"), now, False  # type: ignore[attr-defined]
         if args and isinstance(args[0][1], torch.Tensor) and name.isidentifier() and hasattr(torch.Tensor, name):
             return self._local(f"{texts[0]}.{name}({rest})"), now, False
         return self._local(f"{self._bind(call.function)}({', '.join(part for part in (*texts[:1], rest) if part)})"), now, False

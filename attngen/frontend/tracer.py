@@ -23,7 +23,7 @@ from attngen.errors import (
     UnsupportedOperation,
 )
 from attngen.frontend import rows
-from attngen.frontend.definite import Definite
+from attngen.frontend.definite import Definite, Described
 from attngen.frontend.names import CASTS, unsupported
 from attngen.frontend.operators import Operators
 from attngen.frontend.places import Place, user_place
@@ -33,10 +33,9 @@ from attngen.ir.expr import Const, Expr, Extent, Index, Kind, Read, kind_of
 from attngen.ir.traverse import reads
 
 _PYTHON_TYPE = {"float": float, "int": int, "bool": bool}
-_DTYPE = {"float": torch.float32, "int": torch.int32, "bool": torch.bool}
 
 
-class Traced(Definite, Operators):
+class Traced(Definite, Described, Operators):
     """One element of something, as an expression.
 
     Attributes:
@@ -91,38 +90,10 @@ class Traced(Definite, Operators):
         self.expr, self.trace, self.place = result.expr, result.trace, result.place
         return self
 
-    def _observe(self) -> None:
+    def observe(self) -> None:
         """The lengths of the dimensions left decide what is traced."""
         if self.trace is not None and self.dims:
             self.trace.observe(axis for axis, _ in self.dims)
-
-    # What a tensor tells about itself
-
-    @property
-    def shape(self) -> torch.Size:
-        self._observe()
-        return torch.Size(size for _, size in self.dims)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return _DTYPE[self.kind]
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def ndim(self) -> int:
-        return len(self.dims)
-
-    def is_floating_point(self) -> bool:
-        return self.kind == "float"
-
-    def dim(self) -> int:
-        return len(self.dims)
-
-    def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
 
     # Casts and constants
 
@@ -169,14 +140,14 @@ class Traced(Definite, Operators):
             raise UnsupportedOperation("indexing a traced value: it is one element", remedy="Index captured tensors only.")
         items = items if isinstance(items, tuple) else (items,)
         if any(isinstance(item, slice) or type(item) is int for item in items):
-            self._observe()
+            self.observe()
         return _rebuild(rows.index(_row(self), items, _position(self)), self.trace)
 
     def unsqueeze(self, dim: int) -> Traced:
         return _rebuild(rows.unsqueeze(_row(self), dim), self.trace)
 
     def squeeze(self, dim: int | None = None) -> Traced:
-        self._observe()
+        self.observe()
         return _rebuild(rows.squeeze(_row(self), dim), self.trace)
 
     def reshape(self, *shape: Any) -> Traced:
@@ -227,13 +198,13 @@ class Traced(Definite, Operators):
     def _contract(self) -> Traced:
         if self.trace is None:
             raise InternalError("a row without a trace")
-        self._observe()
+        self.observe()
         return Traced(rows.contract(_row(self), self.trace), self.trace)
 
     def _fold(self, name: str, combine: str, dim: int | None, keepdim: bool) -> Traced:
         if not self.dims or keepdim or isinstance(dim, tuple | list) or (dim is None and self.ndim > 1):
             raise unsupported(name)
-        self._observe()
+        self.observe()
         elements = [_rebuild(row, self.trace) for row in rows.unroll(_row(self), -1 if dim is None else dim, name)]
         result = elements[0] if combine not in ("logical_or", "logical_and") else elements[0]._cast("bool")
         for element in elements[1:]:
@@ -253,7 +224,7 @@ class Traced(Definite, Operators):
         return None
 
     def __len__(self) -> int:
-        self._observe()
+        self.observe()
         return rows.length(_row(self))
 
     def __iter__(self) -> Iterator[Traced]:
@@ -346,7 +317,7 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
     named = {key: arg if arg is None or isinstance(arg, str) else lift(arg, trace) for key, arg in options.items()}
     lifted = [value for value in (*values, *named.values()) if type(value) is Traced]
     for value in lifted:
-        value._observe()
+        value.observe()
     exprs, dims = rows.broadcast([_row(value) for value in lifted])
     remaining = iter(exprs)
     plain = [next(remaining) if type(value) is Traced else value for value in values]
