@@ -14,6 +14,7 @@ from attngen import target as targets
 from attngen.errors import ArgumentError
 from attngen.explain import Explanation, explain
 from attngen.frontend.spec import Spec, captured_lengths
+from attngen.pipeline import Source
 from attngen.runtime import arguments as binding
 from attngen.runtime.following import Following
 from attngen.runtime.forms import form
@@ -221,6 +222,21 @@ class Attention(Variant):
         from attngen.picture import plot_mask
 
         return plot_mask(self.mask_tiles(q_len=q_len, kv_len=kv_len, **options), path, title=self.spec.name)
+
+    def build(
+        self,
+        dtype: str | torch.dtype = "bfloat16",
+        *,
+        head_dim: int | tuple[int, ...] | None = None,
+        extents: Mapping[str, int] | None = None,
+    ) -> Source:
+        """Build for these feature lengths without running: emit, and settle the tiles by real compiles where no measurement exists.
+
+        Returns:
+            The source of the module with its structure.
+        """
+        now, captures = self._following.now()
+        return now._built(dtype_name(dtype), now.dims(head_dim, extents), captures)
 
     def reference(
         self,

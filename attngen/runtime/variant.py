@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from attngen import target as targets
@@ -23,7 +22,7 @@ from attngen.runtime.checks import Checks
 from attngen.runtime.classes import classes_pay, in_classes, number_of_classes
 from attngen.runtime.devices import Follower
 from attngen.runtime.forms import settle_forms
-from attngen.runtime.handle import dtype_name, feature_lengths, given_lengths
+from attngen.runtime.handle import feature_lengths, given_lengths
 from attngen.runtime.kernels import Options, forward_only, in_parts_only
 from attngen.runtime.ordering import lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, in_rows
@@ -170,23 +169,12 @@ class Variant:
 
     # ---- building
 
-    def build(
-        self,
-        dtype: str | torch.dtype = "bfloat16",
-        *,
-        head_dim: int | tuple[int, ...] | None = None,
-        extents: Mapping[str, int] | None = None,
-    ) -> Source:
-        """Build for these feature lengths without running: emit, and settle the tiles by real compiles where no measurement exists.
-
-        Returns:
-            The source of the module with its structure.
-        """
-        dims = self.dims(head_dim, extents)
-        kernels = self._kernels.at(dtype_name(dtype))
-        settle_forms(kernels, dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
-        if (classes := self._in_classes()) is not None:
-            classes.build(dtype, extents=dims)
+    def _built(self, dtype: str, dims: Mapping[str, int], captures: Values) -> Source:
+        """The source of the module for these lengths, with its tiles settled; and that of tokens in classes."""
+        kernels = self._kernels.at(dtype)
+        settle_forms(kernels, dims, dtype, targets.get(self.options.arch or "sm90"))
+        if (classes := self._in_classes(captures)) is not None:
+            classes._built(dtype, classes.dims(extents=dims), captures)
         return kernels.source(dims)
 
     def dims(self, head_dim: int | tuple[int, ...] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:

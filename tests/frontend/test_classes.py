@@ -55,7 +55,7 @@ def test_nothing_is_listed_and_results_are_contiguous(monkeypatch: pytest.Monkey
     monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
     attend = attngen.compile(spec_of(MASKS["dilated"]), schedule=SMALL, arch="sm90")
     classes = attend._suited({"m": 48, "n": 48})
-    assert not any(kernel.lists for kernel, _ in classes.build(head_dim=16).lowered)
+    assert not any(kernel.lists for kernel, _ in classes._built("bfloat16", {"d": 16, "e": 16}, {}).lowered)
     for length in (48, 50):
         assert attend(*(torch.randn(1, 1, length, 16) for _ in range(3))).is_contiguous()
 
@@ -104,6 +104,15 @@ class TestTheChoice:
             return [attngen.einsum("b h m n, b h n e -> b h m e", p, v) for p in (first, second)]
 
         assert in_classes(two) is None
+
+
+def test_a_captured_number_of_classes_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
+    step = 2
+    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: ((q - k) % step == 0) & (q - k < 16)))
+    given = [torch.randn(1, 2, 24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    for step in (2, 3, 1, 2):  # noqa: B007
+        torch.testing.assert_close(attend(*given), attend.reference(*given), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("read", ["keys", "pairs", "distances"])
