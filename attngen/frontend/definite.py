@@ -91,8 +91,8 @@ class Described:
     dims: tuple[tuple[str, int], ...]
 
     @abstractmethod
-    def observe(self) -> None:
-        """Note that the lengths of the dimensions left decide what is traced."""
+    def observe(self, *axes: str) -> None:
+        """Note that the lengths of these dimensions, or of all that are left, decide what is traced."""
 
     @property
     def shape(self) -> torch.Size:

@@ -90,10 +90,10 @@ class Traced(Definite, Described, Operators):
         self.expr, self.trace, self.place = result.expr, result.trace, result.place
         return self
 
-    def observe(self) -> None:
-        """The lengths of the dimensions left decide what is traced."""
+    def observe(self, *axes: str) -> None:
+        """The lengths of these dimensions, or of all that are left, decide what is traced."""
         if self.trace is not None and self.dims:
-            self.trace.observe(axis for axis, _ in self.dims)
+            self.trace.observe(axes or (axis for axis, _ in self.dims))
 
     # Casts and constants
 
@@ -139,9 +139,7 @@ class Traced(Definite, Described, Operators):
         if not self.dims and items not in ((), Ellipsis, None):
             raise UnsupportedOperation("indexing a traced value: it is one element", remedy="Index captured tensors only.")
         items = items if isinstance(items, tuple) else (items,)
-        if any(isinstance(item, slice) or type(item) is int for item in items):
-            self.observe()
-        return _rebuild(rows.index(_row(self), items, _position(self)), self.trace)
+        return _rebuild(rows.index(_row(self), items, _position(self), self.observe), self.trace)
 
     def unsqueeze(self, dim: int) -> Traced:
         return _rebuild(rows.unsqueeze(_row(self), dim), self.trace)

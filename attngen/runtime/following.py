@@ -7,6 +7,7 @@ whose kernels are those of any variant with an equal cascade.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from attngen.frontend.spec import Spec, retraced
 from attngen.frontend.tracing import Roots, Tracing
 from attngen.runtime.variant import Values, Variant
 
+_log = logging.getLogger("attngen")
 _MOST = 32
 """Traces that are kept at once."""
 
@@ -65,6 +67,7 @@ class Following:
         self._last = self._traces[0]
         self._made = 1
         self._lock = threading.RLock()
+        self._warned = False
 
     def now(self) -> tuple[Variant, Values]:
         """What runs now, and the values of its captures.
@@ -106,8 +109,11 @@ class Following:
                 self._traces[self._made % _MOST] = trace
             self._made += 1
             self._last = trace
-            # What is another object each time that it is looked at is traced each time.
-            return trace, trace.read() or trace.at_trace_time
+            values = trace.read()
+            if values is None and not self._warned:
+                self._warned = True
+                _log.warning("attngen: %s is traced at each call: something that it reads is another object each time.", self._spec.name)
+            return trace, trace.at_trace_time if values is None else values
 
 
 # `torch.compiler.assume_constant_result` without importing the compiler.

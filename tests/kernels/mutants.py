@@ -765,8 +765,8 @@ MUTANTS = (
     Mutant(
         "lengths that decide a trace unguarded",
         FRONTEND,
-        "        if any(isinstance(item, slice) or type(item) is int for item in items):",
-        "        if False:",
+        "        if isinstance(position.expr, Const):\n            observe(axis)",
+        "        pass",
         first=f"{OF_PLACES}::test_lengths_that_decide_a_trace",
     ),
     Mutant(

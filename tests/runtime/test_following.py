@@ -320,7 +320,8 @@ def test_lengths_that_decide_a_trace() -> None:
         "sum": lambda s, b, h, q, k: s * held.table[:, h].sum(0),
         "shape": lambda s, b, h, q, k: s * held.table[0, h] * held.table.shape[0],
         "length": lambda s, b, h, q, k: s * len(held.table),
-        "position": lambda s, b, h, q, k: s * held.table[q % 3, h],
+        "slice": lambda s, b, h, q, k: s * held.table[-2:][0, h],
+        "position": lambda s, b, h, q, k: s * held.table[q % 3, h] * held.table.T[h, q % 3],
     }
     for name, score in reads.items():
         attend = attngen.compile(attngen.attention(score))
