@@ -20,11 +20,12 @@ import random
 import sys
 import threading
 import weakref
+from argparse import Namespace
 from array import array
-from collections import deque
+from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ _LEFT_ALONE = frozenset((*sys.stdlib_module_names, "torch", "numpy", "triton"))
 _FOLLOWED = ("torch.nn.attention",)
 _OWN = "attngen.frontend"
 _PLAIN = (type(None), str, bytes, complex, type(Ellipsis), range, slice, torch.dtype, torch.device, torch.Size, torch.layout)
-_DATA = (dict, list, tuple, SimpleNamespace, torch.nn.Module, BlockTable, LowRank)
+_DATA = (dict, list, tuple, SimpleNamespace, Namespace, UserDict, UserList, ChainMap, torch.nn.Module, BlockTable, LowRank)
 """Classes of Python and of libraries whose objects hold what is the user's."""
 _ITEM = operator.methodcaller("item")
 _WHOLE = (set, frozenset, deque, array, bytearray)
@@ -78,6 +79,10 @@ class Lifter:
         """The traced function has changed what a container there holds."""
         for known in [known for known in self._at if isinstance(known, Item) and known.of == origin]:
             del self._at[known]
+
+    def is_traced(self, value: Any) -> bool:
+        """Whether a value is one of this run."""
+        return type(value) is Traced
 
     def lift(self, value: Any, origin: Origin, hint: str) -> Any:
         """The traced counterpart of a captured value.
@@ -180,9 +185,9 @@ class Lifter:
     def _stand_in(self, value: Any, origin: Origin, hint: str) -> Any:
         """What reads an object attribute by attribute; the object itself where nothing in it matters or can be seen."""
         kind = type(value)
-        if isinstance(value, enum.Enum) or (_is_left_alone(kind.__module__) and not isinstance(value, _DATA)):
+        if isinstance(value, enum.Enum) or (_is_left_alone(kind.__module__) and not isinstance(value, (*_DATA, MappingProxyType))):
             return self._same(value, origin)
-        made = self._class(kind, Attribute(origin, "__class__"))
+        made = self._class(dict if kind is MappingProxyType else kind, Attribute(origin, "__class__"))
         if made is None:
             return self._same(value, origin)
         try:
@@ -288,7 +293,7 @@ def _is_left_alone(module: str) -> bool:
 
 def _is_random(value: Any) -> bool:
     """A module, generator or bound method that draws random numbers."""
-    owner = getattr(value, "__self__", value)
+    owner = value.__self__ if isinstance(value, MethodType | BuiltinFunctionType) else value
     if isinstance(owner, ModuleType):
         return owner.__name__ in ("random", "numpy.random", "secrets")
     return isinstance(owner, random.Random) or type(owner).__module__.startswith("numpy.random")

@@ -8,6 +8,8 @@ its own: every attribute and item is read from the object itself, properties and
 from __future__ import annotations
 
 import operator
+import os
+import sysconfig
 from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any, Protocol
@@ -43,6 +45,8 @@ class Lifts(Protocol):
 
     def forget(self, origin: Origin) -> None: ...
 
+    def is_traced(self, value: Any) -> bool: ...
+
 
 class State:
     """What a stand-in stands for.
@@ -63,6 +67,8 @@ class State:
             return self.written[name]
         if name == "__class__":
             return type(proxy)
+        if name in ("__copy__", "__deepcopy__"):
+            return lambda *_: proxy
         found = Attribute(self.origin, name)
         with torch._C.DisableTorchFunction():
             try:
@@ -72,8 +78,24 @@ class State:
                 raise
         if isinstance(raw, MethodType) and (raw.__self__ is self.value or raw.__self__ is type(self.value)):
             owner = proxy if raw.__self__ is self.value else type(proxy)
-            return MethodType(self.lifts.lift(raw.__func__, Attribute(found, "__func__"), name), owner)
+            return self._asking(raw, owner, name) if self._is_asked(raw) else self._traced(raw, owner, name)
         return self.lifts.lift(raw, found, name)
+
+    def _traced(self, method: MethodType, owner: Any, name: str) -> MethodType:
+        found = Attribute(Attribute(self.origin, name), "__func__")
+        return MethodType(self.lifts.lift(method.__func__, found, name), owner)
+
+    def _is_asked(self, method: MethodType) -> bool:
+        """Whether a method is that of a library's data, such as a configuration: what it says is asked for anew at each call."""
+        return is_of_library(method.__func__) and not isinstance(self.value, torch.nn.Module)
+
+    def _asking(self, method: MethodType, owner: Any, name: str) -> Callable[..., Any]:
+        def ask(*args: Any, **keywords: Any) -> Any:
+            if any(self.lifts.is_traced(arg) for arg in (*args, *keywords.values())):
+                return self._traced(method, owner, name)(*args, **keywords)
+            return self.lifts.lift(method(*args, **keywords), called(asked, self.origin, name, *args, **keywords), self.hint)
+
+        return ask
 
     def item(self, key: Any) -> Any:
         hint = f"{self.hint}_{key}" if isinstance(key, str | int) else self.hint
@@ -83,6 +105,21 @@ class State:
         """What a function says of the object, from now on relied on."""
         self.lifts.guard(Guard("equal", called(function, *args), value))
         return value
+
+
+def asked(value: Any, name: str, *args: Any, **keywords: Any) -> Any:
+    """What a method says."""
+    return getattr(value, name)(*args, **keywords)
+
+
+def is_of_library(function: Any) -> bool:
+    """Whether a function is neither the user's nor of Python, PyTorch or this package."""
+    module = getattr(function, "__module__", None) or ""
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    return file.startswith(_LIBRARIES) and module.partition(".")[0] not in ("torch", "attngen")
+
+
+_LIBRARIES = tuple(sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib"))
 
 
 def state_of(proxy: Any) -> State:

@@ -24,6 +24,7 @@ from attngen.frontend.proxies import (
     Proxy,
     Sequence,
     State,
+    asked,
     delegating,
     mutating,
     reading,
@@ -96,7 +97,7 @@ def _meta(meta: type, lifts: Lifts, kind: type, origin: Origin) -> Any:
         "__getattribute__": attribute,
         "__call__": make,
         "__instancecheck__": lambda _, value: isinstance(value, kind),
-        "__subclasscheck__": lambda _, other: issubclass(other, kind),
+        "__subclasscheck__": lambda _, other: kind in getattr(other, "__mro__", ()),  # an abstract class asks those derived from it
     }
     return type(meta.__name__, (meta,), body)
 
@@ -160,15 +161,11 @@ class Caller:
         raw = getattr(state.value, name)
         if getattr(raw, "__self__", None) is not state.value:
             return state.attribute(self, name)
-        return lambda *args: state.lifts.lift(raw(*args), called(_asked, state.origin, name, *args), state.hint)
+        return lambda *args: state.lifts.lift(raw(*args), called(asked, state.origin, name, *args), state.hint)
 
     def __call__(self, *args: Any) -> Any:
         state = state_of(self)
         return state.lifts.lift(state.value(*args), called(operator.call, state.origin, *args), state.hint)
-
-
-def _asked(value: Any, name: str, *args: Any) -> Any:
-    return getattr(value, name)(*args)
 
 
 class Super:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -186,6 +186,42 @@ def items(bias: Any, reach: Any) -> Holder:
         return near(tables["reach"][0], q, k)
 
     return Holder(lambda s, b, h, q, k: added(s, tables["bias"][1], h, q, k), mask, put, tables)
+
+
+class Read(Mapping[str, Any]):
+    """A mapping of the user's, with methods of the standard library."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values_ = values
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values_[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_)
+
+    def __len__(self) -> int:
+        return len(self.values_)
+
+
+class Attributes(dict[str, Any]):
+    """A dict whose items are attributes, and which raises KeyError where it has none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+def mappings(bias: Any, reach: Any) -> Holder:
+    mine, other = Read(bias=bias, reach=reach), Attributes(bias=bias, reach=reach)
+    shown = types.MappingProxyType(other)
+
+    def put(name: str, value: Any) -> None:
+        mine.values_[name] = other[name] = value
+
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return near(mine.get("reach", 0), q, k) & near(shown["reach"], q, k)
+
+    return Holder(lambda s, b, h, q, k: added(s, mine["bias"] if len(mine) == 2 else other.bias, h, q, k), mask, put, (mine, other))
 
 
 class Pair(NamedTuple):
@@ -378,6 +414,7 @@ HOLDERS: dict[str, Callable[[Any, Any], Holder]] = {
     "a path of attributes and items": path,
     "items": items,
     "tuples": tuples,
+    "mappings": mappings,
     "defaults": defaults,
     "partials": partials,
     "bound methods": functools.partial(bound, Plain),

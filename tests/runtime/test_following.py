@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import pickle
+import sysconfig
 import threading
 import timeit
 import weakref
@@ -403,6 +404,18 @@ def test_places_of_other_kinds() -> None:
         change()
         follows(attend.reference, None, mask)
         assert not torch.equal(before, attend.reference(*tensors()))
+
+
+def test_what_a_librarys_object_says() -> None:
+    """Methods that need nothing of the trace are asked anew at each call, those of a fake library included."""
+    space: dict[str, Any] = {"__name__": "a_library"}
+    text = "class Config:\n    def __init__(self): self.width = 3\n    def as_dict(self): return dict(self.__dict__)\n"
+    exec(compile(text, sysconfig.get_paths()["purelib"] + "/a_library.py", "exec"), space)
+    config = space["Config"]()
+    mask = lambda b, h, q, k: (q - k < config.width) & (q - k < config.as_dict()["width"])  # noqa: E731
+    attend = attngen.compile(attngen.attention(mask_mod=mask))
+    for config.width in (3, 1, 4):
+        follows(attend.reference, None, mask)
 
 
 def test_mask_tiles_follow() -> None:
