@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attngen import target as targets
-from attngen.errors import ArgumentError
+from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.pipeline import Source
@@ -23,9 +23,10 @@ from attngen.runtime.kernels import Options, freeze
 from attngen.runtime.ordering import best_order, describe, lengths
 from attngen.runtime.packing import few_queries, group_of
 from attngen.runtime.seeds import drawn, followed
-from attngen.runtime.shared import check_required, rewrites_named
+from attngen.runtime.shared import check_required, check_schedule, rewrites_named
 from attngen.runtime.splitting import parts_of_calls
-from attngen.runtime.tiles import MaskTiles, mask_tiles
+from attngen.runtime.strict import spelled_out
+from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.variant import Variant
 
 
@@ -71,15 +72,20 @@ def compile(
     if not isinstance(spec, Spec):
         remedy = "Make one with attngen.attention(...) or @attngen.cascade(...)."
         raise ArgumentError(f"compile takes a spec, got {type(spec).__name__}", remedy=remedy)
-    spec = best_order(spec, targets.get("sm90" if arch is None else arch))
+    given, spec = spec, best_order(spec, targets.get("sm90" if arch is None else arch))
     frozen, asked = freeze(schedule) if schedule is not None else None, rewrites_named(require)
     options = Options(
         arch, frozen, keep_lists, rewrites_named(without), asked, deterministic=bool(deterministic), precise_delta=precise_delta
     )
     attend = Attention(spec, options)
+    attend._given = given
+    check_schedule(frozen, attend.program)
     check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
     if dtype is not None and (head_dim is not None or extents is not None):
-        attend.build(dtype, head_dim=head_dim, extents=extents)
+        try:
+            attend.build(dtype, head_dim=head_dim, extents=extents)
+        except MissingKernel as error:
+            raise spelled_out(error, given, attend.options) from None
     return attend
 
 
@@ -93,6 +99,9 @@ class Attention(Variant):
         spec: what was compiled.
         options: with which options.
     """
+
+    _given: Spec | None = None
+    """What `compile` was given, if not what was compiled: its tokens may be taken in another order."""
 
     def __init__(self, spec: Spec, options: Options) -> None:
         super().__init__(spec, options)
@@ -127,13 +136,16 @@ class Attention(Variant):
         """
         variant, captures = self._following.now()
         chosen = variant._asked(return_lse, training)
-        tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs))
+        tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs), chosen.spec, chosen.program.features)
         views, extents = binding.split(chosen.spec, tensors)
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
         if not torch.compiler.is_compiling():
-            chosen._check(tensors, extents, captures)
+            chosen = chosen._reaching(chosen._check(tensors, extents, captures))
             chosen = chosen._suited(extents, tensors, captures)._divided(extents, tensors, captures)
-        result = chosen._run(views, extents, captures, return_lse, used)
+        try:
+            result = chosen._run(views, extents, captures, return_lse, used)
+        except MissingKernel as error:
+            raise spelled_out(error, self._given or self.spec, self.options) from None
         return followed(result, used) if return_seed else result
 
     # ---- looking inside
@@ -197,16 +209,12 @@ class Attention(Variant):
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
         now, captures = self._following.now()
-        if now.spec.order is not None:
-            now.spec.order.check(q_len, kv_len)
-        streamed, rows, group = now.program.streamed, None if kv_heads is None else now._in_rows, None
-        extents = {streamed.resident: q_len, streamed.streamed: kv_len}
-        if kv_heads is not None and rows is not None and rows.spec.packing is not None:
-            group = group_of(rows.spec.packing, heads, kv_heads)
-            extents |= [group]
-        chosen = now._suited(extents, (), captures)
-        given = {**captures, **lengths(chosen.spec, extents)}
+        packing = None if kv_heads is None or now._in_rows is None else now._in_rows.spec.packing
+        group = None if kv_heads is None or packing is None else group_of(packing, heads, kv_heads)
         sizes = (batch, heads, q_len, kv_len)
+        extents = lengths_of(now.program, sizes, group)
+        chosen = now._reaching(now._check.lengths(extents, captures))._suited(extents, (), captures)
+        given = {**captures, **lengths(chosen.spec, extents)}
         return mask_tiles(chosen._kernels, chosen.spec, given, now.dims(head_dim), dtype_name(dtype), sizes, group)
 
     def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:

@@ -9,17 +9,33 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
+import keyword
+import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from attngen.errors import ArgumentError, SpecError
+from attngen.errors import ArgumentError, AttngenError, MissingKernel, SpecError
+from attngen.source import SourceLoc
 
 if TYPE_CHECKING:
     from attngen.frontend.spec import Spec
+
+
+_MAX_NAME = 100
+_IMPORTED = frozenset(
+    """
+    attngen torch triton functorch torchgen numpy sympy mpmath networkx jinja2 markupsafe fsspec filelock platformdirs typing_extensions
+    setuptools pkg_resources pip yaml nvidia transformers torchvision torchaudio accelerate einops scipy pandas matplotlib pytest test tests
+    """.split()  # noqa: SIM905  as a list it would fill a screen
+)
+"""What torch, triton, attngen or their users import by names that no folder may take from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +59,65 @@ def names() -> tuple[str, ...]:
     return tuple(variant.name for variant in VARIANTS)
 
 
+def check_folder_name(name: str) -> None:
+    """Refuse what cannot name a folder of kernels: it is imported by that name, and hides what else has it.
+
+    Raises:
+        ArgumentError: saying why.
+    """
+    shown = repr(name if len(name) <= _MAX_NAME else f"{name[:20]}...")
+    if not (name.isidentifier() and name.isascii()):
+        why = ""
+    elif len(name) > _MAX_NAME:
+        why = f": it has {len(name)} letters, {_MAX_NAME} at most"
+    elif keyword.iskeyword(name):
+        why = ": Python reads it as a keyword"
+    elif name.startswith("__") or name in sys.stdlib_module_names or name in _IMPORTED:
+        why = f": it would be imported in place of {name} itself"
+    else:
+        return
+    remedy = "Give it another name (--name), of letters, digits and underscores."
+    raise ArgumentError(f"{shown} cannot name a folder of kernels{why}", remedy=remedy)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a folder of kernels can have this name."""
+    try:
+        check_folder_name(name)
+    except ArgumentError:
+        return False
+    return True
+
+
+def spelling(spec: Spec) -> str | None:
+    """The text under which `load` finds a spec again; None where it has no name at the top level of a module with a file."""
+    from attngen.frontend.spec import Spec
+
+    def is_it(value: object) -> bool:
+        return value is spec or (type(value) is Spec and value.name == spec.name and value.cascade == spec.cascade)
+
+    if spec.name in names() and is_it(load(spec.name)):
+        return spec.name
+    # The main module last: to load it is to run the script once more.
+    for module in sorted(list(sys.modules.values()), key=lambda module: getattr(module, "__name__", "") == "__main__"):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if name.isidentifier() and is_it(value) and _home(module) is not None:
+                return f"{_home(module)}:{name}"
+    return None
+
+
+def _home(module: ModuleType) -> str | None:
+    """How the command line names a module: as it is imported where it is part of a package or of an installed library, else by its file."""
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    name = module.__name__ if spec is None else spec.name
+    if name != "__main__" and (file is None or "." in name or hasattr(module, "__path__") or file.startswith(_LIBRARIES)):
+        return name
+    path = None if file is None else Path(file).absolute()
+    if path is None or path.suffix != ".py" or not path.is_file():
+        return None
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def load(text: str) -> Spec:
     """The spec of that name.
 
@@ -51,11 +126,11 @@ def load(text: str) -> Spec:
             arguments.
 
     Raises:
-        ArgumentError: there is no such name, module, file or object, or the object is no spec.
-        Whatever the user's module raises when it is imported.
+        ArgumentError: there is no such name, module, file or object, or none is named of those in a file.
+        SpecError: the object is no spec, or the user's module raised an error; with its line.
     """
     where, colon, name = text.rpartition(":")
-    if not colon:
+    if not colon and not text.endswith(".py"):
         variant = next((variant for variant in VARIANTS if variant.name == text), None)
         if variant is None:
             near = difflib.get_close_matches(text, names(), n=1)
@@ -64,8 +139,31 @@ def load(text: str) -> Spec:
                 remedy=f"Names are {', '.join(names())}. A spec of your own is package.module:object or path/file.py:object.",
             )
         return variant.make()
-    module = _file(where) if where.endswith(".py") else _module(where)
-    return _spec(text, getattr(module, name, None), [key for key in vars(module) if not key.startswith("_")])
+    try:
+        module = _file(where or text) if (where or text).endswith(".py") else _module(where)
+        if not colon:
+            raise ArgumentError(f"{text} is a file, and which spec in it is not said", remedy=_written_out(text, module))
+        return _spec(text, getattr(module, name, None), module)
+    except AttngenError as error:
+        loc = _place(error)
+        if error.loc is None and loc is not None:
+            error.at(loc)
+        raise
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"{text} cannot be imported: {type(error).__name__}: {error}", loc=_place(error)) from error
+
+
+def _place(error: BaseException) -> SourceLoc | None:
+    """The user's line that an error came from: where the text of a file cannot be read, or the innermost that is of no library."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return SourceLoc(error.filename, error.lineno or 1, "<module>", max((error.offset or 1) - 1, 0))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_MACHINERY)]
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)] or frames
+    return SourceLoc(own[-1].filename, own[-1].lineno or 0, own[-1].name) if own else None
+
+
+_MACHINERY = (str(Path(__file__).parent) + os.sep, "<")
+_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def _module(name: str) -> ModuleType:
@@ -91,17 +189,40 @@ def _file(name: str) -> ModuleType:
         raise ArgumentError(f"{name} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     # Tracing looks a function's module up by name, and a module of the standard library must stay what it is.
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
+    mine = sys.modules.setdefault(path.stem, module) is module
+    try:
+        spec.loader.exec_module(module)
+    except MissingKernel:
+        # A script that goes on to call, in strict mode, what is to be built for it.
+        pass
+    except BaseException:
+        if mine:
+            del sys.modules[path.stem]
+        raise
     return module
 
 
-def _spec(text: str, found: Any, names: list[str]) -> Spec:
+def _written_out(where: str, module: ModuleType) -> str:
+    """How the specs of a module are named."""
     from attngen.frontend.spec import Spec
 
-    name = text.rpartition(":")[2]
+    names = [name for name, value in vars(module).items() if isinstance(value, Spec)]
+    others = [name for name, value in vars(module).items() if not name.startswith("_") and not isinstance(value, ModuleType)]
+    if names:
+        return f"Its specs are {', '.join(f'{where}:{name}' for name in names)}."
+    return "It has no spec" + (f", only {', '.join(others)}." if others else ".")
+
+
+def _spec(text: str, found: Any, module: ModuleType) -> Spec:
+    from attngen.frontend.spec import Spec
+
+    where, _, name = text.rpartition(":")
     if found is None:
-        raise ArgumentError(f"{text.rpartition(':')[0]} has no {name!r}", remedy=f"It has {', '.join(names)}." if names else "")
+        raise ArgumentError(f"{where} has no {name!r}", remedy=_written_out(where, module))
+    if inspect.isfunction(found):
+        needed = [item.name for item in inspect.signature(found).parameters.values() if item.default is item.empty and item.kind < 2]
+        if needed:
+            raise SpecError(f"{text} is a function of {', '.join(needed)}, not a spec", remedy=_written_out(where, module))
     made = found() if callable(found) and not isinstance(found, type) else found
     if not isinstance(made, Spec):
         raise SpecError(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attngen.errors import ArgumentError, AttngenError, InternalError, SpecError
+from attngen.catalog import load as _load
+from attngen.errors import ArgumentError, AttngenError, InternalError
 from attngen.output import Progress, failed
 from attngen.output import table as _table
 from attngen.version import VERSION
@@ -53,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            refused = ArgumentError(f"{error.filename}: {error.strerror}", remedy="Is this the file or folder that was meant?")
+            failed(refused, arguments.debug, arguments.json)
+            return 1
         wrapped = InternalError(
             f"{type(error).__name__}: {error}", remedy="This is a bug of attngen. Please report the command with what --debug prints."
         )
@@ -79,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", _explain, "show what was derived, and why kernels and tiles are what they are")
     _one(explain)
     explain.add_argument("--after", metavar="STEP", help="print the result of one step of the pipeline only")
-    explain.add_argument("--mask", type=int, metavar="N", help="count the tiles that the mask leaves, for N queries and N keys")
+    explain.add_argument("--mask", type=_count, metavar="N", help="count the tiles that the mask leaves, for N queries and N keys")
     explain.add_argument("--plot", type=Path, metavar="FILE", help="with --mask: draw these tiles, as PNG or SVG")
     explain.add_argument("--full", action="store_true", help="everything, not one screen")
 
@@ -92,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     _one(tune)
     tune.set_defaults(arch=None)
     tune.add_argument("--length", nargs="+", default=["long", "short", "decode"], help="classes of lengths (default: long short decode)")
-    tune.add_argument("--leaders", type=int, default=6, metavar="N", help="tiles of the ranking to time for each kernel (default: 6)")
+    tune.add_argument("--leaders", type=_count, default=6, metavar="N", help="tiles of the ranking to time for each kernel (default: 6)")
     tune.add_argument("--out", type=Path, metavar="FILE", help="the table to write to (default: tuned.json in the cache folder)")
 
     _command(commands, "list", _list, "the catalogue")
@@ -124,6 +129,13 @@ def _many(command: argparse.ArgumentParser) -> None:
     command.add_argument("--head-dim", nargs="+", metavar="N[,N]", help="lengths of the feature axes (default: 64 128)")
 
 
+def _count(text: str) -> int:
+    """An argument that counts something."""
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
 # ---- commands
 
 
@@ -131,11 +143,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     from attngen import catalog
     from attngen.deploy import Order, generate, parse_head_dims
 
+    if arguments.name is not None and len(arguments.specs) != 1:
+        parser().error("--name goes with one SPEC")
     if arguments.check:
         return _generate_check(arguments)
     given = arguments.specs or list(catalog.names())
-    if arguments.name is not None and len(given) != 1:
-        parser().error("--name goes with one SPEC")
     default = Order()
     order = Order(
         tuple(arguments.arch or default.archs),
@@ -143,33 +155,30 @@ def _generate(arguments: argparse.Namespace) -> int:
         parse_head_dims(arguments.head_dim) if arguments.head_dim else default.head_dims,
         arguments.cubin,
     )
-    progress = Progress()
     written: list[dict[str, Any]] = []
-    try:
+    with Progress() as progress:
         for text in given:
             spec = _load(text)
             folder = generate(spec, arguments.name or spec.name, order, arguments.out, named=text, progress=progress.line)
             files = sorted(path.name for path in folder.iterdir() if path.is_file())
             written.append({"name": folder.name, "folder": str(folder), "files": files})
-    finally:
-        progress.done()
     _print(arguments, written, [f"{row['folder']}: {', '.join(row['files'])}" for row in written])
     return 0
 
 
 def _generate_check(arguments: argparse.Namespace) -> int:
-    from attngen.deploy import check, folders
+    from attngen.deploy import check_all
 
-    there = folders(arguments.out)
-    wanted = [folder for folder in there if not arguments.specs or folder.name in arguments.specs]
-    missing = sorted(set(arguments.specs) - {folder.name for folder in there})
-    if missing or not wanted:
-        raise SpecError(f"{arguments.out} has no folder of kernels" + (f" called {', '.join(missing)}" if missing else ""))
-    found = {folder.name: check(folder, _load) for folder in wanted}
-    problems = [str(item) for items in found.values() for item in items]
+    with Progress() as progress:
+        found = check_all(arguments.out, arguments.specs, arguments.name, progress=progress.line)
+    problems = [item for items in found.values() for item in items]
     data = {name: [{"file": item.file, "problem": item.problem, "diff": item.lines} for item in items] for name, items in found.items()}
-    said = problems or [f"{len(wanted)} folders in {arguments.out} are what the code emits"]
-    _print(arguments, {"clean": not problems, "folders": data}, [*said, *(["Run: attngen generate"] if problems else [])])
+    said = (
+        [*map(str, problems), "Run: attngen generate"] if problems else [f"{len(found)} folders in {arguments.out} are what the code emits"]
+    )
+    if any(item.foreign for item in problems):
+        said.append("It replaces nothing but files that attngen wrote: move others away, and remove those that were changed, beforehand.")
+    _print(arguments, {"clean": not problems, "folders": data}, said)
     return 1 if problems else 0
 
 
@@ -182,7 +191,9 @@ def _check(arguments: argparse.Namespace) -> int:
     logging.getLogger("attngen").setLevel(logging.ERROR)
     spec, kernels, lengths, dtype = _prepared(arguments)
     rows = [item.row() for item in _inspected(arguments, kernels, lengths, dtype)]
-    found = trial(kernels, {capture.name: capture.value for capture in spec.captures}, lengths, dtype)
+    with Progress() as progress:
+        progress.line(f"{spec.name}: running forward and backward in the interpreter, which is slow")
+        found = trial(kernels, {capture.name: capture.value for capture in spec.captures}, lengths, dtype)
     good = all(item.holds for item in found)
     errors = [{"name": item.name, "error": item.error, "allowed": item.allowed, "holds": item.holds} for item in found]
     table = _table([{**row, "error": f"{row['error']:.2e}", "allowed": f"{row['allowed']:.2e}"} for row in errors])
@@ -212,7 +223,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     found, text = explained.as_dict(), [explained.text(arguments.full)]
     if arguments.mask is not None:
         length: int = arguments.mask
-        tiles = attend.mask_tiles(q_len=length, kv_len=length, dtype=arguments.dtype, head_dim=head_dim)
+        batch, heads = (1, 1) if spec.blocks is None else spec.blocks.classes.shape[:2]
+        tiles = attend.mask_tiles(q_len=length, kv_len=length, batch=batch, heads=heads, dtype=arguments.dtype, head_dim=head_dim)
         found["mask"] = [item.as_dict() for item in tiles]
         text += ["", f"tiles for {length} queries and keys:", *_table(found["mask"])]
         if arguments.plot is not None:
@@ -242,13 +254,10 @@ def _tune(arguments: argparse.Namespace) -> int:
     from attngen.deploy import parse_head_dims
     from attngen.tuning import tune
 
-    progress = Progress()
-    try:
+    with Progress() as progress:
         head_dim = parse_head_dims([arguments.head_dim])[0]
         chosen = {"dtype": arguments.dtype, "head_dim": head_dim, "lengths": arguments.length, "leaders": arguments.leaders}
         found = tune(_load(arguments.spec), arguments.arch, **chosen, out=arguments.out, progress=progress.line)
-    finally:
-        progress.done()
     rows = [asdict(row) for row in found.rows]
     lost = [{"role": item.role, "length": item.length, "tile": str(item.tile), "why": item.why} for item in found.lost]
     shown = [{"kernel": row["structure"].partition(":")[0], **{key: row[key] for key in _TUNED}} for row in rows]
@@ -293,26 +302,11 @@ def _cache_clear(arguments: argparse.Namespace) -> int:
 # ---- what commands share
 
 
-def _load(text: str) -> Spec:
-    """The spec of a name; an error in the user's module is the user's, and shown with its line."""
-    from attngen import catalog
-
-    try:
-        return catalog.load(text)
-    except (AttngenError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        from attngen.source import SourceLoc
-
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-        loc = SourceLoc(frames[-1].filename, frames[-1].lineno or 0, frames[-1].name) if frames else None
-        raise SpecError(f"{text} cannot be imported: {type(error).__name__}: {error}", loc=loc) from error
-
-
 def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[Spec, Kernels, dict[str, int], str]:
     """The spec, its kernels for the target asked for, feature lengths and dtype."""
     from attngen import target as targets
     from attngen.deploy import parse_head_dims
+    from attngen.explain import watching
     from attngen.frontend.spec import captured_lengths
     from attngen.knobs import Knobs
     from attngen.pipeline import analyse
@@ -322,9 +316,11 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
 
     target = targets.get(arguments.arch)
     spec = best_order(_load(arguments.spec) if spec is None else spec, target)
-    program = analyse(spec.cascade)
+    # To compile is what these commands are asked for, whatever a process may do at run time.
+    knobs = replace(Knobs.from_env(), strict=False)
+    program = analyse(spec.cascade, watching(knobs))
     lengths = feature_lengths(program.features, parse_head_dims([arguments.head_dim])[0], captured_lengths(spec))
-    return spec, Kernels(program, spec.name, Options(arguments.arch), Knobs.from_env()), lengths, dtype_name(arguments.dtype)
+    return spec, Kernels(program, spec.name, Options(arguments.arch), knobs), lengths, dtype_name(arguments.dtype)
 
 
 def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping[str, int], dtype: str) -> tuple[Inspected, ...]:
@@ -332,7 +328,11 @@ def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping
     from attngen import target as targets
     from attngen.runtime.resources import inspect_kernels, write_binaries
 
-    found = inspect_kernels(kernels, lengths, dtype, targets.get(arguments.arch), length="decode" if kernels.options.divided else "long")
+    with Progress() as progress:
+        progress.line(f"{kernels.name}: compiling for {arguments.arch}, {dtype}, {_lengths(lengths)}")
+        found = inspect_kernels(
+            kernels, lengths, dtype, targets.get(arguments.arch), length="decode" if kernels.options.divided else "long"
+        )
     if getattr(arguments, "cubin", None) is not None:
         write_binaries(found, arguments.cubin)
     return found

@@ -6,6 +6,9 @@ free. Anything unexpected becomes an `InternalError`: a bug of the compiler neve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Self
+
 from attngen.source import SourceLoc, excerpt
 
 
@@ -22,6 +25,11 @@ class AttngenError(Exception):
         if remedy:
             parts.append(remedy)
         super().__init__("\n".join(parts))
+
+    def at(self, loc: SourceLoc) -> Self:
+        """The same error with the user's line, where it was not known."""
+        AttngenError.__init__(self, self.rule, loc=loc, remedy=self.remedy)
+        return self
 
 
 class InternalError(AttngenError):
@@ -210,11 +218,20 @@ class UnsafeCacheDirectory(CacheError):
 
 
 class MissingKernel(CacheError):
-    """Strict mode: no compiled entry exists, and compiling at run time is switched off."""
+    """Strict mode: no compiled entry exists, and compiling at run time is switched off. It knows what is missing: the target, the dtype of
+    the arguments, and the lengths of the feature axes."""
+
+    def __init__(self, rule: str, arch: str, dtype: str, lengths: Mapping[str, int], *, remedy: str = "") -> None:
+        super().__init__(rule, remedy=remedy)
+        self.arch, self.dtype, self.lengths = arch, dtype, dict(lengths)
+
+    def instead(self, remedy: str) -> MissingKernel:
+        """The same with another remedy."""
+        return MissingKernel(self.rule, self.arch, self.dtype, self.lengths, remedy=remedy)
 
 
-class StaleGenerated(CacheError):
-    """`generated/` is not what the current code emits."""
+class ForeignFolder(ArgumentError):
+    """A folder to be replaced is none that attngen wrote, or holds what attngen did not write."""
 
 
 class MissingTriton(AttngenError, ImportError):

@@ -6,22 +6,29 @@ or in full. Nothing is computed anew but the ranges of masks and the number of p
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from attngen.analysis.mask import describe, walked_ranges
 from attngen.analysis.passes import pass_count
 from attngen.analysis.remainders import common_divisor
 from attngen.emit.segments import segments_of
-from attngen.errors import ArgumentError
-from attngen.ir.cascade import Cascade
+from attngen.errors import ArgumentError, InvalidKnob
+from attngen.ir.cascade import Cascade, Einsum, operand_of, without_features
+from attngen.ir.masks import masks_that_stayed
 from attngen.ir.printer import print_expr, print_step
 from attngen.ir.traverse import free_axes
-from attngen.pipeline import Program, analyse
+from attngen.knobs import Knobs
+from attngen.pipeline import STEPS, Observe, Program, analyse, ignore
 from attngen.savings import savings
 from attngen.schedule.choose import Choice
+from attngen.transform.differentiate import Backward
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import told
+from attngen.transform.streaming import Streamed
+from attngen.transform.verify import verify_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,9 @@ class Explanation:
         rewrites: what each saved, or why it was not done.
         few: what else runs for few queries.
         form: of the backward, and why it is that.
+        masks: those that bound no tiles, for they are numbers to the kernels, each with the user's line and the reason.
         delta: why delta is summed over the keys, "" where it is not.
+        refused: gradients that there are not, and why. dtypes: which arguments may be fp32 beside others.
     """
 
     traced: tuple[str, ...]
@@ -77,7 +86,10 @@ class Explanation:
     rewrites: tuple[str, ...] = ()
     few: tuple[str, ...] = ()
     form: str = ""
+    masks: tuple[str, ...] = ()
     delta: str = ""
+    refused: tuple[str, ...] = ()
+    dtypes: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -94,7 +106,10 @@ class Explanation:
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
             *([_block("backward", [line for line in (self.form, self.delta) if line])] if self.form or self.delta else []),
+            *([_block("dtypes", (self.dtypes,))] if self.dtypes else []),
+            *([_block("gradients that no kernel computes", self.refused)] if self.refused else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
+            *([_block("masks that stay numbers, so that their tiles are visited", self.masks)] if self.masks else []),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
             _block("tiles", self.candidates if full else self.tiles),
             *([_block("gradients of captured tensors", self.captured)] if self.captured else []),
@@ -149,7 +164,10 @@ def explain(
         rewrites=_rewrites(program),
         few=few,
         form=_form(program, why_form),
+        masks=tuple(dict.fromkeys(f"{_line(step)}: {why}" for step, why in masks_that_stayed(program.cascade))),
         delta=f"delta is summed over {streamed.streamed} by backward_statistics: {program.delta}" if program.delta else "",
+        dtypes=_dtypes(program),
+        refused=_refused(program),
     )
 
 
@@ -158,21 +176,48 @@ def after(cascade: Cascade, step: str) -> str:
 
     Args:
         cascade: as traced.
-        step: its name, or "trace" for the cascade itself.
+        step: its name, one of `STEPS`.
 
     Raises:
         ArgumentError: listing the steps.
     """
-    results: dict[str, str] = {"trace": str(cascade)}
+    if step not in STEPS:
+        raise ArgumentError(f"the pipeline has no step {step!r}", remedy=f"Its steps are {', '.join(STEPS)}.")
+    results: dict[str, str] = {}
 
     def observe(name: str, value: object) -> object:
-        results[name] = "\n".join(_kernel_text(item) for item in value) if isinstance(value, tuple) else str(value)
+        results[name] = _result(value)
         return value
 
     analyse(cascade, observe)
-    if step not in results:
-        raise ArgumentError(f"the pipeline has no step {step!r}", remedy=f"Its steps are {', '.join(results)}.")
     return results[step]
+
+
+def watching(knobs: Knobs) -> Observe[object]:
+    """The observer that the knobs ask for: `verify` holds the result of each step against its Form, `dump` prints those of some to stderr.
+
+    Raises:
+        InvalidKnob: `dump` names something that is no step; and from the observer, InternalError: a result has another Form.
+    """
+    for name in knobs.dump:
+        if name not in STEPS:
+            raise InvalidKnob(f"ATTNGEN_DUMP names {name!r}, which is no step", remedy=f"The steps are {', '.join(STEPS)}.")
+
+    def observe(name: str, value: object) -> object:
+        if name in knobs.dump:
+            print(f"# attngen: after {name}\n{_result(value)}", file=sys.stderr, flush=True)
+        if knobs.verify:
+            verify_step(name, value)
+        return value
+
+    return observe if knobs.dump or knobs.verify else ignore
+
+
+def _result(value: object) -> str:
+    """What a step gave, as text: a cascade, a value around one, or kernels."""
+    if isinstance(value, tuple):
+        return "\n".join(_kernel_text(item) for item in value)
+    return str(value.cascade if isinstance(value, Streamed | Backward) else value)
 
 
 def visits(kernel: Kernel) -> str:
@@ -195,6 +240,12 @@ def _rewrites(program: Program) -> tuple[str, ...]:
     )
 
 
+def _line(step: Einsum) -> str:
+    """The user's line that made a step, or the step where there is none."""
+    loc = step.loc
+    return print_step(step) if loc is None else f"{Path(loc.filename).name}:{loc.line}: {loc.text().strip()}"
+
+
 def _gaps(program: Program) -> str:
     """What another order of tokens would do for a mask that holds for equal remainders only."""
     kernel = program.kernels[0]
@@ -206,6 +257,21 @@ def _gaps(program: Program) -> str:
         f"as they come; the mask holds for equal remainders by {name} only, so for N queries and keys "
         f"order=attngen.grid(N).order(dilation={name}) leaves about one tile in {name} to visit, at the price of copies"
     )
+
+
+def _refused(program: Program) -> tuple[str, ...]:
+    """Which gradients there are not, and why."""
+    ungraded = program.backward.ungraded if program.backward is not None else ()
+    through = (f"through the output {name}: it depends on a maximum over {program.streamed.streamed}" for name in ungraded)
+    return (*(f"{name}: {error.rule}" for name, error in program.refused), *through)
+
+
+def _dtypes(program: Program) -> str:
+    """What arguments without features may be."""
+    inputs = program.cascade.inputs
+    names = ", ".join(item.name for item in without_features(inputs, program.features))
+    operand = operand_of(inputs, program.features).name
+    return f"{names}: that of {operand}, or float32; read in the precision of sums, with gradients in their own dtype" if names else ""
 
 
 def _facts(kernel: Kernel) -> KernelFacts:

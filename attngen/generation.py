@@ -24,18 +24,21 @@ def generate(
 ) -> Path:
     """Write a variant as a folder that needs torch and triton only.
 
+    The kernels that calls of the variant itself need go into the cache as well, for processes with `ATTNGEN_STRICT=1`.
+
     Args:
         spec: the variant; its captures become arguments.
         name: of the folder; that of the spec by default.
         arch, dtype: one or several.
         head_dim: a length, a pair (Dqk, Dv), or a list of either; [64, 128] by default.
-        out: the folder above.
+        out: the folder above. What attngen wrote there under the same name is replaced.
 
     Returns:
         The folder: its `attention(q, k, v, ...)` is differentiable, and `manifest.json` tells what the kernels take.
 
     Raises:
-        UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed, ArgumentError
+        ArgumentError: no folder can have this name. ForeignFolder: one is there that attngen did not write, or that holds other files.
+        UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed
     """
     archs = (arch,) if isinstance(arch, str) else tuple(arch)
     dtypes = (dtype,) if isinstance(dtype, str | torch.dtype) else tuple(dtype)

@@ -57,7 +57,7 @@ def _names(text: str) -> tuple[str, ...]:
 TABLE: tuple[Knob, ...] = (
     Knob("ATTNGEN_CACHE_DIR", "cache_dir", _folder, "a folder", "Where compiled kernels are kept; by default the user's cache folder."),
     Knob("ATTNGEN_STRICT", "strict", _flag, "0 or 1", "Never compile at run time: a kernel that is not in the cache is an error."),
-    Knob("ATTNGEN_VERIFY", "verify", _flag, "0 or 1", "Check the Form of the cascade after every step of the pipeline."),
+    Knob("ATTNGEN_VERIFY", "verify", _flag, "0 or 1", "Check the Form of what each step of the pipeline gives."),
     Knob("ATTNGEN_DUMP", "dump", _names, "step names, comma-separated", "Print the result of these steps of the pipeline to stderr."),
     Knob("ATTNGEN_INTERPRET", "interpret", _flag, "0 or 1", "Run kernels in Triton's interpreter on the CPU, also for GPU tensors."),
 )

@@ -12,11 +12,17 @@ from attngen.errors import AttngenError
 
 
 class Progress:
-    """One line a step on stderr; on a terminal each takes the place of the one before."""
+    """One line a step on stderr; on a terminal each takes the place of the one before, elsewhere each comes at once and stays."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
         self.width = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done()
 
     def line(self, text: str) -> None:
         """Say what was done."""

@@ -70,8 +70,35 @@ def test_a_wrong_command_line_is_2() -> None:
 def test_what_is_refused_is_1_and_one_block(argv: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"{error}: ")
+    assert [line for line in said.splitlines() if line.startswith(f"{error}: ")], "below what was done before it"
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("count", ["-5", "0", "1.5", "many", "٣"])
+def test_a_count_is_at_least_1(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["explain", "causal", "--mask", count])
+    assert left.value.code == 2
+    assert "argument --mask" in capsys.readouterr().err
+
+
+def test_progress_comes_line_by_line_while_a_command_runs(tmp_path: Path) -> None:
+    """Also where stderr is a pipe: the first line long before the last."""
+    command = [sys.executable, "-m", "attngen", "generate", "full", "--arch", "sm90", "--head-dim", "16", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as running:
+        assert running.stderr is not None
+        first = running.stderr.readline()
+        assert running.poll() is None and not (tmp_path / "full").exists()
+        rest = running.stderr.readlines()
+    assert first == "full sm90 bfloat16 d=16 e=16: compiling forward, backward_prepare, backward_rows, backward_columns\n"
+    assert len(rest) == 4 and not any("\r" in line for line in rest)
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").touch()
+    assert cli.main(["explain", "full", "--mask", "256", "--plot", str(tmp_path / "file" / "mask.svg")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 def test_errors_come_as_json_as_well(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +168,14 @@ def test_explain_draws_the_tiles_of_a_mask(capsys: pytest.CaptureFixture[str], t
     assert "Add --mask N." in capsys.readouterr().err
 
 
+def test_the_readme_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    command = "attngen explain sliding_window --mask 8192"
+    shown = readme.partition(f"```console\n{command}\n```\n\n```\n")[2].partition("```")[0]
+    assert cli.main(command.split()[1:]) == 0
+    assert shown and shown in capsys.readouterr().out
+
+
 def test_explain_on_one_screen_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "causal", "--head-dim", "64"]) == 0
     short = capsys.readouterr().out
@@ -165,11 +200,17 @@ def test_the_cache_is_listed_and_cleared(tmp_path: Path, monkeypatch: pytest.Mon
     assert cli.main(["cache", "ls"]) == 0
     assert capsys.readouterr().out == "the cache is empty\n"
     for version in ("1.0", "2.0"):
-        open_store(version, "abi", tmp_path).build("a" * 64, lambda: Artefacts({"kernels.py": b"pass\n"}, {"kind": "module"}))
+        open_store(version, "py311-triton3.6.0-torch2.13.0", tmp_path).build(
+            "a" * 64, lambda: Artefacts({"kernels.py": b"pass\n"}, {"kind": "module"})
+        )
     assert cli.main(["cache", "ls", "--json"]) == 0
     assert [(row["kind"], row["bytes"], row["files"]) for row in printed(capsys)] == [("module", 5, ["kernels.py"])] * 2
+    foreign = tmp_path / "overlay" / "layers" / ("b" * 64)
+    foreign.mkdir(parents=True)
+    (foreign.parent / ".locks").mkdir()
     assert cli.main(["cache", "clear", "--json"]) == 0
     assert printed(capsys) == {"removed": 2}
+    assert foreign.is_dir() and (foreign.parent / ".locks").is_dir(), "what lies beside the caches is of others"
     assert cli.main(["cache", "ls", "--json"]) == 0
     assert printed(capsys) == []
 

@@ -121,3 +121,18 @@ def test_gaps_are_pointed_out() -> None:
     assert "order=attngen.grid(N).order(dilation=4) leaves about one tile in 4 to visit" in attend.explain()
     other = attngen.attention(mask_mod=lambda b, h, q, k: (q - k) % 4 == 0, order=attngen.grid(64).order(dilation=4), name="dilated")
     assert attngen.compile(other, arch="sm90").explained().order.endswith("in tiles of 16 of equal remainders by 4")
+
+
+def test_a_mask_that_stays_a_number_is_named() -> None:
+    """With the line that made it, and why no predicate stands for it."""
+
+    @attngen.cascade(q="b h m d", k="b h n d", v="b h n e", gate="b h n")
+    def gated(q: Any, k: Any, v: Any, gate: Any) -> Any:
+        scores = attngen.einsum("b h m d, b h n d -> b h m n", q, k)
+        masked = attngen.where(attngen.index("m") >= attngen.index("n"), scores, -torch.inf) * gate
+        return attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(masked, over="n"), v)
+
+    (note,) = attngen.compile(gated, arch="sm90").explained(head_dim=64).masks
+    assert note.startswith("test_explain.py:") and "masked = attngen.where(" in note and "the sign of a factor is not known" in note
+    plain = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: q >= k), arch="sm90").explained(head_dim=64)
+    assert plain.masks == () and "stay numbers" not in plain.text()

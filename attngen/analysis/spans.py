@@ -144,7 +144,7 @@ def _bounded(pieces: list[Piece], tight: bool, axes: Axes) -> Spans:
     if len(spans.pieces) > MOST_PIECES:
         spans = whole(spans, axes)
     bounds = (bound for piece in spans.pieces for span in (piece.some, piece.all) for bound in (span.lo, span.hi))
-    return opaque(axes) if any(sum(1 for _ in islice(walk(bound), _LONGEST + 1)) > _LONGEST for bound in bounds) else spans
+    return opaque(axes) if any(len(set(islice(walk(bound), _MOST_NODES))) > _LONGEST for bound in bounds) else spans
 
 
 def _empty(span: Span, axes: Axes) -> bool:
@@ -158,6 +158,8 @@ def _empty(span: Span, axes: Axes) -> bool:
 
 MOST_PIECES = 3
 _LONGEST = 80
+"""Distinct parts of a bound: what occurs several times is computed once."""
+_MOST_NODES = 2000
 
 
 def _gated(condition: Expr, axes: Axes) -> Span:

@@ -142,12 +142,16 @@ def _operation(op: str, args: tuple[Interval, ...]) -> Interval:
             return -b, -a
         case "abs", ((a, b),):
             return (0.0 if a <= 0 <= b else min(abs(a), abs(b))), max(abs(a), abs(b))
-        case "min", ((a, b), (c, d)):
+        case (("min" | "clamp_max"), ((a, b), (c, d))):
             return min(a, c), min(b, d)
-        case "max", ((a, b), (c, d)):
+        case (("max" | "clamp_min"), ((a, b), (c, d))):
             return max(a, c), max(b, d)
-        case (("tanh" | "sin" | "cos" | "erf"), _):
+        case (("clamp" | "hardtanh"), (x, low, high)):
+            return _operation("min", (_operation("max", (x, low)), high))
+        case (("tanh" | "tanh_small" | "sin" | "cos" | "erf"), _):
             return -1.0, 1.0
+        case "atan", _:
+            return -math.pi / 2, math.pi / 2
         case "sigmoid", _:
             return 0.0, 1.0
         case "to_float", (only,):

@@ -1,14 +1,20 @@
 """The folder of the cache: where it is, and whether what lies in it may be run.
 
 Code is loaded from this folder, so it must belong to the user (or to root, who needs no cache to run code) and nobody else may write to
-it. The check looks at the folder itself, not at where a link leads, and never repairs anything: a folder that others could write to may
-already hold what they wrote.
+it. Whoever can write to a folder above it can put another one in its place, so the same holds up to the root of the file system; a folder
+with the sticky bit, such as /tmp, may be open to everybody, since its entries stay with their owners. The check looks at the folder itself,
+not at where a link leads, and never repairs anything: a folder that others could write to may already hold what they wrote.
+
+Folders are checked again whenever something is read: `held_directory` gives a descriptor of the folder that was checked, and what is
+read through it comes from there, whatever becomes of the name.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from attngen.errors import CacheError, UnsafeCacheDirectory
@@ -25,23 +31,25 @@ def cache_base(override: Path | None = None) -> Path:
 
 
 def prepare_directory(base: Path, *parts: str) -> Path | None:
-    """Creates `base/parts[0]/parts[1]/...`, readable by its owner only, and checks each of these folders.
+    """Creates `base/parts[0]/parts[1]/...`, readable by its owner only, and checks each of these folders and those above.
 
     Args:
-        base: the folder above all caches; folders above it are only checked not to be open to everybody.
+        base: the folder above all caches.
         parts: plain names, such as a version.
 
     Returns:
         The innermost folder, or None where it does not exist and cannot be created.
 
     Raises:
-        UnsafeCacheDirectory: somebody else could write into one of the folders.
+        UnsafeCacheDirectory: somebody else could write into one of the folders, or replace it.
         CacheError: a part is no plain name.
     """
     folder = Path(os.path.abspath(base))  # noqa: PTH100  Path.resolve would follow the very links that are refused below
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _check_above(folder)
+        for above in reversed(folder.parents):
+            if not above.exists():
+                os.mkdir(above, 0o700)  # noqa: PTH102  see _make_and_check
+        check_above(folder)
         _make_and_check(folder)
         for part in parts:
             if not _is_plain(part):
@@ -62,14 +70,81 @@ def check_directory(folder: Path) -> None:
         UnsafeCacheDirectory: the folder is no real folder, or others could write into it.
         OSError: the folder cannot be looked at.
     """
-    status = os.lstat(folder)
+    _check(folder, os.lstat(folder))
+
+
+@contextmanager
+def held_directory(folder: Path) -> Generator[int, None, None]:
+    """A descriptor of a folder, which is checked with all that are above it.
+
+    Raises:
+        UnsafeCacheDirectory: as `check_directory`, or somebody else could replace the folder.
+        OSError: the folder cannot be opened.
+    """
+    check_above(folder)
+    check_directory(folder)
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        # What was opened may not be what was looked at.
+        _check(folder, os.fstat(descriptor))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def check_above(folder: Path) -> None:
+    """Refuses a folder that somebody else could replace: above it lies a folder that another user owns or, without the sticky bit, may
+    write to. So that links say nothing else tomorrow, this holds for the folders of the name and for those where its links lead.
+
+    Raises:
+        UnsafeCacheDirectory: naming the folder above.
+        OSError: one of them cannot be looked at.
+    """
+    for above in dict.fromkeys((*folder.parents, folder.parent.resolve(), *folder.parent.resolve().parents)):
+        if not is_own(os.lstat(above)):
+            raise _unsafe(above, f"belongs to user {os.lstat(above).st_uid}")
+        status = above.stat()
+        if not is_own(status):
+            raise _unsafe(above, f"belongs to user {status.st_uid}")
+        if others_may_write(status) and not status.st_mode & stat.S_ISVTX and not _of_own_group(status):
+            raise _unsafe(above, f"may be written by others (mode {stat.S_IMODE(status.st_mode):o}) and has no sticky bit")
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Whether a file belongs to the user of this process, or to root."""
+    return not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), 0)
+
+
+def others_may_write(status: os.stat_result) -> bool:
+    """Whether its mode lets a group or everybody write to a file."""
+    return bool(status.st_mode & 0o022)
+
+
+def _of_own_group(status: os.stat_result) -> bool:
+    """Whether a folder may be written by its group and no further, and this is the private group that many systems give to each user.
+
+    Group 0 is nobody's own: containers that run under arbitrary users put all of them into it.
+    """
+    if status.st_mode & stat.S_IWOTH or status.st_gid == 0 or status.st_gid != os.getegid():
+        return False
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(status.st_gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def _check(folder: Path, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise _unsafe(folder, "is a symbolic link")
     if not stat.S_ISDIR(status.st_mode):
         raise _unsafe(folder, "is not a folder")
-    if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
+    if not is_own(status):
         raise _unsafe(folder, f"belongs to user {status.st_uid}")
-    if status.st_mode & 0o022:
+    if others_may_write(status):
         raise _unsafe(folder, f"may be written by others (mode {stat.S_IMODE(status.st_mode):o})")
 
 
@@ -84,25 +159,12 @@ def _make_and_check(folder: Path) -> None:
     check_directory(folder)
 
 
-def _check_above(folder: Path) -> None:
-    """In a folder that everybody may write to, without the sticky bit, anybody could replace ours."""
-    for parent in folder.parent.resolve().parents:
-        _check_parent(parent)
-    _check_parent(folder.parent.resolve())
-
-
-def _check_parent(parent: Path) -> None:
-    mode = parent.stat().st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise _unsafe(parent, "may be written by everybody and has no sticky bit")
-
-
 def _is_plain(name: str) -> bool:
     return name.isascii() and not name.startswith(".") and name != "" and all(letter.isalnum() or letter in "._+-" for letter in name)
 
 
 def _unsafe(folder: Path, why: str) -> UnsafeCacheDirectory:
     return UnsafeCacheDirectory(
-        f"{folder} {why}, so that code of others could be loaded from it",
+        f"{folder} {why}, so that code of others could be loaded from it or from below",
         remedy="Give it to yourself alone (chown, chmod 700), or name another folder in ATTNGEN_CACHE_DIR.",
     )

@@ -1,7 +1,8 @@
 """One entry of the cache: a folder of plain files, and `manifest.json` with the size and sha256 of each.
 
-`write_entry` fills a folder that nobody reads yet; `read_entry` believes nothing: every file must be a regular one of the listed size and
-hash. The manifest is JSON and so is the metadata; nothing is unpickled or run here.
+`write_entry` fills a folder that nobody reads yet; `read_entry` believes nothing: folder and files must belong to the user and be writable
+by nobody else, and every file must be a regular one of the listed size and hash. What was read and verified is what an entry holds;
+nothing of it is read a second time. The manifest is JSON and so is the metadata; nothing is unpickled or run here.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, cast
 
+from attngen.cache.directory import is_own, others_may_write
 from attngen.errors import InternalError
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -43,19 +45,35 @@ class Artefacts:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A complete entry, verified when it was read. `files` are the names in `path`, sorted, without the manifest."""
+    """A complete entry, verified when it was read. `contents` are the files in `path`, by name, without the manifest."""
 
     key: str
     path: Path
-    files: tuple[str, ...]
-    size_bytes: int
+    contents: Mapping[str, bytes] = field(repr=False)
     metadata: Mapping[str, Json]
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of its files, sorted."""
+        return tuple(sorted(self.contents))
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(map(len, self.contents.values()))
+
     def file(self, name: str) -> Path:
-        """Path of one of the files."""
-        if name not in self.files:
+        """Path of one of the files, for tracebacks and debuggers; what runs is its content."""
+        return self.path / self._known(name)
+
+    def content(self, name: str) -> bytes:
+        """One of the files as it was read and verified, whatever lies at its path now."""
+        return self.contents[self._known(name)]
+
+    def _known(self, name: str) -> str:
+        if name not in self.contents:
             raise InternalError(f"cache entry {self.key[:12]} has no file {name!r}, it has {', '.join(self.files)}")
-        return self.path / name
+        return name
 
     def is_there(self) -> bool:
         """False once somebody has cleared the cache under a process that still holds the entry."""
@@ -85,24 +103,30 @@ def write_entry(folder: Path, key: str, artefacts: Artefacts) -> None:
     sync_folder(folder)
 
 
-def read_entry(path: Path, key: str) -> Entry | None:
+def read_entry(path: Path, key: str, dir_fd: int | None = None) -> Entry | None:
     """The entry in the folder `path`, or None if there is no such folder.
 
+    Args:
+        path: the folder. key: of the entry.
+        dir_fd: a descriptor of the folder above, through which the entry is opened.
+
     Raises:
-        BadEntry: something is there, and it is not a complete entry for `key`.
+        BadEntry: something is there, and it is not a complete entry for `key`, or others could have written it.
     """
     try:
-        status = os.lstat(path)
+        flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(path if dir_fd is None else path.name, flags, dir_fd=dir_fd)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise BadEntry(str(error)) from error
-    if not stat.S_ISDIR(status.st_mode):
-        raise BadEntry("it is not a folder")
     try:
-        return _read(path, key)
+        _check_owner("it", os.fstat(descriptor))
+        return _read(path, key, descriptor)
     except (OSError, ValueError, RecursionError) as error:
         raise BadEntry(f"{type(error).__name__}: {error}") from error
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -115,25 +139,24 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _read(path: Path, key: str) -> Entry:
-    with os.scandir(path) as inside:
+def _read(path: Path, key: str, folder: int) -> Entry:
+    with os.scandir(folder) as inside:
         links = sorted(item.name for item in inside if item.is_symlink())
     if links:
         raise BadEntry(f"{links[0]} is a symbolic link")
-    manifest = _mapping(json.loads(_content(path / MANIFEST, None)), "the manifest")
+    manifest = _mapping(json.loads(_content(MANIFEST, folder, None)), "the manifest")
     if manifest.get("schema") != SCHEMA or manifest.get("key") != key:
         raise BadEntry("the manifest is of another schema or another key")
     listed = _mapping(manifest.get("files"), "the list of files")
-    size_bytes = 0
+    contents: dict[str, bytes] = {}
     for name in sorted(listed):
         if not _FILE_NAME.fullmatch(name):
             raise BadEntry(f"{name!r} is not a file name")
         expected = _mapping(listed[name], name)
-        content = _content(path / name, expected.get("size"))
-        if hashlib.sha256(content).hexdigest() != expected.get("sha256"):
+        contents[name] = _content(name, folder, expected.get("size"))
+        if hashlib.sha256(contents[name]).hexdigest() != expected.get("sha256"):
             raise BadEntry(f"{name} has another sha256 than the manifest says")
-        size_bytes += len(content)
-    return Entry(key, path, tuple(sorted(listed)), size_bytes, _mapping(manifest.get("metadata"), "the metadata"))
+    return Entry(key, path, contents, _mapping(manifest.get("metadata"), "the metadata"))
 
 
 def _mapping(value: object, what: str) -> dict[str, Json]:
@@ -143,20 +166,29 @@ def _mapping(value: object, what: str) -> dict[str, Json]:
     return cast("dict[str, Json]", value)
 
 
-def _content(path: Path, size: object) -> bytes:
+def _content(name: str, folder: int, size: object) -> bytes:
     """All bytes of a regular file; it is not read when its size is not `size`. None: any size a manifest can have."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), dir_fd=folder)
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise BadEntry(f"{path.name} is not a regular file")
+            raise BadEntry(f"{name} is not a regular file")
+        _check_owner(name, status)
         if status.st_size != size and not (size is None and status.st_size <= _MAX_MANIFEST_BYTES):
-            raise BadEntry(f"{path.name} has {status.st_size} bytes, the manifest says {size}")
+            raise BadEntry(f"{name} has {status.st_size} bytes, the manifest says {size}")
         return stream.read()
 
 
+def _check_owner(what: str, status: os.stat_result) -> None:
+    if not is_own(status):
+        raise BadEntry(f"{what} belongs to user {status.st_uid}")
+    if others_may_write(status):
+        raise BadEntry(f"{what} may be written by others, with mode {stat.S_IMODE(status.st_mode):o}")
+
+
 def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as stream:
+    """For the owner alone, whatever the umask is."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())

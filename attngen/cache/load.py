@@ -1,13 +1,15 @@
 """Import of a module from a file of the cache or of `generated/`.
 
-The file stays where it is, so that Triton, tracebacks and debuggers read its text from there. No byte code is read or written: beside a
-verified file there must be nothing else that could run. Verifying is the store's duty, not done here.
+Triton, tracebacks and debuggers ask `linecache` for the text of the file; they get the text that runs, also after somebody has put another
+file in its place. No byte code is read or written: beside a verified file there must be nothing else that could run. Verifying is the
+store's duty, not done here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import linecache
 import sys
 import threading
@@ -22,12 +24,13 @@ from attngen.errors import InternalError
 _LOADING = threading.RLock()
 
 
-def load_module(path: Path, name: str, *, preset: Mapping[str, object] | None = None) -> ModuleType:
+def load_module(path: Path, name: str, *, text: bytes | None = None, preset: Mapping[str, object] | None = None) -> ModuleType:
     """The module in the file `path`, run once per process, path, text and `name`.
 
     Args:
         path: a Python file.
         name: an identifier for people; path and text are added to it, so that equal names never clash.
+        text: of the file, where it was read before; the file itself is not looked at then.
         preset: names that are set in the module before it runs. Not part of its identity: with another preset, give another name.
 
     Returns:
@@ -39,14 +42,13 @@ def load_module(path: Path, name: str, *, preset: Mapping[str, object] | None = 
     if not name.isidentifier():
         raise InternalError(f"{name!r} cannot name a module")
     path = path.absolute()
-    text = path.read_bytes()
+    text = path.read_bytes() if text is None else text
     digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape") + b"\0" + text).hexdigest()
     unique = f"attngen_loaded_{name}_{digest[:16]}"
     with _LOADING:
         if unique in sys.modules:
             return sys.modules[unique]
-        # The text of this path may have been another one a moment ago.
-        linecache.checkcache(str(path))
+        _show(path, importlib.util.decode_source(text))
         spec = importlib.util.spec_from_file_location(unique, path, loader=_Loader(unique, str(path), text))
         if spec is None or spec.loader is None:
             raise InternalError(f"{path} cannot be imported")
@@ -61,6 +63,21 @@ def load_module(path: Path, name: str, *, preset: Mapping[str, object] | None = 
         return module
 
 
+def source_of(module: ModuleType) -> str:
+    """The text that a module was made of."""
+    loader = module.__spec__.loader if module.__spec__ is not None else None
+    if not isinstance(loader, _Loader):
+        return inspect.getsource(module)
+    text = loader.get_source(module.__name__)
+    _show(Path(loader.path), text)
+    return text
+
+
+def _show(path: Path, text: str) -> None:
+    """Without a time of change, what `linecache` has is not held against the disk again."""
+    linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
+
+
 class _Loader(SourceFileLoader):
     """Compiles the bytes that were hashed, and knows no byte code."""
 
@@ -70,3 +87,6 @@ class _Loader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         return compile(self._text, self.path, "exec", dont_inherit=True)
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self._text)

@@ -3,9 +3,10 @@
 An entry is a folder named by its key. It is written under another name in the same folder and appears by one rename, so readers see all
 of it or nothing; of two writers the later one throws its copy away. The lock per key only saves work: where it cannot be had, both build.
 
-Exceptions, method by method: `try_load` never raises for what it finds on disk, a damaged entry is removed with one warning and is a
-miss. `build` raises what the builder raises; where nothing can be stored, it warns once and keeps its entries in a private folder until
-the process ends. Opening a cache that others could write to raises UnsafeCacheDirectory; everything else works without a cache.
+Exceptions, method by method: an entry that is damaged, or that others could have written, is removed by `try_load` with one warning and is
+a miss. `build` raises what the builder raises; where nothing can be stored, it warns once and keeps its entries in a private folder until
+the process ends. A cache that others could write to, or replace, raises UnsafeCacheDirectory when it is opened and again whenever an entry
+is read from it or written to it, for it may have been replaced since; everything else works without a cache.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from pathlib import Path
 
 import filelock
 
-from attngen.cache.directory import cache_base, prepare_directory
+from attngen.cache.directory import cache_base, held_directory, prepare_directory
 from attngen.cache.entry import Artefacts, BadEntry, Entry, read_entry, sync_folder, write_entry
-from attngen.errors import CacheError, InternalError
+from attngen.errors import CacheError, InternalError, UnsafeCacheDirectory
 
 LOCK_TIMEOUT_S = 300.0
 
+_ABIS = "py*-triton*-torch*"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _STAGING = ".tmp-"
 _LOCKS = ".locks"
@@ -49,7 +51,7 @@ def open_store(version: str, abi: str, cache_dir: Path | None = None, *, lock_ti
 
     Args:
         version: of attngen.
-        abi: a plain name for what compiled code depends on: Python, Triton, torch.
+        abi: a plain name for what compiled code depends on, "py311-triton3.6.0-torch2.13.0".
         cache_dir: the knob of that name; None takes the usual place of the platform.
         lock_timeout_s: how long to wait, in seconds, for another process that builds the same entry.
 
@@ -70,7 +72,11 @@ class Store:
         self._private: Path | None = None
 
     def try_load(self, key: str) -> Entry | None:
-        """The entry for `key`, or None. Files are verified once per process, when they are first read."""
+        """The entry for `key`, or None. Files are read and verified once per process; what was read then is what the entry holds.
+
+        Raises:
+            UnsafeCacheDirectory: others could write into the folder, or replace it.
+        """
         _check_key(key)
         with self._guard:
             entry = self._memory.get(key)
@@ -100,8 +106,8 @@ class Store:
         found: dict[str, Entry] = {}
         for folder in self._folders():
             for key in _keys(folder):
-                with suppress(BadEntry):
-                    entry = read_entry(folder / key, key)
+                with suppress(BadEntry, FileNotFoundError), held_directory(folder) as descriptor:
+                    entry = read_entry(folder / key, key, descriptor)
                     if entry is not None:
                         found.setdefault(key, entry)
         return tuple(found[key] for key in sorted(found))
@@ -139,6 +145,8 @@ class Store:
         if self.folder is not None and self._private is None:
             try:
                 return _publish(self.folder, key, artefacts)
+            except UnsafeCacheDirectory:
+                raise
             except OSError as error:
                 why = str(error)
         try:
@@ -191,7 +199,10 @@ def _check_key(key: str) -> None:
 
 def _load(folder: Path, key: str) -> Entry | None:
     try:
-        return read_entry(folder / key, key)
+        with held_directory(folder) as descriptor:
+            return read_entry(folder / key, key, descriptor)
+    except FileNotFoundError:
+        return None
     except BadEntry as error:
         _remove(folder / key)
         message = f"the cache entry {folder / key} is damaged ({error}); it is removed and will be built again"
@@ -203,9 +214,10 @@ def _publish(folder: Path, key: str, artefacts: Artefacts) -> Entry:
     """Writes beside, then renames. Whoever comes second takes what is there.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written. UnsafeCacheDirectory: others could write into it.
     """
-    _sweep(folder)
+    with held_directory(folder):
+        _sweep(folder)
     staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder))
     try:
         write_entry(staging, key, artefacts)
@@ -260,11 +272,11 @@ def _owner(lock: Path) -> str:
 
 
 def all_stores(override: Path | None = None) -> list[Store]:
-    """The caches of all versions of the code and of its tools that left one.
+    """The caches of all versions of the code and of its tools that left one. What else lies beside them is of somebody else.
 
     Args:
         override: the knob `cache_dir`.
     """
     base = cache_base(override)
-    parts = sorted(path.relative_to(base).parts for path in base.glob("*/*") if path.is_dir())
+    parts = sorted(path.relative_to(base).parts for path in base.glob(f"*/{_ABIS}") if path.is_dir())
     return [Store(prepare_directory(base, *names)) for names in parts]

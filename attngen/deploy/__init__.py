@@ -6,13 +6,15 @@
       manifest.json   hashes, cascade, schedules, resources, versions
       <arch>.<dtype>.<lengths>.<role>.cubin   on request
 
-`order` says what a folder is for, `write` compiles and writes it, `check` holds it against what the code emits now.
+`order` says what a folder is for, `write` compiles and writes it, `check` holds it against what the code emits now; `manifest` says whether
+attngen wrote what lies in a folder, and `bytecode` whether Python did.
 """
 
 from __future__ import annotations
 
-from attngen.deploy.check import Difference, check, folders
+from attngen.deploy.check import check, check_all, folders
+from attngen.deploy.manifest import Difference
 from attngen.deploy.order import Order, parse_head_dims
 from attngen.deploy.write import generate
 
-__all__ = ["Difference", "Order", "check", "folders", "generate", "parse_head_dims"]
+__all__ = ["Difference", "Order", "check", "check_all", "folders", "generate", "parse_head_dims"]

@@ -1,18 +1,22 @@
-"""Is a folder of kernels what the code emits? Emits again and compares bytes and hashes; nothing is compiled."""
+"""Is a folder of kernels what the code emits? Emits again and compares bytes and hashes; nothing is compiled.
+
+Nothing of what is checked is run or imported. The spec that a folder is held to comes from the command line or, by the name of the folder
+or the one in its manifest, from the catalogue; a path in a manifest is told, never followed. A folder with neither is a difference.
+"""
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from attngen import catalog
 from attngen import target as targets
-from attngen.deploy.order import MANIFEST, SCHEMA, Case, Order, entry, modules, rows, surface
+from attngen.deploy.manifest import BadManifest, Difference, Manifest, Settled, foreign_files, planted_byte_code, read_manifest
+from attngen.deploy.order import MANIFEST, Case, Progress, binary, cases, modules, rows, silent, surface
 from attngen.emit.deploy import render_package
+from attngen.errors import AttngenError, SpecError
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, analyse, for_dtype
@@ -22,87 +26,143 @@ from attngen.schedule.plan import ModuleSchedule, parse_schedule
 _DIFF_LINES = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Why a folder is not what the code emits."""
-
-    folder: str
-    file: str
-    problem: str
-    lines: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return "\n".join((f"{self.folder}/{self.file}: {self.problem}", *self.lines))
-
-
 def folders(out: Path) -> tuple[Path, ...]:
-    """The folders of kernels in a folder, by name."""
-    return tuple(sorted(path.parent for path in out.glob(f"*/{MANIFEST}"))) if out.is_dir() else ()
+    """The folders of kernels in a folder, by name: those with a manifest, and those that lost it."""
+    if not out.is_dir():
+        return ()
+    found = [path for path in out.iterdir() if not path.name.startswith(".") and path.is_dir()]
+    return tuple(sorted(path for path in found if any(os.path.lexists(path / name) for name in (MANIFEST, "kernels.py"))))
 
 
-def check(folder: Path, load: Callable[[str], Spec] = catalog.load) -> tuple[Difference, ...]:
+def check_all(out: Path, named: Sequence[str], name: str | None = None, progress: Progress = silent) -> dict[str, tuple[Difference, ...]]:
+    """Check the folders in `out`.
+
+    Args:
+        out: the folder above them.
+        named: names of folders, and specs as the command line names them; all folders for none.
+        name: of the one folder that is held to the one spec in `named`.
+        progress: called with one line for each folder.
+
+    Returns:
+        What differs, by folder.
+
+    Raises:
+        SpecError: there is no such folder, or a spec cannot be loaded. ArgumentError: there is no such spec.
+    """
+    there = {folder.name: folder for folder in folders(out)}
+    given: dict[str, Spec | None] = {} if named else dict.fromkeys(there)
+    for text in named:
+        spec = catalog.load(text) if ":" in text or name is not None else None
+        given[text if spec is None else name or spec.name] = spec
+    missing = sorted(given.keys() - there.keys())
+    if missing or not given:
+        raise SpecError(f"{out} has no folder of kernels" + (f" called {', '.join(missing)}" if missing else ""))
+    found: dict[str, tuple[Difference, ...]] = {}
+    for folder, spec in given.items():
+        progress(f"{folder}: comparing it with what the code emits")
+        found[folder] = check(there[folder], spec)
+    return found
+
+
+def check(folder: Path, spec: Spec | None = None) -> tuple[Difference, ...]:
     """Compare a folder with its manifest, and with what the code emits now.
 
     Args:
         folder: as `generate` wrote it.
-        load: the spec of a name.
+        spec: what it is of; None looks it up in the catalogue.
 
     Returns:
-        What differs; nothing if all is well. Schedules that rest on a compile are believed.
+        What differs; nothing if all is well. Schedules that rest on a compile, figures of compiled kernels and binaries are believed.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        listed: dict[str, Any] = manifest["files"]
-        given = {key: _tuple(value) for key, value in manifest["order"].items()}
-        order = Order(given["arch"], given["dtype"], given["head_dim"], given["cubins"])
-        if manifest["schema"] != SCHEMA:
-            return (Difference(folder.name, MANIFEST, f"has schema {manifest['schema']}, this version writes {SCHEMA}"),)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return (Difference(folder.name, MANIFEST, f"cannot be read: {error}"),)
-    found = _hashes(folder, listed)
-    if manifest["spec"] is None:
-        return found
-    spec = load(manifest["spec"])
-    program = analyse(spec.cascade)
-    if str(program.cascade).splitlines() != manifest["cascade"]:
-        found = (*found, Difference(folder.name, MANIFEST, "was made of another cascade"))
-    mine = modules(program, spec, folder.name, order)
+        manifest = read_manifest(folder)
+    except BadManifest as problem:
+        return (Difference(folder.name, MANIFEST, str(problem), foreign=True),)
+    found = (*foreign_files(folder, manifest), *planted_byte_code(folder, manifest))
+    try:
+        return (*found, *_compared(folder, manifest, _of_catalogue(folder, manifest) if spec is None else spec))
+    except _Unknown as problem:
+        return (*found, Difference(folder.name, MANIFEST, str(problem)))
+    except AttngenError as error:
+        return (*found, Difference(folder.name, MANIFEST, f"asks for what the code refuses: {error.rule}"))
+
+
+class _Unknown(Exception):
+    """Nothing says what a folder is to be held to."""
+
+
+def _of_catalogue(folder: Path, manifest: Manifest) -> Spec:
+    """The spec of a folder that has a name of the catalogue, or whose manifest has one."""
+    said = manifest.spec
+    name = folder.name if folder.name in catalog.names() else said
+    if name in catalog.names() and said in (name, None):
+        return catalog.load(name)
+    if name is None:
+        made = "names no spec of the catalogue"
+    elif name in catalog.names():
+        made = f"says that it was made of {said!r}, which is not the {name} of the catalogue"
+    else:
+        made = f"says that it was made of {said!r}, which is not in the catalogue"
+    raise _Unknown(
+        f"{made}; a check runs nothing that a folder names, so say yourself what it is of: "
+        f"attngen generate --check SPEC --name {folder.name}"
+    )
+
+
+def _compared(folder: Path, manifest: Manifest, spec: Spec) -> tuple[Difference, ...]:
+    """The files of a folder, and what its manifest says of them, against what the code makes of a spec."""
+    program, name = analyse(spec.cascade), folder.name
+
+    def differs(file: str, problem: str, lines: tuple[str, ...] = ()) -> Difference:
+        return Difference(name, file, problem, lines)
+
+    found: list[Difference] = []
+    if tuple(str(program.cascade).splitlines()) != manifest.cascade:
+        found.append(differs(MANIFEST, "was made of another cascade"))
+    try:
+        schedules = _schedules(program, spec, manifest)
+    except _Unknown as problem:
+        return (*found, differs(MANIFEST, str(problem)))
+    mine = modules(program, spec, name, manifest.order)
     emitted = {
         **{f"{module.name}.py": module.source.text for module in mine.values()},
-        "__init__.py": render_package(surface(program, spec, folder.name), rows(program, _schedules(program, manifest), mine)),
+        "__init__.py": render_package(surface(program, spec, name), rows(program, schedules, mine)),
     }
+    compiled = [(case, role, str(tile)) for case, schedule in schedules.items() for role, tile in schedule.tiles]
+    binaries = [binary(case, role) for case, role, _ in compiled] if manifest.order.cubins else []
+    found += [
+        differs(MANIFEST, f"{'lists' if file in manifest.files else 'does not list'} {file}, unlike what the code writes")
+        for file in sorted(manifest.files.keys() ^ {*emitted, *binaries})
+    ]
+    if tuple((case.arch, case.dtype, dict(case.lengths), role, tile) for case, role, tile in compiled) != manifest.compiled:
+        found.append(differs(MANIFEST, "has resources of other kernels or tiles than its schedules"))
     for file, text in emitted.items():
         path = folder / file
-        if path.is_file() and path.read_bytes() != text.encode():
-            found = (*found, Difference(folder.name, file, "is not what the code emits now", _diff(path.read_text(encoding="utf-8"), text)))
-    return found
+        if path.is_file() and not path.is_symlink() and path.read_bytes() != text.encode():
+            found.append(differs(file, "is not what the code emits now", _diff(path.read_text(encoding="utf-8", errors="replace"), text)))
+    return tuple(found)
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
+def _schedules(program: Program, spec: Spec, manifest: Manifest) -> dict[Case, ModuleSchedule]:
+    """Today's choice where it rests on measurements, else what the manifest says a compile settled.
 
-
-def _hashes(folder: Path, listed: Mapping[str, Any]) -> tuple[Difference, ...]:
-    found: list[Difference] = []
-    for file, expected in listed.items():
-        path = folder / file
-        if not path.is_file():
-            found.append(Difference(folder.name, file, "is missing"))
-        elif entry(path.read_bytes()) != expected:
-            found.append(Difference(folder.name, file, "was changed: its hash is not that of the manifest"))
-    there = {path.name for path in folder.iterdir() if path.name != "__pycache__"}
-    return (*found, *(Difference(folder.name, file, "is not in the manifest") for file in sorted(there - {*listed, MANIFEST})))
-
-
-def _schedules(program: Program, manifest: Mapping[str, Any]) -> dict[Case, ModuleSchedule]:
-    """Today's choice where it rests on measurements, else what the manifest says a compile settled."""
+    Raises:
+        _Unknown: the manifest has other rows than its order. AttngenError: a row is not legal.
+    """
+    wanted = cases(program, spec, manifest.order)
+    told: dict[Case, Settled] = {}
+    for row in manifest.schedules:
+        told[Case(row.arch, row.dtype, tuple((axis, row.lengths.get(axis, 0)) for axis in program.features))] = row
+    if len(told) != len(manifest.schedules) or tuple(told) != wanted or any({*row.lengths} != {*program.features} for row in told.values()):
+        raise _Unknown("has other schedules than its order asks for")
     found: dict[Case, ModuleSchedule] = {}
-    for row in manifest["schedules"]:
-        lengths = {axis: row["lengths"][axis] for axis in program.features}
-        case = Case(row["arch"], row["dtype"], tuple(lengths.items()))
-        kernels = Kernels(for_dtype(program, case.dtype), manifest["name"], Options(case.arch, local=False), Knobs())
+    for case, row in told.items():
+        lengths = dict(case.lengths)
+        kernels = Kernels(for_dtype(program, case.dtype), manifest.name, Options(case.arch, local=False), Knobs())
         choice = kernels.choice(lengths, case.dtype, targets.get(case.arch))
-        settled = parse_schedule(row["tiles"])
+        settled = parse_schedule(row.tiles)
+        if [role for role, _ in settled.tiles] != [role for role, _ in choice.schedule.tiles]:
+            raise _Unknown(f"has a schedule of other kernels for {case.label}")
         found[case] = choice.schedule.replace({role: settled[role] for role in choice.unsettled})
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from attngen import catalog
@@ -22,6 +22,14 @@ MANIFEST = "manifest.json"
 DEFAULT_ARCHS = ("sm80", "sm90")
 DEFAULT_DTYPES = ("bfloat16",)
 DEFAULT_HEAD_DIMS: tuple[tuple[int, ...], ...] = ((64,), (128,))
+
+
+Progress = Callable[[str], None]
+"""Called with one line for each step of what takes long."""
+
+
+def silent(_: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,8 @@ def surface(program: Program, spec: Spec, name: str) -> Surface:
         outputs=tuple((output.name, output.pattern) for output in spec.outputs),
         on_request=spec.on_request,
         keys=spec.keys,
+        refused=tuple(name for name, _ in program.refused),
+        ungraded=backward.ungraded if backward is not None else (),
     )
 
 
@@ -123,6 +133,12 @@ def modules(program: Program, spec: Spec, name: str, order: Order) -> dict[Case,
         module = Module(f"kernels_{len(texts) + 1}" if texts else "kernels", sources[key])
         found[case] = texts.setdefault(sources[key].text, module)
     return found
+
+
+def binary(case: Case, role: str) -> str:
+    """The name of the file with the binary of one kernel."""
+    ending = "cubin" if targets.get(case.arch).backend == "cuda" else "hsaco"
+    return f"{case.label.replace(' ', '.').replace('=', '')}.{role}.{ending}"
 
 
 def entry(content: bytes) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Compile a variant for everything an order names and write its folder.
 
-A folder is written under another name and appears by a rename. Its bytes depend on the variant, the order and the versions of the tools,
-not on time or place.
+A folder is written under another name and appears by a rename. It takes the place of one that attngen wrote and nobody changed; of that,
+the files that attngen wrote are deleted, and the byte code that Python made of them. Anything else is left as it is and refused. The bytes
+of a folder depend on the variant, the order and the versions of the tools, not on time or place.
 """
 
 from __future__ import annotations
@@ -9,36 +10,37 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+from attngen import catalog
 from attngen import target as targets
 from attngen.cache.load import load_module
-from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, entry, modules, rows, surface
+from attngen.cache.store import CacheWarning
+from attngen.deploy.manifest import BYTE_CODE, read_manifest, written_files
+from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, Progress, binary, entry, modules, rows, silent, surface
 from attngen.emit.deploy import render_package
-from attngen.errors import ArgumentError, CacheError
+from attngen.errors import ArgumentError, CacheError, UnsafeCacheDirectory
+from attngen.explain import watching
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
 from attngen.runtime.kernels import Kernels, Options
 from attngen.runtime.resources import compile_module
+from attngen.runtime.strict import Beforehand
 from attngen.schedule.choose import Request
 from attngen.schedule.plan import ModuleSchedule
 from attngen.version import VERSION
 
-Progress = Callable[[str], None]
-
-
-def _silent(_: str) -> None:
-    pass
-
-
 # ---- writing
 
 
-def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | None = None, progress: Progress = _silent) -> Path:
+def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | None = None, progress: Progress = silent) -> Path:
     """Write one folder, in place of an older one.
 
     Args:
@@ -46,31 +48,36 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
         name: of the folder, an identifier.
         order: what it is for.
         out: the folder above it; made if missing.
-        named: how the command line named the spec, for `check` to find it again.
+        named: how the command line named the spec, for people; a check looks it up where it is a name of the catalogue.
         progress: called with one line for each step.
 
     Returns:
         The folder.
 
     Raises:
-        ArgumentError: `name` is no identifier, or something else has that name. UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed.
+        ArgumentError: `name` cannot name a folder. ForeignFolder: something that attngen did not write has that name, or lies in there.
+        UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed. CacheError: nothing can be written.
     """
-    if not (name.isidentifier() and name.isascii()):
-        raise ArgumentError(f"{name!r} cannot name a folder of kernels", remedy="Use letters, digits and underscores.")
+    catalog.check_folder_name(name)
     if spec.order is not None:
         raise ArgumentError(
             f"{name} takes its tokens in another order, which a folder of kernels does not do",
             remedy="Leave order out and bring q, k and v into that order before the call, with a mask over the new positions.",
         )
     target = out / name
-    if target.exists() and not (target / MANIFEST).is_file():
-        raise ArgumentError(f"{target} is there and is no folder of kernels", remedy="Choose another name, or remove it.")
-    program = analyse(spec.cascade)
+    if os.path.lexists(target):
+        written_files(target)
+        older = read_manifest(target).spec
+        if older != named:
+            progress(f"{name}: takes the place of kernels of {older or 'a spec without a name'}")
+    program = analyse(spec.cascade, watching(Knobs.from_env()))
     emitted = modules(program, spec, name, order)
-    out.mkdir(parents=True, exist_ok=True)
-    staging = out / f".tmp-{name}-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
+    staging = _beside(target, "tmp")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
+    except OSError as error:
+        raise CacheError(f"{out} cannot be written: {error}", remedy="Name another folder with --out.") from error
     try:
         for module in emitted.values():
             _write(staging / f"{module.name}.py", module.source.text.encode())
@@ -95,6 +102,9 @@ class _Built:
         self.schedules: dict[Case, ModuleSchedule] = {}
         self.resources: list[dict[str, object]] = []
         self.binaries: list[str] = []
+        # To build is what a command was asked for, whatever a process may do at run time.
+        self.knobs = replace(Knobs.from_env(), strict=False)
+        self.beforehand: dict[str, Beforehand] = {}
 
     def write(self) -> tuple[str, ...]:
         """Compile all cases and write everything but the manifest; returns the names of the files."""
@@ -102,24 +112,36 @@ class _Built:
         loaded = {name: load_module(self.staging / f"{name}.py", f"deployed_{self.name}_{name}") for name in names}
         for case, module in self.emitted.items():
             self.compile(case, module.source, loaded[module.name])
+            self.store(case)
         text = render_package(surface(self.program, self.spec, self.name), rows(self.program, self.schedules, self.emitted))
         _write(self.staging / "__init__.py", text.encode())
         return ("__init__.py", *(f"{name}.py" for name in names), *self.binaries)
 
     def compile(self, case: Case, source: Source, module: ModuleType) -> None:
         target = targets.get(case.arch)
-        kernels = Kernels(source.program, self.name, Options(case.arch, local=False), Knobs.from_env())
+        kernels = Kernels(source.program, self.name, Options(case.arch, local=False), self.knobs)
         schedule = kernels.settled(dict(case.lengths), case.dtype, target)
         self.schedules[case] = schedule
+        self.progress(f"{self.name} {case.label}: compiling {', '.join(role for role, _ in schedule.tiles)}")
         for found in compile_module(self.name, source, module, schedule, Request(case.lengths, case.dtype, target)):
             row = found.resources
             self.resources.append({**found.row(), "lengths": dict(case.lengths), "tile": str(schedule[row.role])})
             figures = f"{row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared"
             self.progress(f"{self.name} {case.label} {row.role}: {figures}")
             if self.order.cubins:
-                name = f"{case.label.replace(' ', '.').replace('=', '')}.{row.role}.{'cubin' if target.backend == 'cuda' else 'hsaco'}"
+                name = binary(case, row.role)
                 _write(self.staging / name, found.compiled.binary)
                 self.binaries.append(name)
+
+    def store(self, case: Case) -> None:
+        """Keep what calls of the variant itself need, for processes that may not build (`ATTNGEN_STRICT`)."""
+        target = targets.get(case.arch)
+        if target.name not in self.beforehand:
+            self.beforehand[target.name] = Beforehand.of(self.spec, target, self.knobs)
+        try:
+            self.beforehand[target.name].store(dict(case.lengths), case.dtype)
+        except UnsafeCacheDirectory as error:
+            warnings.warn(f"nothing is stored for ATTNGEN_STRICT: {error.rule}", CacheWarning, stacklevel=2)
 
     def manifest(self, named: str | None) -> dict[str, object]:
         order = self.order
@@ -154,17 +176,34 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _replace(staging: Path, target: Path) -> None:
-    """Put a finished folder where an older one may be. Byte code from loading it stays behind."""
-    shutil.rmtree(staging / "__pycache__", ignore_errors=True)
-    aside = target.with_name(f".old-{target.name}-{os.getpid()}")
+    """Put a finished folder where an older one may be, and delete that one file by file. Byte code from loading it stays behind.
+
+    Raises:
+        ForeignFolder: the older folder is not, or no longer, what attngen wrote; it stays. CacheError: the disk refuses.
+    """
+    shutil.rmtree(staging / BYTE_CODE, ignore_errors=True)
+    aside, old = _beside(target, "old"), ()
     try:
-        if target.exists():
+        if os.path.lexists(target):
             target.rename(aside)
+            old = written_files(aside, target.name)
         staging.rename(target)
+        for file in old:
+            file.unlink()
+        if os.path.lexists(aside):
+            with suppress(FileNotFoundError):
+                (aside / BYTE_CODE).rmdir()
+            aside.rmdir()
     except OSError as error:
         raise CacheError(f"{target} cannot be written: {error}") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if os.path.lexists(aside) and not os.path.lexists(target):
+            aside.rename(target)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    """A name beside a folder that nothing has."""
+    return target.with_name(f".{kind}-{target.name}-{os.urandom(6).hex()}")
 
 
 def _version(package: str) -> str:

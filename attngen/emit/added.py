@@ -29,7 +29,7 @@ def form_part(lowering: Lowering, step: Einsum) -> None:
     if len(layout) == 2:
         left, right = lowering.sums.sides(step, lowering.pair, (resident, layout[1]))
         tile = lowering.selected(step, left, name.removesuffix(writer.numbers(layout)))
-        other = lowering.operand(right, (resident, layout[1]))
+        other = lowering.summed_operand(step, right, (resident, layout[1]))
         writer.put(f'{name} = tl.dot(tl.trans({tile}.to(DTYPE)), {other}, input_precision="ieee", out_dtype=ACC)', Stage.TILE)
     else:
         tile = lowering.selected(step, step.body, name)

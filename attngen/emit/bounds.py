@@ -187,10 +187,10 @@ def _rounded(writer: Writer, segments: Segments, exprs: tuple[Expr, ...], number
 def _scratch(writer: Writer, write: Callable[[], None]) -> tuple[Code, ...]:
     """Statements that stand in a function of their own: nothing after it knows their names."""
     known, section = dict(writer.known), writer.sections.prologue
-    before, writer.stage, writer.sections.prologue = writer.stage, Stage.PROLOGUE, []
+    before, writer.stage, writer.sections.prologue, writer.apart = writer.stage, Stage.PROLOGUE, [], True
     write()
     lines = tuple(writer.sections.prologue)
-    writer.known, writer.stage, writer.sections.prologue = known, before, section
+    writer.known, writer.stage, writer.sections.prologue, writer.apart = known, before, section, False
     return lines
 
 

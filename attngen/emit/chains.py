@@ -40,10 +40,11 @@ def chains(kernel: Kernel, masked: Mapping[str, Expr]) -> dict[str, Chain]:
     found: dict[str, Chain] = {}
 
     def terms(step: Einsum) -> tuple[str, ...]:
-        """The products behind a sum of them; () if something else is in it, or anything else reads one."""
+        """The products behind a sum of them; () if something else is in it, or anything else reads one, or it adds one of them twice."""
         inside: list[str] = []
-        for name in addends(step):
-            own = readers[name] == 1 and name not in kernel.outputs
+        added = Counter(addends(step))
+        for name, times in added.items():
+            own = times == 1 and readers[name] == 1 and name not in kernel.outputs
             if not own or (name not in products and (name not in found or found[name].total != name)):
                 return ()
             inside += (name,) if name in products else found[name].products

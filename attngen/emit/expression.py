@@ -13,6 +13,7 @@ from typing import Protocol, TypeGuard
 
 from attngen.emit.dialect import Dialect
 from attngen.emit.names import Code, number
+from attngen.emit.powers import int_power, power
 from attngen.errors import InternalError, UnsupportedError
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
@@ -41,8 +42,6 @@ _INFIX: dict[str, tuple[str, int]] = {
     "ne": ("!=", 4),
 }
 _CALLS: dict[str, str] = {
-    "min": "tl.minimum",
-    "max": "tl.maximum",
     "where": "tl.where",
     "abs": "tl.abs",
     "exp2": "tl.exp2",
@@ -56,8 +55,12 @@ _CALLS: dict[str, str] = {
     "floor": "tl.floor",
     "ceil": "tl.ceil",
 }
-_BY_PRECISION = frozenset(("tanh", "gelu_tanh"))
-HELPERS = ("safe_div", "tanh", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "sign")
+_EXTREMES = {"min": "tl.minimum", "max": "tl.maximum", "clamp_max": "tl.minimum", "clamp_min": "tl.maximum"}
+_BY_PRECISION = frozenset(("tanh", "tanh_small", "gelu_tanh"))
+HELPERS = (
+    *("safe_div", "tanh", "tanh_small", "sigmoid", "softplus", "logaddexp", "gelu", "gelu_tanh", "sign"),
+    *("expm1", "log1p", "atan", "atan2", "asinh", "rint"),
+)
 _ATOM, _UNARY = 100, 11
 
 
@@ -137,15 +140,39 @@ class Printer:
         if expr.op in _INFIX:
             symbol, precedence = _INFIX[expr.op]
             strict = precedence == _INFIX["lt"][1]
-            left, right = _numbers(expr)
+            left, right = self.numbers(expr)
             text = f"{self.operand(left, layout, precedence + strict)} {symbol} {self.operand(right, layout, precedence + 1)}"
             return text, precedence
         if expr.op in HELPERS:
             self.values.use(expr.op)
-            return self.call(expr.op, _numbers(expr), layout, *(["DTYPE"] if expr.op in _BY_PRECISION else [])), _ATOM
+            return self.call(expr.op, self.numbers(expr), layout, *(["DTYPE"] if expr.op in _BY_PRECISION else [])), _ATOM
         if expr.op in _CALLS:
-            return self.call(_CALLS[expr.op], _numbers(expr), layout), _ATOM
+            return self.call(_CALLS[expr.op], self.numbers(expr), layout), _ATOM
         raise InternalError(f"no Triton text for {expr.op}")
+
+    def numbers(self, expr: Apply) -> tuple[Expr, ...]:
+        """Arguments of an operation, in the type it computes in.
+
+        By itself Triton takes whole numbers, and constants that are not an operand of + - * /, as fp32. A truth value is a number only
+        after a conversion.
+        """
+        if kind_of(expr) != "float":
+            arithmetic = expr.op in ("add", "sub", "mul")
+            return tuple(Apply("to_int", (arg,)) if arithmetic and kind_of(arg) == "bool" else arg for arg in expr.args)
+        values = expr.args[1:] if expr.op == "where" else expr.args
+        constant = all(isinstance(arg, Const) for arg in values)
+        settled = any(kind_of(arg) == "float" and not is_number(arg) for arg in values)
+
+        def converted(arg: Expr) -> Expr:
+            if isinstance(arg, Const):
+                wide = expr.op not in _INFIX and (constant or not _fits_fp32(arg.value))
+            elif kind_of(arg) == "float":
+                wide = expr.op not in _INFIX and self.is_constant(arg)
+            else:
+                wide = kind_of(arg) == "bool" or not settled
+            return Apply("to_float", (arg,)) if wide else arg
+
+        return (*expr.args[: len(expr.args) - len(values)], *map(converted, values))
 
     def call(self, function: str, args: tuple[Expr, ...], layout: Layout, *more: str) -> str:
         return f"{function}({', '.join([*(self.code(arg, layout) for arg in args), *more])})"
@@ -174,7 +201,7 @@ class Printer:
             self.values.use("exp_above")
             return f"exp_above({self.code(tile, layout)}, {self.code(row, layout)}, DTYPE)", _ATOM
         self.values.use("exp")
-        return self.call("exp", _numbers(expr), layout), _ATOM
+        return self.call("exp", self.numbers(expr), layout), _ATOM
 
     def lowered(self, row: Expr) -> tuple[Expr, tuple[Expr, ...]]:
         """A row value, and the two factors of a number that it is less than another by; none where it is no such difference."""
@@ -198,29 +225,25 @@ class Printer:
                 return True
             case Extent():
                 return self.values.leaf(expr)[0].startswith("DIM_")
-            case Apply(op="add" | "sub" | "mul", args=args):
+            case Apply(op="add" | "sub" | "mul" | "div" | "neg", args=args):
                 return all(map(self.is_constant, args))
+            case Apply(op="pow", args=(base, Const())):
+                return not isinstance(base, Const) and self.is_constant(base)
             case _:
                 return False
 
-    def power(self, expr: Apply, layout: Layout) -> tuple[str, int]:
-        base, exponent = expr.args
-        if isinstance(exponent, Const) and not isinstance(base, Const) and self.is_constant(base):
-            text = self.operand(base, layout, 12)
-            return f"{text} ** {number(exponent.value)}" if text.startswith("(") else f"{text}**{number(exponent.value)}", 12
-        if isinstance(exponent, Const):
-            value = float(exponent.value)
-            if value == 0.5:
-                return self.call("tl.sqrt", (_as_float(base),), layout), _ATOM
-            if value == -0.5:
-                return self.call("tl.rsqrt", (_as_float(base),), layout), _ATOM
-            if value.is_integer() and 2 <= value <= 8:
-                text = self.operand(base, layout, _ATOM)
-                return " * ".join([text] * int(value)), 10
-            if value == -1.0:
-                return f"1.0 / {self.operand(base, layout, 11)}", 10
-        log = Apply("log2", (_as_float(base),))
-        return self.call("tl.exp2", (build.mul(exponent, log),), layout), _ATOM
+    def extreme(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        """A number that is none stays none, as in PyTorch."""
+        more = ("tl.PropagateNan.ALL",) if kind_of(expr) == "float" else ()
+        return self.call(_EXTREMES[expr.op], self.numbers(expr), layout, *more), _ATOM
+
+    def clamp(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        x, low, high = self.numbers(expr)
+        return self.extreme(Apply("min", (Apply("max", (x, low)), high)), layout)
+
+    def narrow(self, expr: Apply, layout: Layout) -> tuple[str, int]:
+        self.values.use("narrow")
+        return self.call("narrow", self.numbers(expr), layout, f"tl.{expr.op}"), _ATOM
 
     def floor_division(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         a, b = expr.args
@@ -243,7 +266,7 @@ class Printer:
     def to_float(self, expr: Apply, layout: Layout) -> tuple[str, int]:
         arg = expr.args[0]
         text = self.operand(arg, layout, _ATOM)
-        if isinstance(arg, Const):
+        if isinstance(arg, Const) or (kind_of(arg) == "float" and self.is_constant(arg)):
             return self.values.dialect.scalar(text, "ACC"), _ATOM
         return (text if self.is_constant(arg) else f"{text}.to(ACC)"), _ATOM
 
@@ -270,38 +293,19 @@ _SPECIAL: dict[str, Callable[[Printer, Apply, Layout], tuple[str, int]]] = {
     "neg": Printer.negate,
     "not": Printer.invert,
     "exp": Printer.exponential,
-    "pow": Printer.power,
+    "pow": power,
+    "int_pow": int_power,
     "floordiv": Printer.floor_division,
     "mod": Printer.modulo,
     "to_float": Printer.to_float,
     "to_int": Printer.to_int,
     "to_bool": Printer.to_bool,
     "relu": Printer.rectify,
+    **dict.fromkeys(_EXTREMES, Printer.extreme),
+    **dict.fromkeys(("clamp", "hardtanh"), Printer.clamp),
+    **dict.fromkeys(("float16", "bfloat16"), Printer.narrow),
     "random_bits": Printer.random_bits,
 }
-
-
-def _numbers(expr: Apply) -> tuple[Expr, ...]:
-    """Arguments of an operation, in the type it computes in.
-
-    By itself Triton takes whole numbers, and constants that are not an operand of + - * /, as fp32. A truth value is a number only after
-    a conversion.
-    """
-    if kind_of(expr) != "float":
-        arithmetic = expr.op in ("add", "sub", "mul")
-        return tuple(Apply("to_int", (arg,)) if arithmetic and kind_of(arg) == "bool" else arg for arg in expr.args)
-    values = expr.args[1:] if expr.op == "where" else expr.args
-    constant = all(isinstance(arg, Const) for arg in values)
-    settled = any(kind_of(arg) == "float" and not is_number(arg) for arg in values)
-
-    def converted(arg: Expr) -> Expr:
-        if isinstance(arg, Const):
-            wide = expr.op not in _INFIX and (constant or not _fits_fp32(arg.value))
-        else:
-            wide = kind_of(arg) == "bool" or (kind_of(arg) == "int" and not settled)
-        return Apply("to_float", (arg,)) if wide else arg
-
-    return (*expr.args[: len(expr.args) - len(values)], *map(converted, values))
 
 
 def is_number(expr: Expr) -> bool:
@@ -314,10 +318,6 @@ def _fits_fp32(value: float) -> bool:
         return struct.unpack("f", struct.pack("f", value))[0] == value
     except OverflowError:
         return False
-
-
-def _as_float(expr: Expr) -> Expr:
-    return expr if kind_of(expr) == "float" else Apply("to_float", (expr,))
 
 
 def _nonnegative(expr: Expr) -> bool:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from attngen.emit import chunks
 from attngen.emit.context import Finish, HostContext, Launch
 from attngen.emit.kernel import Lowered
 from attngen.emit.listing import NARROW_TILES, names_of
-from attngen.emit.names import Code, number, tensor_name
+from attngen.emit.names import Code, tensor_name
 from attngen.emit.near import near_lines
+from attngen.emit.positions import on_host
 from attngen.emit.sections import Shapes
-from attngen.errors import UnsupportedError
-from attngen.ir.cascade import Cascade, Input
-from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Read
-from attngen.ir.printer import print_expr
+from attngen.ir.cascade import Cascade, Input, operand_of
+from attngen.ir.expr import OPS, Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.differentiate import Gradient
 from attngen.transform.partition import Kernel, Runs
@@ -132,7 +131,7 @@ def _runs(runs: Runs) -> Code:
 
 def _model(plan: Plan) -> str:
     """The argument that dtype and device are taken from."""
-    return next(item.name for item in plan.inputs if item.axes is not None and item.kind == "float")
+    return operand_of(plan.inputs, plan.features).name
 
 
 def _empty(plan: Plan, name: str, axes: tuple[str, ...], *, added: bool) -> Code:
@@ -186,6 +185,7 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     tiles = [name for axis in kernel.features for name in plan.shapes.constants(axis)]
     constants += [f'"{name}": {name.lower()}' for name in tiles if name in lowered.constexprs]
     constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
+    constants += [f'"SILENT": not ({_truth(kernel.seeing)})'] if "SILENT" in lowered.context.flags else []
     needed = ", ".join(f'"{tensor_name(name)}"' for name in sorted(targets))
     lists = ", ".join(names_of(kernel.lists or kernel.role))
     tile = f'plain(tiles["{kernel.lists}"])' if kernel.lists else f'tiles["{kernel.role}"]'
@@ -281,9 +281,9 @@ def _complete(plan: Plan, item: Input, gradient: Gradient) -> list[str]:
     for i, at in enumerate(gradient.at):
         if kept:
             constant = "" if free_axes(at) else f" + 0 * at_{kept[0]}"
-            lines.append(f"index_{i} = {_host(at)}{constant}")
+            lines.append(f"index_{i} = {on_host(at)}{constant}")
         else:
-            lines.append(f"index_{i} = torch.as_tensor({_host(at)}, device={model}.device)")
+            lines.append(f"index_{i} = torch.as_tensor({on_host(at)}, device={model}.device)")
         lines.append(f"index_{i} = index_{i}.clamp(-{name}.shape[{i}], {name}.shape[{i}] - 1)")
     lines.append(f"index = torch.broadcast_tensors({', '.join(f'index_{i}' for i, _ in enumerate(gradient.at))})")
     lines.append(f"scattered = torch.zeros({name}.shape, dtype={step}.dtype, device={step}.device)")
@@ -297,32 +297,10 @@ def _summed(step: str, axes: tuple[str, ...], kept: tuple[str, ...]) -> list[str
     return [f"{step} = {step}.sum({dims})"] if gone else []
 
 
-def _host(expr: Expr) -> str:
-    """A position as a torch expression of `at_*` and lengths."""
-    match expr:
-        case Const(value=value):
-            return number(value)
-        case Index(axis=axis):
-            return f"at_{axis}"
-        case Extent(axis=axis):
-            return f"len_{axis}"
-        case Read(tensor=name, at=at):
-            return f"{tensor_name(name)}[{', '.join(_inside(arg, name, i) for i, arg in enumerate(at))}]" if at else str(tensor_name(name))
-        case Apply(op="add" | "sub" | "mul" | "floordiv" | "mod" as op, args=(a, b)):
-            left, right = (f"({_host(side)})" if isinstance(side, Apply) else _host(side) for side in (a, b))
-            return f"{left} {OPS[op].symbol} {right}"
-        case _:
-            raise UnsupportedError(
-                f"the gradient at position {print_expr(expr)} cannot be completed on the host",
-                remedy="Compute the position with + - * // % from indices, lengths and captured integers.",
-            )
-
-
-def _inside(at: Expr, name: str, position: int) -> str:
-    """A computed position that may lie outside of the tensor at elements that do not exist."""
-    text = _host(at)
-    size = f"{tensor_name(name)}.shape[{position}]"
-    return f"({text}).clamp(-{size}, {size} - 1)" if isinstance(at, Apply) and free_axes(at) else text
+def _truth(comparisons: Iterable[Expr]) -> str:
+    """Whether comparisons of lengths and captured numbers all hold."""
+    sides = ((part.op, *part.args) for part in comparisons if isinstance(part, Apply))
+    return " and ".join(f"{on_host(a)} {OPS[op].symbol} {on_host(b)}" for op, a, b in sides)
 
 
 def gradient_axes(cascade: Cascade) -> dict[str, tuple[str, ...]]:

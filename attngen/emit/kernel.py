@@ -91,6 +91,8 @@ def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), d
     for name in kernel.outputs:
         if name not in {*kernel.added, *(item.step for item in kernel.destinations)}:
             for part in parts.stored[name]:
+                if part.tensor in writer.steps:
+                    lowering.stored_outside(name, part, writer.steps[part.tensor])
                 _store(writer, name, kernel.axes(name), part)
     if limits.stage == Stage.PROLOGUE:
         writer.sections.prologue += limits.lines
@@ -121,7 +123,8 @@ def _store(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None
     vectors = [scaled(writer.loads.lifted(f"range_{layout[0]}", layout[:1], layout), _row_stride(writer, axes, layout[0]))]
     masks = [writer.loads.lifted(f"ok_{layout[0]}", layout[:1], layout)]
     for axis in layout[1:]:
-        vectors.append(writer.loads.lifted(f"offs_{axis}", (axis,), layout))
+        stride = _row_stride(writer, axes, writer.whole.get(axis, axis))
+        vectors.append(scaled(writer.loads.lifted(f"offs_{axis}", (axis,), layout), stride))
         if axis in writer.shapes.padded:
             masks.append(writer.loads.lifted(f"ok_{axis}", (axis,), layout))
     text = value.code if value.layout == layout else writer.printer.broadcast(str(value.code), value.layout, layout)
@@ -156,7 +159,7 @@ def _assemble(kernel: Kernel, written: Written) -> Lowered:
     blocks = [f"BLOCK_{axis.upper()}" for axis in (resident, *((streamed,) if streamed else ()))]
     types = ["DTYPE", "ACC"]
     constexprs = (*dims, *tiles, *blocks, *types)
-    flags = (Code("TMA"),) if writer.tiled else ()
+    flags = (*((Code("TMA"),) if writer.tiled else ()), *writer.flags)
     by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
     outer = _outer_strides(kernel)
     unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value | outer | writer.chunked]

@@ -6,6 +6,7 @@ is wrapped like an index of PyTorch and guarded; plain ones are checked on the h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attngen.emit.dialect import Rows
@@ -23,10 +24,12 @@ _LONG = 128
 
 
 class Loads:
-    """Loads of one kernel."""
+    """Loads of one kernel; `clear` is told of each, `end` tells how many rows of a matrix count."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
+        self.clear: Callable[[Read, Value], None] | None = None
+        self.end: Callable[[Read], Code | None] | None = None
 
     def load(self, read: Read) -> Value:
         """The value of an input read, loaded on first use."""
@@ -40,8 +43,10 @@ class Loads:
                 return self.writer.known[key]
         before, self.writer.stage, self.writer.partial = (self.writer.stage, self.writer.partial), stage, partial
         value = self.emit_load(read, stage)
-        self.writer.stage, self.writer.partial = before
         self.writer.known[(read, partial)] = value
+        if self.clear is not None:
+            self.clear(read, value)
+        self.writer.stage, self.writer.partial = before
         return value
 
     def emit_load(self, read: Read, stage: Stage) -> Value:
@@ -99,11 +104,12 @@ class Loads:
         before = writer.shapes.before(columns)
         width = " - ".join((writer.length(writer.whole.get(columns, columns)), *before))
         stride, step = writer.parameter(f"{stem}_stride_{rows}"), writer.parameter(f"{stem}_stride_{turn}") if turn else ""
+        end = self.end(read) if self.end is not None else None
         matrix = Rows(
             name=writer.name(f"{name}_rows"),
             tile=name,
             first=" + ".join((first, *before)),
-            length=writer.length(rows),
+            length=end or writer.length(rows),
             stride=stride,
             width=width,
             start=f"start_{rows}",
@@ -114,10 +120,10 @@ class Loads:
         writer.put(f"{matrix.name} = {writer.dialect.matrix(writer, matrix)}", Stage.PROLOGUE)
         ok = [f"ok_{columns}[None, :]"] if columns in writer.shapes.padded else []
         full = "False" if writer.partial or ok else writer.whole_tiles
-        mask = " & ".join((*ok, f"ok_{rows}[:, None]"))
+        mask = " & ".join((*ok, f"ok_{rows}[:, None]" if end is None else f"(offs_{rows} < {end})[:, None]"))
         writer.put(f"{name} = {writer.dialect.fetch(writer, matrix, mask, full)}")
         writer.tiled[stem] = None
-        return Value(name, layout, Stage.TILE, raw=True)
+        return Value(name, layout, Stage.TILE, raw=True, tiled=True)
 
     def is_vector(self, read: Read) -> bool:
         """Whether a read takes what the host has found about documents as it streams, whose rows start where a descriptor may."""

@@ -24,7 +24,7 @@ from attngen.emit.online import Online
 from attngen.emit.sections import Shapes, Stage, Value
 from attngen.emit.sums import Sums
 from attngen.emit.totals import add_total
-from attngen.emit.writer import Writer
+from attngen.emit.writer import Writer, hint
 from attngen.emit.zeros import Zeros
 from attngen.errors import NotAContraction
 from attngen.ir import build
@@ -32,6 +32,8 @@ from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
+from attngen.ir.traverse import free_axes, reads
+from attngen.transform.absent import end_of_rows, is_of_few_rows, is_of_keys, kept_along
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
@@ -48,10 +50,12 @@ class Lowering:
         self.patchy = patchy(kernel)
         self.chains = chains(kernel, self.patchy)
         self.by_name = {step.name: step for step in kernel.steps}
-        self.zeros = Zeros(self.by_name, self.writer.inputs)
+        self.zeros = Zeros(kernel, self.exists)
+        self.writer.loads.clear, self.writer.loads.end = self.clear, self.end
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
         self.entering: dict[tuple[Expr, Expr | None], str] = {}
+        self.operands: dict[tuple[Expr, Expr | None, str], Code] = {}
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
         self.folds = {fold.step: fold for fold in kernel.folds}
@@ -112,10 +116,10 @@ class Lowering:
             writer.assign(name, body, layout, stage)
         self.define(step, name, layout, stage)
 
-    def present(self, step: Einsum) -> Expr:
-        """The body of a row or key value, 0 where it does not exist."""
+    def present(self, step: Einsum, missing: Expr = build.ZERO) -> Expr:
+        """The body of a row or key value, 0 or another value where it does not exist."""
         mask = self.exists.get(step.name)
-        return step.body if mask is None else build.apply("where", mask, step.body, build.ZERO)
+        return step.body if mask is None else build.apply("where", mask, step.body, missing)
 
     def define(self, step: Einsum, name: Code, layout: Layout, stage: Stage) -> None:
         """Register a pointwise value. A weight is set to 0 at once where it does not exist: there it may be infinite."""
@@ -135,9 +139,15 @@ class Lowering:
         writer = self.writer
         stage = writer.stage_of(step.body)
         layout = tuple(axis for axis in writer.layout(step.body) if axis not in step.over)
+        if len(layout) > 1 and step.reduce != "sum":
+            raise NotAContraction(
+                f"{step.name} is a {step.reduce} over {', '.join(step.over)} for each query and key, which is no matrix product",
+                loc=step.loc,
+                remedy="Only sums of products of one value per query and one per key are formed for pairs.",
+            )
         if len(layout) < 2:
             name = writer.name(tensor_name(step.name))
-            self.feature_sum(step, name, stage)
+            self.feature_reduction(step, name, stage)
         else:
             name = self.product(step, layout, stage)
         self.writer.steps[step.name] = Value(name, layout, stage)
@@ -163,24 +173,33 @@ class Lowering:
             writer.steps[chain.total] = Value(name, layout, stage)
         return name
 
-    def feature_sum(self, step: Einsum, name: Code, stage: Stage) -> None:
-        """A sum over the features of one side: a row sum. Padded features count for nothing."""
+    def feature_reduction(self, step: Einsum, name: Code, stage: Stage) -> None:
+        """A reduction over the features of one side: a row sum, or the like. Padded features count for nothing."""
         writer = self.writer
-        body = self.present(step)
+        body = self.present(step, build.ZERO if step.reduce == "sum" else build.NEG_INF)
         inner = writer.layout(body)
         if len(inner) != 2 or len(step.over) != 1:
             raise self.not_a_contraction(step, step.body)
         previous, writer.stage = writer.stage, stage
-        text = self.unpadded(writer.printer.code(body, inner), inner)
-        writer.put(f"{name} = {writer.dialect.row_sum(text, inner)}")
+        text = self.unpadded(writer.printer.code(body, inner), inner, "0.0" if step.reduce == "sum" else 'float("-inf")')
+        if step.reduce == "logsumexp":
+            largest, tile = writer.name(f"{name}_largest"), writer.name(f"{name}_from")
+            writer.put(f"{tile} = {text}")
+            writer.put(f"{largest} = {writer.dialect.row_max(tile, inner)}")
+            writer.put(f'{largest} = tl.where({largest} == float("-inf"), 0.0, {largest})')
+            text = f"tl.exp({tile} - {writer.printer.broadcast(str(largest), inner[:1], inner)})"
+            writer.put(f"{name} = {largest} + tl.log({writer.dialect.row_sum(text, inner)})")
+        else:
+            reduced = writer.dialect.row_sum if step.reduce == "sum" else writer.dialect.row_max
+            writer.put(f"{name} = {reduced(text, inner)}")
         writer.stage = previous
 
-    def unpadded(self, text: str, layout: Layout) -> str:
-        """A computed tile with 0 in the columns that only pad it."""
+    def unpadded(self, text: str, layout: Layout, nothing: str = "0.0") -> str:
+        """A computed tile with 0, or another value that counts for nothing, in the columns that only pad it."""
         axis = layout[-1]
         if axis not in self.writer.shapes.padded:
             return text
-        return f"tl.where({self.writer.dialect.lift(self.writer, f'ok_{axis}', (axis,), layout)}, {text}, 0.0)"
+        return f"tl.where({self.writer.dialect.lift(self.writer, f'ok_{axis}', (axis,), layout)}, {text}, {nothing})"
 
     def split(self, step: Einsum, left: Layout, right: Layout, both: Layout) -> tuple[Expr, Expr, Expr]:
         """Factors of a product by the side whose axes they fit; what fits the result itself multiplies it."""
@@ -253,6 +272,78 @@ class Lowering:
             self.under_masks(f"{text} = tl.where({self.masks.valid(exists)}, {text}, 0.0)")
         writer.stage = previous
         return text
+
+    def clear(self, read: Read, value: Value) -> None:
+        """Set an input that was loaded to 0 where nobody needs it and its memory may hold anything: once, or in tiles under masks."""
+        if kind_of(read) != "float":
+            return
+        if read.tensor in self.zeros.cleared and not (value.tiled and self.end(read) is not None):
+            self.zero_outside(self.zeros.cleared[read.tensor], value)
+        alive = self.zeros.quieted.get(read.tensor)
+        if alive is not None and not self.kernel.seeing:
+            before, self.writer.partial = self.writer.partial, False
+            for statistic in reads(alive):  # which weights are measured from, in every tile
+                self.writer.loads.load(statistic)
+            self.writer.partial = before
+            self.zero_outside(alive, value)
+        elif alive is not None:
+            with self.writer.only_if("SILENT"):
+                self.zero_outside(alive, value)
+
+    def end(self, read: Read) -> Code | None:
+        """A number of rows behind which a matrix that streams counts for nothing, if that clears it."""
+        kept = self.zeros.cleared.get(read.tensor)
+        bound = None if kept is None else end_of_rows(self.kernel, kept)
+        return None if bound is None else self.masks.end(bound)
+
+    def zero_outside(self, kept: Expr, value: Value) -> None:
+        """Set a loaded value to 0 where a predicate along one axis fails."""
+        writer = self.writer
+        axis, stage = next(axis for axis in self.pair if axis in free_axes(kept)), max(value.stage, writer.stage_of(kept))
+        if axis in value.layout:
+            lifted = writer.printer.broadcast(self.masks.kept(kept, axis, stage), (axis,), value.layout)
+            before, writer.partial = writer.partial, writer.partial or stage == Stage.TILE
+            writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", stage)
+            writer.partial = before
+
+    def stored_outside(self, name: str, part: Read, value: Value) -> None:
+        """Set a gradient of keys to 0 before it is stored, where no row sees the key and what is left to compute may be no number."""
+        axis = self.kernel.resident
+        kept = kept_along(self.kernel, axis) if is_of_keys(self.kernel) and name not in self.kernel.added else None
+        if kept is not None and not self.zeros.is_settled(part, axis) and part.tensor in self.by_name:
+            lifted = self.writer.printer.broadcast(self.masks.kept(kept, axis, Stage.PROLOGUE), (axis,), value.layout)
+            self.writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", Stage.EPILOGUE)
+
+    def summed_operand(self, step: Einsum, expr: Expr, layout: Layout) -> str:
+        """The side of a sum that holds features, in the storage type: a number wherever the other side is 0.
+
+        Behind the end of the axis that is summed, a computed value may be none; where the mask fails for a position by itself, or
+        leaves a row without keys, whatever lies in memory.
+        """
+        writer, (axis, _), exists = self.writer, layout, self.exists.get(step.name)
+        kept = self.zeros.alone(axis, exists)
+        bounded = not self.zeros.is_settled(expr, axis)
+        silent = self.zeros.is_silent(expr, exists) or is_of_few_rows(self.kernel, exists)
+        wanted = [kept] if kept is not None and (bounded or self.zeros.is_garbage(expr, axis, kept)) else []
+        if not (wanted or bounded or silent):
+            return self.operand(expr, layout)
+        stage = max((writer.stage_of(expr), Stage.TILE if silent else Stage.PROLOGUE, *map(writer.stage_of, wanted)))
+        key = (expr, exists if wanted or silent else None, axis)
+        if key not in self.operands:
+            whole = writer.layout(expr) == layout
+            text = writer.printer.code(expr, layout) if whole else self.spread(expr, layout)
+            name = self.operands[key] = writer.name(f"{hint(expr)}_in")
+            writer.put(f"{name} = {self.unpadded(text, layout)}", stage)
+            terms = [Code(f"ok_{axis}")] if bounded else []
+            terms += [self.masks.kept(part, axis, stage) for part in wanted]
+            terms += [self.masks.seen(exists, axis)] if silent else []
+            lifted = [writer.printer.broadcast(term, (axis,), layout) for term in terms]
+            line = f"{name} = tl.where({' & '.join(lifted)}, {name}, 0.0)"
+            if stage == Stage.TILE:
+                self.under_masks(line)
+            else:
+                writer.put(line, stage)
+        return f"{self.operands[key]}.to(DTYPE)"
 
     def under_masks(self, line: str) -> None:
         before, self.writer.partial = self.writer.partial, True

@@ -33,6 +33,8 @@ class Masks:
         self.lowering = lowering
         self.names: dict[Expr | None, Code] = {}
         self.limits: dict[tuple[str, Expr], str] = {}
+        self.ends: dict[Expr, Code] = {}
+        self.alive: dict[tuple[Expr | None, str], Code] = {}
 
     def valid(self, predicate: Expr | None) -> Code:
         """The name of the truth tile of a predicate within the bounds of the axes."""
@@ -52,6 +54,42 @@ class Masks:
                     writer.put(f"{name} = {name} & {_operand(term)}" if i or left is not None else f"{name} = {term}")
             writer.partial, writer.stage = before
         return self.names[predicate]
+
+    def kept(self, predicate: Expr, axis: str, stage: Stage) -> Code:
+        """The name of what is asked of positions along one axis by themselves; as early as `stage`, within a turn under masks only."""
+        writer = self.lowering.writer
+        key = Apply("to_bool", (predicate,)), stage == Stage.TILE
+        if key not in writer.known:
+            before, writer.partial = writer.partial, stage == Stage.TILE
+            name = writer.name(f"kept_{axis}")
+            writer.assign(name, predicate, (axis,), stage)
+            writer.known[key], writer.partial = Value(name, (axis,), stage), before
+        return writer.known[key].code
+
+    def end(self, bound: Expr) -> Code:
+        """The name of a number of rows, at least one: a matrix without any has no descriptor, and nobody asks for its tiles."""
+        writer, stream = self.lowering.writer, self.lowering.pair[1]
+        if bound not in self.ends:
+            wide, length = rewrite(unclipped(bound), self.wide), writer.length(stream)
+            text = f"tl.minimum({length}, {writer.printer.code(bound, ())})"
+            if wide != unclipped(bound):
+                writer.use("position")
+                text = f"position({writer.printer.code(wide, ())}, {length})"
+            self.ends[bound] = writer.name(f"end_{stream}")
+            writer.put(f"{self.ends[bound]} = tl.cast(tl.maximum({text}, 1), tl.int32)", Stage.PROLOGUE)
+        return self.ends[bound]
+
+    def seen(self, predicate: Expr | None, axis: str) -> Code:
+        """The name of which positions along one axis have a pair in the tile."""
+        writer, key = self.lowering.writer, (predicate, axis)
+        if key not in self.alive:
+            resident, stream = self.lowering.pair
+            other = resident if axis == stream else stream
+            inside = writer.printer.broadcast(f"ok_{other}", (other,), (resident, stream))
+            valid, name = self.valid(predicate), writer.name(f"seen_{axis}")
+            self.alive[key] = name
+            self.lowering.under_masks(f"{name} = tl.max(({valid} & {inside}).to(tl.int32), {0 if axis == stream else 1}) != 0")
+        return self.alive[key]
 
     def terms(self, predicate: Expr | None) -> tuple[list[str], Expr | None]:
         """Comparisons with limits of rows, or that the tile has such positions, and the part of a predicate that is left."""

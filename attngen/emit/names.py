@@ -20,7 +20,7 @@ RESERVED: frozenset[str] = frozenset(
     tl torch triton pid outer rest segment begins ends begin end full_begin full_end full_length gap full_gap limits any_holds all_hold
     some_fail pair_holds pair_full pair_inside ACC DTYPE LOG2E l I O
     add load fetch fetch_head fetch_vector tiled tiled_heads tiled_vector described near memory_of_descriptors TMA PIPE
-    LATE EARLY LONG below integer rounded columns finite parts
+    LATE EARLY LONG SILENT below integer rounded columns finite parts
     full_turns all_turns first_turn last_turn
     gluon gl mbarrier tma warpgroup_mma warpgroup_mma_wait fence_async_shared matrix slots barriers put take give shared left column
     start_product turn PART STAGES PAIRS FORMS of_form kernel specialised plain

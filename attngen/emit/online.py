@@ -115,9 +115,9 @@ class Online:
                 return not step.over and self.falls(step.body)
             case Apply(op="mul", args=(a, b)):
                 return (self.falls(a) and not _has_positions(b)) or (self.falls(b) and not _has_positions(a))
-            case Apply(op="tanh" | "sigmoid"):
+            case Apply(op="tanh" | "tanh_small" | "sigmoid" | "atan"):
                 return False
-            case Apply(op="add" | "sub" | "neg" | "to_float" | "where" | "min" | "max", args=args):
+            case Apply(op="add" | "sub" | "neg" | "to_float" | "where" | "min" | "max" | "clamp" | "hardtanh", args=args):
                 return any(self.falls(arg) for arg in args)
             case _:
                 return True

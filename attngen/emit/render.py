@@ -17,7 +17,14 @@ _NAMES = {
 }
 """What may be imported by name, from the parts of Triton that are for one target."""
 # In an order in which what is needed stands first.
-_HELPER_NEEDS = {"fetch": ("load",), "fetch_head": ("load", "fetch"), "gelu_tanh": ("tanh",)}
+_HELPER_NEEDS = {
+    "fetch": ("load",),
+    "fetch_head": ("load", "fetch"),
+    "gelu_tanh": ("tanh",),
+    "tanh_small": ("tanh",),
+    "atan2": ("atan",),
+    "asinh": ("log1p",),
+}
 
 
 def helper_sources(names: frozenset[str]) -> tuple[str, ...]:

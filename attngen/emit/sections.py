@@ -68,12 +68,13 @@ def shapes(owned: frozenset[str], cuts: Cuts, taken: Collection[str], states: fr
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A named value: its text, its layout and when it is known. `raw` ones are in the storage type."""
+    """A named value: its text, its layout and when it is known. `raw` ones are in the storage type, `tiled` ones rows of a matrix."""
 
     code: Code
     layout: Layout
     stage: Stage
     raw: bool = False
+    tiled: bool = False
 
 
 FULL, MASKED = 0, 1

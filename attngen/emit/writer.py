@@ -6,6 +6,9 @@ over a summed grid axis (loop), per streamed tile (tile), or after the last one 
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from attngen.emit.chunks import CHUNK
 from attngen.emit.dialect import PLAIN, Dialect
 from attngen.emit.expression import Layout, Printer, refuse_shape
@@ -31,7 +34,9 @@ class Writer:
         self.sections = Sections()
         self.stage = Stage.PROLOGUE
         self.partial = False
+        self.apart = False  # in a function of its own, where everything is an argument
         self.helpers: set[str] = set()
+        self.flags: dict[Code, None] = {}
         self.tiled: dict[str, None] = {}
         self.whole_tiles = "False" if full is None else f"segment == {full}"
         self.parameters: dict[str, None] = {}
@@ -64,6 +69,23 @@ class Writer:
             sections = {Stage.PROLOGUE: self.sections.prologue, Stage.LOOP: self.sections.loop, Stage.EPILOGUE: self.sections.epilogue}
             sections[stage].append(code)
 
+    @contextmanager
+    def only_if(self, flag: str) -> Generator[None]:
+        """Statements that are written meanwhile stand under a constant of the kernel; nothing else may use what they find."""
+        known, starts, addresses, taken = dict(self.known), dict(self.starts), dict(self.addresses), set(self.taken)
+        sections, self.sections = self.sections, Sections()
+        yield
+        found, self.sections = self.sections, sections
+        self.known, self.starts, self.addresses, self.taken = known, starts, addresses, taken
+        self.flags[Code(flag)] = None
+        plain = ((found.prologue, sections.prologue), (found.loop, sections.loop), (found.epilogue, sections.epilogue))
+        for written, section in plain:
+            section += [Code(f"if {flag}:"), *(Code(f"    {line}") for line in written)] if written else []
+        for walked in dict.fromkeys(walked for _, walked in found.tile):
+            where = "" if walked is None or self.full is None else f"segment {'==' if walked == self.full else '!='} {self.full} and "
+            sections.tile.append((Code(f"if {where}{flag}:"), None))
+            sections.tile += [(Code(f"    {line}"), None) for line, own in found.tile if own == walked]
+
     def name(self, base: str) -> Code:
         """A name not used in this kernel yet."""
         candidate, count = base, 2
@@ -79,6 +101,9 @@ class Writer:
     def assign(self, name: str, expr: Expr, layout: Layout, stage: Stage) -> Code:
         """`name = expr`, in several statements where one would be too long."""
         previous, self.stage = self.stage, stage
+        if kind_of(expr) == "float" and self.printer.is_constant(expr):
+            # Triton would keep a named number in fp32.
+            expr = Apply("to_float", (expr,))
         text = self.printer.code(expr, layout)
         if not self.fits(f"{name} = {text}") and isinstance(expr, Apply):
             args = tuple(self.shorter(arg, layout) for arg in expr.args)
@@ -196,7 +221,7 @@ class Writer:
     def stage_of(self, expr: Expr) -> Stage:
         """The earliest section in which everything an expression reads is known."""
         latest = Stage.PROLOGUE
-        for node in walk(expr):
+        for node in () if self.apart else walk(expr):
             match node:
                 case Index(axis=axis) | Start(axis=axis) if axis == self.kernel.streamed:
                     latest = max(latest, Stage.TILE)

@@ -18,10 +18,10 @@ from attngen.frontend.blocks import BlockTable, as_mask_mod
 from attngen.frontend.captures import Lifter, name_of
 from attngen.frontend.dropout import check_rate, keep_step
 from attngen.frontend.grid import Neighborhood
-from attngen.frontend.masking import lift_missing
 from attngen.frontend.ordering import Order, as_order
 from attngen.frontend.origins import Root
 from attngen.frontend.places import definition, locate, user_place
+from attngen.frontend.pointwise import LARGEST_FAST_CAP
 from attngen.frontend.run import call, check_signature, until_settled
 from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.frontend.trace import Trace
@@ -165,12 +165,14 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
     score = build.mul(s, scale)
     if request.softcap is not None:
         cap = _scalar(request.softcap, trace, "softcap")
-        score = build.mul(cap, build.apply("tanh", build.apply("div", score, cap)))
+        is_large = isinstance(cap, Const) and cap.value > LARGEST_FAST_CAP
+        score = build.mul(cap, build.apply("tanh_small" if is_large else "tanh", build.apply("div", score, cap)))
     positions = _positions(trace, request.order)
-    score, exists, score_loc = _run_score_mod(request.score_mod, trace, lifter, score, positions)
+    score, score_loc = _run_score_mod(request.score_mod, trace, lifter, score, positions)
     mask, mask_loc = _run_mask_mod(request.mask_mod, trace, lifter, positions)
-    x = trace.add(Einsum("x", _TILE, score, where=build.both(mask, exists), loc=score_loc or mask_loc or builder.loc))
+    x = trace.add(Einsum("x", _TILE, score, where=mask, loc=score_loc or mask_loc or builder.loc))
     outputs = _normalize(request, builder, x)
+    trace.lift_masks(outputs)
     cascade, captures = trace.finish(outputs)
     sources = tuple(
         f"{name_of(mod) or 'lambda'} in {mod.__code__.co_filename.rpartition('/')[2]}"
@@ -261,16 +263,15 @@ def _sink(value: Scalar, trace: Trace) -> Expr:
 
 def _run_score_mod(
     mod: Mod | None, trace: Trace, lifter: Lifter, score: Expr, positions: tuple[Traced, ...]
-) -> tuple[Expr, Expr | None, SourceLoc | None]:
+) -> tuple[Expr, SourceLoc | None]:
     if mod is None:
-        return score, None, None
+        return score, None
     lifted = lifter.lift(mod, Root("score_mod"), "score_mod")
     result = call(lifted, (Traced(score, trace), *positions), trace)
     value = _returned(result, trace, mod, "score_mod")
     if value.kind == "bool":
         raise ModReturn("score_mod returned a truth value", loc=locate(value.place), remedy="Return a score; pass a condition as mask_mod.")
-    body, exists = lift_missing(value.expr if value.kind == "float" else pointwise("mul", value, 1.0).expr)
-    return body, exists, locate(value.place)
+    return value.expr if value.kind == "float" else pointwise("mul", value, 1.0).expr, locate(value.place)
 
 
 def _run_mask_mod(mod: Mod | None, trace: Trace, lifter: Lifter, positions: tuple[Traced, ...]) -> tuple[Expr | None, SourceLoc | None]:

@@ -26,7 +26,8 @@ class BlockTable:
             attends.
         q_block, kv_block: queries and keys of a block.
         mask_mod: decides inside of blocks of class 1; None lets every pair attend.
-        lengths: numbers of queries and keys that the table was made for; None where it only has to reach far enough.
+        lengths: numbers of queries and keys that calls may have at most: of longer tables the first blocks count, as FlexAttention's
+            `BlockMask` is cut. None where the blocks only have to reach far enough.
     """
 
     classes: Tensor
@@ -43,19 +44,23 @@ class BlockTable:
             return kind > 0
         return (kind == FULL) | ((kind == PARTIAL) & self.mask_mod(b, h, q_idx, kv_idx))
 
-    def check(self, q_len: int, kv_len: int) -> None:
-        """Whether a call has the lengths that the table is for.
+    def check(self, q_len: int, kv_len: int, batch: int, heads: int) -> None:
+        """Whether the table is for a call of these lengths, batches and query heads.
 
         Raises:
             ShapeMismatch: naming both.
         """
-        reach = self.classes.shape[2] * self.q_block, self.classes.shape[3] * self.kv_block
-        fits = (q_len, kv_len) == self.lengths if self.lengths is not None else q_len <= reach[0] and kv_len <= reach[1]
-        if not fits:
-            made = f"made for {self.lengths[0]} queries and {self.lengths[1]} keys" if self.lengths else f"reaches {reach[0]} by {reach[1]}"
+        q_reach, kv_reach = self.lengths or (self.classes.shape[2] * self.q_block, self.classes.shape[3] * self.kv_block)
+        if q_len > q_reach or kv_len > kv_reach:
+            made = f"made for {q_reach} queries and {kv_reach} keys" if self.lengths else f"reaches {q_reach} by {kv_reach}"
             raise ShapeMismatch(
                 f"the block table is {made}, and the call has {q_len} queries and {kv_len} keys", remedy="Make one for these lengths."
             )
+        for own, given, what in zip(self.classes.shape, (batch, heads), ("batches", "query heads"), strict=False):
+            if own not in (1, given):
+                raise ShapeMismatch(
+                    f"the block table has {own} {what}, and the call has {given}", remedy=f"Make one for {given} {what}, or one for all."
+                )
 
 
 def block_table(
@@ -76,7 +81,7 @@ def block_table(
         full_kv_num_blocks, full_kv_indices: the same for blocks in which every pair attends, whatever `mask_mod` says.
         block_size: queries and keys of a block.
         mask_mod: `(b, h, q_idx, kv_idx) -> bool`, asked within the blocks of `kv_indices`.
-        lengths: (Nq, Nkv) that calls must have; without it the table only has to reach far enough.
+        lengths: (Nq, Nkv) that calls may have at most; without it the blocks only have to reach far enough.
 
     Returns:
         A mask mod for `attngen.attention(mask_mod=...)`.

@@ -17,7 +17,6 @@ from attngen.errors import AttngenError, ModReturn, SpecError
 from attngen.frontend import patterns
 from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
-from attngen.frontend.masking import lift_missing
 from attngen.frontend.origins import Root
 from attngen.frontend.places import definition, locate
 from attngen.frontend.run import call, located, until_settled
@@ -27,7 +26,7 @@ from attngen.frontend.trace import RESERVED, Trace
 from attngen.frontend.tracer import Traced, lift
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input
-from attngen.ir.expr import Expr, Kind, Read
+from attngen.ir.expr import Expr, Kind
 
 # What a call takes besides tensors.
 _OPTIONS = frozenset(("return_lse", "seed", "return_seed", "training"))
@@ -103,10 +102,12 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     result = call(lambda: lifted(**arguments), (), trace)
     keys, values = _results(result, trace, function)
     names = _Outputs(trace, locate_definition(function)).name_all(keys, values)
+    trace.lift_masks(tuple(names))
     name_shared(trace)
     traced, captures = trace.finish(tuple(names))
     signature = [argument.pattern for argument in header.arguments]
-    outputs = tuple(Argument(name, trace.layouts.get(name) or patterns.grouped(traced.axes(name), signature)) for name in names)
+    layouts = [value.layout or patterns.grouped(traced.axes(name), signature) for name, value in zip(names, values, strict=True)]
+    outputs = tuple(Argument(name, layout) for name, layout in zip(names, layouts, strict=True))
     label = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in function.__name__).strip("_") or "cascade"
     tracing = trace.tracing(captures, {"function": function}, partial(_spec, header))
     return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced), tracing=tracing)
@@ -161,16 +162,13 @@ class _Outputs:
             expr = current(expr)
         expr = trace.use_names(expr)
         step = trace.find(expr)
-        if step is not None and step.name not in self._done:
+        axes = axes_of(expr, trace) if value.layout is None else patterns.flat(value.layout)
+        if step is not None and step.axes == axes and step.name not in self._done:
             if step.name in trace.kept or step.name == wanted:
                 return step.name
             name = trace.fresh(wanted)
             self._renamed.append(rename(trace, step.name, name))
             return name
-        axes = axes_of(expr, trace)
-        body, where = lift_missing(expr)
         name = trace.fresh(wanted)
-        trace.add(replace(Einsum(name, axes, body, where=where), loc=locate(value.place) or self._loc))
-        if isinstance(expr, Read) and trace.find(expr) is not None:
-            trace.layouts[name] = trace.layouts.get(expr.tensor) or patterns.grouped(axes, ())
+        trace.add(replace(Einsum(name, axes, expr), loc=locate(value.place) or self._loc))
         return name

@@ -89,6 +89,7 @@ class Described:
 
     kind: Kind
     dims: tuple[tuple[str, int], ...]
+    narrow: torch.dtype | None
 
     @abstractmethod
     def observe(self, *axes: str) -> None:
@@ -101,7 +102,7 @@ class Described:
 
     @property
     def dtype(self) -> torch.dtype:
-        return _DTYPE[self.kind]
+        return _DTYPE[self.kind] if self.narrow is None else self.narrow
 
     @property
     def device(self) -> torch.device:

@@ -7,13 +7,15 @@ expression until something needs a name for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
-from attngen.errors import AxisError, SpecError
+import torch
+
+from attngen.errors import AxisError, SpecError, TraceError
 from attngen.frontend import patterns
-from attngen.frontend.masking import lift_missing
-from attngen.frontend.places import locate, user_place
+from attngen.frontend.places import Place, locate, user_place
 from attngen.frontend.pointwise import cast, number
 from attngen.frontend.rows import Row, broadcast
 from attngen.frontend.trace import RESERVED, Trace
@@ -66,8 +68,7 @@ def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
     over = tuple(axis for axis in available if axis not in axes)
     step = Einsum(_step_name(trace, name, "t"), axes, body, "sum" if over else None, over)
     value = _add(trace, step)
-    trace.layouts[step.name] = output
-    return value
+    return Traced(value.expr, trace, layout=output)
 
 
 def sum(x: Any, over: str, *, name: str | None = None) -> Traced:
@@ -92,9 +93,9 @@ def softmax(x: Any, over: str, *, name: str | None = None) -> Traced:
     return result if name is None else _named(result, name, chosen=True)
 
 
-def _add(trace: Trace, step: Einsum) -> Traced:
-    """A step at the user's line."""
-    return Traced(trace.add(replace(step, loc=locate(user_place()))), trace)
+def _add(trace: Trace, step: Einsum, place: Place | None = None) -> Traced:
+    """A step at the user's line: where its value was computed, or else this one."""
+    return Traced(trace.add(replace(step, loc=locate(place or user_place()))), trace)
 
 
 def _reduced(reduce: Reduce, x: Any, over: str, name: str | None, hint: str) -> Traced:
@@ -138,9 +139,8 @@ def _named(value: Traced, hint: str, *, chosen: bool = False) -> Traced:
     expr = trace.use_names(value.expr)
     if not isinstance(expr, Apply) and not chosen:
         return Traced(expr, trace)
-    body, where = lift_missing(expr)
     name = _step_name(trace, hint if chosen else None, hint)
-    result = _add(trace, Einsum(name, axes_of(expr, trace), body, where=where))
+    result = _add(trace, Einsum(name, axes_of(expr, trace), expr), value.place)
     trace.named[value.expr] = result.expr
     return result
 
@@ -181,6 +181,12 @@ def _trace_of(*values: Any) -> Trace:
     for value in values:
         if type(value) is Traced and value.trace is not None:
             return value.trace
+    for value in values:
+        if type(value) is Traced:
+            with suppress(TraceError):
+                found: Any = torch.positive(value)  # type: ignore[arg-type]  # the interception knows the trace
+                if found.trace is not None:
+                    return found.trace
     raise SpecError("values that are not part of a cascade", remedy="Call it inside a function under @attngen.cascade.")
 
 

@@ -22,10 +22,9 @@ from attngen.errors import (
     TracedMutation,
     UnsupportedOperation,
 )
-from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, unsupported
+from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, operation, unsupported
 from attngen.frontend.operators import NAMES as OPERATORS
 from attngen.frontend.origins import Attribute, Guard, Item, Origin, called, is_origin, parents
-from attngen.frontend.pointwise import operation
 from attngen.frontend.proxies import plain
 from attngen.frontend.trace import Trace
 from attngen.frontend.tracer import Traced, lift, pointwise
@@ -68,7 +67,10 @@ class Interception(TorchFunctionMode):
         if name in METADATA and not traced:
             return self._told(func(*args, **kwargs), func, args, kwargs)
         if traced or (captured and _has_meaning(name)):
-            return self._traced(func, name, args, kwargs)
+            result = self._traced(func, name, args, kwargs)
+            if type(result) is Traced and result.trace is None:
+                result.trace = self.trace
+            return result
         return self._evaluated(func, name, args, kwargs, captured)
 
     def _is_captured(self, tensor: torch.Tensor) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from attngen.errors import ReductionInMod, TraceError, UnsupportedOperation
 from attngen.frontend.pointwise import POINTWISE
-from attngen.ir.expr import Kind
 
 
 def _words(*lines: str) -> frozenset[str]:
@@ -31,15 +32,15 @@ METADATA = _words(
 """What a tensor tells about itself without its data."""
 
 METHODS = _words(
-    "to type type_as new_full new_zeros new_ones new_tensor clone contiguous unsqueeze squeeze reshape view any all amax amin sum dot vdot",
-    "inner matmul detach numpy item tolist float double half bfloat16 int long short bool dim size __getitem__ __matmul__ __rmatmul__",
-    "__array__ is_floating_point shape dtype device ndim",
+    "to type type_as new_full new_zeros new_ones new_tensor clone contiguous unsqueeze squeeze reshape view any all amax amin sum dot",
+    "vdot inner matmul detach numpy item tolist float double half bfloat16 int long short char byte bool dim size __getitem__ __matmul__",
+    "__rmatmul__ __array__ is_floating_point shape dtype device ndim",
 )
 """Methods of `Traced` that torch also offers as functions."""
 
 ROW_OPERATIONS = _words(
     "__getitem__ __matmul__ dot vdot inner unbind __iter__ to type type_as clone contiguous",
-    "float double half bfloat16 int long short bool",
+    "float double half bfloat16 int long short char byte bool",
 )
 """Operations that, like the pointwise ones, are traced even when they meet captured tensors alone."""
 
@@ -52,21 +53,67 @@ _INSTEAD = {
 
 DEFINITE = {"__bool__": "__bool__", "is_nonzero": "__bool__", "__float__": "__float__", "__int__": "__int__", "__index__": "__index__"}
 
-CASTS: dict[str, Kind] = {
-    "float": "float",
-    "double": "float",
-    "half": "float",
-    "bfloat16": "float",
-    "int": "int",
-    "long": "int",
-    "short": "int",
-    "char": "int",
-    "byte": "int",
-    "bool": "bool",
+CASTS: dict[str, torch.dtype] = {
+    "float": torch.float32,
+    "double": torch.float64,
+    "half": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int": torch.int32,
+    "long": torch.int64,
+    "short": torch.int16,
+    "char": torch.int8,
+    "byte": torch.uint8,
+    "bool": torch.bool,
 }
 
-CUSTOM_OPERATORS = {"approx::tanh": "tanh"}
+CUSTOM_OPERATORS = {"approx::tanh": "tanh_approx"}
 """Operators registered outside torch that are one of ours in all but name (attention-gym's approximate tanh)."""
+
+
+ALIASES: dict[str, str] = {
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "floor_divide": "floordiv",
+    "remainder": "mod",
+    "negative": "neg",
+    "absolute": "abs",
+    "sgn": "sign",
+    "clip": "clamp",
+    "max": "maximum",
+    "min": "minimum",
+    "less": "lt",
+    "less_equal": "le",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "not_equal": "ne",
+    "special_expit": "sigmoid",
+    "special_exp2": "exp2",
+    "special_erf": "erf",
+    "logsigmoid": "log_sigmoid",
+    "fix": "trunc",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "arcsinh": "asinh",
+    "arctanh": "atanh",
+    "arccosh": "acosh",
+    "arcsin": "asin",
+    "arccos": "acos",
+    "_threshold": "threshold",
+    "special_log1p": "log1p",
+    "special_expm1": "expm1",
+    "special_round": "round",
+    "special_logit": "logit",
+    "special_sinc": "sinc",
+    "special_xlogy": "xlogy",
+}
+
+
+def operation(name: str) -> str | None:
+    """The entry of `POINTWISE` that a torch name stands for."""
+    name = ALIASES.get(name, name)
+    return name if name in POINTWISE else None
 
 
 def unsupported(name: str) -> TraceError:

@@ -60,7 +60,7 @@ class Guard:
 
     Attributes:
         test: "is", the very object; "type", an object of that type; "equal", a value of equal type; "number", a number of that type;
-            "tensor", a tensor of that kind and rank; "same", the very object that lies at the other origin.
+            "tensor", a tensor of one of those types and that rank; "same", the very object that lies at the other origin.
         origin: of what is tested.
         value: with what.
     """

@@ -8,15 +8,19 @@ and an integer under a transcendental function becomes `to_float`, so that no la
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 from attngen.errors import UnsupportedOperation
+from attngen.frontend.activations import ACTIVATIONS
 from attngen.ir import build
-from attngen.ir.expr import Const, Expr, Kind, kind_of
+from attngen.ir.expr import Apply, Const, Expr, Kind, kind_of
+from attngen.ir.traverse import free_axes, reads
 
 LARGEST_UNROLLED_POWER = 4
+LARGEST_FAST_CAP = 1000.0
+"""At half precision a fast tanh is exact to 2e-7. Caps up to this one make 2e-4 of it, which is nothing beside a rounding of fp16."""
 _LEAK = build.const(0.01)
-_MINUS_ONE = build.const(-1.0)
 
 
 def number(expr: Expr) -> Expr:
@@ -145,21 +149,45 @@ def _div(a: Expr, b: Expr, rounding_mode: str | None = None) -> Expr:
 
 def _fmod(a: Expr, b: Expr) -> Expr:
     a, b = number(a), number(b)
-    return build.mul(build.apply("sign", a), build.apply("mod", build.apply("abs", a), build.apply("abs", b)))
+    if "float" not in (kind_of(a), kind_of(b)):
+        return build.mul(build.apply("sign", a), build.apply("mod", build.apply("abs", a), build.apply("abs", b)))
+    size = build.apply("abs", _float(b))
+    return build.apply("where", build.apply("lt", a, build.ZERO), build.neg(_rest(build.neg(a), size)), _rest(a, size))
+
+
+def _rest(a: Expr, b: Expr) -> Expr:
+    return build.apply("mod", _float(a), b)
 
 
 def _pow(a: Expr, b: Expr) -> Expr:
+    """Whole numbers of whole numbers stay such; small whole powers become products, which separate."""
     a, b = number(a), number(b)
-    exact = isinstance(b, Const) and float(b.value).is_integer() and abs(b.value) <= LARGEST_UNROLLED_POWER
-    if exact and isinstance(b, Const) and not isinstance(a, Const) and b.value != 0 and (kind_of(a) == "float" or b.value > 0):
-        product = a
-        for _ in range(abs(int(b.value)) - 1):
-            product = build.mul(product, a)
-        product = product if kind_of(b) == "int" else _float(product)
-        return product if b.value > 0 else build.apply("div", build.ONE, product)
-    if kind_of(a) == "int" and kind_of(b) == "int" and not (isinstance(a, Const) and isinstance(b, Const)):
-        raise UnsupportedOperation("an integer to a traced integer power", remedy="Make one of them a float, as in 2.0 ** x, or shift.")
+    if kind_of(a) == kind_of(b) == "int":
+        return _int_pow(a, b)
+    if isinstance(b, Const) and not isinstance(a, Const) and float(b.value).is_integer():
+        if 0 < b.value <= LARGEST_UNROLLED_POWER:
+            return _product(_float(a), int(b.value))
+        if b.value == -1:
+            return build.apply("div", build.ONE, a)
     return build.apply("pow", a, b)
+
+
+def _int_pow(a: Expr, b: Expr) -> Expr:
+    if not isinstance(b, Const):
+        return build.apply("int_pow", a, b)
+    if b.value < 0:
+        raise UnsupportedOperation("an integer to a negative power", remedy="Make it a float first, as in x.float() ** -1.")
+    if isinstance(a, Const):
+        return Const(int(a.value) ** int(b.value), "int")
+    # Higher powers of positions leave 32 bits, which kernels compute products in.
+    return build.apply("int_pow", a, b) if b.value > 2 else _product(a, int(b.value)) if b.value else Const(1, "int")
+
+
+def _product(a: Expr, times: int) -> Expr:
+    result = a
+    for _ in range(times - 1):
+        result = build.mul(result, a)
+    return result
 
 
 def _where(condition: Expr, a: Expr, b: Expr) -> Expr:
@@ -172,8 +200,34 @@ def _where(condition: Expr, a: Expr, b: Expr) -> Expr:
 
 
 def _clamp(a: Expr, min: Expr | None = None, max: Expr | None = None) -> Expr:
-    low = a if min is None else _MAX(a, min)
-    return low if max is None else _MIN(low, max)
+    bounds = [number(bound) for bound in (min, max) if bound is not None]
+    a = number(a)
+    if all(kind_of(arg) == "int" for arg in (a, *bounds)):
+        low = a if min is None else _MAX(a, number(min))
+        return low if max is None else _MIN(low, number(max))
+    op = "clamp" if len(bounds) == 2 else "clamp_min" if max is None else "clamp_max"
+    return build.apply(op, _float(a), *map(_float, bounds)) if bounds else a
+
+
+def _tanh(a: Expr) -> Expr:
+    a = _float(a)
+    return build.apply("tanh_small" if _is_scaled_down(a) else "tanh", a)
+
+
+def _is_scaled_down(expr: Expr, scale: float = 1.0) -> bool:
+    """Whether a product or quotient may be small for all pairs of positions: by a number that is, or that only a call tells."""
+    match expr:
+        case Apply(op="neg", args=(a,)):
+            return _is_scaled_down(a, scale)
+        case Apply(op="div", args=(a, Const(value=value))) if value:
+            return _is_scaled_down(a, scale / abs(value))
+        case Apply(op="mul", args=(Const(value=value), a)) | Apply(op="mul", args=(a, Const(value=value))):
+            return _is_scaled_down(a, scale * abs(value))
+        case Apply(op="mul" | "div", args=(a, b)):
+            wide, narrow = set(free_axes(a)), set(free_axes(b))
+            return scale < 1 / LARGEST_FAST_CAP or bool((reads(a) and wide < narrow) or (reads(b) and narrow < wide))
+        case _:
+            return scale < 1 / LARGEST_FAST_CAP
 
 
 def _rounded(op: str) -> Callable[[Expr], Expr]:
@@ -213,6 +267,16 @@ def _lerp(a: Expr, b: Expr, weight: Expr) -> Expr:
     return build.add(a, build.mul(weight, build.sub(b, a)))
 
 
+def extreme_of(op: str, values: Sequence[Expr]) -> Expr:
+    """The largest or smallest of some values; its gradient is shared among those that are it, as by torch.amax."""
+    found = reduce(POINTWISE[op], values)
+    if kind_of(found) != "float" or len(values) == 1:
+        return found
+    held = [build.apply("eq", value, found) for value in values]
+    total = build.total([build.apply("where", here, value, build.ZERO) for here, value in zip(held, values, strict=True)])
+    return build.apply("div", total, build.total([cast(here, "float") for here in held]))
+
+
 def _isinf(a: Expr) -> Expr:
     return build.FALSE if kind_of(a) != "float" else build.apply("eq", build.apply("abs", a), build.INF)
 
@@ -237,9 +301,10 @@ POINTWISE: dict[str, Callable[..., Expr]] = {
     "minimum": _MIN,
     "maximum": _MAX,
     "clamp": _clamp,
-    "clamp_min": lambda a, min: _MAX(a, min),
-    "clamp_max": lambda a, max: _MIN(a, max),
-    "hardtanh": lambda a, min_val=_MINUS_ONE, max_val=build.ONE: _clamp(a, min_val, max_val),
+    "clamp_min": lambda a, min: _clamp(a, min=min),
+    "clamp_max": lambda a, max: _clamp(a, max=max),
+    "fmax": lambda a, b: _clamp(a, min=b),
+    "fmin": lambda a, b: _clamp(a, max=b),
     "where": _where,
     "masked_fill": lambda a, mask, value: _where(mask, value, a),
     "lerp": _lerp,
@@ -254,7 +319,10 @@ POINTWISE: dict[str, Callable[..., Expr]] = {
     "bitwise_not": _invert,
     "bitwise_left_shift": _shift("shl"),
     "bitwise_right_shift": _shift("shr"),
-    **{op: _transcendental(op) for op in ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "sin", "cos", "erf", "tanh", "sigmoid")},
+    **{op: _transcendental(op) for op in ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "sin", "cos", "erf", "sigmoid")},
+    **{op: _transcendental(op) for op in ("log1p", "expm1", "atan", "atan2", "asinh")},
+    "tanh": _tanh,
+    "tanh_approx": _transcendental("tanh"),
     "logaddexp": _transcendental("logaddexp"),
     "safe_div": _transcendental("safe_div"),
     "log10": _scaled("log", 1 / math.log(10)),
@@ -270,38 +338,6 @@ POINTWISE: dict[str, Callable[..., Expr]] = {
     "trunc": _trunc,
     "frac": lambda a: build.sub(a, _trunc(a)),
     "isinf": _isinf,
+    **ACTIVATIONS,
 }
 """Every pointwise operation by its plainest torch name. Arguments are expressions; optional ones may be None or a word."""
-
-ALIASES: dict[str, str] = {
-    "subtract": "sub",
-    "multiply": "mul",
-    "divide": "div",
-    "true_divide": "div",
-    "floor_divide": "floordiv",
-    "remainder": "mod",
-    "negative": "neg",
-    "absolute": "abs",
-    "sgn": "sign",
-    "clip": "clamp",
-    "max": "maximum",
-    "min": "minimum",
-    "fmax": "maximum",
-    "fmin": "minimum",
-    "less": "lt",
-    "less_equal": "le",
-    "greater": "gt",
-    "greater_equal": "ge",
-    "not_equal": "ne",
-    "special_expit": "sigmoid",
-    "special_exp2": "exp2",
-    "special_erf": "erf",
-    "logsigmoid": "log_sigmoid",
-    "fix": "trunc",
-}
-
-
-def operation(name: str) -> str | None:
-    """The entry of `POINTWISE` that a torch name stands for."""
-    name = ALIASES.get(name, name)
-    return name if name in POINTWISE else None

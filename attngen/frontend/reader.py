@@ -30,11 +30,6 @@ _FIXED: tuple[tuple[type, frozenset[str]], ...] = (
 )
 """Attributes that an object keeps for its life."""
 _LARGEST = 2**63
-_DTYPES = {
-    "bool": frozenset((torch.bool,)),
-    "int": frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)),
-    "float": frozenset(dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype) and dtype.is_floating_point),
-}
 
 
 class Scalar:
@@ -215,9 +210,9 @@ class _Writer:
             case "number":
                 return f"type({text}) is not {self._bind(guard.value)}"
             case _:
-                kind, rank = guard.value
+                dtypes, rank = guard.value
                 strided = f"{text}.layout is not {self._bind(torch.strided)}"
-                return f"{text}.dim() != {rank} or {text}.dtype not in {self._bind(_DTYPES[kind])} or {strided}"
+                return f"{text}.dim() != {rank} or {text}.dtype not in {self._bind(dtypes)} or {strided}"
 
     def _in_range(self, text: str, guard: Guard | None) -> str:
         """A number as kernels take it, once it is known to be one that they can take."""

@@ -20,20 +20,27 @@ _COSTLY = frozenset(
     (
         "exp",
         "exp2",
+        "expm1",
         "log",
+        "log1p",
         "log2",
         "sqrt",
         "rsqrt",
         "sin",
         "cos",
+        "atan",
+        "atan2",
+        "asinh",
         "erf",
         "tanh",
+        "tanh_small",
         "sigmoid",
         "softplus",
         "gelu",
         "gelu_tanh",
         "logaddexp",
         "pow",
+        "int_pow",
     )
 )
 
@@ -78,6 +85,4 @@ def rename(trace: Trace, old: str, new: str) -> Callable[[Expr], Expr]:
     trace.steps[:] = [renamed(step) for step in trace.steps]
     trace.release(old)
     trace.named = {rewrite(expr, rule): rewrite(read, rule) for expr, read in trace.named.items()}
-    if old in trace.layouts:
-        trace.layouts[new] = trace.layouts.pop(old)
     return lambda expr: rewrite(expr, rule)

@@ -6,6 +6,7 @@ value to value: there is no current trace.
 
 from __future__ import annotations
 
+import functools
 import keyword
 import math
 import operator
@@ -20,17 +21,20 @@ from attngen.errors import AxisError, CaptureError, NaNConstant
 from attngen.frontend.origins import Guard, Origin, called
 from attngen.frontend.places import user_frame
 from attngen.frontend.reader import Places
-from attngen.frontend.spec import Capture, Pattern
+from attngen.frontend.spec import Capture
 from attngen.frontend.tracing import Roots, Tracing
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
+from attngen.ir.masks import lift_masks
 from attngen.ir.traverse import extents, free_axes, live_steps, rewrite, step_reads
 from attngen.ir.verify import TracedForm, verify
 
 RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "first", "inf", "last", "logsumexp", "sum", "tl", "torch", "triton"))
 # What bounds read of captured tensors over a tile is called so.
 _OF_TILES = ("least_", "most_")
+NARROW = {torch.uint8: 8, torch.int8: 8, torch.int16: 16}
+"""Types of whole numbers that wrap, with their bits."""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -55,7 +59,6 @@ class Trace:
         self.arguments = arguments
         self.axes = axes
         self.steps: list[Einsum] = []
-        self.layouts: dict[str, Pattern] = {}
         self.kept: set[str] = set()
         self.created: dict[int, torch.Tensor] = {}
         self.named: dict[Expr, Expr] = {}
@@ -123,7 +126,7 @@ class Trace:
             self.guard(Guard("same", origin, first))
         with torch._C.DisableTorchFunction():
             dense = tensor.layout == torch.strided and not tensor.is_complex() and not tensor.is_quantized
-            self.guard(Guard("tensor", origin, (kind_of_dtype(tensor.dtype), tensor.dim())) if dense else Guard("is", origin, tensor))
+            self.guard(Guard("tensor", origin, (alike(tensor.dtype), tensor.dim())) if dense else Guard("is", origin, tensor))
 
     def origin_of(self, tensor: torch.Tensor) -> Origin | None:
         """Where a captured tensor lies; None for one that the traced function made."""
@@ -259,6 +262,11 @@ class Trace:
         """The expression with every part that is a named step replaced by a read of that step."""
         return replace_parts(expr, self.named) if self.named else expr
 
+    def lift_masks(self, outputs: tuple[str, ...]) -> None:
+        """Say in the predicates of the steps so far what their bodies mask."""
+        inputs = (*self.arguments, *self._inputs.values())
+        self.steps[:] = lift_masks(Cascade(inputs, live_steps(Cascade((), tuple(self.steps), outputs)), outputs)).steps
+
     def finish(self, outputs: tuple[str, ...]) -> tuple[Cascade, tuple[Capture, ...]]:
         """The cascade of the steps that the outputs need, and the captured values in order of first use."""
         steps = live_steps(Cascade((), tuple(self.steps), outputs))
@@ -289,6 +297,15 @@ def literal(value: bool | int | float) -> Const:
     if isinstance(value, bool):
         return Const(value, "bool")
     return Const(int(value), "int") if isinstance(value, int) else Const(float(value), "float")
+
+
+@functools.cache
+def alike(dtype: torch.dtype) -> frozenset[torch.dtype]:
+    """The types that a captured tensor may have instead, for the same trace: those of its kind, but for whole numbers that wrap."""
+    if dtype in NARROW:
+        return frozenset((dtype,))
+    every = {value for value in vars(torch).values() if isinstance(value, torch.dtype) and not value.is_complex}
+    return frozenset(other for other in every - NARROW.keys() if kind_of_dtype(other) == kind_of_dtype(dtype))
 
 
 def kind_of_dtype(dtype: torch.dtype) -> Kind:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from attngen.errors import (
-    CaptureError,
     InternalError,
     TracedIteration,
     TracedMutation,
@@ -24,18 +23,22 @@ from attngen.errors import (
 )
 from attngen.frontend import rows
 from attngen.frontend.definite import Definite, Described
-from attngen.frontend.names import CASTS, unsupported
+from attngen.frontend.dtypes import common, converted, wrapped, wraps
+from attngen.frontend.names import CASTS, operation, unsupported
 from attngen.frontend.operators import Operators
 from attngen.frontend.places import Place, user_place
-from attngen.frontend.pointwise import POINTWISE, cast, operation
-from attngen.frontend.trace import NeedsValue, Trace, kind_of_dtype, literal
+from attngen.frontend.pointwise import POINTWISE, cast
+from attngen.frontend.reductions import Reductions
+from attngen.frontend.spec import Pattern
+from attngen.frontend.trace import NARROW, NeedsValue, Trace, literal
+from attngen.ir import build
 from attngen.ir.expr import Const, Expr, Extent, Index, Kind, Read, kind_of
 from attngen.ir.traverse import reads
 
 _PYTHON_TYPE = {"float": float, "int": int, "bool": bool}
 
 
-class Traced(Definite, Described, Operators):
+class Traced(Definite, Described, Operators, Reductions):
     """One element of something, as an expression.
 
     Attributes:
@@ -43,16 +46,29 @@ class Traced(Definite, Described, Operators):
         dims: placeholder axis and length of every dimension not yet indexed.
         trace: the run it belongs to; None for values made of positions, lengths and literals alone.
         number: made of Python numbers only, so that Python may ask for its value.
+        layout: the dimensions that the result of an einsum was asked for in: those of an output, whatever step computes it.
+        narrow: the dtype of whole numbers that wrap around.
         place: the user's line.
     """
 
-    __slots__ = ("dims", "expr", "number", "place", "trace")
+    __slots__ = ("dims", "expr", "layout", "narrow", "number", "place", "trace")
 
-    def __init__(self, expr: Expr, trace: Trace | None = None, dims: rows.Dims = (), *, number: bool = False) -> None:
+    def __init__(
+        self,
+        expr: Expr,
+        trace: Trace | None = None,
+        dims: rows.Dims = (),
+        *,
+        number: bool = False,
+        layout: Pattern | None = None,
+        narrow: torch.dtype | None = None,
+    ) -> None:
         self.expr = expr
         self.trace = trace
         self.dims = dims
         self.number = number
+        self.layout = layout
+        self.narrow = narrow if kind_of(expr) == "int" else None
         self.place: Place | None = user_place()
 
     @property
@@ -87,7 +103,8 @@ class Traced(Definite, Described, Operators):
             return result
         if result.dims != self.dims or result.kind != self.kind:
             raise TracedMutation("an in-place operation that changes the type of a value", remedy="Write x = x + y instead of x += y.")
-        self.expr, self.trace, self.place = result.expr, result.trace, result.place
+        result = result if self.narrow is None else result._to(self.narrow)
+        self.expr, self.trace, self.place, self.layout = result.expr, result.trace, result.place, None
         return self
 
     def observe(self, *axes: str) -> None:
@@ -100,23 +117,23 @@ class Traced(Definite, Described, Operators):
     def to(self, *args: Any, dtype: torch.dtype | None = None, **_: Any) -> Traced:
         for arg in args:
             dtype = arg if type(arg) is torch.dtype else arg.dtype if type(arg) is Traced or isinstance(arg, torch.Tensor) else dtype
-        return self if dtype is None else self._cast(kind_of_dtype(dtype))
+        return self if dtype is None else self._to(dtype)
 
     def type(self, dtype: Any = None) -> Traced:
         if type(dtype) is not torch.dtype:
             raise UnsupportedOperation(f".type({dtype!r})", remedy="Pass a torch.dtype.")
-        return self._cast(kind_of_dtype(dtype))
+        return self._to(dtype)
 
     type_as = to
 
-    def _cast(self, kind: Kind) -> Traced:
-        return Traced(cast(self.expr, kind), self.trace, self.dims)
+    def _to(self, dtype: torch.dtype) -> Traced:
+        expr = self.expr if dtype == self.narrow else converted(self.expr, dtype)
+        return Traced(expr, self.trace, self.dims, narrow=dtype if dtype in NARROW else None)
 
     def new_full(self, size: Any, fill_value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Traced:
         if tuple(size):
             raise UnsupportedOperation(f"a new tensor of shape {tuple(size)}", remedy="Inside a mod make only scalars, of size ().")
-        filled = lift(fill_value, self.trace)
-        return filled._cast(kind_of_dtype(dtype) if dtype is not None else self.kind)
+        return lift(fill_value, self.trace)._to(self.dtype if dtype is None else dtype)
 
     def new_zeros(self, size: Any, **options: Any) -> Traced:
         return self.new_full(size, 0, **options)
@@ -126,10 +143,12 @@ class Traced(Definite, Described, Operators):
 
     def new_tensor(self, value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Traced:
         made = lift(value, self.trace)
-        return made if dtype is None else made._cast(kind_of_dtype(dtype))
+        return made if dtype is None else made._to(dtype)
 
     def clone(self, **_: Any) -> Traced:
-        return Traced(self.expr, self.trace, self.dims)
+        copy = self.rebuilt(self.row())
+        copy.layout = self.layout
+        return copy
 
     contiguous = clone
 
@@ -139,14 +158,14 @@ class Traced(Definite, Described, Operators):
         if not self.dims and items not in ((), Ellipsis, None):
             raise UnsupportedOperation("indexing a traced value: it is one element", remedy="Index captured tensors only.")
         items = items if isinstance(items, tuple) else (items,)
-        return _rebuild(rows.index(_row(self), items, _position(self), self.observe), self.trace)
+        return self.rebuilt(rows.index(self.row(), items, _position(self), self.observe))
 
     def unsqueeze(self, dim: int) -> Traced:
-        return _rebuild(rows.unsqueeze(_row(self), dim), self.trace)
+        return self.rebuilt(rows.unsqueeze(self.row(), dim))
 
     def squeeze(self, dim: int | None = None) -> Traced:
         self.observe()
-        return _rebuild(rows.squeeze(_row(self), dim), self.trace)
+        return self.rebuilt(rows.squeeze(self.row(), dim))
 
     def reshape(self, *shape: Any) -> Traced:
         if tuple(shape) not in ((), ((),)) or self.dims:
@@ -158,56 +177,26 @@ class Traced(Definite, Described, Operators):
     def where(self, condition: Any, other: Any) -> Traced:
         return pointwise("where", condition, self, other)
 
-    # Reductions over the dimensions of a captured tensor
+    # What reductions need
 
-    def any(self, dim: int | None = None, keepdim: bool = False) -> Traced:
-        return self._fold("any", "logical_or", dim, keepdim)
+    def row(self) -> rows.Row:
+        return rows.Row(self.expr, self.dims)
 
-    def all(self, dim: int | None = None, keepdim: bool = False) -> Traced:
-        return self._fold("all", "logical_and", dim, keepdim)
+    def rebuilt(self, row: rows.Row) -> Traced:
+        return Traced(row.expr, self.trace, row.dims, narrow=self.narrow)
 
-    def amax(self, dim: int | None = None, keepdim: bool = False) -> Traced:
-        return self._fold("amax", "maximum", dim, keepdim)
+    def wide(self, truth: bool = False) -> Traced:
+        return Traced(cast(self.expr, "bool") if truth else self.expr, self.trace, self.dims)
 
-    def amin(self, dim: int | None = None, keepdim: bool = False) -> Traced:
-        return self._fold("amin", "minimum", dim, keepdim)
+    def lifted(self, value: Any) -> Traced:
+        return lift(value, self.trace)
 
-    def sum(self, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Traced:
-        del dtype
-        if self.ndim == 1 and self.dims[0][1] > rows.LONGEST_UNROLLED and dim in (None, 0, -1) and not keepdim:
-            return self._contract()
-        return self._fold("sum", "add", dim, keepdim)
-
-    def dot(self, other: Any) -> Traced:
-        other = lift(other, self.trace)
-        if not self.dims and not other.dims:
-            raise unsupported("a matrix product")
-        if self.ndim != 1 or other.ndim != 1 or self.shape != other.shape:
-            raise CaptureError(
-                f"dot of values with shapes {list(self.shape)} and {list(other.shape)}", remedy="Index all but the last dimension of both."
-            )
-        return pointwise("mul", self, other)._contract()
-
-    __matmul__ = matmul = inner = vdot = dot
-
-    def __rmatmul__(self, other: Any) -> Traced:
-        return lift(other, self.trace).dot(self)
-
-    def _contract(self) -> Traced:
+    def contracted(self) -> Traced:
         if self.trace is None:
             raise InternalError("a row without a trace")
         self.observe()
-        return Traced(rows.contract(_row(self), self.trace), self.trace)
-
-    def _fold(self, name: str, combine: str, dim: int | None, keepdim: bool) -> Traced:
-        if not self.dims or keepdim or isinstance(dim, tuple | list) or (dim is None and self.ndim > 1):
-            raise unsupported(name)
-        self.observe()
-        elements = [_rebuild(row, self.trace) for row in rows.unroll(_row(self), -1 if dim is None else dim, name)]
-        result = elements[0] if combine not in ("logical_or", "logical_and") else elements[0]._cast("bool")
-        for element in elements[1:]:
-            result = pointwise(combine, result, element)
-        return result
+        total = rows.contract(self.row(), self.trace)
+        return Traced(total if self.narrow is None else wrapped(total, self.narrow), self.trace, narrow=self.narrow)
 
     def known(self) -> bool | int | float | None:
         """The value, of a literal; None otherwise.
@@ -223,7 +212,7 @@ class Traced(Definite, Described, Operators):
 
     def __len__(self) -> int:
         self.observe()
-        return rows.length(_row(self))
+        return rows.length(self.row())
 
     def __iter__(self) -> Iterator[Traced]:
         if self.dims and len(self) > rows.LONGEST_UNROLLED:
@@ -241,7 +230,7 @@ class Traced(Definite, Described, Operators):
     def __getattr__(self, name: str) -> Any:
         known = operation(name)
         if name in CASTS:
-            return partial(self._cast, CASTS[name])
+            return partial(self._to, CASTS[name])
         if known is not None and name not in ("max", "min"):
             return partial(pointwise, known, self)
         if name in ("max", "min"):
@@ -260,20 +249,12 @@ def _extreme(name: str, value: Traced, *others: Any, **options: Any) -> Traced:
     raise unsupported(name)
 
 
-def _row(value: Traced) -> rows.Row:
-    return rows.Row(value.expr, value.dims)
-
-
-def _rebuild(row: rows.Row, trace: Trace | None) -> Traced:
-    return Traced(row.expr, trace, row.dims)
-
-
 def _position(value: Traced) -> Callable[[Any], rows.Row]:
     def convert(item: Any) -> rows.Row:
         lifted = lift(item, value.trace)
         if lifted.number and isinstance(lifted.expr, Read) and value.trace is not None and value.trace.is_negative(lifted.expr.tensor):
             raise NeedsValue((lifted.expr.tensor,))
-        return _row(lifted)
+        return lifted.row()
 
     return convert
 
@@ -303,7 +284,8 @@ def _lift_tensor(tensor: torch.Tensor, trace: Trace | None) -> Traced:
     with torch._C.DisableTorchFunction():
         item = trace.capture(tensor)
         dims = trace.dimensions(tensor)
-    return Traced(Read(item.name, tuple(Index(axis) for axis, _ in dims), item.kind), trace, dims)
+        narrow = tensor.dtype if tensor.dtype in NARROW else None
+    return Traced(Read(item.name, tuple(Index(axis) for axis, _ in dims), item.kind), trace, dims, narrow=narrow)
 
 
 def pointwise(name: str, *args: Any, **options: Any) -> Traced:
@@ -316,18 +298,34 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
     lifted = [value for value in (*values, *named.values()) if type(value) is Traced]
     for value in lifted:
         value.observe()
-    exprs, dims = rows.broadcast([_row(value) for value in lifted])
-    remaining = iter(exprs)
-    plain = [next(remaining) if type(value) is Traced else value for value in values]
-    keywords = {key: next(remaining) if type(value) is Traced else value for key, value in named.items()}
+    exprs, dims = rows.broadcast([value.row() for value in lifted])
     numbers = all(value.number for value in lifted)
     if numbers and name == "pow" and all(value.kind == "int" for value in lifted) and not all(isinstance(e, Const) for e in exprs):
         raise NeedsValue(read.tensor for expr in exprs for read in reads(expr))
     trace = trace or next((value.trace for value in lifted if value.trace is not None), None)
+
+    def applied(exprs: list[Expr]) -> Expr:
+        remaining = iter(exprs)
+        plain = [next(remaining) if type(value) is Traced else value for value in values]
+        keywords = {key: next(remaining) if type(value) is Traced else value for key, value in named.items()}
+        return POINTWISE[name](*plain, **keywords)
+
     try:
-        expr = POINTWISE[name](*plain, **keywords)
+        expr = applied(exprs)
+        narrow = None if numbers or kind_of(expr) == "float" else common(_type_of(value) for value in lifted if not value.number)
+        if narrow is not None:
+            exprs = [wrapped(e, narrow) if value.number and value.kind == "int" else e for e, value in zip(exprs, lifted, strict=True)]
+            # A product of more than two could leave even 32 bits.
+            expr = build.apply("int_pow", *exprs) if name == "pow" else applied(exprs)
+            expr = wrapped(expr, narrow) if kind_of(expr) == "int" and wraps(name) else expr
     except TypeError as error:
         if isinstance(error, TraceError):
             raise
         raise UnsupportedOperation(f"`{name}` with these arguments: {error}", remedy="Use the plain form of the function.") from None
-    return Traced(expr, trace, dims, number=numbers and not any(isinstance(part, Extent) for part in exprs))
+    number = numbers and not any(isinstance(part, Extent) for part in exprs)
+    return Traced(expr, trace, dims, number=number, narrow=narrow)
+
+
+def _type_of(value: Traced) -> torch.dtype | None:
+    """The type of a truth value or of a whole number that wraps; None of others."""
+    return torch.bool if value.kind == "bool" else value.narrow

@@ -54,21 +54,32 @@ OPS: dict[str, Op] = _table(
     Op("mod", 2, "same", "%", 10),
     Op("neg", 1, "same", "-", 11),
     Op("pow", 2, "float", "**", 12),
+    Op("int_pow", 2, "int"),
     Op("min", 2, "same"),
     Op("max", 2, "same"),
+    Op("clamp", 3, "float"),
+    Op("clamp_min", 2, "float"),
+    Op("clamp_max", 2, "float"),
+    Op("hardtanh", 3, "float"),
     Op("abs", 1, "same"),
     Op("where", 3, "same"),
     Op("safe_div", 2, "float"),
     Op("exp", 1, "float"),
     Op("exp2", 1, "float"),
+    Op("expm1", 1, "float"),
     Op("log", 1, "float"),
+    Op("log1p", 1, "float"),
     Op("log2", 1, "float"),
     Op("sqrt", 1, "float"),
     Op("rsqrt", 1, "float"),
     Op("sin", 1, "float"),
     Op("cos", 1, "float"),
+    Op("atan", 1, "float"),
+    Op("atan2", 2, "float"),
+    Op("asinh", 1, "float"),
     Op("erf", 1, "float"),
     Op("tanh", 1, "float"),
+    Op("tanh_small", 1, "float"),
     Op("sigmoid", 1, "float"),
     Op("softplus", 1, "float"),
     Op("relu", 1, "same"),
@@ -77,6 +88,9 @@ OPS: dict[str, Op] = _table(
     Op("logaddexp", 2, "float"),
     Op("floor", 1, "float"),
     Op("ceil", 1, "float"),
+    Op("rint", 1, "float"),
+    Op("float16", 1, "float"),
+    Op("bfloat16", 1, "float"),
     Op("sign", 1, "same"),
     Op("to_float", 1, "float"),
     Op("to_int", 1, "int"),
@@ -84,7 +98,10 @@ OPS: dict[str, Op] = _table(
     Op("random_bits", 4, "int"),
 )
 """`safe_div(a, b)` is a / b, and 0 where b == 0: how an average over no keys becomes 0. `to_int` truncates towards zero;
-`floordiv` and `mod` round towards minus infinity, as in Python. `sign(0)` is 0; `relu` and `abs` have derivative 0 at 0.
+`floordiv` and `mod` round towards minus infinity, as in Python; `rint` rounds to the nearest, halves to even. `sign(0)` is 0.
+`relu` and `abs` have derivative 0 at 0, `min` and `max` half of it on each side where both are equal, `clamp(x, low, high)` all of it at
+its bounds and `hardtanh`, its equal, none. `pow` is of floats, `int_pow` of whole numbers: 0 where the exponent is negative, unless the
+base is 1 or -1. `float16` and `bfloat16` round to that type. `tanh_small` is a tanh whose small arguments will be scaled up again.
 `random_bits(seed, stream, row, column)` is uniform in [0, 2**31) and always the same for the same arguments (`philox`)."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from attngen.errors import ArgumentError, AxisError, GatherOutOfRange, ShapeMismatch
+from attngen.ir import build
 from attngen.ir.algebra import factors
 from attngen.ir.cascade import IDENTITY, Cascade, Einsum, Reduce
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Offset, Read, Start, kind_of
@@ -205,8 +206,9 @@ class _Evaluator:
             if stored.exists is not None:
                 whole = stored.exists if self.plain(read) else self.backend.broadcast(stored.exists, tuple(stored.data.shape))
                 exists = self.conjunction(exists, self.element(read, whole, None))
-        if self.step.where is not None:
-            exists = self.conjunction(exists, self.expr(self.step.where, exists))
+        # What is read at computed positions counts where the plain parts hold.
+        for part in sorted(build.conjuncts(self.step.where), key=lambda part: not all(map(self.plain, reads(part)))):
+            exists = self.conjunction(exists, self.expr(part, exists))
         return None if exists is None else self.full_rank(exists)
 
     def conjunction(self, a: Array | None, b: Array) -> Array:

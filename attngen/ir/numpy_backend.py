@@ -60,6 +60,30 @@ def _gelu_tanh(x: Array) -> Array:
     return x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
 
 
+def _int_pow(a: Array, b: Array) -> Array:
+    """Whole numbers to whole powers, modulo 2**64."""
+    a, b = np.broadcast_arrays(a, b)
+    result, square, rest = np.ones_like(a), a, np.maximum(b, 0)
+    while np.any(rest):
+        result, square, rest = np.where(rest & 1, result * square, result), square * square, rest >> 1
+    inverse = np.where(a == 1, 1, np.where(a == -1, 1 - 2 * (b & 1), 0))
+    return np.where(b < 0, inverse, result)
+
+
+def _clamp(x: Array, low: Array, high: Array) -> Array:
+    return np.minimum(np.maximum(x, low), high)
+
+
+def _float16(x: Array) -> Array:
+    return x.astype(np.float32).astype(np.float16).astype(x.dtype)
+
+
+def _bfloat16(x: Array) -> Array:
+    bits = np.asarray(x, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+    return np.where(np.isfinite(x), rounded, x).astype(x.dtype)
+
+
 _POINTWISE: dict[str, Callable[..., Array]] = {
     "or": np.logical_or,
     "and": np.logical_and,
@@ -83,21 +107,31 @@ _POINTWISE: dict[str, Callable[..., Array]] = {
     "mod": _mod,
     "neg": np.negative,
     "pow": np.power,
+    "int_pow": _int_pow,
     "min": np.minimum,
     "max": np.maximum,
+    **dict.fromkeys(("clamp", "hardtanh"), _clamp),
+    "clamp_min": np.maximum,
+    "clamp_max": np.minimum,
     "abs": np.abs,
     "where": np.where,
     "safe_div": _quotient,
     "exp": np.exp,
     "exp2": np.exp2,
+    "expm1": np.expm1,
     "log": np.log,
+    "log1p": np.log1p,
     "log2": np.log2,
     "sqrt": np.sqrt,
     "rsqrt": _rsqrt,
     "sin": np.sin,
     "cos": np.cos,
+    "atan": np.arctan,
+    "atan2": np.arctan2,
+    "asinh": np.arcsinh,
     "erf": _erf,
     "tanh": np.tanh,
+    "tanh_small": np.tanh,
     "sigmoid": _sigmoid,
     "softplus": _softplus,
     "relu": _relu,
@@ -106,6 +140,9 @@ _POINTWISE: dict[str, Callable[..., Array]] = {
     "logaddexp": np.logaddexp,
     "floor": np.floor,
     "ceil": np.ceil,
+    "rint": np.rint,
+    "float16": _float16,
+    "bfloat16": _bfloat16,
     "sign": np.sign,
     "random_bits": random_bits,
 }

@@ -9,7 +9,6 @@ Tensors must live on the CPU. The interpreter is slow and checks meaning only: w
 
 from __future__ import annotations
 
-import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from attngen.cache.load import source_of
 from attngen.errors import AttngenError, DeviceMismatch, InternalError
 from attngen.runtime.interpreter_language import BUILDER, assign, equal_ranks, interpreted_language, loop, truth
 from attngen.runtime.interpreter_rewrite import rewrite
@@ -66,7 +66,7 @@ def _copy(module: ModuleType) -> ModuleType:
     copy = ModuleType(module.__name__, module.__doc__)
     copy.__file__ = module.__file__
     copy.__package__ = module.__package__
-    exec(compile(inspect.getsource(module), module.__file__ or module.__name__, "exec"), vars(copy))
+    exec(compile(source_of(module), module.__file__ or module.__name__, "exec"), vars(copy))
     if any(_is_gluon(value) for value in vars(copy).values()):
         vars(copy).update(_simulated(vars(copy)))
     for name, value in list(vars(copy).items()):
@@ -161,11 +161,11 @@ class InterpretedKernel:
 
 
 def call(function: Any, values: Sequence[Any], *constants: int) -> tuple[Any, ...]:
-    """Call an interpreted function of whole numbers outside of a kernel, for many arguments at once.
+    """Call an interpreted function of numbers outside of a kernel, for many arguments at once.
 
     Args:
         function: of a module that `interpreted` gave.
-        values: integers and one-dimensional integer arrays of one length, which are computed with element by element.
+        values: numbers, and one-dimensional integer arrays of one length, which are computed with element by element.
         constants: its compile-time arguments, which follow.
 
     Returns:
@@ -173,17 +173,22 @@ def call(function: Any, values: Sequence[Any], *constants: int) -> tuple[Any, ..
     """
     length = max((len(value) for value in values if np.ndim(value)), default=1)
     with interpreted_language(InterpretedKernel):
-        found = function(*(_whole_numbers(value) for value in values), *constants)
+        found = function(*(_as_tensor(value) for value in values), *constants)
     return tuple(item.handle.data[:length] if isinstance(item, tl.tensor) else item for item in found)
 
 
-def _whole_numbers(value: Any) -> Any:
+_KINDS: dict[str, Any] = {"f": (np.float64, tl.float64), "b": (np.bool_, tl.int1), "i": (np.int64, tl.int64), "u": (np.int64, tl.int64)}
+"""What numbers outside of a kernel are computed with, by the kind of their dtype."""
+
+
+def _as_tensor(value: Any) -> Any:
     """A number, or an array repeated to the next power of two, which is what blocks are long."""
-    data = np.atleast_1d(np.asarray(value, np.int64))
+    own, kind = _KINDS[np.asarray(value).dtype.kind]
+    data = np.atleast_1d(np.asarray(value, own))
     if np.ndim(value) == 0:
-        return tl.tensor(base.TensorHandle(data, tl.int64), tl.int64)
+        return tl.tensor(base.TensorHandle(data, kind), kind)
     data = np.resize(data, triton.next_power_of_2(len(data)))
-    return tl.tensor(base.TensorHandle(data, tl.int64), tl.block_type(tl.int64, list(data.shape)))
+    return tl.tensor(base.TensorHandle(data, kind), tl.block_type(kind, list(data.shape)))
 
 
 def _argument(name: str, value: Any, type_name: str) -> Any:

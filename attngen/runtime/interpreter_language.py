@@ -68,7 +68,9 @@ class Builder(base.InterpreterBuilder):
 
     def binary_op(self, lhs: Any, rhs: Any, op: Callable[..., Any]) -> Any:
         if not is_bfloat16(lhs):
-            return super().binary_op(lhs, rhs, op)
+            result = super().binary_op(lhs, rhs, op)
+            # A truth value in the type of what was compared would be spread over a block as a number of that type.
+            return Handle(result.data, tl.int1) if result.data.dtype == np.bool_ else result
         result = op(widen(lhs).data, widen(rhs).data)
         return Handle(result, tl.int1) if result.dtype == np.bool_ else narrow(result)
 

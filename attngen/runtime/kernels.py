@@ -19,6 +19,7 @@ from attngen.cache.entry import Artefacts
 from attngen.cache.key import kernel_key, request_key
 from attngen.cache.load import load_module
 from attngen.errors import ArchMismatch, MissingKernel
+from attngen.explain import watching
 from attngen.ir.pieces import Cuts, cuts
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
@@ -51,7 +52,8 @@ class Options:
     tiles, frozen; `keep_lists`: lists of tiles outlive a call; `without`: rewrites left out, `asked`: those carried out in any case;
     `local`: tiles that were tuned on this machine count, which a product for others must not depend on; `gradients`: it has a backward;
     `divided`: programs share the stream of the forward, and there is no backward; `deterministic`: results are the same in every run,
-    whatever PyTorch is told; `precise_delta`: delta is summed over the keys, None where the derivation knows that it matters."""
+    whatever PyTorch is told; `precise_delta`: delta is summed over the keys, None where the derivation knows that it matters; `stored`: for
+    calls in strict mode."""
 
     arch: str | None = None
     schedule: Frozen | None = None
@@ -63,6 +65,7 @@ class Options:
     divided: bool = False
     deterministic: bool = False
     precise_delta: bool | None = None
+    stored: bool = False
 
 
 def freeze(schedule: Mapping[str, Any]) -> Frozen:
@@ -130,7 +133,7 @@ class Kernels:
         self.arch = options.arch
         self.override = own_part(options.schedule, program)
         self.knobs = knobs
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.choices: dict[Request, Choice] = {}
         self.schedules: dict[str, ModuleSchedule] = {}
         self.sources: dict[tuple[Cuts, bool], Source] = {}
@@ -152,6 +155,7 @@ class Kernels:
         with self.lock:
             if dtype not in self.special:
                 program = for_dtype(self.program, dtype)
+                watching(self.knobs)("rewrite", program.kernels)
                 mine = self if program.kernels == self.program.kernels else Kernels(program, self.name, self.options, self.knobs)
                 self.special[dtype] = mine
             return self.special[dtype]
@@ -161,13 +165,13 @@ class Kernels:
 
         A tile of a bias that nobody trains is then never stored, a slope's never summed.
         """
-        every = {item.name for item in self.program.cascade.inputs if item.differentiable}
+        every = {item.name for item in self.program.cascade.inputs if item.differentiable} - {name for name, _ in self.program.refused}
         if names >= every or self.knobs.strict:
             return self
         with self.lock:
             if names not in self.narrower:
-                program, delta = self.program, self.options.precise_delta
-                general = analyse(program.cascade, wanted=names, without=program.without, asked=program.asked, precise_delta=delta)
+                program, delta, watch = self.program, self.options.precise_delta, watching(self.knobs)
+                general = analyse(program.cascade, watch, wanted=names, without=program.without, asked=program.asked, precise_delta=delta)
                 program = for_dtype(general, self.program.dtype)
                 gone = roles(self.program) - roles(program)
                 schedule = tuple(item for item in self.options.schedule if item[0] not in gone) if self.options.schedule else None
@@ -179,7 +183,9 @@ class Kernels:
         with self.lock:
             if self.one_walk is None:
                 program = fused(self.program)
-                self.one_walk = None if program is None else Kernels(program, self.name, self.options, self.knobs)
+                if program is not None:
+                    watching(self.knobs)("rewrite", program.kernels)
+                    self.one_walk = Kernels(program, self.name, self.options, self.knobs)
             return self.one_walk
 
     def source(self, dims: Mapping[str, int], specialised: bool = False) -> Source:
@@ -210,19 +216,27 @@ class Kernels:
             )
         return here
 
-    def choice(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None) -> Choice:
+    def choice(
+        self,
+        dims: Mapping[str, int],
+        dtype: str,
+        target: targets.Target,
+        lengths: tuple[int, int] | None = None,
+        singles: tuple[str, ...] = (),
+    ) -> Choice:
         """Tiles for every kernel, with the reasons.
 
         Raises:
             DoesNotFit: no tile fits the target. ScheduleError: the user's tiles are illegal.
         """
         length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length)
+        request = Request(tuple(dims.items()), dtype, target, length, singles)
         with self.lock:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
                 # What is stored, or made for others, has no specialised warps that nobody asked for.
-                tuned = tuned.unspecialised() if self.knobs.strict or not self.options.local else tuned
+                kept = self.knobs.strict or self.options.stored or not self.options.local
+                tuned = tuned.unspecialised() if kept else tuned
                 choice = choose(self.program.kernels, request, table(), tuned)
                 if self.override is not None:
                     schedule = override(choice.schedule, self.program.kernels, thaw(self.override))
@@ -232,25 +246,32 @@ class Kernels:
             return self.choices[request]
 
     def settled(
-        self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None
+        self,
+        dims: Mapping[str, int],
+        dtype: str,
+        target: targets.Target,
+        lengths: tuple[int, int] | None = None,
+        singles: tuple[str, ...] = (),
     ) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
         Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache. A user's
-        tile is compiled if it may not fit, and has no successor.
+        tile is compiled if it may not fit, and has no successor. In strict mode a class of lengths for which nothing is stored takes what
+        is stored for long ones.
 
         Raises:
             CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
         """
-        choice = self.choice(dims, dtype, target, lengths)
+        choice = self.choice(dims, dtype, target, lengths, singles)
         if not choice.unsettled:
             return choice.schedule
         length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length)
+        request = Request(tuple(dims.items()), dtype, target, length, singles)
         gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
         without, required = (",".join(sorted(names)) for names in (self.program.without, self.program.asked))
         asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients, "delta": self.program.delta}
         asked |= {"without": without, "asked": required, "choice": str(choice.schedule)}
+        asked |= {"float32": ",".join(singles)} if singles else {}
         key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
         with self.lock:
             if key not in self.schedules:
@@ -262,6 +283,8 @@ class Kernels:
 
         entry = store(self.knobs).try_load(key)
         if entry is None:
+            if self.knobs.strict and request.length != "long":
+                return self.settled(request.extents, request.dtype, request.target)
             if self.knobs.strict:
                 raise self.missing(request.extents, request.dtype, request.target)
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
@@ -269,15 +292,16 @@ class Kernels:
             module = self._module(source, False, request.target, request.extents, request.dtype)
             text = str(settle(Emitted(source, module), choice, request).schedule)
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
-        return parse_schedule(entry.file("schedule.txt").read_text(encoding="utf-8"))
+        return parse_schedule(entry.content("schedule.txt").decode())
 
-    def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int]) -> Loaded:
-        """The module and tiles for a call."""
+    def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int], singles: tuple[str, ...] = ()) -> Loaded:
+        """The module and tiles for a call with operands like `tensor`; `singles` are the other arguments that are fp32."""
         dtype = str(tensor.dtype).removeprefix("torch.")
         target = self.target(tensor.device)
         interpret = tensor.device.type == "cpu" or self.knobs.interpret
-        schedule = self.choice(dims, dtype, target, lengths).schedule if interpret else self.settled(dims, dtype, target, lengths)
-        key = (tuple(sorted(dims.items())), dtype, target.name, interpret, schedule)
+        found = (dims, dtype, target, lengths, singles)
+        schedule = self.choice(*found).schedule if interpret else self.settled(*found)
+        key = (tuple(sorted(dims.items())), dtype, singles, target.name, interpret, schedule)
         if key not in self.loaded:
             module = self.module(self.source(dims, schedule.specialised), interpret, target, dims, dtype)
             self.loaded[key] = Loaded(module, schedule.as_tiles(self.program.kernels))
@@ -300,19 +324,18 @@ class Kernels:
 
         text_hash = hashlib.sha256(source.text.encode()).hexdigest()
         key = kernel_key(str(source.program.cascade), f"text={text_hash}", target.name, toolchain(self.knobs))
-        path = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
-        module = load_module(path, f"attngen_{self.name}_{key[:12]}")
+        entry = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
+        module = load_module(entry.file("kernels.py"), f"attngen_{self.name}_{key[:12]}", text=entry.content("kernels.py"))
         if not interpret:
             return module
         _notice()
         return interpreted(module)
 
     def missing(self, dims: Mapping[str, int], dtype: str, target: targets.Target) -> MissingKernel:
-        dim = max(dims.values(), default=0)
-        return MissingKernel(
-            f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {dict(dims)}",
-            remedy=f"Build them beforehand: attngen generate SPEC --arch {target.name} --dtype {dtype} --head-dim {dim}",
-        )
+        """The error of strict mode. Only who has the user's spec can say how it is built."""
+        lengths = ", ".join(f"{axis} = {length}" for axis, length in dims.items())
+        rule = f"strict mode: no stored kernels of {self.name} for {target.name}, {dtype}, {lengths}"
+        return MissingKernel(rule, target.name, dtype, dims, remedy="Build them beforehand with attngen generate.")
 
 
 @cache

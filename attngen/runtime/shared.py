@@ -6,10 +6,12 @@ import threading
 from collections.abc import Iterable
 
 from attngen.errors import ArgumentError, RewriteRefused
+from attngen.explain import watching
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
 from attngen.pipeline import REWRITES, Program, analyse, for_dtype
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Frozen, Kernels, Options, roles, thaw
+from attngen.schedule.plan import check_roles
 
 _PROGRAMS: dict[tuple[object, ...], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
@@ -46,13 +48,23 @@ def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
         raise RewriteRefused(f"the rewrite {name} does not apply: {why}", remedy="Leave it out of `require`, or change what it names.")
 
 
-def _program(cascade: Cascade, options: Options) -> Program:
+def _program(cascade: Cascade, options: Options, knobs: Knobs) -> Program:
     """The analysed program of a cascade; equal cascades are analysed once."""
-    key = str(cascade), options.without, options.asked, options.gradients, options.divided, options.precise_delta
+    key = (
+        str(cascade),
+        options.without,
+        options.asked,
+        options.gradients,
+        options.divided,
+        options.precise_delta,
+        knobs.verify,
+        knobs.dump,
+    )
     if key not in _PROGRAMS:
         wanted = None if options.gradients else frozenset[str]()
         _PROGRAMS[key] = analyse(
             cascade,
+            watching(knobs),
             wanted=wanted,
             without=options.without,
             asked=options.asked,
@@ -68,5 +80,15 @@ def shared_kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
     key = (str(cascade), options, knobs)
     with _LOCK:
         if key not in _KERNELS:
-            _KERNELS[key] = Kernels(_program(cascade, options), name, options, knobs)
+            _KERNELS[key] = Kernels(_program(cascade, options, knobs), name, options, knobs)
         return _KERNELS[key]
+
+
+def check_schedule(schedule: Frozen | None, program: Program) -> None:
+    """Refuse a user's frozen schedule of kernels that no form of a program has.
+
+    Raises:
+        ScheduleError: listing the roles of those that it has.
+    """
+    if schedule is not None:
+        check_roles(thaw(schedule), roles(program))

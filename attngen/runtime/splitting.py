@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 
+from attngen.explain import watching
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
@@ -67,8 +68,9 @@ def _multiprocessors(device: torch.device) -> int:
 def kernels_of_few(spec: Spec, arch: str | None) -> Kernels:
     """The kernels of a variant for few queries: heads in rows where they share keys, keys in parts."""
     rows = in_rows(spec) or spec
-    program = analyse(rows.cascade, wanted=frozenset(), divided=True)
-    return Kernels(program, rows.name, Options(arch, gradients=False, divided=True), Knobs.from_env())
+    knobs = Knobs.from_env()
+    program = analyse(rows.cascade, watching(knobs), wanted=frozenset(), divided=True)
+    return Kernels(program, rows.name, Options(arch, gradients=False, divided=True), knobs)
 
 
 def parts_of_calls(kernels: Kernels, target: Target, dims: Mapping[str, int], dtype: str) -> tuple[str, ...]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import torch
 
-from attngen.cache.entry import Artefacts
+from attngen.cache.entry import Artefacts, Entry
 from attngen.cache.key import Toolchain, folder_hash, source_hash
 from attngen.cache.store import Store, open_store
 from attngen.errors import MissingKernel
@@ -17,8 +16,8 @@ from attngen.pipeline import VERSION
 from attngen.resources import templates_dir
 
 
-def stored(cache_: Store, key: str, text: str, knobs: Knobs, missing: Callable[[], MissingKernel]) -> Path:
-    """The file of a module in the cache, whose key holds the hash of its text.
+def stored(cache_: Store, key: str, text: str, knobs: Knobs, missing: Callable[[], MissingKernel]) -> Entry:
+    """A module in the cache, `kernels.py`, whose key holds the hash of its text.
 
     Raises:
         MissingKernel: strict mode, and it is not there.
@@ -28,7 +27,7 @@ def stored(cache_: Store, key: str, text: str, knobs: Knobs, missing: Callable[[
         if knobs.strict:
             raise missing()
         entry = cache_.build(key, lambda: Artefacts({"kernels.py": text.encode()}, {"kind": "module"}))
-    return entry.file("kernels.py")
+    return entry
 
 
 @cache

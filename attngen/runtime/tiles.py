@@ -24,8 +24,9 @@ from attngen.frontend.spec import Spec
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.classes import Classes
-from attngen.ir.expr import Expr, Read
+from attngen.ir.expr import Expr, Read, kind_of
 from attngen.ir.traverse import free_axes, names_read
+from attngen.pipeline import Program
 from attngen.runtime.classes import extents_in_classes
 from attngen.runtime.kernels import Kernels, Loaded
 from attngen.runtime.packing import extents_in_rows
@@ -93,10 +94,7 @@ def mask_tiles(
     """
     kernels = kernels.at(dtype)
     program = kernels.program
-    batch, heads, queries, keys = sizes
-    grid = program.kernels[0].grid
-    lengths = dict(zip(grid, (batch, heads if group is None else heads // group[1], *[1] * len(grid)), strict=False))
-    lengths |= {program.streamed.resident: queries, program.streamed.streamed: keys} | dict([] if group is None else [group])
+    lengths = lengths_of(program, sizes, group)
     if spec.classes is not None:
         lengths |= extents_in_classes(spec.classes, lengths)
     if spec.packing is not None:
@@ -115,6 +113,14 @@ def mask_tiles(
         for bounding, segments, kernel in walked
         if segments is not None and not kernel.lists
     )
+
+
+def lengths_of(program: Program, sizes: tuple[int, int, int, int], group: tuple[str, int] | None) -> dict[str, int]:
+    """The length of every axis but features, of batches, query heads, queries and keys as `mask_tiles` takes them."""
+    batch, heads, queries, keys = sizes
+    grid = program.kernels[0].grid
+    found = dict(zip(grid, (batch, heads if group is None else heads // group[1], *[1] * len(grid)), strict=False))
+    return found | {program.streamed.resident: queries, program.streamed.streamed: keys} | dict([] if group is None else [group])
 
 
 class _Walk:
@@ -266,7 +272,7 @@ class _Walk:
         step = Einsum("value", axes, build.apply("to_float", expr))
         found = reference(Cascade(inputs, (step,), ("value",)), {**sizes, **self.captures})["value"]
         here = found[tuple(point[axis] if axis in point else slice(None) for axis in axes)]
-        return here.to(torch.int64).numpy()
+        return here.to({"float": torch.float64, "int": torch.int64, "bool": torch.bool}[kind_of(expr)]).numpy()
 
     def axes_of(self, expr: Expr) -> tuple[str, ...]:
         over = dict(self.segments.ranges.over)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from attngen.emit.names import tensor_name
 from attngen.errors import NotDifferentiable, ShapeMismatch
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
+from attngen.runtime.arguments import no_gradient, no_gradient_through
 from attngen.runtime.forms import form
 from attngen.runtime.kept import keeping
 from attngen.runtime.kernels import Kernels, Loaded, contiguous_features
@@ -73,12 +74,15 @@ class _Registration:
         self.name = name
         self.inputs: tuple[Input, ...] = program.cascade.inputs
         self.features = program.features
+        self.operand = self.inputs.index(operand_of(self.inputs, self.features))
+        self.singles = tuple((self.inputs.index(item), item.name) for item in without_features(self.inputs, self.features))
         self.origins = _origins(program.cascade)
         self.forward_axes = {step.name: step.axes for step in program.streamed.cascade.steps}
         self.outputs = program.cascade.outputs
         self.saved = kernels.saved
         self.extras = tuple(name for name in self.saved if name not in self.outputs)
         self.cotangents = program.backward.cotangents if program.backward is not None else ()
+        self.ungraded = program.backward.ungraded if program.backward is not None else ()
         self.differentiable = tuple(item for item in self.inputs if item.differentiable)
         self.copied: set[str] = set()
 
@@ -94,7 +98,7 @@ class _Registration:
         return model.new_empty([extents[axis] for axis in axes], dtype=model.dtype if wide else accumulator)
 
     def model(self, tensors: Sequence[Any]) -> Tensor:
-        return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None and item.kind == "float")
+        return tensors[self.operand]
 
     def dtype(self, tensors: Sequence[Any]) -> str:
         return str(self.model(tensors).dtype).removeprefix("torch.")
@@ -111,7 +115,8 @@ class _Registration:
         model = self.model(tensors)
         if backward:
             kernels = form(kernels, dims, self.dtype(tensors), kernels.target(model.device), lengths).kernels
-        return kernels, kernels.get(dims, model, lengths)
+        singles = tuple(name for place, name in self.singles if tensors[place].dtype != model.dtype)
+        return kernels, kernels.get(dims, model, lengths, singles)
 
     def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
         """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""
@@ -196,11 +201,19 @@ class _Registration:
         ctx.save_for_backward(*tensors, *(named[name] for name in self.saved))
         ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
         ctx.mark_non_differentiable(*(named[name] for name in self.extras))
+        # A cotangent that nobody gave is None then.
+        ctx.set_materialize_grads(not self.ungraded)
 
     def differentiate(self, ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)
         inputs = [saved.pop(0) if value is None else value for value in ctx.plain]
         needed = [bool(ctx.needs_input_grad[i]) for i, item in enumerate(self.inputs) if item.differentiable]
+        for name, error in self.kernels.program.refused:
+            if needed[[item.name for item in self.differentiable].index(name)]:
+                raise no_gradient(name, error, self.kernels.program.cascade)
+        for (name, _), grad in zip(self.cotangents, cotangents, strict=False):
+            if grad is not None and name in self.ungraded:
+                raise no_gradient_through(name, self.kernels.program.cascade)
         extents, model = self.extents(inputs), self.model(inputs)
         given = [
             self.empty(name, extents, model).zero_() if grad is None else grad

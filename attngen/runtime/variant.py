@@ -26,6 +26,7 @@ from attngen.runtime.handle import feature_lengths, given_lengths
 from attngen.runtime.kernels import Options, forward_only, in_parts_only
 from attngen.runtime.ordering import lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, in_rows
+from attngen.runtime.reach import Short, guarded
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.shared import shared_kernels
 from attngen.runtime.splitting import is_divided
@@ -50,7 +51,8 @@ class Variant:
         self._on_device = Follower().on
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
-        self._check = Checks(spec, self.program.cascade)
+        self._check = Checks(spec, self.program)
+        self._guarded: dict[Short, Variant] = {}
         self._of_classes: dict[int, Variant | None] = {}
 
     @property
@@ -74,6 +76,12 @@ class Variant:
     def _without_dropout(self) -> Variant:
         """The same variant for inference."""
         return Variant(without_dropout(self.spec), self.options)
+
+    def _reaching(self, short: Short) -> Variant:
+        """The variant whose loads of these captured tensors look at their sizes."""
+        if short and short not in self._guarded:
+            self._guarded[short] = Variant(guarded(self.spec, short), self.options)
+        return self._guarded[short] if short else self
 
     @functools.cached_property
     def _number_of_classes(self) -> str | int:
@@ -135,7 +143,7 @@ class Variant:
         """The results of a call, from tensors whose dimensions are the axes of the cascade."""
         tensors = taken(self.spec, views, extents, self._on_device)
         device = views[0].device
-        given = self._given(captures, extents, seed)
+        given = self._completed(captures, extents, seed)
         values = [*tensors, *(self._on_device(given[name], device) for name in self._captured)]
         results = self._operators.forward(*(values[place] for place in self._places))
         return self._returned(results if isinstance(results, tuple) else (results,), extents, return_lse)
@@ -146,12 +154,12 @@ class Variant:
         """The same in plain PyTorch."""
         views = taken(self.spec, views, extents, self._on_device)
         names = [argument.name for argument in self.spec.arguments]
-        given = self._given(captures, extents, seed)
+        given = self._completed(captures, extents, seed)
         values = {**dict(zip(names, views, strict=True)), **{name: given[name] for name in self._captured}}
         found = evaluate(self.spec.cascade, values)
         return self._returned([found[output.name] for output in self.spec.outputs], extents, return_lse)
 
-    def _given(self, captures: Values, extents: Mapping[str, int], seed: Tensor | None) -> Values:
+    def _completed(self, captures: Values, extents: Mapping[str, int], seed: Tensor | None) -> Values:
         if seed is None and self.spec.packing is None and self.spec.classes is None:
             return captures
         given = {**captures, **lengths(self.spec, extents)}

@@ -180,8 +180,8 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         chosen: what stands where the user says nothing.
         kernels: the module's kernels.
         given: role -> values, or values for all kernels at once. Values are `BLOCK_M`-like names of the kernel's own axes,
-            `num_warps`, `num_stages`, and `PIPE`, `LATE`, `TMA` and `SPECIALISED` of kernels that have these forms; those left out stay as
-            chosen, but that `LATE` goes with `PIPE`, and `SPECIALISED` brings what it needs.
+            `num_warps`, `num_stages`, and `PIPE`, `LATE`, `TMA` and `SPECIALISED` of kernels that have these forms, False of all others;
+            those left out stay as chosen, but that `LATE` goes with `PIPE`, and `SPECIALISED` brings what it needs.
 
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
@@ -203,11 +203,29 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         return chosen.replace(changes)
     if all(unspecialised(kernel) for kernel in kernels):
         _refuse_specialised(kernels[0], values)
-    _check_names("schedule=", values, {name for kernel in kernels for name in _names(kernel)})
+    known = {name for kernel in kernels for name in _names(kernel)}
+    values = {name: value for name, value in values.items() if name in known or not _is_plain(name, value)}
+    _check_names("schedule=", values, known)
     for kernel in kernels:
         mine = {name: value for name, value in values.items() if name in _names(kernel)}
         changes[kernel.role] = _changed(kernel, chosen[kernel.role], mine)
     return chosen.replace(changes)
+
+
+def check_roles(given: object, roles: Iterable[str]) -> None:
+    """Refuse what no kernel of a variant is called, before any is built.
+
+    Args:
+        given: a user's `schedule=`.
+        roles: of all kernels in all forms of the variant.
+
+    Raises:
+        ScheduleError: an unknown role; the message lists the legal ones.
+    """
+    legal = tuple(sorted(roles))
+    for role, value in _mapping(given, "schedule=", legal).items():
+        if isinstance(value, Mapping) and role not in legal:
+            raise _unknown_role(role, legal)
 
 
 def _mapping(given: object, what: str, roles: tuple[str, ...]) -> Mapping[object, object]:
@@ -236,6 +254,7 @@ def forms(kernel: Kernel) -> tuple[str, ...]:
 def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
     names = _names(kernel)
     _refuse_specialised(kernel, values)
+    values = {name: value for name, value in values.items() if name in names or not _is_plain(name, value)}
     _check_names(f"the schedule of {kernel.role}", values, names)
     fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
     for name, value in values.items():
@@ -251,6 +270,11 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
         fields |= {field: value for field, value in SPECIALISED.items() if field not in {names[str(name)] for name in values}}
     fields["late"] = fields["late"] and (fields["pipe"] or values.get("LATE") is True)
     return TileSchedule(**fields)
+
+
+def _is_plain(name: object, value: object) -> bool:
+    """Whether a value asks for the plain form, which a kernel without another one has."""
+    return value is False and name in {flag.upper() for flag in FLAGS}
 
 
 def _refuse_specialised(kernel: Kernel, values: Mapping[object, object]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
-from attngen.ir.algebra import Product, over, products, signed_terms, times
+from attngen.ir.algebra import Bag, Product, bag, is_positive, over, products, signed_terms, times
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Offset, Read, Start
 from attngen.ir.names import Names
@@ -25,9 +25,8 @@ from attngen.ir.printer import print_expr
 from attngen.ir.traverse import children, free_axes, reads, rewrite, walk
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note
-from attngen.transform.scales import exponent_row, is_positive, read_by_others
+from attngen.transform.scales import exponent_row, read_by_others
 
-_Bag = frozenset[tuple[Expr, int]]
 _INSTRUCTIONS = {"sin": 60, "cos": 60, "div": 8, "exp": 2, "tanh": 12, "sqrt": 4, "pow": 4, "abs": 0, "neg": 0, "to_float": 1}
 """Of operations that take more than one, or none."""
 _MARGIN = 0.5
@@ -116,11 +115,11 @@ class _Terms:
     def absolute(self, terms: list[Product]) -> list[Product]:
         """A row's start plus the distance to a key's start is that start."""
         apart, start = self.apart, Start(self.row_axis)
-        given = {_bag(item.factors): item for item in terms}
+        given = {bag(item.factors): item for item in terms}
         done: list[Product] = []
         for item in terms:
             swapped = _swapped(item, start, apart), _swapped(item, apart, start)
-            twins = [given.get(_bag(other.factors)) if other is not None else None for other in swapped]
+            twins = [given.get(bag(other.factors)) if other is not None else None for other in swapped]
             if twins[0] is not None and twins[0].coefficient == item.coefficient:
                 done += [moved] if (moved := _swapped(item, start, Start(self.key_axis))) is not None else []
             elif twins[1] is None or twins[1].coefficient != item.coefficient:
@@ -191,9 +190,9 @@ def _separates(item: Product, pair: set[str]) -> bool:
 
 def _collected(terms: Iterable[Product]) -> list[Product]:
     """Products with equal factors added."""
-    found: dict[_Bag, Product] = {}
+    found: dict[Bag, Product] = {}
     for term in terms:
-        key = _bag(term.factors)
+        key = bag(term.factors)
         found[key] = replace(term, coefficient=term.coefficient + (found[key].coefficient if key in found else 0.0))
     return [item for item in found.values() if item.coefficient != 0.0]
 
@@ -233,13 +232,13 @@ def _pairs(terms: list[Product], row_axis: str, key_axis: str) -> tuple[tuple[Ex
     """(value of a row, value of a key): terms with the same value of a key share it, and what has no value of a row is one more."""
     sides = [(item.coefficient, *_sides(item, key_axis)) for item in terms]
     both = [side for side in sides if any(row_axis in free_axes(factor) for factor in side[1])]
-    shared = {_bag(keys) for _, _, keys in both}
-    alone = [side for side in sides if side not in both and _bag(side[2]) not in shared]
-    found: dict[_Bag, tuple[Expr, list[Product]]] = {}
+    shared = {bag(keys) for _, _, keys in both}
+    alone = [side for side in sides if side not in both and bag(side[2]) not in shared]
+    found: dict[Bag, tuple[Expr, list[Product]]] = {}
     for coefficient, others, keys in sides:
-        if _bag(keys) in shared:
+        if bag(keys) in shared:
             item = Product(coefficient, tuple(map(_tame, others)))
-            found.setdefault(_bag(keys), (times(map(_tame, keys)), []))[1].append(item)
+            found.setdefault(bag(keys), (times(map(_tame, keys)), []))[1].append(item)
     pairs = [(_sum(parts), value) for value, parts in found.values()]
     if len(alone) == 1:
         ((coefficient, others, keys),) = alone
@@ -252,10 +251,6 @@ def _pairs(terms: list[Product], row_axis: str, key_axis: str) -> tuple[tuple[Ex
 def _sides(item: Product, key_axis: str) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
     keys = tuple(factor for factor in item.factors if key_axis in free_axes(factor))
     return tuple(factor for factor in item.factors if factor not in keys), keys
-
-
-def _bag(factors: Iterable[Expr]) -> _Bag:
-    return frozenset(Counter(factors).items())
 
 
 def _tame(factor: Expr) -> Expr:

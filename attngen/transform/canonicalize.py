@@ -1,7 +1,7 @@
 """TracedForm to CanonicalForm: masks become predicates, equal steps are shared, dead steps go.
 
-A mask written as `where(P, x, -inf)` says which contributions exist, so it moves to the step's predicate and spreads to whatever
-reads the step. Nothing downstream ever computes with minus infinity.
+A mask says which contributions exist, so it moves to the step's predicate, in whatever way it is written (`attngen.ir.masks`), and
+spreads to whatever reads the step. Nothing downstream ever computes with minus infinity.
 
 CanonicalForm: bodies are folded; every step is read at its own axes; every step carries the predicates of all it reads.
 
@@ -17,11 +17,11 @@ from attngen.errors import AxisError, MaskMismatch
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Read
+from attngen.ir.masks import lift_masks
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import live_steps, names_read, reads, rewrite, walk
 from attngen.transform.existence import Existence, existence, known, mask_of
 
-_LIFTED_THROUGH = frozenset(("mul", "div"))
 _ENDS_AT_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus", "relu", "gelu", "gelu_tanh"))
 
 
@@ -34,7 +34,7 @@ def canonicalize(cascade: Cascade) -> Cascade:
     """
     cascade = replace(cascade, steps=tuple(_fold(step) for step in cascade.steps))
     _check_reads(cascade)
-    cascade = _lift_masks(cascade)
+    cascade = lift_masks(cascade)
     cascade = share(cascade)
     _check_sums(cascade)
     cascade = _spread(cascade)
@@ -65,42 +65,6 @@ def _check_reads(cascade: Cascade) -> None:
 
 
 # ---- masks
-
-
-def _lift_masks(cascade: Cascade) -> Cascade:
-    """Masks of values that some reduction skips over. A row value of minus infinity (no sink) stays a number."""
-    reduced = {axis for step in cascade.steps for axis in step.over}
-
-    def lifted(step: Einsum) -> Einsum:
-        body, predicate = lift_mask(step.body)
-        if predicate is None or not reduced & {*step.axes, *step.over} or step.name in cascade.outputs:
-            return step
-        return replace(step, body=body, where=build.both(step.where, predicate))
-
-    return replace(cascade, steps=tuple(lifted(step) for step in cascade.steps))
-
-
-def lift_mask(expr: Expr) -> tuple[Expr, Expr | None]:
-    """Split `where(P, a, -inf)`, also below additions, shifts and positive scales, into the value and where it exists."""
-    match expr:
-        case Apply(op="where", args=(predicate, value, other)) if build.is_const(other, float("-inf")):
-            body, inner = lift_mask(value)
-            return body, build.both(predicate, inner)
-        case Apply(op="where", args=(predicate, other, value)) if build.is_const(other, float("-inf")):
-            body, inner = lift_mask(value)
-            return body, build.both(build.apply("not", predicate), inner)
-        case Apply(op="add", args=(a, b)):
-            left, first = lift_mask(a)
-            right, second = lift_mask(b)
-            return (expr, None) if first is None and second is None else (build.add(left, right), build.both(first, second))
-        case Apply(op="sub", args=(a, b)):
-            left, first = lift_mask(a)
-            return (expr, None) if first is None else (build.sub(left, b), first)
-        case Apply(op=op, args=(a, Const(kind="int" | "float", value=scale) as b)) if op in _LIFTED_THROUGH and scale > 0:
-            left, first = lift_mask(a)
-            return (expr, None) if first is None else (build.apply(op, left, b), first)
-        case _:
-            return expr, None
 
 
 def _spread(cascade: Cascade) -> Cascade:

@@ -1,7 +1,9 @@
 """Derivatives of pointwise operations: one rule an op.
 
-Ties: `max(a, b)` and `min(a, b)` send the whole gradient to `a`; `relu`, `abs` and `sign` have derivative 0 at 0; rounding and
-comparisons have none.
+Where a slope jumps it is PyTorch's: `max(a, b)` and `min(a, b)` send half of a gradient to each of two equal sides, a clamp passes all of
+it at its bounds, `hardtanh` none, `relu` and `abs` have derivative 0 at 0; rounding to whole numbers and comparisons have none. A cast
+rounds the gradient to its type as well, which is that of the value. A power has derivative 0 by its base where it is 1 whatever the base
+is, and by its exponent where it is 0 whatever the exponent is.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import math
 from collections.abc import Callable
 
 from attngen.ir import build
-from attngen.ir.algebra import factors, product
+from attngen.ir.algebra import factors, is_positive, product
 from attngen.ir.build import apply, const, mul, neg, sub
 from attngen.ir.expr import Apply, Const, Expr, Read, kind_of
 
@@ -39,17 +41,62 @@ def _div(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
 
 def _pow(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr | None, ...]:
     base, power = x
-    less = const(float(power.value) - 1.0) if isinstance(power, Const) else sub(power, build.ONE)
-    to_base = mul(d, mul(power, apply("pow", base, less)))
-    return to_base, (None if isinstance(power, Const) else mul(d, mul(y, build.log(base))))
+    if isinstance(power, Const):
+        return mul(d, mul(power, apply("pow", base, const(float(power.value) - 1.0)))), None
+    to_base = mul(d, mul(power, apply("pow", base, sub(power, build.ONE))))
+    to_power = mul(d, mul(y, build.log(base)))
+    if is_positive(base):
+        return to_base, to_power
+    zero = apply("and", apply("eq", base, build.ZERO), apply("ge", power, build.ZERO))
+    return _unless(apply("eq", power, build.ZERO), to_base), _unless(zero, to_power)
 
 
 def _mod(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
     return d, neg(mul(d, apply("floordiv", x[0], x[1])))
 
 
-def _select(condition: Expr, d: Expr) -> tuple[Expr, Expr]:
-    return apply("where", condition, d, build.ZERO), apply("where", condition, build.ZERO, d)
+def _unless(condition: Expr, d: Expr) -> Expr:
+    return apply("where", condition, build.ZERO, d)
+
+
+def _shared(loses: str) -> Rule:
+    """The rule of an extreme of two: the side for which the comparison with the other holds has none of the gradient."""
+
+    def rule(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
+        a, b = x
+        tie, half = apply("eq", a, b), mul(d, const(0.5))
+        return apply("where", tie, half, _unless(apply(loses, a, b), d)), apply("where", tie, half, _unless(apply(loses, b, a), d))
+
+    return rule
+
+
+def _clamp(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr, Expr]:
+    a, low, high = x
+    below = apply("and", apply("lt", low, high), apply("lt", a, low))
+    above = apply("or", apply("lt", high, low), apply("gt", a, high))
+    inside = apply("and", apply("ge", a, low), apply("le", a, high))
+    return apply("where", inside, d, build.ZERO), apply("where", below, d, build.ZERO), apply("where", above, d, build.ZERO)
+
+
+def _bounded(inside: str) -> Rule:
+    """The rule of a clamp with one bound, by the comparison that holds inside of it and at it."""
+
+    def rule(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
+        holds = apply(inside, *x)
+        return apply("where", holds, d, build.ZERO), _unless(holds, d)
+
+    return rule
+
+
+def _hardtanh(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, None, None]:
+    a, low, high = x
+    return _unless(apply("or", apply("le", a, low), apply("ge", a, high)), d), None, None
+
+
+def _atan2(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
+    a, b = x
+    share = apply("div", d, build.add(mul(a, a), mul(b, b)))
+    return mul(share, b), neg(mul(share, a))
 
 
 def _gelu(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr]:
@@ -77,25 +124,36 @@ RULES: dict[str, Rule] = {
     "neg": lambda x, y, d: (neg(d),),
     "pow": _pow,
     "mod": _mod,
-    "min": lambda x, y, d: _select(apply("le", x[0], x[1]), d),
-    "max": lambda x, y, d: _select(apply("ge", x[0], x[1]), d),
+    "min": _shared("gt"),
+    "max": _shared("lt"),
+    "clamp": _clamp,
+    "clamp_min": _bounded("ge"),
+    "clamp_max": _bounded("le"),
+    "hardtanh": _hardtanh,
     "abs": lambda x, y, d: (mul(d, apply("sign", x[0])),),
     "exp": lambda x, y, d: (mul(d, y),),
     "exp2": lambda x, y, d: (mul(mul(d, y), const(math.log(2.0))),),
+    "expm1": lambda x, y, d: (mul(d, build.add(y, build.ONE)),),
     "log": lambda x, y, d: (apply("div", d, x[0]),),
+    "log1p": lambda x, y, d: (apply("div", d, build.add(x[0], build.ONE)),),
     "log2": lambda x, y, d: (apply("div", d, mul(x[0], const(math.log(2.0)))),),
     "sqrt": lambda x, y, d: (apply("div", mul(d, const(0.5)), y),),
     "rsqrt": lambda x, y, d: (apply("div", mul(mul(d, const(-0.5)), y), x[0]),),
     "sin": lambda x, y, d: (mul(d, apply("cos", x[0])),),
     "cos": lambda x, y, d: (neg(mul(d, apply("sin", x[0]))),),
     "erf": lambda x, y, d: (mul(d, mul(const(2.0 / math.sqrt(math.pi)), build.exp(neg(mul(x[0], x[0]))))),),
-    "tanh": lambda x, y, d: (mul(d, sub(build.ONE, mul(y, y))),),
+    "atan": lambda x, y, d: (apply("div", d, build.add(mul(x[0], x[0]), build.ONE)),),
+    "atan2": _atan2,
+    "asinh": lambda x, y, d: (mul(d, apply("rsqrt", build.add(mul(x[0], x[0]), build.ONE))),),
+    **dict.fromkeys(("tanh", "tanh_small"), lambda x, y, d: (mul(d, sub(build.ONE, mul(y, y))),)),
     "sigmoid": lambda x, y, d: (mul(d, mul(y, sub(build.ONE, y))),),
     "softplus": lambda x, y, d: (mul(d, apply("sigmoid", x[0])),),
     "relu": lambda x, y, d: (apply("where", apply("gt", x[0], build.ZERO), d, build.ZERO),),
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "logaddexp": lambda x, y, d: (mul(d, apply("sigmoid", sub(x[0], x[1]))), mul(d, apply("sigmoid", sub(x[1], x[0])))),
+    "float16": lambda x, y, d: (apply("float16", d),),
+    "bfloat16": lambda x, y, d: (apply("bfloat16", d),),
     "to_float": lambda x, y, d: (d,),
 }
 

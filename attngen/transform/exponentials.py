@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from attngen.ir import build
-from attngen.ir.algebra import linear, linear_sum
+from attngen.ir.algebra import collected, linear, linear_sum
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read
 from attngen.transform.gauges import OpenGauge, Sums
@@ -83,11 +83,11 @@ class Rewriter:
                 body = sums.rows[name]
                 return linear(body, self.expand) if isinstance(body, Apply) and body.op in _ADDITIVE else None
             case Apply(op="mul", args=(a, b)) if self.mixes(b) and not sums.runs(a):
-                return {build.mul(a, t): c for t, c in linear(b, self.expand).items()}
+                return collected((build.mul(a, t), c) for t, c in linear(b, self.expand).items())
             case Apply(op="mul", args=(a, b)) if self.mixes(a) and not sums.runs(b):
-                return {build.mul(t, b): c for t, c in linear(a, self.expand).items()}
+                return collected((build.mul(t, b), c) for t, c in linear(a, self.expand).items())
             case Apply(op="div", args=(a, b)) if self.mixes(a) and not sums.runs(b):
-                return {build.apply("div", t, b): c for t, c in linear(a, self.expand).items()}
+                return collected((build.apply("div", t, b), c) for t, c in linear(a, self.expand).items())
             case _:
                 return None
 
@@ -156,7 +156,7 @@ class Rewriter:
             paired = True
         if not paired:
             return build.apply(expr.op, *(self.rewrite(arg) for arg in expr.args)) if isinstance(expr, Apply) else expr
-        return linear_sum({self.rewrite(term) if term in own else self.finite(term): c for term, c in terms.items() if c != 0})
+        return linear_sum(collected((self.rewrite(term) if term in own else self.finite(term), c) for term, c in terms.items() if c != 0))
 
     def expand_rows(self, term: Expr) -> dict[Expr, float] | None:
         return self.expand(term) if isinstance(term, Read) else None

@@ -65,8 +65,9 @@ def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
     pair = {kernel.resident, kernel.streamed}
     sums = {other.name for other in kernel.steps if other.reduce == "sum" and set(other.over) <= set(kernel.features)}
     dots = sums | {other.name for other in kernel.steps if addends(other) and sums.issuperset(addends(other))}
-    tiles = [term for sign, term in terms if sign > 0 and isinstance(term, Read) and term.tensor in dots and pair <= set(free_axes(term))]
-    others = [term for _, term in terms if term not in tiles]
+    whole = [isinstance(term, Read) and term.tensor in dots and pair <= set(free_axes(term)) for _, term in terms]
+    tiles = [term for (sign, term), is_tile in zip(terms, whole, strict=True) if is_tile and sign > 0 and isinstance(term, Read)]
+    others = [term for (sign, term), is_tile in zip(terms, whole, strict=True) if not is_tile or sign < 0]
     narrow = all(not pair <= set(free_axes(factor)) for term in others for factor in factors(term))
     read = any(step.name in names_read(x.body) and any(exponent_row(w, x) for w in kernel.steps) for x in kernel.steps)
     return tiles[0] if step.reduce is None and read and len(tiles) == 1 and others and narrow else None
@@ -76,7 +77,7 @@ def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] 
     """What each term is made of on the side that stays and on the side that passes, or which one has to stay an addition."""
     found: list[tuple[Expr, Expr]] = []
     for sign, term in signed_terms(step.body):
-        if term == tile:
+        if term == tile and sign > 0:
             continue
         passing = [factor for factor in factors(term) if kernel.streamed in free_axes(factor)]
         staying = [factor for factor in factors(term) if factor not in passing]

@@ -112,6 +112,8 @@ def _joined(columns: Kernel, rows: Kernel) -> Kernel:
         steps=(*columns.steps, *steps),
         outputs=(*columns.outputs, *sums),
         added=(*columns.added, *sums),
+        silent=tuple(dict.fromkeys((*columns.silent, *rows.silent))),
+        seeing=columns.seeing or rows.seeing,
     )
 
 

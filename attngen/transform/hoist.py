@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
-from attngen.ir.algebra import factors, product
+from attngen.ir.algebra import bag, factors, product
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Index, Read, kind_of
 from attngen.ir.names import Names
@@ -27,9 +27,14 @@ from attngen.transform.canonicalize import share
 from attngen.transform.existence import Existence, contributions, existence, known, mask_of, without
 
 
-def hoist(cascade: Cascade) -> Cascade:
-    """Takes and gives a gradient cascade with the same outputs."""
-    cascade = _scales_apart(_through_copies(cascade))
+def hoist(cascade: Cascade, features: tuple[str, ...] = ()) -> Cascade:
+    """Takes and gives a gradient cascade with the same outputs.
+
+    Args:
+        cascade: the gradients.
+        features: axes whose sums are matrix products, and come before all others.
+    """
+    cascade = _scales_apart(_products_first(_through_copies(cascade), features))
     short = _shorten(cascade, lambda factor: True)
     if not _keeps_existence(cascade, short):
         # A factor that does not exist everywhere would take elements of a sum away that another value is added to.
@@ -55,6 +60,35 @@ def _through_copies(cascade: Cascade) -> Cascade:
         else:
             steps.append(step)
     return replace(cascade, steps=tuple(steps))
+
+
+def _products_first(cascade: Cascade, features: tuple[str, ...]) -> Cascade:
+    """Sums over features and other axes as two: of a product of more than two factors a tile holds no element, but it does of its parts."""
+    names = Names(cascade)
+    steps: list[Einsum] = []
+    for step in cascade.steps:
+        inner = tuple(axis for axis in step.over if axis in features)
+        outer = tuple(axis for axis in step.over if axis not in inner)
+        if step.reduce == "sum" and inner and outer and not set(free_axes(step.where)) & set(inner):
+            found = [_apart(term, step, inner, names) for term in _terms(step.body, step, {})]
+            if all(item is not None for item in found):
+                parts = [item for item in found if item is not None]
+                steps += [part for part, _ in parts]
+                step = replace(step, body=build.total([body for _, body in parts]), over=outer)
+        steps.append(step)
+    return replace(cascade, steps=tuple(steps))
+
+
+def _apart(term: _Term, step: Einsum, inner: tuple[str, ...], names: Names) -> tuple[Einsum, Expr] | None:
+    """The sum over features of the factors that have them, and what is left to sum; None where both are of one side, or nothing is left."""
+    wide = tuple(factor for factor in term.factors if set(free_axes(factor)) & set(inner))
+    rest = tuple(factor for factor in term.factors if factor not in wide)
+    if not wide or not rest or not all(set(inner) <= set(free_axes(factor)) for factor in wide):
+        return None
+    held = {axis for factor in wide for axis in free_axes(factor)}
+    axes = tuple(axis for axis in (*step.axes, *step.over) if axis in held and axis not in inner)
+    part = Einsum(names.fresh(f"{step.name}_dot"), axes, product(wide), "sum", inner, loc=step.loc)
+    return part, build.mul(build.read(part.name, axes), product(rest, term.coefficient))
 
 
 def _shorten(cascade: Cascade, may_leave: Callable[[Expr], bool]) -> Cascade:
@@ -139,9 +173,9 @@ def _groups(terms: list[_Term], leaves: Callable[[_Term], tuple[Expr, ...]]) -> 
     or else each by itself."""
     if _is_one_side([_without(term, _common(terms)) for term in terms]):
         return [terms]
-    groups: dict[frozenset[Expr], list[_Term]] = {}
+    groups: dict[frozenset[tuple[Expr, int]], list[_Term]] = {}
     for term in terms:
-        groups.setdefault(frozenset(leaves(term)), []).append(term)
+        groups.setdefault(bag(leaves(term)), []).append(term)
     if len(groups) > 1:
         return [part for group in groups.values() for part in _groups(group, leaves)]
     return [[term] for term in terms]
@@ -163,7 +197,7 @@ def _merged(terms: list[_Term]) -> list[_Term]:
     """Terms with equal factors added."""
     found: dict[frozenset[tuple[Expr, int]], _Term] = {}
     for term in terms:
-        key = frozenset(Counter(term.factors).items())
+        key = bag(term.factors)
         found[key] = replace(term, coefficient=term.coefficient + (found[key].coefficient if key in found else 0.0))
     return [term for term in found.values() if term.coefficient != 0.0]
 
@@ -212,9 +246,7 @@ def _one_term(expr: Expr, step: Einsum, products: dict[str, Expr]) -> _Term:
 
 def _only_scales(body: Expr) -> bool:
     """Whether the product is one read times factors that are constant along something the read varies along."""
-    factors = _plain_factors(body)
-    widest = max(factors, key=lambda factor: len(free_axes(factor)))
-    others = [factor for factor in factors if factor is not widest]
+    *others, widest = sorted(_plain_factors(body), key=lambda factor: len(free_axes(factor)))
     return isinstance(widest, Read) and all(len(free_axes(factor)) < len(free_axes(widest)) for factor in others)
 
 

@@ -71,6 +71,8 @@ class Kernel:
         destinations: of outputs that are stored tile by tile.
         parts: the axis of the parts that a stream is divided into (`splitting`): programs are spread over it, or it is what streams.
         added: outputs that are sums over `resident`, to which every program adds what its tile holds.
+        silent: inputs that count in rows with keys only, each with a predicate that holds there; None if nothing tells (`absent`).
+        seeing: comparisons of lengths and captured numbers; while all hold, every row has a key. (): nothing is known.
     """
 
     role: str
@@ -93,6 +95,8 @@ class Kernel:
     destinations: tuple[Destination, ...] = ()
     parts: str = ""
     added: tuple[str, ...] = ()
+    silent: tuple[tuple[str, Expr | None], ...] = ()
+    seeing: tuple[Expr, ...] = ()
 
     @property
     def merges(self) -> bool:

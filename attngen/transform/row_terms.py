@@ -66,7 +66,8 @@ def _exponent(kernel: Kernel, name: str) -> tuple[Einsum, Expr, frozenset[str]] 
         return None
     (exponent,) = exponents
     rows = {step.name: row for step in kernel.steps if (row := exponent_row(step, exponent)) is not None}
-    multiple = any(isinstance(factor, Read) and factor.tensor == name for factor in factors(exponent.body))
+    carriers = [factor for factor in factors(exponent.body) if name in names_read(factor)]
+    multiple = len(carriers) == 1 and isinstance(carriers[0], Read)
     return (exponent, next(iter(rows.values())), frozenset(rows)) if multiple and len(set(rows.values())) == 1 else None
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attngen.ir import build
-from attngen.ir.algebra import factors
+from attngen.ir.algebra import factors, is_positive
 from attngen.ir.cascade import Einsum
-from attngen.ir.expr import Apply, Const, Expr, Extent, Read
+from attngen.ir.expr import Apply, Expr, Read
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, names_read, step_reads
 from attngen.transform.partition import Kernel
@@ -62,21 +62,6 @@ def read_by_others(step: Einsum, kernel: Kernel) -> str:
     others += [gauge.offset for gauge in kernel.gauges if gauge.exponent == step.name and gauge.offset is not None]
     others += [name for name in kernel.outputs if name == step.name]
     return ", ".join(dict.fromkeys(others))
-
-
-def is_positive(expr: Expr) -> bool:
-    """Whether a value is positive in every call."""
-    match expr:
-        case Const(value=value):
-            return 0 < value < float("inf")
-        case Extent():
-            return True
-        case Apply(op="pow", args=(base, Const())):
-            return is_positive(base)
-        case Apply(op="add" | "mul" | "div" | "to_float", args=args):
-            return all(map(is_positive, args))
-        case _:
-            return False
 
 
 def exponent_row(reader: Einsum, step: Einsum) -> Expr | None:

@@ -443,8 +443,8 @@ def backward_rows_kernel(
     q_ptr,
     k_ptr,
     do_ptr,
-    v_ptr,
     lse_safe_ptr,
+    v_ptr,
     dl_i_ptr,
     dq_out,
     window,
@@ -474,6 +474,7 @@ def backward_rows_kernel(
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
     TMA: tl.constexpr = False,
+    SILENT: tl.constexpr = False,
 ):
     """Rows stay, the streamed axis passes: gradients of what belongs to rows.
 
@@ -513,6 +514,12 @@ def backward_rows_kernel(
     do_start = do_ptr + b * do_stride_b + g * do_stride_g + r * do_stride_r + start_m * do_stride_m
     do_ptrs = do_start + range_m[:, None] * do_stride_m + offs_e[None, :]
     do = tl.load(do_ptrs, mask=ok_m[:, None], other=0)  # [BLOCK_M, DIM_E]
+    if SILENT:
+        lse_safe_start = lse_safe_ptr + tl.cast(outer, tl.int64) * len_m + start_m
+        lse_safe_ptrs = lse_safe_start + range_m
+        lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+        kept_m = lse_safe != float("inf")
+        do = tl.where(kept_m[:, None], do, 0.0)
     v_base = v_ptr + b * v_stride_b + g * v_stride_g
     v_rows = tiled(v_base, len_n, v_stride_n, DIM_E, BLOCK_N, DIM_E, TMA)
     lse_safe_start = lse_safe_ptr + tl.cast(outer, tl.int64) * len_m + start_m
@@ -521,6 +528,9 @@ def backward_rows_kernel(
     dl_i_start = dl_i_ptr + tl.cast(outer, tl.int64) * len_m + start_m
     dl_i_ptrs = dl_i_start + range_m
     dl_i = tl.load(dl_i_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+    if SILENT:
+        kept_m = lse_safe != float("inf")
+        dl_i = tl.where(kept_m, dl_i, 0.0)
     begin, full_begin, full_length, end = forward_bounds(first_m, last_m, window, len_n, BLOCK_N)
     begins = (full_begin, begin)
     ends = (full_begin + full_length, end - full_length)
@@ -606,6 +616,7 @@ def backward_columns_kernel(
     DTYPE: tl.constexpr,
     ACC: tl.constexpr,
     TMA: tl.constexpr = False,
+    SILENT: tl.constexpr = False,
 ):
     """The streamed axis stays, rows pass: gradients of what belongs to it.
 
@@ -691,6 +702,13 @@ def backward_columns_kernel(
                 segment == 0,
                 TMA,
             )
+            if segment != 0 and SILENT:
+                lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
+                lse_safe_start += tl.cast(start_m, tl.int64)
+                lse_safe_ptrs = lse_safe_start + range_m
+                lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+                kept_m = lse_safe != float("inf")
+                do = tl.where(kept_m[:, None], do, 0.0)
             dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
             lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             lse_safe_start += tl.cast(start_m, tl.int64)
@@ -706,6 +724,9 @@ def backward_columns_kernel(
             dl_i_start += tl.cast(start_m, tl.int64)
             dl_i_ptrs = dl_i_start + range_m
             dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
+            if segment != 0 and SILENT:
+                kept_m = lse_safe != float("inf")
+                dl_i = tl.where(kept_m, dl_i, 0.0)
             dw = dl_i[None, :] + dw_part
             dx = dw * w
             dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)
@@ -854,8 +875,8 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
             q,
             k,
             do,
-            v,
             lse_safe,
+            v,
             dl_i,
             dq,
             window,
@@ -884,6 +905,7 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
             "DIM_E": len_e,
             "DTYPE": TYPES[q.dtype],
             "ACC": TYPES[accumulator],
+            "SILENT": not (len_m <= len_n and 0 < window),
         }
         programs = triton.cdiv(len_m, tile["BLOCK_M"]) * len_b * len_g * len_r
         launch(backward_rows_kernel, programs, args, constants, tile)
@@ -926,6 +948,7 @@ def backward(q, k, v, window, o, lse, do, dlse, tiles, needed):
             "DIM_E": len_e,
             "DTYPE": TYPES[q.dtype],
             "ACC": TYPES[accumulator],
+            "SILENT": not (len_m <= len_n and 0 < window),
         }
         programs = triton.cdiv(len_n, tile["BLOCK_N"]) * len_b * len_g
         launch(backward_columns_kernel, programs, args, constants, tile)

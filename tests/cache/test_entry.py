@@ -31,6 +31,8 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert entry is not None
     assert entry.files == ("kernel.cubin", "kernel.py")
     assert {name: entry.file(name).read_bytes() for name in entry.files} == ARTEFACTS.files
+    assert entry.contents == ARTEFACTS.files
+    assert entry.content("kernel.py") == b"x = 1\n"
     assert entry.metadata == ARTEFACTS.metadata
     assert entry.size_bytes == 262
     assert entry.is_there()
@@ -121,3 +123,41 @@ def test_metadata_is_json(tmp_path: Path, value: Any) -> None:
     with pytest.raises(InternalError):
         write_entry(tmp_path, KEY, Artefacts({}, {"x": value}))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [".", "kernel.py", MANIFEST])
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o722, 0o1777])
+def test_what_others_may_write_is_refused(folder: Path, name: str, mode: int) -> None:
+    (folder / name).chmod(mode)
+    with pytest.raises(BadEntry, match="may be written by others"):
+        read_entry(folder, KEY)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("name", [".", "kernel.cubin", MANIFEST])
+def test_what_belongs_to_others_is_refused(folder: Path, name: str) -> None:
+    os.chown(folder / name, 65534, -1)
+    with pytest.raises(BadEntry, match="belongs to user 65534"):
+        read_entry(folder, KEY)
+
+
+def test_files_are_written_for_their_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0o000)
+    try:
+        write_entry(tmp_path, KEY, ARTEFACTS)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_an_entry_is_read_from_the_folder_that_is_held(folder: Path) -> None:
+    """Another folder that has taken the name is not looked at."""
+    descriptor = os.open(folder.parent, os.O_RDONLY)
+    try:
+        folder.parent.rename(folder.parent.with_name("aside"))
+        folder.mkdir(parents=True)
+        (folder / "kernel.py").write_text("theirs")
+        entry = read_entry(folder, KEY, descriptor)
+    finally:
+        os.close(descriptor)
+    assert entry is not None and entry.contents == ARTEFACTS.files

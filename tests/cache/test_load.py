@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 import sys
 from pathlib import Path
 
 import pytest
 
-from attngen.cache.load import load_module
+from attngen.cache.load import load_module, source_of
 from attngen.errors import InternalError
 
 
@@ -67,3 +68,14 @@ def test_a_module_that_fails_is_not_registered(tmp_path: Path) -> None:
 def test_a_name_must_be_an_identifier(tmp_path: Path) -> None:
     with pytest.raises(InternalError):
         load_module(write(tmp_path, ""), "not a name")
+
+
+def test_a_text_that_was_read_before_is_what_runs_and_what_is_shown(tmp_path: Path) -> None:
+    """Triton compiles what `inspect` shows, long after the file was verified."""
+    verified = b"def f():\n    return 'verified'\n"
+    module = load_module(write(tmp_path, "def f():\n    return 'planted'\n"), "causal", text=verified)
+    assert module.f() == "verified"
+    linecache.checkcache()
+    assert inspect.getsource(module.f) == inspect.getsource(module) == verified.decode()
+    linecache.clearcache()
+    assert source_of(module) == verified.decode()

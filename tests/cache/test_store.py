@@ -18,7 +18,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from attngen.cache.entry import MANIFEST, Artefacts, Entry
+from attngen.cache.entry import MANIFEST, Artefacts, Entry, write_entry
 from attngen.cache.store import CacheWarning, Store, open_store
 from attngen.errors import CacheError, InternalError, UnsafeCacheDirectory
 
@@ -209,6 +209,55 @@ class TestDamage:
         monkeypatch.setattr(os, "rename", refuse(errno.EROFS))
         with pytest.warns(CacheWarning):
             assert Store(folder).try_load(KEY) is None
+
+
+def swap(folder: Path, planted: bytes) -> None:
+    """Another cache in the place of this one, with an entry of the same key that is complete in itself."""
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.mkdir(mode=0o700)
+    (folder / KEY).mkdir(mode=0o700)
+    write_entry(folder / KEY, KEY, Artefacts({"kernel.py": planted}, {}))
+
+
+def give_away(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
+class TestSwapped:
+    """A folder that another user puts in the place of the cache while a process has it open."""
+
+    def test_a_folder_of_another_user_is_refused(self, store: Store, folder: Path) -> None:
+        store.build(OTHER, make)
+        swap(folder, b"planted")
+        give_away(folder)
+        for use in (lambda: store.try_load(KEY), lambda: store.build(KEY, make), lambda: store.build("c" * 64, make), store.entries):
+            with pytest.raises(UnsafeCacheDirectory):
+                use()
+        assert sorted(path.name for path in folder.iterdir() if path.name != ".locks") == [KEY]
+
+    def test_an_entry_of_another_user_is_not_taken(self, store: Store, folder: Path) -> None:
+        swap(folder, b"planted")
+        give_away(folder / KEY)
+        with pytest.warns(CacheWarning, match="belongs to user"):
+            assert holds(store.build(KEY, make))
+
+    def test_a_folder_below_one_that_has_been_opened_is_refused(self, folder: Path) -> None:
+        store = Store(folder)
+        folder.parent.chmod(0o777)
+        with pytest.raises(UnsafeCacheDirectory):
+            store.try_load(KEY)
+        folder.parent.chmod(0o1777)
+        assert store.try_load(KEY) is None
+
+    def test_what_was_verified_is_what_an_entry_holds(self, store: Store, folder: Path) -> None:
+        store.build(KEY, make)
+        swap(folder, b"planted")
+        give_away(folder)
+        entry = store.try_load(KEY)
+        assert entry is not None and entry.contents == ARTEFACTS.files
 
 
 class TestProcesses:

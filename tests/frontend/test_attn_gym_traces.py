@@ -74,7 +74,7 @@ PATHS, LENGTHS = mods.shortest_path_edge_types(ADJACENCY, torch.ones(1, 6, 6, dt
 
 SCORES: dict[str, tuple[Callable[..., Any], str]] = {
     "alibi": (mods.generate_alibi_bias(8), "s + (n - m) * exp2(-((h + 1) * 8.0 / H))"),
-    "softcap": (mods.generate_tanh_softcap(20), "soft_cap * tanh(s / soft_cap)"),
+    "softcap": (mods.generate_tanh_softcap(20), "soft_cap * tanh_small(s / soft_cap)"),
     "softcap approximate": (mods.generate_tanh_softcap(20, approx=True), "soft_cap * tanh(s / soft_cap)"),
     "sandwich": (mods.generate_sandwich_bias(4, 16), "s + rel_bias[m - n + offset] * head_scale[h]"),
     "graphormer spatial": (mods.generate_graphormer_spatial_bias(torch.zeros(2, 5), DISTANCES), "s + spatial_bias[h,distances[b,m,n]]"),

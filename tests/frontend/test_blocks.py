@@ -56,8 +56,38 @@ def test_flex_attention_block_mask() -> None:
     q, k = torch.arange(70)[:, None], torch.arange(90)[None, :]
     dense = window(0, 0, q, k).expand(1, 2, 70, 90)
     attend = assert_matches(mask, dense)
+    with pytest.raises(ShapeMismatch, match="made for 70 queries and 90 keys, and the call has 71 queries and 90 keys"):
+        attend(*(torch.zeros(1, 2, n, 16) for n in (71, 90, 90)))
     with pytest.raises(ShapeMismatch, match="made for 70 queries and 90 keys"):
-        attend(*(torch.zeros(1, 2, n, 16) for n in (64, 90, 90)))
+        attend.mask_tiles(q_len=70, kv_len=91)
+
+
+@pytest.mark.parametrize("lengths", [(70, 50), (33, 90), (16, 17)])
+def test_a_longer_block_mask_is_cut(lengths: tuple[int, int]) -> None:
+    """Its upper left corner counts, as after FlexAttention's `_adjust`."""
+
+    def window(b: object, h: object, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return (q >= k) & (q - k < 37)
+
+    mask = create_block_mask(window, B=None, H=None, Q_LEN=70, KV_LEN=90, device="cpu", BLOCK_SIZE=16)
+    rows, keys = lengths
+    adjusted = mask._adjust(rows, keys)
+    dense = window(0, 0, torch.arange(rows)[:, None], torch.arange(keys)).expand(1, 2, rows, keys)
+    attend, exact = assert_matches(mask, dense), assert_matches(adjusted, dense)
+    sizes = {"q_len": rows, "kv_len": keys, "head_dim": 16}
+    assert attend.mask_tiles(**sizes) == exact.mask_tiles(**sizes)
+
+
+def test_a_table_of_other_batches_or_heads_is_refused() -> None:
+    allowed = torch.ones(2, 3, 2, 2, dtype=torch.bool)
+    counts, numbers = listed(allowed)
+    attend = attngen.compile(attngen.attention(mask_mod=attngen.block_table(counts, numbers, block_size=16)), arch="sm90")
+    attend(*(torch.zeros(2, 3, 32, 16) for _ in range(3)))
+    for batch, heads, what in ((1, 3, "has 2 batches, and the call has 1"), (2, 6, "has 3 query heads, and the call has 6")):
+        with pytest.raises(ShapeMismatch, match=what):
+            attend(*(torch.zeros(batch, heads, 32, 16) for _ in range(3)))
+        with pytest.raises(ShapeMismatch, match=what):
+            attend.mask_tiles(q_len=32, kv_len=32, batch=batch, heads=heads)
 
 
 def test_a_table_must_reach_far_enough() -> None:

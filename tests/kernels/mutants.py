@@ -32,6 +32,10 @@ OF_PIECES = "tests/transform/test_pieces.py"
 OF_PRODUCTS = "tests/transform/test_products.py"
 RUNTIME = "attngen/runtime/*.py"
 FRONTEND = "attngen/frontend/*.py"
+IR = "attngen/ir/*.py"
+OF_MASKS = "tests/ir/test_masks.py"
+OF_REACH = "tests/runtime/test_reach.py"
+OF_TILES = "tests/runtime/test_tiles.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
 OF_FORMS = "tests/transform/test_heads.py"
 OF_BIASES = "tests/transform/test_biases.py"
@@ -39,10 +43,104 @@ OF_PLACES = "tests/runtime/test_following.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
+CACHE = "attngen/cache/*.py"
+DEPLOY = "attngen/deploy/*.py"
+OF_FOLDERS = "tests/deploy/test_write.py::test_what_attngen_did_not_write_is_refused_and_stays"
+OF_CHECKS = "tests/deploy/test_check.py::test_what_was_done_to_a_folder_is_seen"
+OF_STORES = "tests/cache/test_store.py::TestSwapped"
+OF_STRICT = "tests/runtime/test_strict.py::test_classes_of_lengths_take_the_tiles_of_long_ones"
+OF_COMMANDS = "tests/runtime/test_strict.py::test_the_command_of_the_message_is_enough"
+_LISTED = "another_file_that_is_listed"
+OF_FORMS_CHECKED = "tests/transform/test_verify.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
+OF_KINDS = "tests/e2e/test_random_cascades.py::test_kinds"
+OF_MAXIMA = "tests/e2e/test_maxima.py"
 OF_DELTA = "tests/transform/test_precise_delta.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
+_ABSENT = "tests/kernels/test_absent.py"
+OF_ABSENT = f"{_ABSENT}::test_what_is_not_there_does_not_count"
+OF_ENDS = f"{_ABSENT}::test_masks_that_are_an_end"
+OF_ZEROS = "tests/emit/test_zeros.py"
+
+FRONTEND = "attngen/frontend/*.py"
+OF_POINTWISE = "tests/e2e/test_pointwise.py"
+OF_DERIVATIVES = "tests/transform/test_derivative.py"
 
 MUTANTS = (
+    # Pointwise functions.
+    Mutant(
+        "a product that is added twice shares an accumulator",
+        EMIT,
+        "own = times == 1 and ",
+        "own = ",
+        first=f"{OF_POINTWISE}::test_a_sum_of_two_products_counts_its_terms",
+    ),
+    Mutant(
+        "the whole gradient to both of two equal sides",
+        TRANSFORM,
+        'half = apply("eq", a, b), mul(d, const(0.5))',
+        'half = apply("eq", a, b), d',
+        first=OF_DERIVATIVES,
+    ),
+    Mutant("no gradient at the upper bound of a clamp", TRANSFORM, 'apply("le", a, high)', 'apply("lt", a, high)', first=OF_DERIVATIVES),
+    Mutant(
+        "a gradient at the bounds of hardtanh",
+        TRANSFORM,
+        'apply("or", apply("le", a, low)',
+        'apply("or", apply("lt", a, low)',
+        first=OF_DERIVATIVES,
+    ),
+    Mutant("the logarithm of 0 in the gradient of an exponent", TRANSFORM, "_unless(zero, to_power)", "to_power", first=OF_DERIVATIVES),
+    Mutant(
+        "odd powers of negative numbers without a sign",
+        LIB,
+        "tl.where(odd, -result,",
+        "tl.where(odd, result,",
+        first=f"{OF_POINTWISE}::test_powers",
+    ),
+    Mutant("powers of whole numbers in 32 bits", EMIT, "tl.int64), {size}", "tl.int32), {size}", first=f"{OF_POINTWISE}::test_powers"),
+    Mutant(
+        "casts that round nothing",
+        LIB,
+        "x.to(tl.float32).to(TYPE)",
+        "x.to(tl.float32)",
+        first=f"{OF_POINTWISE}::test_casts_round_values_and_gradients",
+    ),
+    Mutant(
+        "a gradient that no cast rounds",
+        TRANSFORM,
+        '(apply("float16", d),)',
+        "(d,)",
+        first=f"{OF_POINTWISE}::test_casts_round_values_and_gradients",
+    ),
+    Mutant(
+        "narrow numbers that do not wrap",
+        FRONTEND,
+        'if kind_of(expr) == "int" and wraps(name)',
+        'if wraps("where")',
+        first=f"{OF_POINTWISE}::test_narrow_integers_in_masks",
+    ),
+    Mutant(
+        "constants of kernels in fp32",
+        EMIT,
+        "wide = expr.op not in _INFIX and self.is_constant(arg)",
+        "wide = False",
+        first="tests/kernels/test_expressions.py",
+    ),
+    Mutant(
+        "small arguments of a tanh that lose their digits",
+        LIB,
+        "tl.abs(x) < 0.02",
+        "tl.abs(x) < 0.0",
+        first=f"{OF_POINTWISE}::test_softcaps_at_half_precision",
+    ),
+    Mutant("halves rounded up", LIB, "((rest == 0.5) & odd)", "(rest == 0.5)", first=f"{OF_POINTWISE}::test_jumps"),
+    Mutant(
+        "logarithms of 1 + x without what that rounds away",
+        LIB,
+        "(x / tl.where(exact, 1.0, rest))",
+        "1.0",
+        first=f"{OF_POINTWISE}::test_smooth_functions",
+    ),
     # Delta from the weights.
     Mutant(
         "delta with the rounding of the saved logsumexp",
@@ -796,5 +894,241 @@ MUTANTS = (
         "for capture in self.spec.captures} if captures is None else captures",
         "for capture in self.spec.captures}",
         first=f"{OF_CLASSES}::test_a_captured_number_of_classes_is_read_again",
+    ),
+    # What is deployed, stored and checked.
+    Mutant("files of others replaced", DEPLOY, "in foreign_files(folder, manifest) if item.foreign", "in ()", first=OF_FOLDERS),
+    Mutant("byte code believed", DEPLOY, ", *planted_byte_code(folder, manifest))", ",)", first=f"{OF_CHECKS}[planted_byte_code]"),
+    Mutant("a folder held to any variant", DEPLOY, "and said in (name, None)", "", first=f"{OF_CHECKS}[of_another_variant]"),
+    Mutant("files that are listed", DEPLOY, "manifest.files.keys() ^ {*emitted, *binaries}", "()", first=f"{OF_CHECKS}[{_LISTED}]"),
+    Mutant("an entry of anybody", CACHE, '_check_owner("it", os.fstat(descriptor))', "pass", first="tests/cache/test_entry.py"),
+    Mutant(
+        "a folder that is checked once",
+        CACHE,
+        "    check_above(folder)\n    check_directory(folder)\n    descr",
+        "    descr",
+        first=OF_STORES,
+    ),
+    Mutant("files read a second time", CACHE, "if text is None else text", "", first="tests/cache/test_load.py"),
+    Mutant("no logsumexp in strict mode", RUNTIME, "asked.append(with_lse(form))", "pass", first=f"{OF_COMMANDS}[wide]"),
+    Mutant("lengths in any order", RUNTIME, "','.join(map(str, sizes))", "','.join(map(str, sorted(sizes)))", first=f"{OF_COMMANDS}[wide]"),
+    Mutant("no tiles for short lengths", RUNTIME, 'strict and request.length != "long"', "strict and False", first=OF_STRICT),
+    Mutant("finished values in a pass", TRANSFORM, "if sources & finished:\n", "if False:\n", first=OF_FORMS_CHECKED),
+    # What is not there.
+    Mutant(
+        "right sides that are no number behind the end",
+        EMIT,
+        "bounded = not self.zeros.is_settled(expr, axis)",
+        "bounded = False",
+        first=OF_ABSENT,
+    ),
+    Mutant(
+        "right sides computed from garbage",
+        EMIT,
+        "(bounded or self.zeros.is_garbage(expr, axis, kept))",
+        "bounded",
+        first=OF_ABSENT,
+    ),
+    Mutant(
+        "sums over features of garbage are trusted",
+        EMIT,
+        "return self.kernel.streamed in step.over or self.is_finite(step.body, exists)",
+        "return bool(step.over) or self.is_finite(step.body, exists)",
+        first=OF_ABSENT,
+    ),
+    Mutant(
+        "gradients of keys that nobody sees as they are computed",
+        EMIT,
+        "if is_of_keys(self.kernel) and name not in self.kernel.added",
+        "if name in self.kernel.added",
+        first=OF_ABSENT,
+    ),
+    Mutant("cotangents of rows without keys", TRANSFORM, "derived = set(cotangents)", "derived = set[str]()", first=OF_ABSENT),
+    Mutant(
+        "keys behind the end that rows see",
+        EMIT,
+        "= tl.max(({valid} & {inside}).to(tl.int32), {0",
+        "= tl.max({valid}.to(tl.int32), {0",
+        first=OF_ABSENT,
+    ),
+    Mutant(
+        "rows behind the last key see their own",
+        TRANSFORM,
+        'seeing = (build.apply("le", Extent(forward.resident), Extent(keys)), *seeing)',
+        "seeing = tuple(seeing)",
+        first=f"{_ABSENT}::test_windows_of_any_lengths",
+    ),
+    Mutant(
+        "negated parts of a mask as they are",
+        TRANSFORM,
+        'build.apply("not", weaker(a, not within))',
+        'build.apply("not", weaker(a, within))',
+        first=f"{_ABSENT}::test_what_masks_ask_of_one_position",
+    ),
+    Mutant(
+        "a matrix that begins later ends as well",
+        TRANSFORM,
+        "not left and span.lo == ZERO and not changes",
+        "not left and not changes",
+        first=OF_ENDS,
+    ),
+    Mutant(
+        "a matrix of all rows",
+        EMIT,
+        "length=end or writer.length(rows)",
+        "length=writer.length(rows)",
+        first=f"{_ABSENT}::test_descriptors_and_products_that_go_ahead",
+    ),
+    Mutant(
+        "few queries that look for nothing",
+        TRANSFORM,
+        'return kernel.role == "forward_parts" or packed',
+        "return False",
+        first=f"{_ABSENT}::test_few_queries_of_several_heads",
+    ),
+    Mutant("numbers that no storage type holds", EMIT, "return value if abs(value) <= _LARGEST else None", "return value", first=OF_ZEROS),
+    # Masks in other spellings, and how far captured tensors are read.
+    Mutant("masks times factors of any sign", IR, "if is_positive(other, known.signs):", "if True:", first=OF_MASKS),
+    Mutant("masks times captured numbers below zero", IR, 'build.apply("le", other,', 'build.apply("lt", other,', first=OF_MASKS),
+    Mutant("a masked score that some sum counts", IR, "return not broken and not any(", "return False and not any(", first=OF_MASKS),
+    Mutant(
+        "one of two terms that are 0",
+        IR,
+        "Absence(_any(x.zero, y.zero), _all(x.low, y.low), _all(",
+        "Absence(_all(x.zero, y.zero), _all(x.low, y.low), _all(",
+        first=OF_MASKS,
+    ),
+    Mutant("chance as a mask of tiles", IR, 'node.op == "random_bits":', 'node.op == "":', first=OF_MASKS),
+    Mutant("squares of any sign", IR, "return frozenset(sign * sign for sign in of)", "return of", first="tests/ir/test_signs.py"),
+    Mutant("lost zeros", IR, "found[step.name] = shared", "pass", first="tests/e2e/test_mask_spellings.py"),
+    Mutant("divisions by a mask", IR, "_all(x.zero, y.low, y.high), _all(*low)", "_all(x.zero, y.zero), _all(*low)", first=OF_MASKS),
+    Mutant("tables that end one too early", RUNTIME, "captures, extents) > size:", "captures, extents) > size + 1:", first=OF_REACH),
+    Mutant(
+        "loads behind a short table",
+        RUNTIME,
+        'return build.apply("min", at, Extent(at.axis)) if isinstance(at, Index) else at',
+        "return at",
+        first=f"{OF_REACH}::test_a_mask_may_hide_what_is_behind_a_table",
+    ),
+    Mutant(
+        "gradients at the other end of a clamp",
+        EMIT,
+        "'max' if op == 'min' else 'min'",
+        "'min' if op == 'min' else 'max'",
+        first=f"{OF_REACH}::test_clamped_positions",
+    ),
+    Mutant(
+        "tables of other batches",
+        "attngen/frontend/*.py",
+        "if own not in (1, given):",
+        "if own not in (1, given, 2):",
+        first="tests/frontend/test_blocks.py::test_a_table_of_other_batches_or_heads_is_refused",
+    ),
+    Mutant(
+        "tiles counted behind captured tensors",
+        "attngen/*.py",
+        "now._reaching(now._check.lengths(extents, captures))._suited(",
+        "now._suited(",
+        first=f"{OF_TILES}::test_what_a_call_refuses_is_not_counted",
+    ),
+    Mutant(
+        "bounds measured by all their parts",
+        MASK,
+        "len(set(islice(walk(bound), _MOST_NODES)))",
+        "len(list(islice(walk(bound), _MOST_NODES)))",
+        first=f"{OF_TILES}::test_captured_numbers_bound_as_literals_do",
+    ),
+    Mutant(
+        "parts of bounds outside of their function",
+        EMIT,
+        "writer.stage, Stage.PROLOGUE, [], True",
+        "writer.stage, Stage.PROLOGUE, [], False",
+        first=f"{OF_TILES}::test_bounds_of_heads_that_a_kernel_sums_over",
+    ),
+    Mutant("forms that a kernel lacks", SCHEDULE, "return value is False and", "return not value and", first="tests/schedule/test_plan.py"),
+    # What cascades may combine: results of equal steps, statistics without some axes, gates, maxima, mixed dtypes.
+    Mutant(
+        "layouts of steps",
+        "attngen/frontend/*.py",
+        "step is not None and step.axes == axes and step.name",
+        "step is not None and step.name",
+        first="tests/frontend/test_cascade.py",
+    ),
+    Mutant(
+        "features stored one after the other",
+        EMIT,
+        'scaled(writer.loads.lifted(f"offs_{axis}", (axis,), layout), stride)',
+        'writer.loads.lifted(f"offs_{axis}", (axis,), layout)',
+        first=OF_KINDS,
+    ),
+    Mutant("statistics without axes of the grid", TRANSFORM, "if (finished or step.name in exponents) and", "if False and", first=OF_KINDS),
+    Mutant(
+        "products over features without coefficients",
+        TRANSFORM,
+        "product(rest, term.coefficient))",
+        "product(rest))",
+        first="tests/transform/test_hoist.py",
+    ),
+    Mutant(
+        "finished values summed over the grid",
+        TRANSFORM,
+        "kept = self.finished_and(axes, part) if wide",
+        "kept = axes if wide",
+        first=OF_KINDS,
+    ),
+    Mutant(
+        "ties that take a whole gradient each",
+        TRANSFORM,
+        'build.apply("div", adjoint, count)',
+        "adjoint",
+        first="tests/transform/test_differentiate.py::test_reductions_over_a_feature",
+    ),
+    Mutant(
+        "maxima over features as sums",
+        EMIT,
+        'reduced = writer.dialect.row_sum if step.reduce == "sum" else writer.dialect.row_max',
+        "reduced = writer.dialect.row_sum",
+        first=f"{OF_MAXIMA}::test_over_features",
+    ),
+    Mutant(
+        "padded features in maxima",
+        EMIT,
+        """"0.0" if step.reduce == "sum" else 'float("-inf")'""",
+        '"0.0"',
+        first=f"{OF_MAXIMA}::test_over_features",
+    ),
+    Mutant(
+        "maxima of pairs that do not exist",
+        EMIT,
+        """lowering.exists.get(step.name))}, {seen}, float("-inf"))""",
+        """lowering.exists.get(step.name))}, {seen}, 0.0)""",
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "maxima of parts added up",
+        TRANSFORM,
+        "body, whole.reduce, (self.whole.parts,)",
+        'body, "sum", (self.whole.parts,)',
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "gradients through maxima that nobody derives",
+        RUNTIME,
+        "if grad is not None and name in self.ungraded",
+        "if grad is None and name in self.ungraded",
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "numbers cast by autocast",
+        RUNTIME,
+        "tensor.dtype == torch.float32 and name in",
+        "tensor.dtype is None and name in",
+        first="tests/e2e/test_dtypes.py",
+    ),
+    Mutant(
+        "gradients that no kernel computes left out in silence",
+        RUNTIME,
+        "if not refused or not torch.is_grad_enabled():",
+        "if True:",
+        first="tests/e2e/test_wanted.py",
     ),
 )

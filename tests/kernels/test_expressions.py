@@ -22,6 +22,22 @@ ADDED = [
         "logaddexp(temp, 0.3)",
         "safe_div(0.3, m - n)",
     ),
+    *("log1p(m * 0.01)", "expm1(-m * 0.01)", "atan(m - n)", "atan2(m - n, n)", "asinh(m - n)", "rint(n * 0.3)", "tanh_small(m - n)"),
+    *(
+        "(m - n) ** (n % 4) * 0.01",
+        "0.001 * (m - n) ** 9",
+        "int_pow(m - n, n % 4) * 0.01",
+        "int_pow(-1, m) * 0.3",
+        "int_pow(m - n, 5) * 1e-6",
+        "float16(m * 0.3)",
+        "bfloat16(n * 0.3)",
+    ),
+    *(
+        "clamp(m - n, -0.3, 0.7)",
+        "hardtanh(m - n, -0.3, 0.7)",
+        "clamp_min(m - n, 0.3)",
+        "where(n > m, extent(d) ** -0.3, extent(d) * 0.013)",
+    ),
     *("n % 3.5", "m // 0.3 * 0.01", "logaddexp(n * 0.1, m)", "relu(m - n) * 0.1", "relu(0.3 - n)"),
 ]
 

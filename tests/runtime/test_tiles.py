@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attngen
-from attngen.errors import ArgumentError
+from attngen.errors import ArgumentError, ShapeMismatch
 from attngen.runtime.tiles import MaskTiles
 
 TILES = {role: {"BLOCK_M": 16, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}
@@ -113,3 +113,55 @@ def test_a_mask_in_an_argument_is_refused() -> None:
 
     with pytest.raises(ArgumentError, match="keep"):
         attngen.compile(padded, arch="sm90").mask_tiles(q_len=8, kv_len=8, head_dim=16)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 150), st.sampled_from(["q", "k", "b", "h"]), st.booleans())
+def test_what_a_call_refuses_is_not_counted(length: int, axis: str, rest: bool) -> None:
+    """A captured tensor reaches as far as positions do, or there are no figures; what lies behind it never counts."""
+    needed = {"q": 100, "k": 120, "b": 2, "h": 3}
+    behind = torch.full((400,), rest)
+    behind[:length] = torch.arange(length) % 3 == 0
+    flag = behind[:length]
+    mods = {
+        "q": lambda b, h, q, k: (q >= k) | flag[q],
+        "k": lambda b, h, q, k: (q >= k) | flag[k],
+        "b": lambda b, h, q, k: (q >= k) | flag[b],
+        "h": lambda b, h, q, k: (q >= k) | flag[h],
+    }
+    attend = attngen.compile(attngen.attention(mask_mod=mods[axis]), arch="sm90", schedule=TILES)
+    batch, heads = 1 if axis == "h" else 2, 1 if axis == "b" else 3
+    sizes = {"q_len": 100, "kv_len": 120, "batch": batch, "heads": heads, "head_dim": 16}
+    if length < needed[axis]:
+        with pytest.raises(ShapeMismatch, match=f"has {length} elements, but it is indexed by positions up to {needed[axis] - 1}"):
+            attend.mask_tiles(**sizes)
+        return
+    for found in attend.mask_tiles(**sizes):
+        assert_sound(found, dense(mods[axis], batch, heads, 100, 120))
+
+
+@pytest.mark.parametrize(("heads", "width", "shift"), [(4, 32, 32), (2, 24, 11)])
+def test_captured_numbers_bound_as_literals_do(heads: int, width: int, shift: int) -> None:
+    """Heads that are told apart by captured numbers: the tiles of the mask, found without a list."""
+
+    def mask(b, h, q, k):  # type: ignore[no-untyped-def]
+        by = torch.where(h >= heads // 2, shift // 2, 0)
+        return ((q + by) // width == (k + by) // width) & (q >= k)
+
+    attend = attngen.compile(attngen.attention(mask_mod=mask), arch="sm90", schedule=TILES)
+    for found in attend.mask_tiles(q_len=100, kv_len=120, heads=heads, head_dim=16):
+        assert found.setup_bytes == 0
+        assert found.empty > 0
+        assert_sound(found, dense(mask, 1, heads, 100, 120))
+
+
+def test_bounds_of_heads_that_a_kernel_sums_over() -> None:
+    """Parts of bounds that have names of their own stand in the function that needs them."""
+
+    def mask(b, h, q, k):  # type: ignore[no-untyped-def]
+        by = torch.where(h >= 2, 3, 0)
+        return ((q + by) // 1 == (k + by) // 1) & (q >= k)
+
+    attend = attngen.compile(attngen.attention(mask_mod=mask), arch="sm90", schedule=TILES)
+    for found in attend.mask_tiles(q_len=60, kv_len=70, heads=4, head_dim=16):
+        assert_sound(found, dense(mask, 1, 4, 60, 70))

@@ -5,7 +5,7 @@ import pytest
 from attngen.errors import ScheduleError
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
-from attngen.schedule.plan import ModuleSchedule, TileSchedule, override, parse_schedule, parse_tile
+from attngen.schedule.plan import ModuleSchedule, TileSchedule, check_roles, override, parse_schedule, parse_tile
 from tests.variants import SOFTMAX
 
 CHOSEN = parse_schedule("forward=128x64,w8,s2 backward_prepare=64,w4,s1 backward_rows=128x64,w8,s2 backward_columns=128x32,w8,s3")
@@ -121,6 +121,24 @@ def test_late_goes_with_pipe(kernels):
     assert str(late["forward"]).endswith(",pipe,late")
     plain = override(late, kernels, {"forward": {"PIPE": False}})["forward"]
     assert not plain.pipe and not plain.late
+
+
+def test_forms_that_a_kernel_lacks_may_be_left_off(kernels):
+    """There is no other form than the plain one."""
+    prepare = next(kernel for kernel in kernels if kernel.role == "backward_prepare")
+    assert override(CHOSEN, kernels, {prepare.role: {"PIPE": False, "TMA": False, "num_warps": 8}})[prepare.role].num_warps == 8
+    assert override(CHOSEN, (prepare,), {"PIPE": False}) == CHOSEN
+    for value in (True, 0, None):
+        with pytest.raises(ScheduleError, match="no value called 'PIPE'"):
+            override(CHOSEN, kernels, {prepare.role: {"PIPE": value}})
+
+
+def test_roles_are_known_before_kernels_are_built():
+    roles = ("forward", "backward_rows")
+    check_roles({"forward": {"BLOCK_M": 64}}, roles)
+    check_roles({"BLOCK_M": 64}, roles)
+    with pytest.raises(ScheduleError, match=r"'foward'(.|\n)*backward_rows, forward"):
+        check_roles({"foward": {"BLOCK_M": 64}}, roles)
 
 
 def test_errors_name_what_is_legal(kernels):

@@ -21,6 +21,7 @@ from attngen.transform.canonicalize import canonicalize
 from attngen.transform.differentiate import Backward, Gradient, differentiate
 from attngen.transform.hoist import hoist
 from attngen.transform.streaming import Streamed, streaming
+from attngen.transform.verify import verify_streamed
 
 SIZES = {"b": 2, "g": 2, "r": 2, "h": 4, "m": 5, "n": 7, "d": 4, "e": 6, "f": 3}
 CAPTURES: dict[str, tuple[int, ...]] = {
@@ -95,19 +96,7 @@ def streamed_form(text: str) -> tuple[Cascade, Streamed]:
 def assert_streaming_form(streamed: Streamed) -> None:
     """Text reads back; reductions over the streamed axis are sums without finished values; nothing along it waits for the end."""
     assert parse(print_cascade(streamed.cascade)) == streamed.cascade
-    along = {name for gauge in streamed.gauges for name in (gauge.weight, gauge.offset) if name is not None}
-    gauges = {gauge.name for gauge in streamed.gauges}
-    finished: set[str] = set()
-    for step in streamed.cascade.steps:
-        sources = {*names_read(step.body), *names_read(step.where)}
-        if streamed.streamed in (*step.axes, *step.over):
-            assert not sources & finished, f"{step.name} needs finished values"
-            assert not sources & gauges or step.name in along, f"{step.name} reads a gauge"
-        if streamed.streamed in step.over:
-            assert step.reduce == "sum"
-        if streamed.streamed in step.over or sources & finished or (sources & gauges and step.name not in along):
-            finished.add(step.name)
-    assert finished >= {item.name for item in streamed.accumulators} | {gauge.value for gauge in streamed.gauges}
+    verify_streamed(streamed)
 
 
 def gauges_at(streamed: Streamed, point: Point, seed: int = 1) -> dict[str, Tensor]:

@@ -4,9 +4,8 @@ import pytest
 
 from attngen.errors import AxisError, MaskMismatch
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_step
 from attngen.ir.verify import CanonicalForm, verify
-from attngen.transform.canonicalize import canonicalize, lift_mask
+from attngen.transform.canonicalize import canonicalize
 from tests import variants
 from tests.transform import more_variants
 from tests.transform.more_variants import SCORES, after_softmax, attention, pair
@@ -18,32 +17,6 @@ ALL = {**variants.ALL, **{name: text for name, (text, _) in more_variants.ALL.it
 def test_form_and_idempotence(name: str) -> None:
     cascade = verify(canonicalize(parse(ALL[name])), CanonicalForm)
     assert canonicalize(cascade) == cascade
-
-
-def lifted(text: str) -> str:
-    step = parse(f"cascade(a[m], b[m])\n  y[m] = {text}\n  -> y").steps[0]
-    body, predicate = lift_mask(step.body)
-    return print_step(type(step)("y", ("m",), body, where=predicate))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("where(m > 1, a[m], -inf)", "y[m] = a[m]  if m > 1"),
-        ("where(m > 1, -inf, a[m])", "y[m] = a[m]  if not m > 1"),
-        ("where(m > 1, where(m < 5, a[m], -inf), -inf)", "y[m] = a[m]  if m > 1 and m < 5"),
-        ("b[m] + where(m > 1, a[m], -inf)", "y[m] = b[m] + a[m]  if m > 1"),
-        ("where(m > 1, a[m], -inf) - b[m]", "y[m] = a[m] - b[m]  if m > 1"),
-        ("where(m > 1, 0.0, -inf) + b[m]", "y[m] = b[m]  if m > 1"),
-        ("where(m > 1, a[m], -inf) * 0.5", "y[m] = a[m] * 0.5  if m > 1"),
-        ("where(m > 1, a[m], -inf) / 2", "y[m] = a[m] / 2  if m > 1"),
-        ("where(m > 1, a[m], -inf) * -0.5", "y[m] = where(m > 1, a[m], -inf) * -0.5"),
-        ("b[m] - where(m > 1, a[m], -inf)", "y[m] = b[m] - where(m > 1, a[m], -inf)"),
-        ("where(m > 1, a[m], 0.0)", "y[m] = where(m > 1, a[m], 0.0)"),
-    ],
-)
-def test_lifting(text: str, expected: str) -> None:
-    assert lifted(text) == expected
 
 
 def test_a_row_value_of_minus_infinity_stays_a_number() -> None:

@@ -13,20 +13,20 @@ from attngen.ir.printer import print_expr
 from attngen.runtime.reference import reference
 from attngen.transform.derivative import RULES, gradients
 
-A, B = Read("a", (Index("m"),)), Read("b", (Index("m"),))
-WITHOUT = {"floordiv", "floor", "ceil", "sign", "to_float"}
+A, B, C = (Read(name, (Index("m"),)) for name in "abc")
+WITHOUT = {"floordiv", "floor", "ceil", "rint", "sign", "to_float"}
 FLOATS = [name for name, op in OPS.items() if op.result in ("float", "same") and name not in WITHOUT | {"bitor"} and name not in ("where",)]
 
 
-def assert_derivative(body: Expr, a: torch.Tensor, b: torch.Tensor) -> None:
-    inputs = (Input("a", ("m",), 1), Input("b", ("m",), 1), Input("d", ("m",), 1))
+def assert_derivative(body: Expr, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> None:
+    inputs = tuple(Input(name, ("m",), 1) for name in "abcd")
     found = gradients(body, body, Read("d", (Index("m"),)))
     steps = (Einsum("y", ("m",), body), *(Einsum(f"d{read.tensor}", ("m",), part) for read, part in found.items()))
-    leaves = {"a": a.clone().requires_grad_(), "b": b.clone().requires_grad_()}
+    leaves = {name: (a if value is None else value).clone().requires_grad_() for name, value in zip("abc", (a, b, c), strict=True)}
     cotangent = torch.linspace(-1.0, 2.0, len(a), dtype=torch.float64)
     values = reference(Cascade(inputs, steps, tuple(step.name for step in steps)), {**leaves, "d": cotangent})
-    truth = torch.autograd.grad((values["y"] * cotangent).sum(), [leaves["a"], leaves["b"]], allow_unused=True)
-    for name, expected in zip(("a", "b"), truth, strict=True):
+    truth = torch.autograd.grad((values["y"] * cotangent).sum(), list(leaves.values()), allow_unused=True)
+    for name, expected in zip(leaves, truth, strict=True):
         mine = values.get(f"d{name}", torch.zeros_like(a))
         torch.testing.assert_close(mine, torch.zeros_like(a) if expected is None else expected, rtol=1e-12, atol=1e-12)
 
@@ -40,7 +40,10 @@ def points(low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
 def test_rule(name: str) -> None:
     positive = name in ("log", "log2", "sqrt", "rsqrt", "pow", "div", "safe_div", "mod")
     a, b = points(0.5, 2.0) if positive else points(-2.0, 2.0)
-    assert_derivative(Apply(name, (A, B)[: OPS[name].arity]), a, b)
+    if name == "hardtanh":
+        assert_derivative(Apply(name, (A, Const(-1.0, "float"), Const(0.5, "float"))), a, b)
+    else:
+        assert_derivative(Apply(name, (A, B, C)[: OPS[name].arity]), a, b, b.flip(0))
 
 
 def test_every_smooth_operation_has_a_rule() -> None:
@@ -73,8 +76,16 @@ def test_ties() -> None:
     for name in ("relu", "abs"):
         assert_derivative(Apply(name, (A,)), zero, zero)
     whole = gradients(Apply("max", (A, B)), Read("y", ()), build.ONE)
-    assert print_expr(whole[A]) == "where(a[m] >= b[m], 1.0, 0.0)"
-    assert print_expr(whole[B]) == "where(a[m] >= b[m], 0.0, 1.0)"
+    assert print_expr(whole[A]) == "where(a[m] == b[m], 0.5, where(a[m] < b[m], 0.0, 1.0))"
+
+
+@pytest.mark.parametrize("name", ["min", "max", "clamp", "clamp_min", "clamp_max", "hardtanh", "pow"])
+def test_where_slopes_jump(name: str) -> None:
+    """Every order of three values, equal ones as well; powers of 0 and by 0."""
+    few = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    a, b, c = (axis.reshape(-1) for axis in torch.meshgrid(few, few, few, indexing="ij"))
+    bounds = (Const(0.0, "float"), Const(1.0, "float")) if name == "hardtanh" else (B, C)
+    assert_derivative(Apply(name, (A, *bounds)[: OPS[name].arity]), a, b, c)
 
 
 def test_far_out_values_stay_finite() -> None:

@@ -1,0 +1,111 @@
+"""Which signs a value can have, read off its expression.
+
+    extent(d) ** -0.5                positive: lengths are, and so are their powers
+    0.5 * exp(x)                     positive, whatever x is
+    x * x + 1.0                      positive: a square is not negative
+    scale                            any: a captured number may change between calls
+
+Only the order of the real numbers counts: an exponential that underflows is positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
+
+Signs = frozenset[int]
+"""Which of -1, 0 and 1 the sign of a value may be."""
+
+ANY: Signs = frozenset((-1, 0, 1))
+POSITIVE: Signs = frozenset((1,))
+NEGATIVE: Signs = frozenset((-1,))
+NOT_NEGATIVE: Signs = frozenset((0, 1))
+_ZERO: Signs = frozenset((0,))
+_ABOVE_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus"))
+_ODD = frozenset(("to_float", "sign", "tanh", "erf"))
+"""What has the sign of its argument."""
+_OF_STEPS: Mapping[str, Signs] = {}
+
+
+def signs(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> Signs:
+    """The signs that an expression may have; never fewer than it has.
+
+    Args:
+        expr: a number or a truth value.
+        steps: the signs of earlier steps, by name.
+    """
+    match expr:
+        case Const(value=value):
+            return frozenset(((value > 0) - (value < 0),))
+        case Extent():
+            return POSITIVE
+        case Index() | Start() | Offset():
+            return NOT_NEGATIVE
+        case Read(tensor=name):
+            return steps.get(name, NOT_NEGATIVE if kind_of(expr) == "bool" else ANY)
+        case Apply(op="where", args=(_, a, b)):
+            return signs(a, steps) | signs(b, steps)
+        case Apply(op="mul", args=(a, b)) if a == b:
+            return _square(signs(a, steps))
+        case Apply(op="pow", args=(a, Const(value=power))) if power % 2 == 0:
+            squared = _square(signs(a, steps))
+            return squared | POSITIVE if power <= 0 else squared
+        case Apply(op=op, args=args):
+            return NOT_NEGATIVE if kind_of(expr) == "bool" else _operation(op, tuple(signs(arg, steps) for arg in args))
+
+
+def is_positive(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> bool:
+    """Whether a value is greater than 0 wherever it exists."""
+    return signs(expr, steps) == POSITIVE
+
+
+def is_negative(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> bool:
+    """Whether a value is less than 0 wherever it exists."""
+    return signs(expr, steps) == NEGATIVE
+
+
+def _square(of: Signs) -> Signs:
+    return frozenset(sign * sign for sign in of)
+
+
+def _operation(op: str, args: tuple[Signs, ...]) -> Signs:
+    if op in _ABOVE_ZERO:
+        return POSITIVE
+    match op, args:
+        case "add", (a, b):
+            return frozenset(sign for x in a for y in b for sign in _sum(x, y))
+        case "sub", (a, b):
+            return frozenset(sign for x in a for y in b for sign in _sum(x, -y))
+        case (("mul" | "safe_div"), (a, b)):
+            return frozenset(x * y for x in a for y in b)
+        case "div", (a, b):
+            return frozenset(sign for x in a for y in b for sign in ((x * y,) if y else (x, -x)))
+        case "neg", (a,):
+            return frozenset(-x for x in a)
+        case "abs", (a,):
+            return _square(a)
+        case "sqrt", (a,):
+            return a - NEGATIVE or _ZERO
+        case "rsqrt", _:
+            return POSITIVE
+        case "pow", (a, _) if a <= NOT_NEGATIVE:
+            return a | POSITIVE
+        case "relu", (a,):
+            return frozenset(max(x, 0) for x in a)
+        case ("min" | "max") as op, (a, b):
+            choose = min if op == "min" else max
+            return frozenset(choose(x, y) for x in a for y in b)
+        case "mod", (_, b) if b <= NOT_NEGATIVE:
+            return NOT_NEGATIVE
+        case (("floor" | "ceil" | "to_int" | "floordiv"), _):
+            return NOT_NEGATIVE if all(x <= NOT_NEGATIVE for x in args) else ANY
+        case _ if op in _ODD:
+            return args[0]
+        case _:
+            return ANY
+
+
+def _sum(x: int, y: int) -> tuple[int, ...]:
+    """The signs of a sum of numbers of these signs."""
+    return (-1, 0, 1) if x * y < 0 else ((x or y),)
