@@ -977,8 +977,8 @@ MUTANTS = (
     Mutant(
         "gradients of keys that nobody sees as they are computed",
         EMIT,
-        "if is_of_keys(self.kernel) and name not in self.kernel.added",
-        "if name in self.kernel.added",
+        "if is_of_keys(kernel) and name not in kernel.added",
+        "if name in kernel.added",
         first=OF_ABSENT,
     ),
     Mutant("cotangents of rows without keys", TRANSFORM, "derived = set(cotangents)", "derived = set[str]()", first=OF_ABSENT),
