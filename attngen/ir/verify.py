@@ -109,8 +109,7 @@ def outputs_exist(cascade: Cascade) -> None:
 def axes_are_bound(cascade: Cascade) -> None:
     """The axes of a step and those it reduces over are distinct, and hold every index in its body and predicate.
 
-    A body may lack an axis of its step (it broadcasts), but not one that is reduced over. The length of an axis is known only if an
-    argument or a step has the axis.
+    A body may lack an axis of its step: it broadcasts. The length of an axis is known only if an argument or a step has the axis.
     """
     known = {axis for item in cascade.inputs for axis in item.axes or ()}
     known |= {axis for step in cascade.steps for axis in (*step.axes, *step.over)}
@@ -123,12 +122,18 @@ def axes_are_bound(cascade: Cascade) -> None:
         used = {axis for expr in _exprs(step) for axis in free_axes(expr)}
         for axis in sorted(used - set(space)):
             raise _broken(f"index {axis!r} is neither an axis of the step nor reduced over", step)
-        for axis in step.over:
-            if axis not in used:
-                raise _broken(f"reduced over {axis!r}, which the body lacks", step)
         for axis in (axis for expr in _exprs(step) for axis in extents(expr)):
             if axis not in known:
                 raise _broken(f"extent({axis}) of an axis that nothing has", step)
+
+
+def bodies_have_what_is_reduced(cascade: Cascade) -> None:
+    """A reduction is over axes that its body has. (Derived steps may count: `sum[n] 1.0`.)"""
+    for step in cascade.steps:
+        used = {axis for expr in _exprs(step) for axis in free_axes(expr)}
+        for axis in step.over:
+            if axis not in used:
+                raise _broken(f"reduced over {axis!r}, which the body lacks", step)
 
 
 def kinds_are_right(cascade: Cascade) -> None:
@@ -207,7 +212,15 @@ class TracedForm(Form):
     Steps are in order, names are defined once, and no axis has the name of a tensor.
     """
 
-    rules = (names_are_unique, inputs_are_consistent, reads_are_earlier, outputs_exist, axes_are_bound, kinds_are_right)
+    rules = (
+        names_are_unique,
+        inputs_are_consistent,
+        reads_are_earlier,
+        outputs_exist,
+        axes_are_bound,
+        bodies_have_what_is_reduced,
+        kinds_are_right,
+    )
 
 
 class CanonicalForm(Form):
