@@ -8,16 +8,18 @@ output, or is shared by several steps and costs more than a few additions.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from attngen.errors import AttngenError, ModReturn, SpecError
 from attngen.frontend import patterns
 from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
-from attngen.frontend.places import definition, locate
-from attngen.frontend.run import call, located, until_settled
+from attngen.frontend.origins import Root
+from attngen.frontend.places import assigned, definition, locate
+from attngen.frontend.run import call, located, outside_of_graphs, until_settled
 from attngen.frontend.sharing import name_shared, rename
 from attngen.frontend.spec import Argument, Spec
 from attngen.frontend.trace import RESERVED, Trace
@@ -25,13 +27,14 @@ from attngen.frontend.tracer import Traced, lift
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input
 from attngen.ir.expr import Expr, Kind
+from attngen.source import naming
 
 # What a call takes besides tensors.
 _OPTIONS = frozenset(("return_lse", "seed", "return_seed", "training"))
 _KINDS: dict[str, Kind] = {"": "float", "float": "float", "int": "int", "bool": "bool"}
 
 
-def cascade(**signature: str) -> Callable[[Callable[..., Any]], Spec]:
+def cascade(*function: Any, **signature: str) -> Callable[[Callable[..., Any]], Spec]:
     """Describe an attention variant as a cascade of einsums.
 
     Args:
@@ -46,17 +49,26 @@ def cascade(**signature: str) -> Callable[[Callable[..., Any]], Spec]:
         TraceError: the function does something that cannot be traced.
     """
 
+    if function:
+        remedy = 'Write @attngen.cascade(q="b h m d", k="b h n d", v="b h n e") above the function.'
+        raise SpecError("cascade takes the axes of each argument by its name, and gives the decorator", remedy=remedy)
+
+    @outside_of_graphs
     def decorate(function: Callable[..., Any]) -> Spec:
-        header = _header(function, signature)
-
-        def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Spec]]:
-            axes = tuple(dict.fromkeys(axis for argument in header.arguments for axis in patterns.flat(argument.pattern)))
-            trace = Trace(header.inputs, axes)
-            return trace, lambda: _trace(function, header, trace, Lifter(trace, keep))
-
-        return until_settled(attempt)
+        if not callable(function):
+            raise SpecError(f"cascade decorates a function, not a {type(function).__name__}", remedy="Put it above a def.")
+        return _spec(_header(function, signature), {"function": function})
 
     return decorate
+
+
+def _spec(header: _Header, roots: Mapping[str, Any]) -> Spec:
+    def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Spec]]:
+        axes = tuple(dict.fromkeys(axis for argument in header.arguments for axis in patterns.flat(argument.pattern)))
+        trace = Trace(header.inputs, axes)
+        return trace, lambda: _trace(roots["function"], header, trace, Lifter(trace, keep))
+
+    return until_settled(attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,8 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
     arguments: list[Argument] = []
     inputs: list[Input] = []
     for name in (name for name in parameters if name in signature):
+        if not isinstance(signature[name], str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SpecError(f"the axes of {name} are a {type(signature[name]).__name__}", remedy=f'Write a string: {name}="b h m d".')
         text, _, kind = signature[name].partition(":")
         if kind.strip() not in _KINDS or name in RESERVED | _OPTIONS:
             raise SpecError(
@@ -93,7 +107,7 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
 
 
 def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: Lifter) -> Spec:
-    lifted = lifter.lift(function, ("cascade", function.__name__), function.__name__)
+    lifted = lifter.lift(function, Root("function"), function.__name__)
     arguments = {item.name: Traced(build.read(item.name, item.axes or (), item.kind), trace) for item in header.inputs}
     result = call(lambda: lifted(**arguments), (), trace)
     keys, values = _results(result, trace, function)
@@ -105,7 +119,8 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     layouts = [value.layout or patterns.grouped(traced.axes(name), signature) for name, value in zip(names, values, strict=True)]
     outputs = tuple(Argument(name, layout) for name, layout in zip(names, layouts, strict=True))
     label = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in function.__name__).strip("_") or "cascade"
-    return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced))
+    tracing = trace.tracing(captures, {"function": function}, partial(_spec, header))
+    return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced), tracing=tracing)
 
 
 def locate_definition(function: Callable[..., Any]) -> Any:
@@ -165,5 +180,6 @@ class _Outputs:
             self._renamed.append(rename(trace, step.name, name))
             return name
         name = trace.fresh(wanted)
-        trace.add(replace(Einsum(name, axes, expr), loc=locate(value.place) or self._loc))
+        loc = naming(locate(value.place) or self._loc, assigned(value.place) or f"the output {wanted}")
+        trace.add(Einsum(name, axes, expr, loc=loc))
         return name

@@ -12,12 +12,13 @@ from itertools import count
 from typing import Any
 
 from attngen.errors import CaptureError, ReductionInMod, TracedIteration, UnsupportedOperation
-from attngen.frontend.places import locate, user_place
+from attngen.frontend.places import assigned, locate, user_place
 from attngen.frontend.trace import Trace, substitute
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Const, Expr, Index, kind_of
 from attngen.ir.traverse import free_axes, reads
+from attngen.source import naming
 
 Dims = tuple[tuple[str, int], ...]
 LONGEST_UNROLLED = 16
@@ -54,13 +55,14 @@ def broadcast(values: list[Row]) -> tuple[list[Expr], Dims]:
     return exprs, tuple(common)
 
 
-def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row]) -> Row:
+def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row], observe: Callable[[str], None]) -> Row:
     """`value[items]`: integers, traced positions, slices, None and an ellipsis.
 
     Args:
         value: what is indexed.
         items: as Python passes them.
         convert: makes a position of anything that is not a slice, None or an ellipsis.
+        observe: is told the axes whose lengths decide the result.
 
     Raises:
         CaptureError: too many indices, a position that is not an integer, or a literal out of range.
@@ -79,6 +81,8 @@ def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row]) -> 
         if isinstance(item, slice):
             start, stop, step = item.indices(size)
             length = len(range(start, stop, step))
+            if item != slice(None):
+                observe(axis)
             if (start, length, step) != (0, size, 1):
                 moved = f"{axis}.{next(fresh)}"
                 mapping[axis] = build.add(build.mul(Index(moved), Const(step, "int")), Const(start, "int"))
@@ -91,6 +95,8 @@ def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row]) -> 
         gathered = gathered or bool(position.dims)
         if gathered and any(other is None or isinstance(other, slice) for other in items):
             raise CaptureError("an index tensor that is not fully indexed, next to a slice", remedy="Index the index tensor first.")
+        if isinstance(position.expr, Const):
+            observe(axis)
         mapping[axis] = _checked(position.expr, size)
         left.extend(position.dims)
     return Row(substitute(value.expr, mapping), (*left, *dims))
@@ -168,4 +174,6 @@ def contract(value: Row, trace: Trace) -> Expr:
     if not any(Index(feature) in read.at for read in reads(body)):
         raise UnsupportedOperation("a contraction over part of a captured row", remedy="Capture the part as a tensor of its own.")
     axes = tuple(axis for axis in trace.order(free_axes(body)) if axis != feature)
-    return trace.add(Einsum(trace.fresh("dot"), axes, body, "sum", (feature,), None, locate(user_place())))
+    place = user_place()
+    loc = naming(locate(place), assigned(place) or "dot(...)")
+    return trace.add(Einsum(trace.fresh("dot"), axes, body, "sum", (feature,), None, loc))
