@@ -29,7 +29,6 @@ from attngen.transform.differentiate import Backward
 from attngen.transform.gauges import Streamed
 from attngen.transform.kernel import Kernel
 
-
 _CARRIED = ("sum", "max")
 
 
@@ -64,8 +63,9 @@ def verify_step(name: str, value: object) -> None:
 def verify_streamed(streamed: Streamed) -> None:
     """StreamingForm: one pass over the streamed axis is enough.
 
-    A reduction over it is a sum, or a maximum that is asked for. A step along it, or a reduction over it, reads no finished value: none that a reduction over it has a part in; and
-    a gauge only where it is the weight or the offset of one. What the kernels carry and what the backward reads of a gauge is finished.
+    A reduction over it is a sum, or a maximum that is asked for. A step along it, or a reduction over it, reads no finished value: none
+    that a reduction over it has a part in; and a gauge only where it is the weight or the offset of one. What the kernels carry and what
+    the backward reads of a gauge is finished.
 
     Raises:
         MalformedCascade: naming the step.

@@ -94,7 +94,7 @@ def streamed_form(text: str) -> tuple[Cascade, Streamed]:
 
 
 def assert_streaming_form(streamed: Streamed) -> None:
-    """Text reads back; reductions over the streamed axis are sums without finished values; nothing along it waits for the end."""
+    """Text reads back; reductions over the streamed axis take no finished values; nothing along it waits for the end."""
     assert parse(print_cascade(streamed.cascade)) == streamed.cascade
     verify_streamed(streamed)
 
