@@ -117,7 +117,7 @@ class Attention:
         self._on_device = Follower().on
         self._kernels = shared_kernels(spec.cascade, spec.name, options)
         self._operators = operators(self._kernels)
-        self._check = Checks(spec, self.program.cascade)
+        self._check = Checks(spec, self.program)
         self._guarded: dict[Short, Attention] = {}
 
     @property
@@ -150,7 +150,7 @@ class Attention:
             ShapeMismatch, DtypeMismatch, DeviceMismatch, ArchMismatch, ArgumentError, NotDifferentiable
         """
         chosen = self._asked(return_lse, training)
-        tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs))
+        tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs), chosen.spec, chosen.program.features)
         views, extents = binding.split(chosen.spec, tensors)
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
         if not binding.is_symbolic(extents):

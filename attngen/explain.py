@@ -16,7 +16,7 @@ from attngen.analysis.passes import pass_count
 from attngen.analysis.remainders import common_divisor
 from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError, InvalidKnob
-from attngen.ir.cascade import Cascade, Einsum
+from attngen.ir.cascade import Cascade, Einsum, operand_of, without_features
 from attngen.ir.masks import masks_that_stayed
 from attngen.ir.printer import print_expr, print_step
 from attngen.ir.traverse import free_axes
@@ -64,6 +64,7 @@ class Explanation:
         form: of the backward, and why it is that.
         masks: those that bound no tiles, for they are numbers to the kernels, each with the user's line and the reason.
         delta: why delta is summed over the keys, "" where it is not.
+        refused: gradients that there are not, and why. dtypes: which arguments may be fp32 beside others.
     """
 
     traced: tuple[str, ...]
@@ -87,6 +88,8 @@ class Explanation:
     form: str = ""
     masks: tuple[str, ...] = ()
     delta: str = ""
+    refused: tuple[str, ...] = ()
+    dtypes: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -103,6 +106,8 @@ class Explanation:
             _block("saved for the backward", self._kept()),
             *([_block("gradients", self.gradient)] if full else []),
             *([_block("backward", [line for line in (self.form, self.delta) if line])] if self.form or self.delta else []),
+            *([_block("dtypes", (self.dtypes,))] if self.dtypes else []),
+            *([_block("gradients that no kernel computes", self.refused)] if self.refused else []),
             _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
             *([_block("masks that stay numbers, so that their tiles are visited", self.masks)] if self.masks else []),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
@@ -161,6 +166,8 @@ def explain(
         form=_form(program, why_form),
         masks=tuple(dict.fromkeys(f"{_line(step)}: {why}" for step, why in masks_that_stayed(program.cascade))),
         delta=f"delta is summed over {streamed.streamed} by backward_statistics: {program.delta}" if program.delta else "",
+        dtypes=_dtypes(program),
+        refused=_refused(program),
     )
 
 
@@ -250,6 +257,21 @@ def _gaps(program: Program) -> str:
         f"as they come; the mask holds for equal remainders by {name} only, so for N queries and keys "
         f"order=attngen.grid(N).order(dilation={name}) leaves about one tile in {name} to visit, at the price of copies"
     )
+
+
+def _refused(program: Program) -> tuple[str, ...]:
+    """Which gradients there are not, and why."""
+    ungraded = program.backward.ungraded if program.backward is not None else ()
+    through = (f"through the output {name}: it depends on a maximum over {program.streamed.streamed}" for name in ungraded)
+    return (*(f"{name}: {error.rule}" for name, error in program.refused), *through)
+
+
+def _dtypes(program: Program) -> str:
+    """What arguments without features may be."""
+    inputs = program.cascade.inputs
+    names = ", ".join(item.name for item in without_features(inputs, program.features))
+    operand = operand_of(inputs, program.features).name
+    return f"{names}: that of {operand}, or float32; read in the precision of sums, with gradients in their own dtype" if names else ""
 
 
 def _facts(kernel: Kernel) -> KernelFacts:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 from attngen.analysis.dependence import roles
@@ -15,7 +15,8 @@ from attngen.emit.layout import WIDTH
 from attngen.emit.names import Code, comment, folded
 from attngen.emit.render import helper_sources, render
 from attngen.emit.sections import Shapes, shapes
-from attngen.emit.specialised import specialise
+from attngen.emit.specialised import Form, specialise
+from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade
 from attngen.ir.pieces import Cuts
 from attngen.transform.biases import split_biases
@@ -58,6 +59,7 @@ class Program:
     Attributes:
         parts: the kernels before rewrites. kernels: after them.
         dtype: of the arguments that `kernels` are for; "" for all dtypes alike.
+        refused: inputs whose gradients no kernel computes, with the reason. The rest has them all the same.
         divided: whether the forward is `forward_parts` and `forward_merge`, and no backward follows.
         delta: why delta is summed over the keys, "" where it is a sum over the features of an output.
     """
@@ -75,6 +77,7 @@ class Program:
     dtype: str = ""
     divided: bool = False
     delta: str = ""
+    refused: tuple[tuple[str, UnsupportedError], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ def analyse(
     Args:
         cascade: TracedForm, with the outputs that the module shall return.
         observe: called with the name and the result of every step.
-        wanted: inputs to differentiate by; None for all that can be.
+        wanted: inputs to differentiate by; None for all that have kernels for their gradients.
         without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
         precise_delta: whether delta is summed over the keys; None where the derivation knows that it matters.
@@ -133,24 +136,21 @@ def analyse(
     canonical = canonicalize(cascade)
     observe("canonicalize", canonical)
     axes = roles(canonical)
-    streamed = streaming(canonical, axes.resident, axes.streamed)
+    spread = tuple(axis for axis in axes.grid if any(axis in canonical.axes(name) for name in canonical.outputs))
+    streamed = streaming(canonical, axes.resident, axes.streamed, spread)
     observe("streaming", streamed)
+    start = Program(canonical, streamed, None, None, axes.features, (), without, asked, divided=divided)
     wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
-    backward, delta = _differentiated(streamed, wrt, precise_delta)
-    observe("differentiate", backward)
-    gradient = hoist(backward.cascade)
-    observe("hoist", gradient)
-    saved = tuple(item.name for item in backward.saved)
-    forward = forward_kernel(backward.forward, saved, axes.features)
-    parts = (forward, *backward_kernels(backward, gradient, axes.features))
-    observe("partition", parts)
-    program = Program(canonical, backward.forward, backward, gradient, axes.features, parts, without, asked, divided=divided, delta=delta)
-    program = _rewritten(program)
+    program = _differentiated(start, wrt, precise_delta) if wanted is not None else _with_gradients(start, wrt, precise_delta)
+    assert program.backward is not None
+    observe("differentiate", program.backward)
+    observe("hoist", program.gradient)
+    observe("partition", program.parts)
     observe("rewrite", program.kernels)
     return program
 
 
-def _differentiated(streamed: Streamed, wrt: tuple[str, ...], precise_delta: bool | None) -> tuple[Backward, str]:
+def _gradients(streamed: Streamed, wrt: tuple[str, ...], precise_delta: bool | None) -> tuple[Backward, str]:
     """The gradients, and why delta is summed over the keys, if it is."""
     why = "it is asked for" if precise_delta else cancellation(streamed) if precise_delta is None else ""
     backward = differentiate(streamed, wrt, precise_delta=bool(why))
@@ -162,6 +162,56 @@ def _differentiated(streamed: Streamed, wrt: tuple[str, ...], precise_delta: boo
         return backward, ""
     # A call that does not want this gradient reads what the plain form saves.
     return replace(precise, forward=backward.forward, saved=backward.saved), why
+
+
+def _differentiated(program: Program, wrt: tuple[str, ...], precise_delta: bool | None) -> Program:
+    """A streamed forward with its kernels and those of some gradients."""
+    features = program.features
+    backward, delta = _gradients(program.streamed, wrt, precise_delta)
+    gradient = hoist(backward.cascade, features)
+    forward = forward_kernel(backward.forward, tuple(item.name for item in backward.saved), features)
+    parts = (forward, *backward_kernels(backward, gradient, features))
+    return _rewritten(replace(program, streamed=backward.forward, backward=backward, gradient=gradient, parts=parts, delta=delta))
+
+
+def _with_gradients(program: Program, wrt: tuple[str, ...], precise_delta: bool | None) -> Program:
+    """A streamed forward with its kernels and those of all gradients that have any: who asks for no other misses nothing."""
+    try:
+        return _emitted(_differentiated(program, wrt, precise_delta))
+    except UnsupportedError:
+        done = _differentiated(program, (), precise_delta)
+    kept: tuple[str, ...] = ()
+    refused: list[tuple[str, UnsupportedError]] = []
+    for name in wrt:
+        try:
+            done, kept = _emitted(_differentiated(program, (*kept, name), precise_delta)), (*kept, name)
+        except UnsupportedError as error:
+            refused.append((name, error))
+    return replace(done, refused=tuple(refused))
+
+
+def _emitted(program: Program) -> Program:
+    """The program, whose backward kernels have been written once.
+
+    Raises:
+        UnsupportedError: a step of one of them has no form in a tile.
+    """
+    own = _shapes(program, ())
+    try:
+        host_context(_plan(program, own, lowered(program.kernels, own)))
+    except UnsupportedError:
+        if _has_forward(program):
+            raise
+    return program
+
+
+def _has_forward(program: Program) -> bool:
+    """Whether each step of the forward has a form in a tile; if not, whoever builds it hears of that."""
+    try:
+        lowered(program.kernels[:1], _shapes(program, ()))
+    except UnsupportedError:
+        return False
+    return True
 
 
 def fused(program: Program) -> Program | None:
@@ -205,39 +255,55 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
         cuts: of the feature axes that are not one tile of their own length.
         specialised: whether the forward has its warp-specialised form as well.
     """
+    own = _shapes(program, cuts)
+    written = lowered(program.kernels, own)
+    forms = [specialise(kernel, own, plain) for kernel, plain in written if specialised and not unspecialised(kernel)]
+    helpers = frozenset().union(*(item.helpers for _, item in written), *(form.helpers for form in forms))
+    module = ModuleContext(
+        title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
+        version=Code(VERSION),
+        cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
+        helpers=tuple(Code(text) for text in helper_sources(helpers)),
+        kernels=tuple(item.context for _, item in written),
+        specialised=tuple(form.context for form in forms),
+        host=host_context(_plan(program, own, written, forms)),
+    )
+    return Source(render(module), program, written, own, bool(forms))
+
+
+def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], ...], forms: Sequence[Form] = ()) -> Plan:
+    """What the host side of a module depends on."""
     backward = program.backward
-    saved = tuple(item.name for item in backward.saved) if backward is not None else ()
-    states = frozenset(step for kernel in program.kernels for step in kernel.outputs if kernel.role == PARTS)
-    owned = frozenset({*saved, *(step for kernel in program.kernels for step in kernel.outputs)}) - states
-    own = shapes(owned, cuts, {axis for kernel in program.kernels for axis in (*kernel.grid, *kernel.loops, *kernel.features)}, states)
-    lowered: list[tuple[Kernel, Lowered]] = []
-    for kernel in program.kernels:
-        before = [item for _, item in lowered]
-        lowered += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
-    forms = [specialise(kernel, own, plain) for kernel, plain in lowered if specialised and not unspecialised(kernel)]
-    helpers = frozenset().union(*(item.helpers for _, item in lowered), *(form.helpers for form in forms))
-    forward = tuple(item for item in lowered if FORWARD & {item[0].role, item[0].lists})
-    plan = Plan(
+    forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].lists})
+    return Plan(
         inputs=tuple(item for item in program.cascade.inputs),
         outputs=program.cascade.outputs,
-        saved=saved,
+        saved=tuple(item.name for item in backward.saved) if backward is not None else (),
         cotangents=backward.cotangents if backward is not None else (),
         features=program.features,
         forward=forward,
-        backward=tuple(item for item in lowered if item not in forward),
+        backward=tuple(item for item in written if item not in forward),
         gradients=backward.gradients if backward is not None else (),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
         shapes=own,
         specialised={form.context.plain.name: form.context.name for form in forms},
         workers=max((form.context.workers for form in forms), default=0),
     )
-    module = ModuleContext(
-        title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
-        version=Code(VERSION),
-        cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
-        helpers=tuple(Code(text) for text in helper_sources(helpers)),
-        kernels=tuple(item.context for _, item in lowered),
-        specialised=tuple(form.context for form in forms),
-        host=host_context(plan),
-    )
-    return Source(render(module), program, tuple(lowered), own, bool(forms))
+
+
+def _shapes(program: Program, cuts: Cuts) -> Shapes:
+    """What the text of a program depends on besides its kernels, for these cuts of feature axes."""
+    saved = tuple(item.name for item in program.backward.saved) if program.backward is not None else ()
+    states = frozenset(step for kernel in program.kernels for step in kernel.outputs if kernel.role == PARTS)
+    owned = frozenset({*saved, *(step for kernel in program.kernels for step in kernel.outputs)}) - states
+    return shapes(owned, cuts, {axis for kernel in program.kernels for axis in (*kernel.grid, *kernel.loops, *kernel.features)}, states)
+
+
+@lru_cache(maxsize=64)
+def lowered(kernels: tuple[Kernel, ...], own: Shapes) -> tuple[tuple[Kernel, Lowered], ...]:
+    """Kernels with their statements, and before those that walk over lists the kernels that make these."""
+    found: list[tuple[Kernel, Lowered]] = []
+    for kernel in kernels:
+        before = [item for _, item in found]
+        found += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
+    return tuple(found)

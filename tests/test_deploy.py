@@ -142,6 +142,51 @@ def test_a_package_checks_its_arguments(tmp_path: Path) -> None:
         package.attention(q, k, v, slopes)
 
 
+def test_a_package_takes_float32_and_integers_beside_its_operands(tmp_path: Path) -> None:
+    @attngen.cascade(gate="b h m", q="b h m d", k="b h n d", v="b h n e", document="b n: int")
+    def gated(gate: Any, q: Any, k: Any, v: Any, document: Any) -> Any:
+        s = attngen.where(document > 0, attngen.einsum("b h m d, b h n d -> b h m n", q, k), float("-inf"))
+        return gate * attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(s, over="n"), v)
+
+    package = imported(written("gated", gated, tmp_path), "mixed")
+    q, k, v = (torch.randn(1, 2, 40, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    gate, document = torch.randn(1, 2, 40, requires_grad=True), torch.arange(40)[None] % 3
+    found = package.attention(gate, q, k, v, document, tiles=small_tiles(package))
+    s = (q.double() @ k.double().mT).masked_fill(document == 0, float("-inf"))
+    right = gate.double()[..., None] * (s.softmax(-1) @ v.double())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), right, rtol=2e-2, atol=2e-2)
+    (mine,), (exact,) = (torch.autograd.grad(x.double().sum(), gate) for x in (found, right))
+    assert mine.dtype == torch.float32
+    torch.testing.assert_close(mine, exact, rtol=2e-2, atol=5e-2)
+    with pytest.raises(ValueError, match=r"gate is torch\.float16"):
+        package.attention(gate.half(), q, k, v, document, tiles=small_tiles(package))
+
+
+def test_a_package_refuses_gradients_that_no_kernel_computes(tmp_path: Path) -> None:
+    """Those of some inputs, and those through some outputs; all others it has."""
+    table = torch.zeros(64)
+
+    @attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
+    def clipped(q: Any, k: Any, v: Any) -> Any:
+        s = attngen.einsum("b h m d, b h n d -> b h m n", q, k) + table[attngen.index("n") ^ 1]
+        return attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(s, over="n"), v), attngen.max(s, over="n")
+
+    package = imported(written("clipped", clipped, tmp_path), "refused")
+    tensors, tiles = [torch.randn(1, 2, 40, 16, requires_grad=True) for _ in range(3)], small_tiles(package)
+    found, top = package.attention(*tensors, table, tiles=tiles)
+    s = tensors[0] @ tensors[1].mT
+    torch.testing.assert_close(top, s.amax(-1), rtol=1e-4, atol=1e-4)
+    right = s.softmax(-1) @ tensors[2]
+    for mine, exact in zip(*(torch.autograd.grad(x.square().sum(), tensors) for x in (found, right)), strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-3, atol=1e-4)
+    found, top = package.attention(*tensors, table, tiles=tiles)
+    with pytest.raises(ValueError, match="no kernel computes gradients through o2"):
+        torch.autograd.grad(top.sum(), tensors)
+    with pytest.raises(ValueError, match="table requires a gradient"):
+        package.attention(*tensors, table.clone().requires_grad_(), tiles=tiles)
+
+
 def test_a_package_takes_numbers_for_scalars(tmp_path: Path) -> None:
     spec = catalog.load("softcap")
     package = imported(written("softcap", spec, tmp_path), "numbers")

@@ -80,7 +80,8 @@ def roles(cascade: Cascade) -> Roles:
 
     Raises:
         AxisError: there are not two sequence axes, or none of them is reduced over.
-        UnsupportedError: more than two sequence axes, both of them are reduced over, or an output carries the streamed axis.
+        UnsupportedError: more than two sequence axes, both of them are reduced over, an output carries the streamed axis, or a step
+            reduces over an axis of heads or batches.
     """
     arguments = [item for item in cascade.inputs if item.axes]
     features = _features(cascade, arguments)
@@ -103,7 +104,26 @@ def roles(cascade: Cascade) -> Roles:
             )
     resident = sequence[0] if streamed == sequence[1] else sequence[1]
     other = tuple(axis for axis in _all_axes(cascade) if axis not in (*sequence, *features))
+    _refuse_mixed_heads(cascade, set(sequence), other)
     return Roles(resident, streamed, features, other)
+
+
+def _refuse_mixed_heads(cascade: Cascade, sequence: set[str], other: tuple[str, ...]) -> None:
+    """A program has the tiles of one head of one batch; what is reduced over heads would need those of all of them at once."""
+    scores: set[str] = set()
+    for step in reversed(cascade.steps):
+        if step.reduce in ("max", "logsumexp") or step.name in scores:
+            scores |= set(step_reads(step))
+    for step in cascade.steps:
+        mixed = next((axis for axis in step.over if axis in other), None)
+        if mixed is not None:
+            pairs = sequence <= _space(step)
+            place = "" if not pairs else " before the softmax" if step.name in scores else " behind the softmax"
+            raise UnsupportedError(
+                f"heads are mixed{place}: a {step.reduce} over {mixed!r}, an axis of heads or batches, and each program has one of them",
+                loc=step.loc,
+                remedy=f"Compute it from results or arguments outside of the call, or give every value the axis {mixed!r}.",
+            )
 
 
 def _all_axes(cascade: Cascade) -> tuple[str, ...]:

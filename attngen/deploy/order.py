@@ -100,6 +100,8 @@ def surface(program: Program, spec: Spec, name: str) -> Surface:
         outputs=tuple((output.name, output.pattern) for output in spec.outputs),
         on_request=spec.on_request,
         keys=spec.keys,
+        refused=tuple(name for name, _ in program.refused),
+        ungraded=backward.ungraded if backward is not None else (),
     )
 
 

@@ -221,12 +221,14 @@ class DeployContext:
 
     Attributes:
         params: of the user's function. positional, values: the inputs of the cascade, in call order.
+        ranks: of arguments of one dtype; singles: of those that may also be fp32, or are integers.
         lengths, checks, views: statements before the kernels run; joins, tail: after.
         unpacked: what the results are assigned to; computed: all of them, saved ones included.
         dense, remembered: statements of the forward, recalled: of the backward. kept: tensors that the backward reads.
         restored: as it unpacks them.
         backward: arguments of the backward kernels.
-        indexes: whether captured tensors are indexed by positions.
+        indexes: whether captured tensors are indexed by positions. refuses: whether some inputs have no gradient;
+            ends: whether none goes through some outputs.
         imports: the modules of kernels; modules: lengths and module of each, if there are several.
         settings: what the kernels are launched with, before their inputs; `ungraded` stands for their gradients,
             `first` is how many they are.
@@ -244,6 +246,7 @@ class DeployContext:
     arguments: tuple[Code, ...]
     returns: tuple[Code, ...]
     ranks: tuple[Code, ...]
+    singles: tuple[Code, ...]
     lengths: tuple[Code, ...]
     checks: tuple[Code, ...]
     views: tuple[Code, ...]
@@ -263,6 +266,8 @@ class DeployContext:
     names: tuple[Code, ...]
     backward: tuple[Code, ...]
     indexes: bool
+    refuses: bool
+    ends: bool
     imports: tuple[Code, ...]
     modules: tuple[Code, ...]
     settings: tuple[Code, ...]

@@ -15,7 +15,7 @@ from attngen.emit.layout import WIDTH, break_lines
 from attngen.emit.names import Code, comment, folded, identifier, number, tensor_name
 from attngen.emit.render import check
 from attngen.errors import UnsupportedError
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
 from attngen.ir.traverse import walk
 
@@ -35,6 +35,7 @@ class Surface:
         arguments, outputs: names with the axes of each dimension, in call and return order.
         on_request: outputs returned only when asked for.
         keys: names of the results if they are returned as a dict.
+        refused: inputs whose gradients no kernel computes; ungraded: outputs through which none goes.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Surface:
     outputs: tuple[tuple[str, Pattern], ...]
     on_request: tuple[str, ...]
     keys: tuple[str, ...] | None
+    refused: tuple[str, ...] = ()
+    ungraded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +110,12 @@ class _Deploy:
             params=(*names, Code("*"), *(Code(identifier(text.partition("=")[0]) + "=False") for text in requests), Code("tiles=None")),
             arguments=tuple(self.arguments()),
             returns=tuple(self.returns()),
-            ranks=tuple(Code(f"{tensor_name(name)}=({tensor_name(name)}, {len(pattern)})") for name, pattern in surface.arguments),
+            ranks=tuple(self.ranks(single=False)),
+            singles=tuple(self.ranks(single=True)),
             lengths=tuple(lengths),
             checks=tuple(self.checks()),
             views=tuple(self.views()),
-            model=tensor_name(surface.arguments[0][0]),
+            model=self.model(),
             extents=tuple(Code(f"len_{axis}") for axis in surface.features),
             values=tuple(names),
             unpacked=_targets(computed, len(surface.outputs)),
@@ -127,6 +131,8 @@ class _Deploy:
             names=tuple(Code(f'"{name}"') for name in names),
             backward=tuple(self.backward()),
             indexes=bool(self.reaches()),
+            refuses=bool(surface.refused),
+            ends=bool(surface.ungraded),
             imports=imports,
             modules=modules if len(imports) > 1 else (),
             settings=settings,
@@ -136,12 +142,23 @@ class _Deploy:
             first=number(len(settings)),
         )
 
+    def model(self) -> Code:
+        """The argument whose dtype that of the kernels is."""
+        return tensor_name(operand_of(self.inputs, self.surface.features).name)
+
     def is_wide(self, item: Input) -> bool:
         """Whether the last dimension holds features, which kernels expect to be contiguous."""
         return item.axes is not None and item.axes[-1:] != () and item.axes[-1] in self.surface.features
 
     def cotangent(self, output: str) -> Code:
         return tensor_name(self.cotangents.get(output, f"d{output}"))
+
+    def ranks(self, *, single: bool) -> list[Code]:
+        """Arguments with their ranks: those that are integers or may be fp32 beside others, or the rest."""
+        names = {item.name for item in without_features(self.inputs, self.surface.features)}
+        names |= {item.name for item in self.inputs if item.kind != "float"}
+        wanted = [(tensor_name(name), len(pattern)) for name, pattern in self.surface.arguments if (name in names) == single]
+        return [Code(f"{name}=({name}, {rank})") for name, rank in wanted]
 
     # ---- documentation
 
@@ -157,7 +174,7 @@ class _Deploy:
     def returns(self) -> list[Code]:
         wanted = [(name, pattern) for name, pattern in self.surface.outputs if name not in self.surface.on_request]
         text = "; ".join(f"{name}: {_show(pattern)}" for name, pattern in wanted)
-        floats = [str(tensor_name(item.name)) for item in self.inputs if item.differentiable]
+        floats = [str(tensor_name(item.name)) for item in self.inputs if item.differentiable and item.name not in self.surface.refused]
         return list(folded(f"{text}. Gradients reach {', '.join(floats)}.", WIDTH - 8))
 
     # ---- lengths and checks
@@ -193,11 +210,13 @@ class _Deploy:
 
     def checks(self) -> list[Code]:
         lines: list[Code] = []
-        model = tensor_name(self.surface.arguments[0][0])
+        model = self.model()
         for name, pattern in self.surface.arguments:
             shape = ", ".join(" * ".join(f"len_{axis}" for axis in dim) for dim in pattern)
             lines.append(Code(f'check_shape("{tensor_name(name)}", {tensor_name(name)}, ({shape}{"," if len(pattern) == 1 else ""}))'))
         scalars = [tensor_name(item.name) for item in self.captures if item.rank == 0 and not item.by_value]
+        refused = [tensor_name(name) for name in self.surface.refused]
+        lines += [Code(f'refuse_gradient("{name}", {name})') for name in refused]
         lines += [Code(f"{name} = torch.as_tensor({name}, device={model}.device)") for name in scalars]
         return [*lines, *self.reaches()]
 
@@ -223,7 +242,9 @@ class _Deploy:
         return lines
 
     def joins(self) -> list[Code]:
-        lines: list[Code] = []
+        graded = ", ".join(tensor_name(item.name) for item in self.inputs if item.differentiable)
+        ungraded = [tensor_name(name) for name in self.surface.ungraded]
+        lines = [Code(f'{name} = Ungraded.apply("{name}", {name}, {graded})') for name in ungraded]
         for name, pattern in self.surface.outputs:
             for position, dim in enumerate(pattern):
                 if len(dim) > 1:
@@ -252,8 +273,8 @@ class _Deploy:
         lines: list[Code] = []
         if self.plain:
             lines.append(Code(f"ctx.plain = ({', '.join(self.plain)}{',' * (len(self.plain) == 1)})"))
-        if self.extras:
-            lines.append(Code(f"ctx.mark_non_differentiable({', '.join(tensor_name(name) for name in self.extras)})"))
+        if fixed := (*self.surface.ungraded, *self.extras):
+            lines.append(Code(f"ctx.mark_non_differentiable({', '.join(map(tensor_name, fixed))})"))
         return lines
 
     def recalled(self) -> tuple[Code, ...]:

@@ -122,6 +122,10 @@ class Dialect:
         """The sums of a tile's rows."""
         return f"tl.sum({text}, 1)"
 
+    def row_max(self, text: str, layout: Layout) -> str:
+        """The maxima of a tile's rows."""
+        return f"tl.max({text}, 1)"
+
     def ahead(self, lowering: Lowering) -> Ahead:
         """The products that are formed in the turn before."""
         from attngen.emit.pipe import Ahead

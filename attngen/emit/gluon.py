@@ -131,6 +131,9 @@ class Gluon(Dialect):
     def row_sum(self, text: str, layout: Layout) -> str:
         return f"gl.convert_layout({super().row_sum(text, layout)}, {self.home(layout[:1])})"
 
+    def row_max(self, text: str, layout: Layout) -> str:
+        return f"gl.convert_layout({super().row_max(text, layout)}, {self.home(layout[:1])})"
+
     def is_sum(self, layout: Layout) -> bool:
         """Whether tiles of a layout live as sums do."""
         return len(layout) == 2 and layout[1] in self.sums

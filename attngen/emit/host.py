@@ -13,7 +13,7 @@ from attngen.emit.names import Code, tensor_name
 from attngen.emit.near import near_lines
 from attngen.emit.positions import on_host
 from attngen.emit.sections import Shapes
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, operand_of
 from attngen.ir.expr import OPS, Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, walk
 from attngen.transform.differentiate import Gradient
@@ -131,7 +131,7 @@ def _runs(runs: Runs) -> Code:
 
 def _model(plan: Plan) -> str:
     """The argument that dtype and device are taken from."""
-    return next(item.name for item in plan.inputs if item.axes is not None and item.kind == "float")
+    return operand_of(plan.inputs, plan.features).name
 
 
 def _empty(plan: Plan, name: str, axes: tuple[str, ...], *, added: bool) -> Code:

@@ -123,7 +123,8 @@ def _store(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None
     vectors = [scaled(writer.loads.lifted(f"range_{layout[0]}", layout[:1], layout), _row_stride(writer, axes, layout[0]))]
     masks = [writer.loads.lifted(f"ok_{layout[0]}", layout[:1], layout)]
     for axis in layout[1:]:
-        vectors.append(writer.loads.lifted(f"offs_{axis}", (axis,), layout))
+        stride = _row_stride(writer, axes, writer.whole.get(axis, axis))
+        vectors.append(scaled(writer.loads.lifted(f"offs_{axis}", (axis,), layout), stride))
         if axis in writer.shapes.padded:
             masks.append(writer.loads.lifted(f"ok_{axis}", (axis,), layout))
     text = value.code if value.layout == layout else writer.printer.broadcast(str(value.code), value.layout, layout)

@@ -116,10 +116,10 @@ class Lowering:
             writer.assign(name, body, layout, stage)
         self.define(step, name, layout, stage)
 
-    def present(self, step: Einsum) -> Expr:
-        """The body of a row or key value, 0 where it does not exist."""
+    def present(self, step: Einsum, missing: Expr = build.ZERO) -> Expr:
+        """The body of a row or key value, 0 or another value where it does not exist."""
         mask = self.exists.get(step.name)
-        return step.body if mask is None else build.apply("where", mask, step.body, build.ZERO)
+        return step.body if mask is None else build.apply("where", mask, step.body, missing)
 
     def define(self, step: Einsum, name: Code, layout: Layout, stage: Stage) -> None:
         """Register a pointwise value. A weight is set to 0 at once where it does not exist: there it may be infinite."""
@@ -139,9 +139,15 @@ class Lowering:
         writer = self.writer
         stage = writer.stage_of(step.body)
         layout = tuple(axis for axis in writer.layout(step.body) if axis not in step.over)
+        if len(layout) > 1 and step.reduce != "sum":
+            raise NotAContraction(
+                f"{step.name} is a {step.reduce} over {', '.join(step.over)} for each query and key, which is no matrix product",
+                loc=step.loc,
+                remedy="Only sums of products of one value per query and one per key are formed for pairs.",
+            )
         if len(layout) < 2:
             name = writer.name(tensor_name(step.name))
-            self.feature_sum(step, name, stage)
+            self.feature_reduction(step, name, stage)
         else:
             name = self.product(step, layout, stage)
         self.writer.steps[step.name] = Value(name, layout, stage)
@@ -167,24 +173,33 @@ class Lowering:
             writer.steps[chain.total] = Value(name, layout, stage)
         return name
 
-    def feature_sum(self, step: Einsum, name: Code, stage: Stage) -> None:
-        """A sum over the features of one side: a row sum. Padded features count for nothing."""
+    def feature_reduction(self, step: Einsum, name: Code, stage: Stage) -> None:
+        """A reduction over the features of one side: a row sum, or the like. Padded features count for nothing."""
         writer = self.writer
-        body = self.present(step)
+        body = self.present(step, build.ZERO if step.reduce == "sum" else build.NEG_INF)
         inner = writer.layout(body)
         if len(inner) != 2 or len(step.over) != 1:
             raise self.not_a_contraction(step, step.body)
         previous, writer.stage = writer.stage, stage
-        text = self.unpadded(writer.printer.code(body, inner), inner)
-        writer.put(f"{name} = {writer.dialect.row_sum(text, inner)}")
+        text = self.unpadded(writer.printer.code(body, inner), inner, "0.0" if step.reduce == "sum" else 'float("-inf")')
+        if step.reduce == "logsumexp":
+            largest, tile = writer.name(f"{name}_largest"), writer.name(f"{name}_from")
+            writer.put(f"{tile} = {text}")
+            writer.put(f"{largest} = {writer.dialect.row_max(tile, inner)}")
+            writer.put(f'{largest} = tl.where({largest} == float("-inf"), 0.0, {largest})')
+            text = f"tl.exp({tile} - {writer.printer.broadcast(str(largest), inner[:1], inner)})"
+            writer.put(f"{name} = {largest} + tl.log({writer.dialect.row_sum(text, inner)})")
+        else:
+            reduced = writer.dialect.row_sum if step.reduce == "sum" else writer.dialect.row_max
+            writer.put(f"{name} = {reduced(text, inner)}")
         writer.stage = previous
 
-    def unpadded(self, text: str, layout: Layout) -> str:
-        """A computed tile with 0 in the columns that only pad it."""
+    def unpadded(self, text: str, layout: Layout, nothing: str = "0.0") -> str:
+        """A computed tile with 0, or another value that counts for nothing, in the columns that only pad it."""
         axis = layout[-1]
         if axis not in self.writer.shapes.padded:
             return text
-        return f"tl.where({self.writer.dialect.lift(self.writer, f'ok_{axis}', (axis,), layout)}, {text}, 0.0)"
+        return f"tl.where({self.writer.dialect.lift(self.writer, f'ok_{axis}', (axis,), layout)}, {text}, {nothing})"
 
     def split(self, step: Einsum, left: Layout, right: Layout, both: Layout) -> tuple[Expr, Expr, Expr]:
         """Factors of a product by the side whose axes they fit; what fits the result itself multiplies it."""

@@ -15,6 +15,7 @@ from attngen.emit.dialect import shape_of
 from attngen.emit.expression import Layout
 from attngen.emit.names import Code, tensor_name
 from attngen.emit.sections import Stage, Value
+from attngen.errors import UnsupportedError
 from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
@@ -46,7 +47,8 @@ class Sums:
             writer, streamed = self.lowering.writer, self.lowering.kernel.streamed
             name = writer.name(tensor_name(step.name))
             layout = tuple(axis for axis in writer.order if axis in step.axes and axis != streamed)
-            writer.sections.init.append(Code(f"{name} = {writer.dialect.filled(shape_of(writer, layout), layout)}"))
+            nothing = ['float("-inf")'] if step.reduce == "max" else []
+            writer.sections.init.append(Code(f"{name} = {writer.dialect.filled(shape_of(writer, layout), layout, *nothing)}"))
             self.started[step.name] = Sum(name, layout)
         return self.started[step.name]
 
@@ -84,7 +86,9 @@ class Sums:
         resident, streamed = self.lowering.kernel.resident, self.lowering.kernel.streamed or ""
         item = self.start(step)
         name, layout = item.name, item.layout
-        if self.lowering.kernel.merges:
+        if step.reduce == "max":
+            self.raise_maximum(step, item)
+        elif self.lowering.kernel.merges:
             self.follow(step)
             # What was loaded for parts that do not exist is 0.
             text = writer.printer.code(step.body, tuple(axis for axis in writer.order if axis in (*layout, streamed)))
@@ -102,6 +106,24 @@ class Sums:
             tile = self.lowering.selected(step, step.body, name)
             writer.put(f"{name} = {self.followed_value(step)} + tl.sum({tile}, 1)", Stage.TILE)
         writer.steps[step.name] = Value(name, layout, Stage.EPILOGUE)
+
+    def raise_maximum(self, step: Einsum, item: Sum) -> None:
+        """A maximum after a turn; elements that do not exist are below all others."""
+        lowering, writer = self.lowering, self.lowering.writer
+        if len(item.layout) != 1:
+            raise UnsupportedError(
+                f"a maximum over {', '.join(step.over)} of values that vary along features: it is one number a row",
+                loc=step.loc,
+                remedy="Compute it outside of the call.",
+            )
+        seen, stage, writer.stage = writer.name(f"{item.name}_seen"), writer.stage, Stage.TILE
+        if writer.layout(step.body) == lowering.pair:
+            writer.assign(seen, step.body, lowering.pair, Stage.TILE)
+        else:
+            writer.put(f"{seen} = {lowering.spread(step.body, lowering.pair)}")
+        lowering.under_masks(f'{seen} = tl.where({lowering.masks.valid(lowering.exists.get(step.name))}, {seen}, float("-inf"))')
+        writer.put(f"{item.name} = tl.maximum({item.name}, {writer.dialect.row_max(seen, lowering.pair)})")
+        writer.stage = stage
 
     def sides(self, step: Einsum, left: Layout, right: Layout) -> tuple[Expr, Expr]:
         """Factors of `sum[S] A[R,S] * B[S,f]`; what carries no feature goes to the left."""

@@ -24,7 +24,7 @@ from attngen.frontend.trace import RESERVED, Trace
 from attngen.frontend.tracer import Traced, lift
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input
-from attngen.ir.expr import Expr, Kind, Read
+from attngen.ir.expr import Expr, Kind
 from attngen.source import naming
 
 # What a call takes besides tensors.
@@ -112,7 +112,8 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     name_shared(trace)
     traced, captures = trace.finish(tuple(names))
     signature = [argument.pattern for argument in header.arguments]
-    outputs = tuple(Argument(name, trace.layouts.get(name) or patterns.grouped(traced.axes(name), signature)) for name in names)
+    layouts = [value.layout or patterns.grouped(traced.axes(name), signature) for name, value in zip(names, values, strict=True)]
+    outputs = tuple(Argument(name, layout) for name, layout in zip(names, layouts, strict=True))
     label = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in function.__name__).strip("_") or "cascade"
     return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced))
 
@@ -166,16 +167,14 @@ class _Outputs:
             expr = current(expr)
         expr = trace.use_names(expr)
         step = trace.find(expr)
-        if step is not None and step.name not in self._done:
+        axes = axes_of(expr, trace) if value.layout is None else patterns.flat(value.layout)
+        if step is not None and step.axes == axes and step.name not in self._done:
             if step.name in trace.kept or step.name == wanted:
                 return step.name
             name = trace.fresh(wanted)
             self._renamed.append(rename(trace, step.name, name))
             return name
-        axes = axes_of(expr, trace)
         name = trace.fresh(wanted)
         loc = naming(locate(value.place) or self._loc, assigned(value.place) or f"the output {wanted}")
         trace.add(Einsum(name, axes, expr, loc=loc))
-        if isinstance(expr, Read) and trace.find(expr) is not None:
-            trace.layouts[name] = trace.layouts.get(expr.tensor) or patterns.grouped(axes, ())
         return name

@@ -7,10 +7,13 @@ expression until something needs a name for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
-from attngen.errors import AxisError, SpecError
+import torch
+
+from attngen.errors import AxisError, SpecError, TraceError
 from attngen.frontend import patterns
 from attngen.frontend.places import Place, assigned, locate, user_place
 from attngen.frontend.pointwise import cast, number
@@ -67,8 +70,7 @@ def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
     over = tuple(axis for axis in available if axis not in axes)
     step = Einsum(_step_name(trace, name, "t"), axes, body, "sum" if over else None, over)
     value = _add(trace, step, name or assigned(user_place()) or "einsum(...)")
-    trace.layouts[step.name] = output
-    return value
+    return Traced(value.expr, trace, layout=output)
 
 
 def sum(x: Any, over: str, *, name: str | None = None) -> Traced:
@@ -193,6 +195,12 @@ def _trace_of(*values: Any) -> Trace:
     for value in values:
         if type(value) is Traced and value.trace is not None:
             return value.trace
+    for value in values:
+        if type(value) is Traced:
+            with suppress(TraceError):
+                found: Any = torch.positive(value)  # type: ignore[arg-type]  # the interception knows the trace
+                if found.trace is not None:
+                    return found.trace
     raise SpecError("values that are not part of a cascade", remedy="Call it inside a function under @attngen.cascade.")
 
 

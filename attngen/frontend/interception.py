@@ -64,7 +64,10 @@ class Interception(TorchFunctionMode):
         if name in METADATA and not traced:
             return func(*args, **kwargs)
         if traced or (captured and _has_meaning(name)):
-            return self._traced(func, name, args, kwargs)
+            result = self._traced(func, name, args, kwargs)
+            if type(result) is Traced and result.trace is None:
+                result.trace = self.trace
+            return result
         return self._evaluated(func, name, args, kwargs, captured)
 
     def _is_captured(self, tensor: torch.Tensor) -> bool:

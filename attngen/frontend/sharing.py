@@ -87,6 +87,4 @@ def rename(trace: Trace, old: str, new: str) -> Callable[[Expr], Expr]:
     trace.steps[:] = [renamed(step) for step in trace.steps]
     trace.release(old)
     trace.named = {rewrite(expr, rule): rewrite(read, rule) for expr, read in trace.named.items()}
-    if old in trace.layouts:
-        trace.layouts[new] = trace.layouts.pop(old)
     return lambda expr: rewrite(expr, rule)

@@ -16,7 +16,7 @@ import torch
 
 from attngen.errors import AxisError, CaptureError, NaNConstant
 from attngen.frontend.places import user_frame
-from attngen.frontend.spec import Capture, Pattern
+from attngen.frontend.spec import Capture
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
@@ -51,7 +51,6 @@ class Trace:
         self.arguments = arguments
         self.axes = axes
         self.steps: list[Einsum] = []
-        self.layouts: dict[str, Pattern] = {}
         self.kept: set[str] = set()
         self.created: dict[int, torch.Tensor] = {}
         self.named: dict[Expr, Expr] = {}

@@ -29,6 +29,7 @@ from attngen.frontend.operators import Operators
 from attngen.frontend.places import Place, user_place
 from attngen.frontend.pointwise import POINTWISE, WORDED, cast
 from attngen.frontend.reductions import Reductions
+from attngen.frontend.spec import Pattern
 from attngen.frontend.trace import NeedsValue, Trace, literal
 from attngen.ir import build
 from attngen.ir.expr import Const, Expr, Extent, Index, Kind, Read, kind_of
@@ -46,11 +47,12 @@ class Traced(Definite, Operators, Reductions):
         dims: placeholder axis and length of every dimension not yet indexed.
         trace: the run it belongs to; None for values made of positions, lengths and literals alone.
         number: made of Python numbers only, so that Python may ask for its value.
+        layout: the dimensions that the result of an einsum was asked for in: those of an output, whatever step computes it.
         narrow: the dtype of whole numbers that wrap around.
         place: the user's line.
     """
 
-    __slots__ = ("dims", "expr", "narrow", "number", "place", "trace")
+    __slots__ = ("dims", "expr", "layout", "narrow", "number", "place", "trace")
 
     def __init__(
         self,
@@ -59,12 +61,14 @@ class Traced(Definite, Operators, Reductions):
         dims: rows.Dims = (),
         *,
         number: bool = False,
+        layout: Pattern | None = None,
         narrow: torch.dtype | None = None,
     ) -> None:
         self.expr = expr
         self.trace = trace
         self.dims = dims
         self.number = number
+        self.layout = layout
         self.narrow = narrow if kind_of(expr) == "int" else None
         self.place: Place | None = user_place()
 
@@ -101,7 +105,7 @@ class Traced(Definite, Operators, Reductions):
         if result.dims != self.dims or result.kind != self.kind:
             raise TracedMutation("an in-place operation that changes the type of a value", remedy="Write x = x + y instead of x += y.")
         result = result if self.narrow is None else result._to(self.narrow)
-        self.expr, self.trace, self.place = result.expr, result.trace, result.place
+        self.expr, self.trace, self.place, self.layout = result.expr, result.trace, result.place, None
         return self
 
     # What a tensor tells about itself
@@ -165,7 +169,9 @@ class Traced(Definite, Operators, Reductions):
         return made if dtype is None else made._to(dtype)
 
     def clone(self, **_: Any) -> Traced:
-        return self.rebuilt(self.row())
+        copy = self.rebuilt(self.row())
+        copy.layout = self.layout
+        return copy
 
     contiguous = clone
 

@@ -11,7 +11,7 @@ others, and a value computed from a missing one is missing too. It is never arit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,6 +42,17 @@ class Input:
     def differentiable(self) -> bool:
         """Whether it can have a gradient."""
         return self.kind == "float" and not self.number
+
+
+def operand_of(inputs: Iterable[Input], features: Collection[str]) -> Input:
+    """The first argument with features: it has the dtype of operands of products, which arguments without features may differ from."""
+    floats = [item for item in inputs if item.axes is not None and item.kind == "float"]
+    return next((item for item in floats if set(item.axes or ()) & set(features)), floats[0])
+
+
+def without_features(inputs: Iterable[Input], features: Collection[str]) -> tuple[Input, ...]:
+    """Float arguments of rows, keys, pairs or heads, which kernels read as numbers of the accumulator's type."""
+    return tuple(item for item in inputs if item.axes is not None and item.kind == "float" and not set(item.axes) & set(features))
 
 
 def arguments_first(inputs: Iterable[Input]) -> tuple[Input, ...]:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch
+from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch, UnsupportedError
 from attngen.frontend.spec import Argument, Pattern, Spec
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, without_features
 from attngen.ir.expr import Apply, Expr, Read, kind_of
-from attngen.ir.traverse import children
+from attngen.ir.traverse import children, step_reads
 from attngen.source import SourceLoc
 
 _log = logging.getLogger("attngen")
@@ -60,13 +60,17 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
     return tensors
 
 
-def autocast(tensors: list[Tensor]) -> list[Tensor]:
-    """Under autocast, floating arguments take its dtype, as for any matrix product."""
+def autocast(tensors: list[Tensor], spec: Spec, features: Sequence[str]) -> list[Tensor]:
+    """Under autocast, floating arguments take its dtype, as for any matrix product; numbers without features stay float32."""
     kind = tensors[0].device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
-    return [tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor for tensor in tensors]
+    alone = {item.name for item in without_features(spec.cascade.inputs, features)}
+    names = (argument.name for argument in spec.arguments)
+    kept = [tensor.dtype == torch.float32 and name in alone for name, tensor in zip(names, tensors, strict=True)]
+    castable = (tensor.is_floating_point() and tensor.dtype != torch.float64 for tensor in tensors)
+    return [tensor.to(dtype) if cast and not keep else tensor for tensor, cast, keep in zip(tensors, castable, kept, strict=True)]
 
 
 def is_symbolic(extents: Mapping[str, int]) -> bool:
@@ -143,6 +147,43 @@ def refuse_lost_gradients(
                 loc=loc,
                 remedy=f"Pass {name}.detach(), or integers.",
             )
+
+
+def refuse_gradients(
+    refused: Sequence[tuple[str, UnsupportedError]], cascade: Cascade, tensors: Sequence[Tensor], captures: Mapping[str, object]
+) -> None:
+    """Tensors that require a gradient which no kernel computes.
+
+    Raises:
+        NotDifferentiable
+    """
+    if not refused or not torch.is_grad_enabled():
+        return
+    values = {**{item.name: tensor for item, tensor in zip(cascade.inputs, tensors, strict=False)}, **captures}
+    for name, error in refused:
+        value = values.get(name)
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise no_gradient(name, error, cascade)
+
+
+def no_gradient(name: str, error: UnsupportedError, cascade: Cascade) -> NotDifferentiable:
+    """The refusal of one gradient, at the user's line that the reason is about, or the first that reads the tensor."""
+    readers = (step.loc for step in cascade.steps if step.loc is not None and name in step_reads(step))
+    return NotDifferentiable(
+        f"{name} requires a gradient, but no kernel computes it: {error.rule}",
+        loc=error.loc if error.loc is not None else next(readers, None),
+        remedy=f"Pass {name}.detach(), or call under torch.no_grad(), if nobody needs it. {error.remedy}".rstrip(),
+    )
+
+
+def no_gradient_through(output: str, cascade: Cascade) -> NotDifferentiable:
+    """The refusal of a gradient through an output that depends on a maximum over keys."""
+    step = cascade.step(output)
+    return NotDifferentiable(
+        f"the output {output} depends on a maximum over keys, through which no kernel computes gradients",
+        loc=None if step is None else step.loc,
+        remedy=f"Use {output}.detach() in the loss, or attngen.logsumexp, which has a gradient.",
+    )
 
 
 def split(spec: Spec, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, int]]:
@@ -244,14 +285,21 @@ def show(pattern: Pattern) -> str:
     return f"[{', '.join(parts)}]"
 
 
-def check_types(inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Mapping[str, object]) -> None:
-    """One floating dtype for all floating arguments, the right kind for the others, one device for everything.
+def check_types(
+    inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Mapping[str, object], operand: str, singles: frozenset[str]
+) -> None:
+    """One floating dtype for all arguments with features, that or float32 for those without, the right kind for the others, one device.
+
+    Args:
+        inputs: the arguments of the cascade, with their `tensors`.
+        captures: by name.
+        operand: an argument with features. singles: those without.
 
     Raises:
         DtypeMismatch, DeviceMismatch
     """
     first, device = inputs[0].name, tensors[0].device
-    floats = [(item.name, tensor.dtype) for item, tensor in zip(inputs, tensors, strict=True) if item.kind == "float"]
+    dtypes = {item.name: tensor.dtype for item, tensor in zip(inputs, tensors, strict=True) if item.kind == "float"}
     for item, tensor in zip(inputs, tensors, strict=True):
         legal = DTYPES if item.kind == "float" else INTEGERS if item.kind == "int" else (torch.bool,)
         if tensor.dtype not in legal:
@@ -263,11 +311,17 @@ def check_types(inputs: Sequence[Input], tensors: Sequence[Tensor], captures: Ma
                 f"all arguments must be on one device: {first} is on {device}, {item.name} on {tensor.device}",
                 remedy=f"Move {item.name} to {device}.",
             )
-    for name, dtype in floats[1:]:
-        if dtype != floats[0][1]:
+    wanted = dtypes[operand]
+    for name, dtype in dtypes.items():
+        if dtype != wanted and name not in singles:
             raise DtypeMismatch(
-                f"all floating arguments must have one dtype: {floats[0][0]} is {floats[0][1]}, {name} is {dtype}",
+                f"all arguments with features must have one dtype: {operand} is {wanted}, {name} is {dtype}",
                 remedy="Convert one of them, or call under torch.autocast.",
+            )
+        if dtype not in (wanted, torch.float32):
+            raise DtypeMismatch(
+                f"{name} is {dtype}, {operand} is {wanted}: an argument without features has the dtype of the others, or float32",
+                remedy=f"Convert {name} to float32 or to {str(wanted).removeprefix('torch.')}.",
             )
     for name, value in captures.items():
         if isinstance(value, Tensor) and value.device != device and value.dim() > 0:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from attngen.frontend.spec import Spec
-from attngen.ir.cascade import Cascade
+from attngen.ir.cascade import operand_of, without_features
+from attngen.pipeline import Program
 from attngen.runtime import arguments as binding
 from attngen.runtime.ordering import without_order
 from attngen.runtime.overflow import check_numbers
@@ -18,7 +19,10 @@ from attngen.runtime.reach import Short, indexed, short_tensors
 class Checks:
     """The checks of the calls of one variant; those of numbers are made once for equal numbers and lengths."""
 
-    def __init__(self, spec: Spec, cascade: Cascade) -> None:
+    def __init__(self, spec: Spec, program: Program) -> None:
+        cascade, self._refused = program.cascade, program.refused
+        self._operand = operand_of(cascade.inputs, program.features).name
+        self._singles = frozenset(item.name for item in without_features(cascade.inputs, program.features))
         self._spec = spec
         self._indexed = indexed(cascade)
         self._captures = {capture.name: capture.value for capture in spec.captures}
@@ -59,7 +63,9 @@ class Checks:
             ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentError, NotDifferentiable
         """
         spec, captures = self._spec, self._captures
-        binding.check_types(spec.cascade.inputs[: len(tensors)], tensors, without_order(spec, captures))
+        inputs = spec.cascade.inputs[: len(tensors)]
+        binding.check_types(inputs, tensors, without_order(spec, captures), self._operand, self._singles)
+        binding.refuse_gradients(self._refused, spec.cascade, tensors, captures)
         binding.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
         binding.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
         return self.lengths(extents)

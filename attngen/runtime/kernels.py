@@ -178,7 +178,7 @@ class Kernels:
 
         A tile of a bias that nobody trains is then never stored, a slope's never summed.
         """
-        every = {item.name for item in self.program.cascade.inputs if item.differentiable}
+        every = {item.name for item in self.program.cascade.inputs if item.differentiable} - {name for name, _ in self.program.refused}
         if names >= every or self.knobs.strict:
             return self
         with self.lock:
@@ -229,17 +229,26 @@ class Kernels:
             )
         return here
 
-    def request(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None) -> Request:
+    def request(
+        self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None, singles: tuple[str, ...] = ()
+    ) -> Request:
         """What tiles are chosen for, of a call with these lengths."""
-        return Request(tuple(dims.items()), dtype, target, "long" if lengths is None else length_class(*lengths))
+        return Request(tuple(dims.items()), dtype, target, "long" if lengths is None else length_class(*lengths), singles)
 
-    def choice(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None) -> Choice:
+    def choice(
+        self,
+        dims: Mapping[str, int],
+        dtype: str,
+        target: targets.Target,
+        lengths: tuple[int, int] | None = None,
+        singles: tuple[str, ...] = (),
+    ) -> Choice:
         """Tiles for every kernel, with the reasons.
 
         Raises:
             DoesNotFit: no tile fits the target. ScheduleError: the user's tiles are illegal.
         """
-        request = self.request(dims, dtype, target, lengths)
+        request = self.request(dims, dtype, target, lengths, singles)
         with self.lock:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
@@ -255,7 +264,12 @@ class Kernels:
             return self.choices[request]
 
     def settled(
-        self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None
+        self,
+        dims: Mapping[str, int],
+        dtype: str,
+        target: targets.Target,
+        lengths: tuple[int, int] | None = None,
+        singles: tuple[str, ...] = (),
     ) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
@@ -266,8 +280,8 @@ class Kernels:
         Raises:
             CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
         """
-        request = self.request(dims, dtype, target, lengths)
-        while (choice := self.choice(dims, dtype, target, lengths)).unsettled:
+        request = self.request(dims, dtype, target, lengths, singles)
+        while (choice := self.choice(dims, dtype, target, lengths, singles)).unsettled:
             key = self.refusals.settled_key(request, choice)
             with self.lock:
                 found = self.schedules.get(key) or self._settle(key, choice, request)
@@ -311,13 +325,14 @@ class Kernels:
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
         return parse_schedule(entry.content("schedule.txt").decode())
 
-    def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int]) -> Loaded:
-        """The module and tiles for a call."""
+    def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int], singles: tuple[str, ...] = ()) -> Loaded:
+        """The module and tiles for a call with operands like `tensor`; `singles` are the other arguments that are fp32."""
         dtype = str(tensor.dtype).removeprefix("torch.")
         target = self.target(tensor.device)
         interpret = tensor.device.type == "cpu" or self.knobs.interpret
-        schedule = self.choice(dims, dtype, target, lengths).schedule if interpret else self.settled(dims, dtype, target, lengths)
-        key = (tuple(sorted(dims.items())), dtype, target.name, interpret, schedule)
+        found = (dims, dtype, target, lengths, singles)
+        schedule = self.choice(*found).schedule if interpret else self.settled(*found)
+        key = (tuple(sorted(dims.items())), dtype, singles, target.name, interpret, schedule)
         if key not in self.loaded:
             module = self.module(self.source(dims, schedule.specialised), interpret, target, dims, dtype)
             self.loaded[key] = Loaded(module, schedule.as_tiles(self.program.kernels))

@@ -76,7 +76,7 @@ def compile_job(task: Task) -> CompileJob:
     """The job that compiles one kernel as a call would, strides and pointers aligned."""
     emitted, role, request, tile = task.emitted, task.role, task.request, task.tile
     kernel, lowered = next(item for item in emitted.source.lowered if item[0].role == role)
-    signature = {param: _type(emitted.source, kernel, param, request.dtype) for param in lowered.params}
+    signature = {param: _type(emitted.source, kernel, param, request) for param in lowered.params}
     blocks = ModuleSchedule(((role, tile),)).as_tiles((kernel,))[role]
     accumulator = tl.float64 if request.dtype == "float64" else tl.float32
     values: dict[str, object] = {**blocks, "DTYPE": _TYPES[request.dtype][1], "ACC": accumulator}
@@ -97,7 +97,7 @@ def compile_job(task: Task) -> CompileJob:
     )
 
 
-def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
+def _type(source: Source, kernel: Kernel, param: str, request: Request) -> str:
     """Triton's name for the type of one run-time parameter."""
     if param.startswith("len_") or "_stride_" in param or "_size_" in param or param in CHUNK:
         return "i32"
@@ -116,6 +116,9 @@ def _type(source: Source, kernel: Kernel, param: str, dtype: str) -> str:
         return f"*{_CAPTURED[item.kind]}"
     axes = item.axes if item is not None else next((step.axes for step in kernel.steps if str(tensor_name(step.name)) == stem), ())
     sums = {str(tensor_name(name)) for other in source.program.kernels for name in other.added}
+    dtype = request.dtype
+    if item is not None and item.name in request.singles:
+        return "*fp32"
     if stem in mine or (set(axes or ()) & set(kernel.features) and stem not in states | sums):
         return f"*{_TYPES[dtype][0]}"
     return "*fp64" if dtype == "float64" else "*fp32"

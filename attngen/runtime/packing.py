@@ -14,6 +14,7 @@ from torch import Tensor
 from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import visits
 from attngen.frontend.spec import Argument, Capture, Spec
+from attngen.ir.cascade import operand_of
 from attngen.ir.packing import Packing
 from attngen.pipeline import Program
 from attngen.runtime.kernels import Kernels
@@ -44,7 +45,8 @@ def extents_in_rows(packing: Packing, extents: Mapping[str, int]) -> dict[str, i
 
 def are_stored(kernels: Kernels, spec: Spec, dims: Mapping[str, int], extents: Mapping[str, int], tensors: Sequence[Tensor]) -> bool:
     """Whether strict mode has such kernels for a call; calls whose kernels were not stored go on without them."""
-    model = next(tensor for tensor in tensors if tensor.is_floating_point())
+    names = [argument.name for argument in spec.arguments]
+    model = tensors[names.index(operand_of(spec.cascade.inputs, kernels.program.features).name)]
     extents = extents if spec.packing is None else {**extents, **extents_in_rows(spec.packing, extents)}
     lengths = extents[kernels.program.streamed.resident], extents[kernels.program.streamed.streamed]
     try:

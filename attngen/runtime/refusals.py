@@ -74,6 +74,7 @@ class Refusals:
         without, required = (",".join(sorted(names)) for names in (program.without, program.asked))
         asked = {"dims": str(request.dims), "dtype": request.dtype, "length": request.length, "gradients": gradients}
         asked |= {"delta": program.delta, "without": without, "asked": required, **more}
+        asked |= {"float32": ",".join(request.singles)} if request.singles else {}
         return request_key(str(program.cascade), request.target.name, asked, toolchain(self._knobs))
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from attngen.emit.names import tensor_name
 from attngen.errors import CompileFailed, NotDifferentiable, ShapeMismatch
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
-from attngen.runtime.arguments import contiguous_features
+from attngen.runtime.arguments import contiguous_features, no_gradient, no_gradient_through
 from attngen.runtime.forms import form, other_form
 from attngen.runtime.handle import kernel_names
 from attngen.runtime.kept import keeping
@@ -90,12 +90,15 @@ class _Registration:
         self.name = name
         self.inputs: tuple[Input, ...] = program.cascade.inputs
         self.features = program.features
+        self.operand = self.inputs.index(operand_of(self.inputs, self.features))
+        self.singles = tuple((self.inputs.index(item), item.name) for item in without_features(self.inputs, self.features))
         self.origins = _origins(program.cascade)
         self.forward_axes = {step.name: step.axes for step in program.streamed.cascade.steps}
         self.outputs = program.cascade.outputs
         self.saved = kernels.saved
         self.extras = tuple(name for name in self.saved if name not in self.outputs)
         self.cotangents = program.backward.cotangents if program.backward is not None else ()
+        self.ungraded = program.backward.ungraded if program.backward is not None else ()
         self.differentiable = tuple(item for item in self.inputs if item.differentiable)
         self.copied: set[str] = set()
 
@@ -111,7 +114,7 @@ class _Registration:
         return model.new_empty([extents[axis] for axis in axes], dtype=model.dtype if wide else accumulator)
 
     def model(self, tensors: Sequence[Any]) -> Tensor:
-        return next(t for item, t in zip(self.inputs, tensors, strict=True) if item.axes is not None and item.kind == "float")
+        return tensors[self.operand]
 
     def dtype(self, tensors: Sequence[Any]) -> str:
         return str(self.model(tensors).dtype).removeprefix("torch.")
@@ -126,15 +129,21 @@ class _Registration:
                 raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
         model = self.model(tensors)
+        singles = self.narrow_singles(tensors)
         if not backward:
-            return kernels, kernels.get(dims, model, lengths)
+            return kernels, kernels.get(dims, model, lengths, singles)
         asked = (dims, self.dtype(tensors), kernels.target(model.device), lengths)
         found = form(kernels, *asked).kernels
         try:
-            return found, found.get(dims, model, lengths)
+            return found, found.get(dims, model, lengths, singles)
         except CompileFailed:
             found = other_form(kernels, found, *asked)
-            return found, found.get(dims, model, lengths)
+            return found, found.get(dims, model, lengths, singles)
+
+    def narrow_singles(self, tensors: Sequence[Any]) -> tuple[str, ...]:
+        """Arguments without features that are fp32 beside others."""
+        model = self.model(tensors)
+        return tuple(name for place, name in self.singles if tensors[place].dtype != model.dtype)
 
     def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
         """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""
@@ -176,7 +185,7 @@ class _Registration:
                 extents, model, program = self.extents(tensors), self.model(tensors), running.program
                 dims = {axis: extents[axis] for axis in self.features}
                 lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
-                asked = (dims, self.dtype(tensors), running.target(model.device), lengths)
+                asked = (dims, self.dtype(tensors), running.target(model.device), lengths, self.narrow_singles(tensors))
                 tile = running.settled(*asked)[role]
                 running.refuse(running.request(*asked), [(role, tile, failed[1])])
 
@@ -248,11 +257,19 @@ class _Registration:
         ctx.save_for_backward(*tensors, *(named[name] for name in self.saved))
         ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
         ctx.mark_non_differentiable(*(named[name] for name in self.extras))
+        # A cotangent that nobody gave is None then.
+        ctx.set_materialize_grads(not self.ungraded)
 
     def differentiate(self, ctx: Any, *cotangents: Any) -> Any:
         saved = list(ctx.saved_tensors)
         inputs = [saved.pop(0) if value is None else value for value in ctx.plain]
         needed = [bool(ctx.needs_input_grad[i]) for i, item in enumerate(self.inputs) if item.differentiable]
+        for name, error in self.kernels.program.refused:
+            if needed[[item.name for item in self.differentiable].index(name)]:
+                raise no_gradient(name, error, self.kernels.program.cascade)
+        for (name, _), grad in zip(self.cotangents, cotangents, strict=False):
+            if grad is not None and name in self.ungraded:
+                raise no_gradient_through(name, self.kernels.program.cascade)
         extents, model = self.extents(inputs), self.model(inputs)
         given = [
             self.empty(name, extents, model).zero_() if grad is None else grad

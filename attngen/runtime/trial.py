@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attngen.emit.names import tensor_name
-from attngen.ir.cascade import Cascade, Input
+from attngen.ir.cascade import Cascade, Input, operand_of
 from attngen.ir.expr import Apply, Extent, Index, Read
 from attngen.ir.traverse import walk
 from attngen.runtime.kernels import Kernels
@@ -124,7 +124,7 @@ def _run(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Outputs and gradients by name, and the cotangents that led to them."""
     program, backward = kernels.program, kernels.program.backward
-    model = next(value for item, value in ((item, values[item.name]) for item in program.cascade.inputs) if item.axes is not None)
+    model = values[operand_of(program.cascade.inputs, program.features).name]
     sequence = (lengths[program.streamed.resident], lengths[program.streamed.streamed])
     loaded = kernels.at(str(model.dtype).removeprefix("torch.")).get(dict(features), model, sequence)
     inputs = list(values.values())

@@ -80,7 +80,7 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
 
 
 def _mfma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int, tile: TileSchedule, target: Target) -> int:
-    ring = parts.ring(tile.num_stages - 1) if tile.num_stages > 1 else max(parts.passing)
+    ring = parts.ring(tile.num_stages - 1) if tile.num_stages > 1 else max(parts.passing, default=0)
     narrowest = min((pieces(dims[axis])[-1] for axis in structure.dots), default=target.matrix_depth)
     shallow = item == 2 and narrowest < target.matrix_depth
     moved = parts.scores if tile.resident < 32 * tile.num_warps or shallow else 0

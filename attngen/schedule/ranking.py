@@ -31,12 +31,14 @@ _TRIES_OF_A_FORM = 2
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What kernels are scheduled for: extents of the feature axes, dtype of the tensors, target, class of lengths."""
+    """What kernels are scheduled for: extents of the feature axes, dtype of the tensors, target, class of lengths; `singles` are the
+    arguments without features that are fp32 beside others."""
 
     dims: tuple[tuple[str, int], ...]
     dtype: str
     target: Target
     length: LengthClass = "long"
+    singles: tuple[str, ...] = ()
 
     @property
     def extents(self) -> dict[str, int]:

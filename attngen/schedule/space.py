@@ -49,7 +49,7 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
         # Nothing but its rows and parts keep programs apart: the more of both stand side by side, the sooner it ends.
         yield from (TileSchedule(1, streamed, 4, 1) for streamed in (64, 32, 16))
         return
-    if not structure.passing:
+    if not structure.streams:
         for resident in (64, 128, 32, 16):
             yield TileSchedule(resident, None, 4, 1)
         return

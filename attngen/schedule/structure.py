@@ -53,6 +53,7 @@ class Structure:
         rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
         added: features of the tiles [S, f] that a turn adds to memory; added_rows: the vectors [S].
         specialised: whether its warps may divide into those that fetch and those that compute.
+        streams: whether anything passes, if only positions and numbers.
     """
 
     role: str
@@ -80,6 +81,7 @@ class Structure:
     added: tuple[str, ...] = ()
     added_rows: int = 0
     specialised: bool = False
+    streams: bool = True
 
     def key(self, dims: Mapping[str, int]) -> str:
         """The structure without its arithmetic, feature axes by their tiles: "forward:64-32>64-32.64;64-32+64;2;masked"."""
@@ -159,6 +161,7 @@ def structure(kernel: Kernel) -> Structure:
         added=tuple(axis for step in inside if step.name in kernel.added for axis in step.axes if axis in features),
         added_rows=sum(step.name in kernel.added and not features & set(step.axes) for step in inside),
         specialised=not unspecialised(kernel),
+        streams=kernel.streamed is not None,
     )
 
 

@@ -14,14 +14,14 @@ What the backward reads of the forward is the saved state: the Z of each gauge, 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attngen.errors import NotDifferentiable
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Expr, Read
 from attngen.ir.names import Names
-from attngen.ir.traverse import free_axes, names_read
+from attngen.ir.traverse import free_axes, names_read, step_reads
 from attngen.source import SourceLoc
 from attngen.transform.at_end import Saved, evaluate_at_end
 from attngen.transform.derivative import gradients
@@ -47,7 +47,8 @@ class Gradient:
 class Backward:
     """Forward with its saved steps, and the gradient cascade that reads them.
 
-    `cotangents` pairs each output with the input that carries its cotangent.
+    `cotangents` pairs each output with the input that carries its cotangent; that of `ungraded` outputs, which depend on a maximum over the
+    streamed axis, is not used: scores that are computed again need not be equal to it, so nobody knows which of them was the largest.
     """
 
     forward: Streamed
@@ -55,6 +56,7 @@ class Backward:
     saved: tuple[Saved, ...]
     cotangents: tuple[tuple[str, str], ...]
     gradients: tuple[Gradient, ...]
+    ungraded: tuple[str, ...] = ()
 
 
 def differentiate(streamed: Streamed, wrt: tuple[str, ...], *, precise_delta: bool = False) -> Backward:
@@ -66,7 +68,7 @@ def differentiate(streamed: Streamed, wrt: tuple[str, ...], *, precise_delta: bo
         precise_delta: sums over features of saved sums are taken over the keys instead.
 
     Raises:
-        NotDifferentiable: a name is not a float input, or a maximum over a feature axis stands in between.
+        NotDifferentiable: a name is not a float input.
     """
     tape = _Tape(streamed, wrt)
     for step in reversed(streamed.cascade.steps):
@@ -78,7 +80,7 @@ def differentiate(streamed: Streamed, wrt: tuple[str, ...], *, precise_delta: bo
     if precise_delta:
         whole = exchange_sums(streamed, whole)
     forward, cascade, saved = evaluate_at_end(streamed, whole)
-    return Backward(forward, cascade, saved, tape.cotangents, found)
+    return Backward(forward, cascade, saved, tape.cotangents, found, tape.ungraded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,24 @@ class _Tape:
         self.cotangents = tuple((name, self.names.fresh(f"d{name}")) for name in streamed.cascade.outputs)
         self.active = self.depends_on(wrt)
         self.cut = {gauge.name for gauge in streamed.gauges}
+        self.ungraded = self.of_maxima()
         for output, cotangent in self.cotangents:
+            if output in self.ungraded:
+                continue
             axes, step = self.cascade.axes(output), self.cascade.step(output)
             # A masked output is constant where it is missing; a reduction exists everywhere, its mask is of what it reduces.
             where = step.where if step is not None and step.reduce is None else None
             part = _Part(build.read(cotangent, axes), axes, (), where)
             self.parts.setdefault(output, []).append(part)
+
+    def of_maxima(self) -> tuple[str, ...]:
+        """Outputs that depend on a maximum over the streamed axis."""
+        found: set[str] = set()
+        for step in self.cascade.steps:
+            largest = step.reduce == "max" and self.streamed.streamed in step.over
+            if largest or found & set(step_reads(step)):
+                found.add(step.name)
+        return tuple(name for name in self.cascade.outputs if name in found)
 
     def depends_on(self, wrt: tuple[str, ...]) -> set[str]:
         for name in wrt:
@@ -135,18 +149,24 @@ class _Tape:
         """Push the adjoint of one step to what it reads."""
         if step.name not in self.active or step.name not in self.parts:
             return
-        if step.reduce not in (None, "sum"):
-            raise NotDifferentiable(
-                f"the gradient through {step.reduce} over {', '.join(step.over)} is not derived",
-                loc=step.loc,
-                remedy="Only sums may reduce over a feature axis when gradients are needed.",
-            )
         value = build.read(step.name, step.axes)
         space = (*step.axes, *step.over)
         for adjoint in self.close(step):
+            adjoint = self.shared(step, value, adjoint)
             for read, expr in gradients(step.body, value if step.reduce is None else step.body, adjoint).items():
                 if read.tensor in self.active and read.tensor not in self.cut:
                     self.record(read, _Part(expr, space, (), step.where))
+
+    def shared(self, step: Einsum, value: Read, adjoint: Expr) -> Expr:
+        """What each element of a reduction gets of its adjoint; the largest ones share that of a maximum equally, as in PyTorch."""
+        if step.reduce in (None, "sum"):
+            return adjoint
+        if step.reduce == "logsumexp":
+            return build.mul(adjoint, build.exp(build.sub(step.body, value)))
+        largest = build.apply("eq", step.body, value)
+        body = build.apply("where", largest, build.ONE, build.ZERO)
+        count = self.add(replace(step, name=self.names.fresh(f"{step.name}_count"), body=body, reduce="sum"))
+        return build.apply("where", largest, build.apply("div", adjoint, count), build.ZERO)
 
     def record(self, read: Read, part: _Part) -> None:
         item = self.cascade.input(read.tensor)
@@ -234,11 +254,12 @@ class _Tape:
             return [self.gather(item, build.read(item.name, axes), part) for part in parts]
         grid = self.grid()
         wide = streamed in axes or (resident in axes and any(axis not in grid and axis != resident for axis in axes))
-        groups: dict[tuple[str, ...], list[_Part]] = {}
+        groups: dict[tuple[tuple[str, ...], frozenset[str]], list[_Part]] = {}
         for part in parts:
-            kept = axes if wide else self.rows_and(axes, part)
-            groups.setdefault(kept, []).append(part.onto(kept))
-        sums = [total for kept, group in groups.items() for total in self.combine(f"d{item.name}", kept, group)]
+            kept = self.finished_and(axes, part) if wide else self.rows_and(axes, part)
+            # What is summed over axes of the grid and what is not are not of one kernel.
+            groups.setdefault((kept, frozenset(part.onto(kept).over) & self.grid()), []).append(part.onto(kept))
+        sums = [total for (kept, _), group in groups.items() for total in self.combine(f"d{item.name}", kept, group)]
         return [Gradient(item.name, total.tensor) for total in sums]
 
     def rows_and(self, axes: tuple[str, ...], part: _Part) -> tuple[str, ...]:
@@ -246,6 +267,13 @@ class _Tape:
         sequence = self.streamed.resident if self.streamed.resident in part.space else self.streamed.streamed
         rows = {*self.grid(), sequence} & set(part.space)
         return tuple(dict.fromkeys((*(axis for axis in free_axes(part.expr) if axis in rows), *axes)))
+
+    def finished_and(self, axes: tuple[str, ...], part: _Part) -> tuple[str, ...]:
+        """The target's axes and, where a part is made of finished values of rows or keys, the grid axes that it varies along: a program
+        has those of one position only."""
+        if {self.streamed.resident, self.streamed.streamed} <= set(part.space):
+            return axes
+        return (*(axis for axis in part.space if axis in self.grid() - set(axes)), *axes)
 
     def gather(self, item: Input, read: Read, part: _Part) -> Gradient:
         """The partial gradient of one gathered read, over the axes that its position names: pairs, or at least a whole row or column."""

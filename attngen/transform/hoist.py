@@ -27,9 +27,14 @@ from attngen.transform.canonicalize import share
 from attngen.transform.existence import Existence, contributions, existence, known, mask_of, without
 
 
-def hoist(cascade: Cascade) -> Cascade:
-    """Takes and gives a gradient cascade with the same outputs."""
-    cascade = _scales_apart(_through_copies(cascade))
+def hoist(cascade: Cascade, features: tuple[str, ...] = ()) -> Cascade:
+    """Takes and gives a gradient cascade with the same outputs.
+
+    Args:
+        cascade: the gradients.
+        features: axes whose sums are matrix products, and come before all others.
+    """
+    cascade = _scales_apart(_products_first(_through_copies(cascade), features))
     short = _shorten(cascade, lambda factor: True)
     if not _keeps_existence(cascade, short):
         # A factor that does not exist everywhere would take elements of a sum away that another value is added to.
@@ -55,6 +60,35 @@ def _through_copies(cascade: Cascade) -> Cascade:
         else:
             steps.append(step)
     return replace(cascade, steps=tuple(steps))
+
+
+def _products_first(cascade: Cascade, features: tuple[str, ...]) -> Cascade:
+    """Sums over features and other axes as two: of a product of more than two factors a tile holds no element, but it does of its parts."""
+    names = Names(cascade)
+    steps: list[Einsum] = []
+    for step in cascade.steps:
+        inner = tuple(axis for axis in step.over if axis in features)
+        outer = tuple(axis for axis in step.over if axis not in inner)
+        if step.reduce == "sum" and inner and outer and not set(free_axes(step.where)) & set(inner):
+            found = [_apart(term, step, inner, names) for term in _terms(step.body, step, {})]
+            if all(item is not None for item in found):
+                parts = [item for item in found if item is not None]
+                steps += [part for part, _ in parts]
+                step = replace(step, body=build.total([body for _, body in parts]), over=outer)
+        steps.append(step)
+    return replace(cascade, steps=tuple(steps))
+
+
+def _apart(term: _Term, step: Einsum, inner: tuple[str, ...], names: Names) -> tuple[Einsum, Expr] | None:
+    """The sum over features of the factors that have them, and what is left to sum; None where both are of one side, or nothing is left."""
+    wide = tuple(factor for factor in term.factors if set(free_axes(factor)) & set(inner))
+    rest = tuple(factor for factor in term.factors if factor not in wide)
+    if not wide or not rest or not all(set(inner) <= set(free_axes(factor)) for factor in wide):
+        return None
+    held = {axis for factor in wide for axis in free_axes(factor)}
+    axes = tuple(axis for axis in (*step.axes, *step.over) if axis in held and axis not in inner)
+    part = Einsum(names.fresh(f"{step.name}_dot"), axes, product(wide), "sum", inner, loc=step.loc)
+    return part, build.mul(build.read(part.name, axes), product(rest, term.coefficient))
 
 
 def _shorten(cascade: Cascade, may_leave: Callable[[Expr], bool]) -> Cascade:

@@ -41,10 +41,10 @@ def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[s
     axes = dict.fromkeys(axis for name in outputs for axis in cascade.axes(name))
     grid = tuple(axis for axis in axes if axis != streamed.resident and axis not in features)
     for name in outputs:
-        if set(cascade.axes(name)) - set(features) != {*grid, streamed.resident}:
+        if streamed.resident not in cascade.axes(name):
             raise UnsupportedError(
-                f"the output {name}[{','.join(cascade.axes(name))}] does not vary along all of {', '.join((*grid, streamed.resident))}",
-                remedy="Every output must carry all head axes and the query axis; reduce it outside.",
+                f"the output {name}[{','.join(cascade.axes(name))}] does not vary along {streamed.resident}, the axis of the rows",
+                remedy="Every output must carry the query axis; reduce it outside.",
             )
     _refuse_mixed_heads(streamed, grid, features)
     gauges = {gauge.name for gauge in streamed.gauges}
@@ -102,7 +102,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
         ("backward_columns", keys, rows, split.columns),
         ("backward_pairs", rows, keys, split.pairs),
     ):
-        groups = _groups(cascade, outputs, resident, streamed, features)
+        groups = split.groups(outputs, known)
         for number, group in enumerate(groups):
             name = role if number == 0 else f"{role}_{number + 1}"
             kernels.append(streaming_kernel(name, (resident, streamed), group))
@@ -113,15 +113,6 @@ def _with_stored(cascade: Cascade, known: tuple[Input, ...], stored: tuple[str, 
     """What later kernels read: also what an earlier one has stored."""
     mine = tuple(Input(name, cascade.axes(name), len(cascade.axes(name))) for name in stored)
     return (*(item for item in known if item.name not in stored), *mine)
-
-
-def _groups(cascade: Cascade, outputs: tuple[str, ...], resident: str, streamed: str, features: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Outputs that can share a kernel: those spread over the same grid."""
-    groups: dict[frozenset[str], list[str]] = {}
-    for name in outputs:
-        grid = frozenset(cascade.axes(name)) - {resident, streamed} - set(features)
-        groups.setdefault(grid, []).append(name)
-    return [tuple(group) for group in groups.values()]
 
 
 class _Split:
@@ -174,6 +165,23 @@ class _Split:
                         found.setdefault(sweeps[name], {})[name] = None
         return tuple(tuple(found[count]) for count in sorted(found))
 
+    def groups(self, outputs: tuple[str, ...], known: tuple[Input, ...]) -> list[tuple[str, ...]]:
+        """Outputs that can share a kernel: those spread over the same grid, whose sums run over the same axes of it."""
+        inner = {*self.sequence, *self.features}
+        given = {item.name for item in known}
+        by_name = {step.name: step for step in self.cascade.steps}
+        found: dict[tuple[frozenset[str], frozenset[str]], list[str]] = {}
+        for name in outputs:
+            pending, needed = [name], dict[str, Einsum]()
+            while pending:
+                step = by_name.get(pending.pop())
+                if step is not None and step.name not in needed and (step.name not in given or step.name == name):
+                    needed[step.name] = step
+                    pending += step_reads(step)
+            summed = frozenset(axis for step in needed.values() for axis in step.over) - inner
+            found.setdefault((frozenset(self.cascade.axes(name)) - inner, summed), []).append(name)
+        return [tuple(group) for group in found.values()]
+
     def kernel(self, role: str, resident: str, streamed: str | None, outputs: tuple[str, ...], known: tuple[Input, ...]) -> Kernel:
         axes = dict.fromkeys(axis for name in outputs for axis in self.cascade.axes(name))
         grid = tuple(axis for axis in axes if axis not in self.sequence and axis not in self.features)
@@ -185,13 +193,21 @@ class _Split:
         loops = tuple(axis for axis in over if axis not in self.sequence and axis not in self.features)
         after: set[str] = set()
         for step in kernel.steps:
+            if streamed in step.over and not set(loops) <= set(step.over) and not set(outputs) <= set(self.pairs):
+                # Each turn over the grid would add it once more.
+                raise UnsupportedError(
+                    f"a sum over {streamed} is added to one over {', '.join(loops)} too, for each of which it would count",
+                    loc=step.loc,
+                    remedy=f"Give all values the axes {', '.join(loops)}: expand the argument over them before the call.",
+                )
             late, summed = bool(after & set(step_reads(step))), bool(set(step.over) & set(loops)) and streamed not in step.over
             after |= {step.name} if late or summed else set()
             if summed and (late or not self.is_total(step, loops, outputs)):
+                over = ", ".join(axis for axis in step.over if axis in loops)
                 raise UnsupportedError(
-                    f"the gradient {step.name} sums a value of its own over {', '.join(axis for axis in step.over if axis in loops)}",
+                    f"a value of its backward is summed over {over} only after a sum over a sequence or features is done",
                     loc=step.loc,
-                    remedy="Give what it belongs to that axis: expand the argument over it before the call.",
+                    remedy=f"Give what it belongs to the axis {over}: expand the argument over it before the call.",
                 )
         return replace(kernel, loops=loops)
 

@@ -113,7 +113,8 @@ class _Merge:
         for gauge, power in item.weight_power:
             body = build.mul(_power(build.read(self.gauges[gauge].weight, self.pair), power), body)
         axes = (*self.rows, *_features(self.whole, item.name))
-        return Einsum(item.name, axes, body, "sum", (self.whole.parts,))
+        whole = next(step for step in self.whole.steps if step.name == item.name)
+        return Einsum(item.name, axes, body, whole.reduce, (self.whole.parts,))
 
     def apart(self, gauge: Gauge) -> Expr:
         """The offset of a part; a part without any key has none."""

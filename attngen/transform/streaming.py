@@ -27,7 +27,8 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
 from attngen.ir.printer import spell
-from attngen.ir.traverse import children, free_axes, inline, map_steps, rewrite, step_reads, walk
+from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
+from attngen.transform.axes import maxima_apart, over_the_grid, without_grid_steps
 from attngen.transform.check import check_streaming
 from attngen.transform.existence import mask_of
 from attngen.transform.exponentials import Rewriter
@@ -44,20 +45,22 @@ _FINITE = frozenset(
 __all__ = ["Accumulator", "Gauge", "Streamed", "streaming"]
 
 
-def streaming(cascade: Cascade, resident: str, streamed: str) -> Streamed:
+def streaming(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...] = ()) -> Streamed:
     """Takes CanonicalForm, gives StreamingForm.
 
     Args:
         cascade: the forward.
         resident: the axis of the rows.
         streamed: the axis to pass over.
+        grid: the axes that programs are spread over, where values between rows and keys do not show them.
 
     Raises:
         NotStreamable: a reduction does not separate, or needs another pass; names the factor and the user's line.
         MaxNotAShift: the outputs depend on a maximum over the streamed axis.
     """
-    cascade = _over_the_grid(_without_grid_steps(cascade, {resident, streamed}), {resident, streamed})
-    builder = _Builder(cascade, resident, streamed)
+    cascade, maxima = maxima_apart(cascade, streamed)
+    cascade = over_the_grid(without_grid_steps(cascade, {resident, streamed}), resident, streamed, grid)
+    builder = _Builder(cascade, resident, streamed, maxima)
     for step in cascade.steps:
         builder.take(step)
     found = builder.finish()
@@ -65,43 +68,10 @@ def streaming(cascade: Cascade, resident: str, streamed: str) -> Streamed:
     return found
 
 
-def _without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
-    """Pointwise values along grid axes only move into what reads them, so that their gradients become one partial a row."""
-    bodies: dict[str, Expr] = {}
-    steps: list[Einsum] = []
-    for step in cascade.steps:
-        step = replace(step, body=inline(step.body, bodies), where=None if step.where is None else inline(step.where, bodies))
-        if step.reduce is None and step.where is None and not sequence & set(step.axes) and step.name not in cascade.outputs:
-            bodies[step.name] = step.body
-        else:
-            steps.append(step)
-    return replace(cascade, steps=tuple(steps))
-
-
-def _over_the_grid(cascade: Cascade, sequence: set[str]) -> Cascade:
-    """Values of a row and a key take on the grid axes of all that reads them, so that their gradients are of one program."""
-    pairs = sorted((step.axes for step in cascade.steps if sequence <= set(step.axes)), key=len, reverse=True)
-    order = tuple(dict.fromkeys(axis for axes in pairs for axis in axes))
-    wide: dict[str, tuple[str, ...]] = {}
-    for step in reversed(cascade.steps):
-        spaces = [{*wide.get(other.name, other.axes), *other.over} for other in cascade.steps if step.name in step_reads(other)]
-        if sequence <= set(step.axes) and step.name not in cascade.outputs and spaces:
-            shared = set[str].intersection(*spaces) | set(step.axes)
-            wide[step.name] = tuple(axis for axis in order if axis in shared)
-
-    def rule(node: Expr) -> Expr | None:
-        return build.read(node.tensor, wide[node.tensor], node.kind) if isinstance(node, Read) and node.tensor in wide else None
-
-    def widened(step: Einsum) -> Einsum:
-        where = None if step.where is None else rewrite(step.where, rule)
-        return replace(step, axes=wide.get(step.name, step.axes), body=rewrite(step.body, rule), where=where)
-
-    return cascade if all(cascade.axes(name) == axes for name, axes in wide.items()) else map_steps(cascade, widened)
-
-
 class _Builder:
-    def __init__(self, cascade: Cascade, resident: str, streamed: str) -> None:
+    def __init__(self, cascade: Cascade, resident: str, streamed: str, maxima: frozenset[str]) -> None:
         self.cascade = cascade
+        self.maxima = maxima
         self.resident = resident
         self.axis = streamed
         self.sums = Sums(cascade, streamed)
@@ -161,6 +131,11 @@ class _Builder:
                 remedy="A second pass over the keys would be needed; compute the inner reduction in a call of its own.",
             )
         sums = self.sums
+        if step.name in self.maxima:
+            sums.add(step)
+            sums.accumulators[step.name] = Accumulator(step.name)
+            self.ranks.append((step.name, 1))
+            return
         gauge = sums.gauge(step.body, step)
         norm = sums.read(sums.total(gauge)) if step.reduce == "logsumexp" else build.ONE
         body = build.add(build.read(gauge.name, gauge.axes), build.log(norm))

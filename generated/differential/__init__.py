@@ -82,7 +82,8 @@ def attention(q1, q2, k1, k2, v, lam, *, tiles=None):
     Returns:
         o: [b, (g r), m, e]. Gradients reach q1, q2, k1, k2, v, lam.
     """
-    check_tensors(q1=(q1, 4), q2=(q2, 4), k1=(k1, 4), k2=(k2, 4), v=(v, 4), lam=(lam, 1))
+    check_tensors(q1=(q1, 4), q2=(q2, 4), k1=(k1, 4), k2=(k2, 4), v=(v, 4))
+    check_numbers(q1, lam=(lam, 1))
     len_b = q1.shape[0]
     len_m = q1.shape[2]
     len_d = q1.shape[3]
@@ -159,6 +160,17 @@ def check_tensors(**ranks):
         if (tensor.dtype, tensor.device) != (first.dtype, first.device):
             found = f"{tensor.dtype} on {tensor.device}"
             raise ValueError(f"{name} is {found}, expected {first.dtype} on {first.device}")
+
+
+def check_numbers(operand, **ranks):
+    """Numbers of rows, keys, pairs or heads have the dtype of the operands, or float32."""
+    for name, (tensor, rank) in ranks.items():
+        if tensor.dim() != rank:
+            raise ValueError(f"{name} must have {rank} dimensions, got shape {tuple(tensor.shape)}")
+        wrong = tensor.is_floating_point() and tensor.dtype not in (operand.dtype, torch.float32)
+        if wrong or tensor.device != operand.device:
+            found = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name} is {found}, expected {operand.dtype} on {operand.device}")
 
 
 def check_shape(name, tensor, shape):

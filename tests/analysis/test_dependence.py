@@ -67,6 +67,20 @@ def test_what_has_no_roles(text: str, error: type[Exception]) -> None:
         roles(parse(text))
 
 
+BEFORE = "  t[b,h,m,n] = sum[j,d] q[b,j,m,d] * k[b,j,n,d] * mix[j,h]\n  z[b,h,m] = logsumexp[n] t[b,h,m,n]\n"
+BEHIND = """  s[b,j,m,n] = sum[d] q[b,j,m,d] * k[b,j,n,d]
+  lse[b,j,m] = logsumexp[n] s[b,j,m,n]
+  t[b,h,m,n] = sum[j] exp(s[b,j,m,n] - lse[b,j,m]) * mix[j,h]
+  z[b,h,m] = sum[n] t[b,h,m,n]
+"""
+
+
+@pytest.mark.parametrize(("steps", "place"), [(BEFORE, "before the softmax"), (BEHIND, "behind the softmax")])
+def test_mixed_heads_are_refused_as_that(steps: str, place: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"heads are mixed {place}.*'j'"):
+        roles(parse(f"cascade(q[b,j,m,d], k[b,j,n,d], mix[j,h])\n{steps}  -> z"))
+
+
 def test_graph() -> None:
     found = graph(parse(SOFTMAX))
     assert nx.is_directed_acyclic_graph(found)

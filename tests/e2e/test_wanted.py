@@ -75,6 +75,34 @@ class TestABiasThatNobodyTrains:
         torch.testing.assert_close(given, bias.grad, rtol=1e-12, atol=1e-12)
 
 
+class TestAGradientThatNoKernelComputes:
+    """It refuses the calls that ask for it, and nothing else."""
+
+    def _attend(self) -> tuple[attngen.Attention, torch.Tensor]:
+        table = torch.randn(64, dtype=torch.float64)
+        return attngen.compile(attngen.attention(lambda s, b, h, q, k: s + table[k ^ 1])), table
+
+    def test_other_gradients_are_there(self) -> None:
+        attend, _ = self._attend()
+        tensors = _tensors()
+        loss, right = attend(*tensors).square().sum(), attend.reference(*tensors).square().sum()
+        for found, expected in zip(torch.autograd.grad(loss, tensors), torch.autograd.grad(right, tensors), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+    def test_the_call_that_asks_for_it_is_refused_by_name(self) -> None:
+        attend, table = self._attend()
+        table.requires_grad_()
+        with pytest.raises(NotDifferentiable, match=r"table requires a gradient(.|\n)*table\[k \^ 1\](.|\n)*table\.detach\(\)"):
+            attend(*_tensors())
+        with torch.no_grad():
+            torch.testing.assert_close(attend(*_tensors()), attend.reference(*_tensors()))
+
+    def test_it_is_told(self) -> None:
+        attend, _ = self._attend()
+        assert [name for name, _ in attend.program.refused] == ["table"]
+        assert "gradients that no kernel computes:\n  table: " in attend.explain()
+
+
 def test_tiles_given_for_kernels_that_are_not_needed_are_no_error() -> None:
     tiles = {"backward_rows": {"BLOCK_M": 32, "BLOCK_N": 16}, "backward_columns": {"BLOCK_N": 16}}
     q, k, v = _tensors("v")

@@ -54,6 +54,41 @@ def test_steps_are_located_at_the_users_lines() -> None:
     assert lse2 is not None and lse2.text()[lse2.column : lse2.end_column] == 'attngen.softmax(s2, over="n")'
 
 
+def test_a_layout_is_of_its_output_whatever_step_computes_it() -> None:
+    """A product written twice is one step; results of it have the dimensions that each was asked for in."""
+
+    @cascade(q="b (g r) m d", k="b g n d", v="b g n e")
+    def twice(q, k, v):
+        s, again = (attngen.einsum("b g r m d, b g n d -> b g r m n", q, k) for _ in range(2))
+        p = attngen.softmax(s, over="n")
+        outputs = [attngen.einsum(f"b g r m n, b g n e -> {axes}", p, v) for axes in ("b (g r) m e", "b g r m e", "b e m g r")]
+        return (*outputs, outputs[0], attngen.sum(p * again, over="n"), attngen.einsum("b g r m n, b g n e -> e m b g r", p, v) * 1.0)
+
+    assert [output.pattern for output in twice.outputs] == [
+        (("b",), ("g", "r"), ("m",), ("e",)),
+        (("b",), ("g",), ("r",), ("m",), ("e",)),
+        (("b",), ("e",), ("m",), ("g",), ("r",)),
+        (("b",), ("g", "r"), ("m",), ("e",)),
+        (("b",), ("g", "r"), ("m",)),
+        (("b",), ("g", "r"), ("m",), ("e",)),
+    ]
+    assert [twice.cascade.axes(output.name) for output in twice.outputs] == [
+        tuple(axis for dim in output.pattern for axis in dim) for output in twice.outputs
+    ]
+    assert sum("* k[" in step for step in steps(twice)) == 1
+
+
+def test_positions_alone_are_values() -> None:
+    @cascade(q="b m d", k="b n d")
+    def places(q, k):
+        p = attngen.softmax((attngen.index("n") - attngen.index("m")) * 0.5, over="n")
+        return attngen.sum(p * attngen.einsum("b m d, b n d -> b m n", q, k), over="n")
+
+    assert "lse[m] = logsumexp[n] x[m,n]" in steps(places)
+    with pytest.raises(SpecError):
+        attngen.softmax(attngen.index("n") * 0.5, over="n")
+
+
 def test_entropy_gate_and_lse_as_a_dict_over_grouped_heads() -> None:
     @cascade(q="b (g r) m d", k="b g n d", v="b g n e", gate="b (g r) m")
     def entropy(q, k, v, gate):

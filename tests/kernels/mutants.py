@@ -50,6 +50,8 @@ OF_STRICT = "tests/runtime/test_strict.py::test_classes_of_lengths_take_the_tile
 OF_COMMANDS = "tests/runtime/test_strict.py::test_the_command_of_the_message_is_enough"
 _LISTED = "another_file_that_is_listed"
 OF_FORMS_CHECKED = "tests/transform/test_verify.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
+OF_KINDS = "tests/e2e/test_random_cascades.py::test_kinds"
+OF_MAXIMA = "tests/e2e/test_maxima.py"
 OF_DELTA = "tests/transform/test_precise_delta.py"
 OF_REFUSALS = "tests/runtime/test_refusals.py"
 OF_MISTAKES = "tests/e2e/test_mistakes.py"
@@ -74,7 +76,7 @@ MUTANTS = (
         EMIT,
         "own = times == 1 and ",
         "own = ",
-        first=f"{OF_POINTWISE}::test_a_sum_of_one_product_counts_its_terms",
+        first=f"{OF_POINTWISE}::test_a_sum_of_two_products_counts_its_terms",
     ),
     Mutant(
         "the whole gradient to both of two equal sides",
@@ -141,7 +143,7 @@ MUTANTS = (
         LIB,
         "(x / tl.where(exact, 1.0, rest))",
         "1.0",
-        first="tests/kernels/test_expressions.py",
+        first=f"{OF_POINTWISE}::test_smooth_functions",
     ),
     # Delta from the weights.
     Mutant(
@@ -1023,4 +1025,90 @@ MUTANTS = (
         first=f"{OF_TILES}::test_bounds_of_heads_that_a_kernel_sums_over",
     ),
     Mutant("forms that a kernel lacks", SCHEDULE, "return value is False and", "return not value and", first="tests/schedule/test_plan.py"),
+    # What cascades may combine: results of equal steps, statistics without some axes, gates, maxima, mixed dtypes.
+    Mutant(
+        "layouts of steps",
+        "attngen/frontend/*.py",
+        "step is not None and step.axes == axes and step.name",
+        "step is not None and step.name",
+        first="tests/frontend/test_cascade.py",
+    ),
+    Mutant(
+        "features stored one after the other",
+        EMIT,
+        'scaled(writer.loads.lifted(f"offs_{axis}", (axis,), layout), stride)',
+        'writer.loads.lifted(f"offs_{axis}", (axis,), layout)',
+        first=OF_KINDS,
+    ),
+    Mutant("statistics without axes of the grid", TRANSFORM, "if (finished or step.name in exponents) and", "if False and", first=OF_KINDS),
+    Mutant(
+        "products over features without coefficients",
+        TRANSFORM,
+        "product(rest, term.coefficient))",
+        "product(rest))",
+        first="tests/transform/test_hoist.py",
+    ),
+    Mutant(
+        "finished values summed over the grid",
+        TRANSFORM,
+        "kept = self.finished_and(axes, part) if wide",
+        "kept = axes if wide",
+        first=OF_KINDS,
+    ),
+    Mutant(
+        "ties that take a whole gradient each",
+        TRANSFORM,
+        'build.apply("div", adjoint, count)',
+        "adjoint",
+        first="tests/transform/test_differentiate.py::test_reductions_over_a_feature",
+    ),
+    Mutant(
+        "maxima over features as sums",
+        EMIT,
+        'reduced = writer.dialect.row_sum if step.reduce == "sum" else writer.dialect.row_max',
+        "reduced = writer.dialect.row_sum",
+        first=f"{OF_MAXIMA}::test_over_features",
+    ),
+    Mutant(
+        "padded features in maxima",
+        EMIT,
+        """"0.0" if step.reduce == "sum" else 'float("-inf")'""",
+        '"0.0"',
+        first=f"{OF_MAXIMA}::test_over_features",
+    ),
+    Mutant(
+        "maxima of pairs that do not exist",
+        EMIT,
+        """lowering.exists.get(step.name))}, {seen}, float("-inf"))""",
+        """lowering.exists.get(step.name))}, {seen}, 0.0)""",
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "maxima of parts added up",
+        TRANSFORM,
+        "body, whole.reduce, (self.whole.parts,)",
+        'body, "sum", (self.whole.parts,)',
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "gradients through maxima that nobody derives",
+        RUNTIME,
+        "if grad is not None and name in self.ungraded",
+        "if grad is None and name in self.ungraded",
+        first=OF_MAXIMA,
+    ),
+    Mutant(
+        "numbers cast by autocast",
+        RUNTIME,
+        "tensor.dtype == torch.float32 and name in",
+        "tensor.dtype is None and name in",
+        first="tests/e2e/test_dtypes.py",
+    ),
+    Mutant(
+        "gradients that no kernel computes left out in silence",
+        RUNTIME,
+        "if not refused or not torch.is_grad_enabled():",
+        "if True:",
+        first="tests/e2e/test_wanted.py",
+    ),
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,16 +106,24 @@ def test_only_float_inputs_have_gradients(wrt: tuple[str, ...]) -> None:
         backward(more_variants.ALL["lengths"][0], wrt)
 
 
-def test_a_maximum_over_a_feature_has_no_gradient() -> None:
+@pytest.mark.parametrize("reduce", ["max", "logsumexp"])
+def test_reductions_over_a_feature(reduce: str) -> None:
+    """The largest elements share the gradient of a maximum."""
     text = attention(
         more_variants.SCORES
-        + "  top[b,g,r,m] = max[d] q[b,g,r,m,d]\n  x[b,g,r,m,n] = s[b,g,r,m,n] / top[b,g,r,m]\n"
+        + f"  top[b,g,r,m] = {reduce}[d] q[b,g,r,m,d]\n  x[b,g,r,m,n] = s[b,g,r,m,n] * top[b,g,r,m]\n"
         + more_variants.SOFTMAX,
         "o",
     )
-    with pytest.raises(NotDifferentiable):
-        backward(text)
-    assert backward(text, ("v",)).gradients
+    ties = torch.randint(-1, 2, (2, 2, 2, 5, 4), generator=torch.Generator().manual_seed(3)).double()
+    assert_gradients(text, Point(given={"q": ties}))
+
+
+def test_no_gradient_goes_through_a_maximum_over_keys() -> None:
+    """The other outputs have theirs."""
+    found = backward(after_softmax("  top[b,g,r,m] = max[n] x[b,g,r,m,n]\n", "o, top", mask="m > n"))
+    assert found.ungraded == ("top",)
+    assert {gradient.target for gradient in found.gradients} == {"q", "k", "v"}
 
 
 def test_a_gradient_may_be_a_copy_of_a_cotangent() -> None:

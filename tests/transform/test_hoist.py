@@ -86,3 +86,21 @@ def test_products_of_their_own_are_summed_apart(name: str) -> None:
     reductions = [step for step in hoist(cascade(CASES[name])).steps if step.reduce is not None]
     assert len(reductions) == 2
     assert not any("+" in print_step(step) for step in reductions)
+
+
+TOGETHER = {
+    "weights and values": "  y[n] = sum[m,e] do[m,e] * v[n,e] * a[m,n]",
+    "coefficients": "  y[n] = sum[m,e] do[m,e] * v[n,e] * a[m,n] * -2.0 - dz[m,e] * v[n,e] * b[m,n] * 0.5",
+    "under a mask": "  y[n] = sum[m,e] do[m,e] * v[n,e] * a[m,n]  if m >= n",
+    "of one side": "  y[n] = sum[m,e] do[m,e] * v[n,e]",
+    "a term without features": "  y[n] = sum[m,e] do[m,e] * v[n,e] * a[m,n] + a[m,n]",
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_products_over_features_come_first(name: str) -> None:
+    before = cascade(TOGETHER[name])
+    after = hoist(before, ("e",))
+    assert_same_values(before, after)
+    if name in ("weights and values", "coefficients", "under a mask"):
+        assert not any(len({*step.axes, *step.over} & {"m", "n", "e"}) > 2 and len(step.over) > 1 for step in after.steps)
