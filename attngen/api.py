@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,22 @@ from torch import Tensor
 from attngen import target as targets
 from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain
-from attngen.frontend.dropout import without_dropout
 from attngen.frontend.run import outside_of_graphs
-from attngen.frontend.spec import Spec, captured_lengths, with_lse
-from attngen.pipeline import Program, Source
+from attngen.frontend.spec import Spec, captured_lengths
+from attngen.pipeline import Source
 from attngen.runtime import arguments as binding
-from attngen.runtime.checks import Checks
-from attngen.runtime.classes import classes_pay, in_classes
-from attngen.runtime.devices import Follower
-from attngen.runtime.forms import form, settle_forms
-from attngen.runtime.handle import KernelHandle, check_counts, dtype_name, feature_lengths, given_lengths, handles
-from attngen.runtime.kernels import Options, forward_only, freeze, in_parts_only
-from attngen.runtime.ordering import best_order, describe, lengths, put_back, taken
-from attngen.runtime.packing import are_stored, few, few_queries, group_of, in_rows
-from attngen.runtime.reach import Short, guarded
-from attngen.runtime.reference import reference as evaluate
+from attngen.runtime.following import Following
+from attngen.runtime.forms import form
+from attngen.runtime.handle import KernelHandle, check_counts, dtype_name, handles
+from attngen.runtime.kernels import Options, freeze
+from attngen.runtime.ordering import best_order, describe, lengths
+from attngen.runtime.packing import few_queries, group_of
 from attngen.runtime.seeds import drawn, followed
-from attngen.runtime.shared import check_required, check_schedule, rewrites_named, shared_kernels
-from attngen.runtime.splitting import is_divided, parts_of_calls
+from attngen.runtime.shared import check_required, check_schedule, rewrites_named
+from attngen.runtime.splitting import parts_of_calls
 from attngen.runtime.strict import spelled_out
 from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
-from attngen.runtime.torch_op import operators
+from attngen.runtime.variant import Variant
 
 
 @outside_of_graphs
@@ -97,8 +91,11 @@ def compile(
     return attend
 
 
-class Attention:
+class Attention(Variant):
     """A compiled variant. Call it with tensors; it has gradients for every floating argument and capture.
+
+    What its functions captured is read again at each call, from the variables, attributes and items where it lies. A copy by
+    `copy.deepcopy` reads the copies of what is copied along; what pickle makes of it reads on where it can (`attngen.frontend.tracing`).
 
     Attributes:
         spec: what was compiled.
@@ -109,21 +106,11 @@ class Attention:
     """What `compile` was given, if not what was compiled: its tokens may be taken in another order."""
 
     def __init__(self, spec: Spec, options: Options) -> None:
-        self.spec = spec
-        self.options = options
-        self._captures = tuple(capture.value for capture in spec.captures)
-        given = [item.name for item in (*spec.arguments, *spec.captures)]
-        self._places = tuple(given.index(item.name) for item in spec.cascade.inputs)
-        self._on_device = Follower().on
-        self._kernels = shared_kernels(spec.cascade, spec.name, options)
-        self._operators = operators(self._kernels)
-        self._check = Checks(spec, self.program)
-        self._guarded: dict[Short, Attention] = {}
+        super().__init__(spec, options)
+        self._following = Following(self, functools.partial(Variant, options=options))
 
-    @property
-    def program(self) -> Program:
-        """The analysed variant: cascades, kernels, saved state."""
-        return self._kernels.program
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Attention, (self.spec, self.options)
 
     def __call__(
         self,
@@ -149,106 +136,27 @@ class Attention:
         Raises:
             ShapeMismatch, DtypeMismatch, DeviceMismatch, ArchMismatch, ArgumentError, NotDifferentiable
         """
-        chosen = self._asked(return_lse, training)
+        variant, captures = self._following.now()
+        chosen = variant._asked(return_lse, training)
         tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs), chosen.spec, chosen.program.features)
         views, extents = binding.split(chosen.spec, tensors)
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
         if not binding.is_symbolic(extents):
-            chosen = chosen._reaching(chosen._check(tensors, extents))
-            chosen = chosen._suited(extents, tensors)._divided(extents, tensors)
+            chosen = chosen._reaching(chosen._check(tensors, extents, captures))
+            chosen = chosen._suited(extents, tensors, captures)._divided(extents, tensors, captures)
         try:
-            result = chosen._run(views, extents, return_lse, used)
+            result = chosen._run(views, extents, captures, return_lse, used)
         except MissingKernel as error:
             raise spelled_out(error, self._given or self.spec, self.options) from None
         return followed(result, used) if return_seed else result
-
-    def _asked(self, return_lse: bool, training: bool) -> Attention:
-        """The variant for the options of a call."""
-        chosen = self if training or self.spec.seed is None else self._without_dropout
-        return chosen._with_lse if return_lse and not chosen.spec.on_request else chosen
-
-    def _reaching(self, short: Short) -> Attention:
-        """The variant whose loads of these captured tensors look at their sizes."""
-        if short and short not in self._guarded:
-            self._guarded[short] = Attention(guarded(self.spec, short), self.options)
-        return self._guarded[short] if short else self
-
-    @functools.cached_property
-    def _in_classes(self) -> Attention | None:
-        """The variant with tokens in classes of equal remainder, where its mask has such gaps."""
-        spec = in_classes(self.spec)
-        return None if spec is None else Attention(spec, self.options)
-
-    @functools.cached_property
-    def _in_rows(self) -> Attention | None:
-        """The variant without gradients whose rows are pairs of position and head, where heads share what is streamed."""
-        spec = in_rows(self.spec)
-        options = replace(self.options, schedule=forward_only(self.options.schedule), gradients=False)
-        return None if spec is None else Attention(spec, options)
-
-    def _suited(self, extents: Mapping[str, int], tensors: Sequence[Tensor] = ()) -> Attention:
-        """What runs for these lengths: this, the variant with tokens in classes, or that with heads in rows, which has no gradients."""
-        target, classes = targets.get(self.options.arch or "sm90"), self._in_classes
-        if classes is not None and classes.spec.classes is not None and classes_pay(classes.spec.classes, extents, target):
-            return classes
-        rows = self._in_rows if few(extents[self.program.streamed.resident]) else None
-        if rows is None or rows.spec.packing is None or extents.get(rows.spec.packing.heads, 1) == 1:
-            return self
-        return self if binding.asks_gradient((*tensors, *self._captures)) else self._if_stored(rows, extents, tensors)
-
-    @functools.cached_property
-    def _in_parts(self) -> Attention:
-        """The variant without gradients whose stream programs share."""
-        return Attention(self.spec, replace(self.options, schedule=in_parts_only(self.options.schedule), gradients=False, divided=True))
-
-    def _divided(self, extents: Mapping[str, int], tensors: Sequence[Tensor]) -> Attention:
-        """This, or with its stream in parts, where its programs would leave the device idle."""
-        divided = is_divided(self.spec, self._kernels, extents, tensors[0].device)
-        if not divided or binding.asks_gradient((*tensors, *self._captures)):
-            return self
-        return self._if_stored(self._in_parts, extents, tensors)
-
-    def _if_stored(self, other: Attention, extents: Mapping[str, int], tensors: Sequence[Tensor]) -> Attention:
-        """Another form of this, unless strict mode lacks its kernels."""
-        strict = bool(tensors) and other._kernels.knobs.strict
-        return self if strict and not are_stored(other._kernels, other.spec, self.dims(extents=extents), extents, tensors) else other
-
-    def _run(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool, seed: Tensor | None) -> Any:
-        tensors = taken(self.spec, views, extents, self._on_device)
-        device = views[0].device
-        given = dict(zip((capture.name for capture in self.spec.captures), self._captures, strict=True)) | lengths(self.spec, extents)
-        if self.spec.seed is not None and seed is not None:
-            given[self.spec.seed] = seed
-        values = [*tensors, *(self._on_device(value, device) for value in given.values())]
-        results = self._operators.forward(*(values[place] for place in self._places))
-        return self._returned(results if isinstance(results, tuple) else (results,), extents, return_lse)
-
-    def _returned(self, results: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool) -> Any:
-        shaped = [
-            binding.join(put_back(self.spec, output.name, result, extents, self._on_device), output.pattern)
-            for output, result in zip(self.spec.outputs, results, strict=False)
-            if return_lse or output.name not in self.spec.on_request
-        ]
-        if self.spec.keys is not None:
-            return dict(zip(self.spec.keys, shaped, strict=False))
-        return shaped[0] if len(shaped) == 1 else tuple(shaped)
-
-    @functools.cached_property
-    def _with_lse(self) -> Attention:
-        """The same variant with its one logsumexp as an extra output."""
-        return Attention(with_lse(self.spec), self.options)
-
-    @functools.cached_property
-    def _without_dropout(self) -> Attention:
-        """The same variant for inference."""
-        return Attention(without_dropout(self.spec), self.options)
 
     # ---- looking inside
 
     @property
     def kernels(self) -> tuple[KernelHandle, ...]:
         """The kernels in launch order, without tiles yet, and those of the other form of the backward."""
-        return handles(self._kernels, tuple(captured_lengths(self.spec).items()))
+        now = self._following.now()[0]
+        return handles(now._kernels, tuple(captured_lengths(now.spec).items()))
 
     def explain(
         self,
@@ -271,13 +179,14 @@ class Attention:
         self, *, arch: str | None = None, dtype: str | torch.dtype = "bfloat16", head_dim: int | tuple[int, ...] | None = None
     ) -> Explanation:
         """The same as a value, with `as_dict` for programs and `text` for people."""
-        shown, target = self._in_classes or self, targets.get(arch or self.options.arch or "sm90")
-        dims, name, rows = self.dims(head_dim), dtype_name(dtype), self._in_rows
+        now, captures = self._following.now()
+        shown, target = now._in_classes(captures) or now, targets.get(arch or self.options.arch or "sm90")
+        dims, name, rows = now.dims(head_dim), dtype_name(dtype), now._in_rows
         found = form(shown._kernels.at(name), dims, name, target)
         few = () if rows is None else few_queries(rows.spec, rows.program)
-        parts = parts_of_calls((rows or self)._in_parts._kernels.at(name), target, dims, name)
+        parts = parts_of_calls((rows or now)._in_parts._kernels.at(name), target, dims, name)
         choice, order = found.kernels.choice(dims, name, target), describe(shown.spec, target)
-        return explain(self.spec.cascade, found.kernels.program, choice, order, (*few, *parts), found.why)
+        return explain(now.spec.cascade, found.kernels.program, choice, order, (*few, *parts), found.why)
 
     def mask_tiles(
         self,
@@ -302,13 +211,14 @@ class Attention:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
         check_counts(q_len=q_len, kv_len=kv_len, batch=batch, heads=heads, kv_heads=1 if kv_heads is None else kv_heads)
-        packing = None if kv_heads is None or self._in_rows is None else self._in_rows.spec.packing
+        now, captures = self._following.now()
+        packing = None if kv_heads is None or now._in_rows is None else now._in_rows.spec.packing
         group = None if kv_heads is None or packing is None else group_of(packing, heads, kv_heads)
         sizes = (batch, heads, q_len, kv_len)
-        extents = lengths_of(self.program, sizes, group)
-        chosen = self._reaching(self._check.lengths(extents))._suited(extents)
-        captures = {capture.name: capture.value for capture in chosen.spec.captures} | lengths(chosen.spec, extents)
-        return mask_tiles(chosen._kernels, chosen.spec, captures, self.dims(head_dim), dtype_name(dtype), sizes, group)
+        extents = lengths_of(now.program, sizes, group)
+        chosen = now._reaching(now._check.lengths(extents, captures))._suited(extents, (), captures)
+        given = {**captures, **lengths(chosen.spec, extents)}
+        return mask_tiles(chosen._kernels, chosen.spec, given, now.dims(head_dim), dtype_name(dtype), sizes, group)
 
     def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:
         """Draw the tiles that the mask makes each kernel visit: full, partial and empty ones.
@@ -336,17 +246,8 @@ class Attention:
         Returns:
             The source of the module with its structure.
         """
-        dims = self.dims(head_dim, extents)
-        kernels = self._kernels.at(dtype_name(dtype))
-        settle_forms(kernels, dims, dtype_name(dtype), targets.get(self.options.arch or "sm90"))
-        if self._in_classes is not None:
-            self._in_classes.build(dtype, extents=dims)
-        return kernels.source(dims)
-
-    def dims(self, head_dim: int | tuple[int, ...] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:
-        """Feature axis -> length."""
-        features, known = self.program.features, captured_lengths(self.spec)
-        return feature_lengths(features, head_dim, known) if extents is None else given_lengths(features, extents, known)
+        now, captures = self._following.now()
+        return now._built(dtype_name(dtype), now.dims(head_dim, extents), captures)
 
     def reference(
         self,
@@ -358,17 +259,9 @@ class Attention:
         **kwargs: Any,
     ) -> Any:
         """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to. Arguments as for a call."""
-        chosen = self._asked(return_lse, training)
+        variant, captures = self._following.now()
+        chosen = variant._asked(return_lse, training)
         views, extents = binding.split(chosen.spec, binding.bind(chosen.spec, args, kwargs))
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
-        result = chosen._evaluated(views, extents, return_lse, used)
+        result = chosen._evaluated(views, extents, captures, return_lse, used)
         return followed(result, used) if return_seed else result
-
-    def _evaluated(self, views: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool, seed: Tensor | None) -> Any:
-        views = taken(self.spec, views, extents, self._on_device)
-        names = [argument.name for argument in self.spec.arguments]
-        values = {**dict(zip(names, views, strict=True)), **{capture.name: capture.value for capture in self.spec.captures}}
-        if self.spec.seed is not None:
-            values[self.spec.seed] = seed
-        found = evaluate(self.spec.cascade, values)
-        return self._returned([found[output.name] for output in self.spec.outputs], extents, return_lse)

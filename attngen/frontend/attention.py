@@ -6,8 +6,9 @@ of the IR: every variant here could be written with `attngen.cascade` as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from attngen.frontend.captures import Lifter, name_of
 from attngen.frontend.dropout import check_rate, keep_step
 from attngen.frontend.grid import Neighborhood
 from attngen.frontend.ordering import Order, as_order
-from attngen.frontend.places import Place, definition, locate, user_place
+from attngen.frontend.origins import Root
+from attngen.frontend.places import definition, locate, user_place
 from attngen.frontend.pointwise import LARGEST_FAST_CAP
 from attngen.frontend.run import call, check_signature, outside_of_graphs, until_settled
 from attngen.frontend.spec import Argument, Pattern, Spec
@@ -39,6 +41,7 @@ _AXES = ("b", "g", "r", "m", "n", "d", "e")
 _ROW = ("b", "g", "r", "m")
 _TILE = (*_ROW, "n")
 _OUT = (*_ROW, "e")
+_ROOTS = ("score_mod", "mask_mod", "scale", "softcap", "sink")
 _STEPS = ("s", "x", "lse0", "lse", "p", "a", "l", "u", "o")
 _CALLED = {
     "s": "the product of q and k",
@@ -77,7 +80,7 @@ class _Request:
     normalizer: str
     dropout: float
     order: Order | None
-    place: Place | None
+    loc: SourceLoc | None
 
 
 @outside_of_graphs
@@ -128,7 +131,7 @@ def attention(
             check_signature(mod, expected, role)
     kind = "identity" if normalizer == "none" else normalizer
     given = None if order is None else as_order(order)
-    request = _Request(score_mod, mask_mod, scale, softcap, sink, kind, check_rate(dropout), given, user_place())
+    request = _Request(score_mod, mask_mod, scale, softcap, sink, kind, check_rate(dropout), given, locate(user_place()))
     chosen = _name(request, name)
     spec = _spec(request, chosen)
     if isinstance(mask_mod, BlockTable):
@@ -149,6 +152,11 @@ def _spec(request: _Request, name: str) -> Spec:
     return replace(until_settled(attempt), order=request.order)
 
 
+def _again(request: _Request, name: str, roots: Mapping[str, Any]) -> Spec:
+    """The same for other objects of the user's."""
+    return _spec(replace(request, **roots), name)
+
+
 def _name(request: _Request, name: str | None) -> str:
     if name is not None:
         if not (name.isidentifier() and name.isascii()):
@@ -163,7 +171,7 @@ def _name(request: _Request, name: str | None) -> str:
 
 
 def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
-    builder = _Builder(trace, locate(request.place))
+    builder = _Builder(trace, request.loc)
     product = build.mul(build.read("q", ("b", "g", "r", "m", "d")), build.read("k", ("b", "g", "n", "d")))
     s = builder.step("s", _TILE, product, "sum", ("d",))
     scale = build.apply("pow", Extent("d"), Const(-0.5, "float")) if request.scale is None else _scalar(request.scale, trace, "scale")
@@ -187,7 +195,9 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
     )
     on_request = tuple(output for output in outputs if output == "lse")
     results = tuple(_OUTPUTS[output] for output in outputs)
-    return Spec(name, cascade, _PATTERNS, results, captures, on_request, seed=trace.seed_of(cascade), source=sources)
+    roots = {role: getattr(request, role) for role in _ROOTS}
+    tracing = trace.tracing(captures, roots, partial(_again, replace(request, **dict.fromkeys(_ROOTS)), name))
+    return Spec(name, cascade, _PATTERNS, results, captures, on_request, seed=trace.seed_of(cascade), source=sources, tracing=tracing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +258,7 @@ def _positions(trace: Trace, order: Order | None) -> tuple[Traced, ...]:
 def _scalar(value: Scalar, trace: Trace, role: str) -> Expr:
     """A number as a float constant, a 0-d tensor as a captured scalar."""
     if isinstance(value, torch.Tensor):
-        trace.hint(value, role)
+        trace.locate(value, Root(role), role)
         if value.dim() != 0 or not value.is_floating_point():
             given = f"a tensor of shape {list(value.shape)} and {value.dtype}"
             raise CaptureError(f"{role} is {given}", remedy="Pass a number or a 0-d float tensor.")
@@ -263,7 +273,7 @@ def _sink(value: Scalar, trace: Trace) -> Expr:
         raise SpecError(f"sink is a {type(value).__name__}", remedy="Pass a tensor of one float per query head, or a number.")
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return _scalar(value, trace, "sink")
-    trace.hint(value, "sink")
+    trace.locate(value, Root("sink"), "sink")
     if value.dim() != 1 or not value.is_floating_point():
         raise CaptureError(f"sink is a tensor of shape {list(value.shape)} and {value.dtype}", remedy="Pass one float per query head.")
     return lift(value, trace)[Traced(_head(), trace)].expr
@@ -274,7 +284,7 @@ def _run_score_mod(
 ) -> tuple[Expr, SourceLoc | None]:
     if mod is None:
         return score, None
-    lifted = lifter.lift(mod, ("mod", "score"), "score_mod")
+    lifted = lifter.lift(mod, Root("score_mod"), "score_mod")
     result = call(lifted, (Traced(score, trace), *positions), trace)
     value = _returned(result, trace, mod, "score_mod")
     if value.kind == "bool":
@@ -285,7 +295,7 @@ def _run_score_mod(
 def _run_mask_mod(mod: Mod | None, trace: Trace, lifter: Lifter, positions: tuple[Traced, ...]) -> tuple[Expr | None, SourceLoc | None]:
     if mod is None:
         return None, None
-    lifted = lifter.lift(mod, ("mod", "mask"), "mask_mod")
+    lifted = lifter.lift(mod, Root("mask_mod"), "mask_mod")
     result = call(lifted, positions, trace)
     value = _returned(result, trace, mod, "mask_mod")
     if value.kind != "bool":

@@ -8,14 +8,16 @@ output, or is shared by several steps and costs more than a few additions.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from attngen.errors import AttngenError, ModReturn, SpecError
 from attngen.frontend import patterns
 from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
+from attngen.frontend.origins import Root
 from attngen.frontend.places import assigned, definition, locate
 from attngen.frontend.run import call, located, outside_of_graphs, until_settled
 from attngen.frontend.sharing import name_shared, rename
@@ -55,16 +57,18 @@ def cascade(*function: Any, **signature: str) -> Callable[[Callable[..., Any]], 
     def decorate(function: Callable[..., Any]) -> Spec:
         if not callable(function):
             raise SpecError(f"cascade decorates a function, not a {type(function).__name__}", remedy="Put it above a def.")
-        header = _header(function, signature)
-
-        def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Spec]]:
-            axes = tuple(dict.fromkeys(axis for argument in header.arguments for axis in patterns.flat(argument.pattern)))
-            trace = Trace(header.inputs, axes)
-            return trace, lambda: _trace(function, header, trace, Lifter(trace, keep))
-
-        return until_settled(attempt)
+        return _spec(_header(function, signature), {"function": function})
 
     return decorate
+
+
+def _spec(header: _Header, roots: Mapping[str, Any]) -> Spec:
+    def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Spec]]:
+        axes = tuple(dict.fromkeys(axis for argument in header.arguments for axis in patterns.flat(argument.pattern)))
+        trace = Trace(header.inputs, axes)
+        return trace, lambda: _trace(roots["function"], header, trace, Lifter(trace, keep))
+
+    return until_settled(attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
 
 
 def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: Lifter) -> Spec:
-    lifted = lifter.lift(function, ("cascade", function.__name__), function.__name__)
+    lifted = lifter.lift(function, Root("function"), function.__name__)
     arguments = {item.name: Traced(build.read(item.name, item.axes or (), item.kind), trace) for item in header.inputs}
     result = call(lambda: lifted(**arguments), (), trace)
     keys, values = _results(result, trace, function)
@@ -115,7 +119,8 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     layouts = [value.layout or patterns.grouped(traced.axes(name), signature) for name, value in zip(names, values, strict=True)]
     outputs = tuple(Argument(name, layout) for name, layout in zip(names, layouts, strict=True))
     label = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in function.__name__).strip("_") or "cascade"
-    return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced))
+    tracing = trace.tracing(captures, {"function": function}, partial(_spec, header))
+    return Spec(label, traced, header.arguments, outputs, captures, keys=keys, seed=trace.seed_of(traced), tracing=tracing)
 
 
 def locate_definition(function: Callable[..., Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Where Python asks a traced value for something definite: a truth, a number, a hash.
+"""Where Python asks a traced value for something definite: a truth, a number, a hash, or for what it is: its type and shape.
 
 The answer is known for literals, and for captured numbers once they are baked in. For everything else there is an error that says what
 to write instead.
@@ -9,8 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from attngen.errors import DataDependentBranch, TracedConversion, TracedIteration, UnsupportedOperation
+import torch
 
+from attngen.errors import DataDependentBranch, TracedConversion, TracedIteration, UnsupportedOperation
+from attngen.ir.expr import Kind
+
+_DTYPE: dict[Kind, torch.dtype] = {"float": torch.float32, "int": torch.int32, "bool": torch.bool}
 FROM_NUMPY = (
     "Make a tensor of it once, outside: table = torch.from_numpy(table) or torch.as_tensor(table). For functions of numpy use torch's."
 )
@@ -98,3 +102,43 @@ class Definite:
         return self.concrete(".item()")
 
     tolist = item
+
+
+class Described:
+    """What a tensor tells about itself, for a class that knows its kind and the dimensions left."""
+
+    __slots__ = ()
+
+    kind: Kind
+    dims: tuple[tuple[str, int], ...]
+    narrow: torch.dtype | None
+
+    @abstractmethod
+    def observe(self, *axes: str) -> None:
+        """Note that the lengths of these dimensions, or of all that are left, decide what is traced."""
+
+    @property
+    def shape(self) -> Any:
+        self.observe()
+        return torch.Size(size for _, size in self.dims) if self.dims else Dimensionless()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _DTYPE[self.kind] if self.narrow is None else self.narrow
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def ndim(self) -> int:
+        return len(self.dims)
+
+    def is_floating_point(self) -> bool:
+        return self.kind == "float"
+
+    def dim(self) -> int:
+        return len(self.dims)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]

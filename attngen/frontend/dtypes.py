@@ -13,12 +13,9 @@ import torch
 
 from attngen.errors import UnsupportedOperation
 from attngen.frontend.pointwise import cast
-from attngen.frontend.trace import kind_of_dtype
+from attngen.frontend.trace import NARROW, kind_of_dtype
 from attngen.ir import build
 from attngen.ir.expr import Const, Expr
-
-NARROW = {torch.uint8: 8, torch.int8: 8, torch.int16: 16}
-"""Types of whole numbers that wrap, with their bits."""
 
 _FLOATS = {torch.float64: "", torch.float32: "", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _INTEGERS = (torch.bool, torch.int32, torch.int64, *NARROW)

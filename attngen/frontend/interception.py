@@ -24,6 +24,8 @@ from attngen.errors import (
 )
 from attngen.frontend.names import CUSTOM_OPERATORS, DEFINITE, METADATA, METHODS, RANDOM, REDUCTIONS, ROW_OPERATIONS, operation, unsupported
 from attngen.frontend.operators import NAMES as OPERATORS
+from attngen.frontend.origins import Attribute, Guard, Item, Origin, called, is_origin, parents
+from attngen.frontend.proxies import plain
 from attngen.frontend.trace import Trace
 from attngen.frontend.tracer import Traced, lift, pointwise
 
@@ -54,6 +56,7 @@ class Interception(TorchFunctionMode):
 
     def _dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         name = _name(func)
+        args, kwargs = _plain(args), {key: _plain(value) for key, value in kwargs.items()}
         if name in RANDOM:
             raise RandomInMod(f"`{name}` while tracing: its values would be frozen into the kernel", remedy="Capture a tensor of them.")
         values = list(_flat((*args, *kwargs.values())))
@@ -62,7 +65,7 @@ class Interception(TorchFunctionMode):
         if traced or captured:
             _refuse_mutation(func, name, args, kwargs)
         if name in METADATA and not traced:
-            return func(*args, **kwargs)
+            return self._told(func(*args, **kwargs), func, args, kwargs)
         if traced or (captured and _has_meaning(name)):
             result = self._traced(func, name, args, kwargs)
             if type(result) is Traced and result.trace is None:
@@ -145,7 +148,45 @@ class Interception(TorchFunctionMode):
                     remedy="Compute it before and capture the result: inside, it would be computed once and never updated.",
                 )
             self.trace.hint(tensor, self.trace.hint_of(captured[0]))
+        if (origin := self._origin(func, args, kwargs)) is not None:
+            for place, part in enumerate(result) if isinstance(result, list | tuple) else ((None, result),):
+                if isinstance(part, torch.Tensor):
+                    self.trace.locate(part, origin if place is None else Item(origin, place), self.trace.hint_of(captured[0]))
         return result
+
+    def _told(self, result: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What a captured tensor tells about itself is relied on."""
+        origin = self._origin(func, args, kwargs) if isinstance(result, _TOLD) else None
+        if origin is not None:
+            self.trace.guard(Guard("equal", origin, result))
+        return result
+
+    def _origin(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Origin | None:
+        """The result of a function of captured tensors, as a place."""
+        given, named = [self._placed(arg) for arg in args], {key: self._placed(value) for key, value in kwargs.items()}
+        if getattr(func, "__name__", "") == "__get__":
+            return Attribute(given[0], _name(func)) if is_origin(given[0]) else None
+        found = called(func, *given, **named)
+        return found if parents(found) else None
+
+    def _placed(self, value: Any) -> Any:
+        if isinstance(value, list | tuple) and any(isinstance(item, torch.Tensor) for item in value):
+            return called(_listed, *map(self._placed, value))
+        origin = self.trace.origin_of(value) if isinstance(value, torch.Tensor) and type(value) is not Traced else None
+        return value if origin is None else origin
+
+
+_TOLD = (bool, int, str, tuple, torch.dtype, torch.device, torch.layout)
+
+
+def _listed(*items: Any) -> list[Any]:
+    return list(items)
+
+
+def _plain(value: Any) -> Any:
+    """Arguments without the stand-ins of captured lists, which torch would look into by itself."""
+    value = plain(value)
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 def _name(func: Any) -> str:

@@ -22,6 +22,8 @@ from attngen.source import SourceLoc
 Place = tuple[CodeType, int]
 
 _INSIDE = tuple(str(folder) + os.sep for folder in (Path(__file__).parent.parent, Path(torch.__file__).parent))
+# What a stand-in of a user's object raises, the object raises.
+_STANDING_IN = tuple(str(Path(__file__).with_name(name)) for name in ("proxies.py", "proxy_classes.py"))
 _MACHINERY = (*_INSIDE, functools.__file__, "<frozen ")
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -63,7 +65,7 @@ def is_internal(traceback: TracebackType | None) -> bool:
     while traceback is not None:
         last = traceback.tb_frame.f_code
         traceback = traceback.tb_next
-    return last is not None and last.co_filename.startswith(_INSIDE[0])
+    return last is not None and last.co_filename.startswith(_INSIDE[0]) and last.co_filename not in _STANDING_IN
 
 
 def assigned(place: Place | None) -> str:

@@ -20,6 +20,10 @@ class Reductions:
     dims: rows.Dims
 
     @abstractmethod
+    def observe(self, *axes: str) -> None:
+        """Note that the lengths of the dimensions decide what is traced."""
+
+    @abstractmethod
     def row(self) -> rows.Row:
         """The value and its dimensions."""
 
@@ -78,6 +82,7 @@ class Reductions:
     def _elements(self, name: str, dim: int | None, keepdim: bool) -> list[rows.Row]:
         if not self.dims or keepdim or isinstance(dim, tuple | list) or (dim is None and len(self.dims) > 1):
             raise unsupported(name)
+        self.observe()
         return rows.unroll(self.row(), -1 if dim is None else dim, name)
 
     def _fold(self, name: str, combine: str, value: Self, dim: int | None, keepdim: bool) -> Self:

@@ -55,13 +55,14 @@ def broadcast(values: list[Row]) -> tuple[list[Expr], Dims]:
     return exprs, tuple(common)
 
 
-def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row]) -> Row:
+def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row], observe: Callable[[str], None]) -> Row:
     """`value[items]`: integers, traced positions, slices, None and an ellipsis.
 
     Args:
         value: what is indexed.
         items: as Python passes them.
         convert: makes a position of anything that is not a slice, None or an ellipsis.
+        observe: is told the axes whose lengths decide the result.
 
     Raises:
         CaptureError: too many indices, a position that is not an integer, or a literal out of range.
@@ -80,6 +81,8 @@ def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row]) -> 
         if isinstance(item, slice):
             start, stop, step = item.indices(size)
             length = len(range(start, stop, step))
+            if item != slice(None):
+                observe(axis)
             if (start, length, step) != (0, size, 1):
                 moved = f"{axis}.{next(fresh)}"
                 mapping[axis] = build.add(build.mul(Index(moved), Const(step, "int")), Const(start, "int"))
@@ -92,6 +95,8 @@ def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row]) -> 
         gathered = gathered or bool(position.dims)
         if gathered and any(other is None or isinstance(other, slice) for other in items):
             raise CaptureError("an index tensor that is not fully indexed, next to a slice", remedy="Index the index tensor first.")
+        if isinstance(position.expr, Const):
+            observe(axis)
         mapping[axis] = _checked(position.expr, size)
         left.extend(position.dims)
     return Row(substitute(value.expr, mapping), (*left, *dims))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn
 
 import torch
 
-from attngen.errors import ArgumentError
+from attngen.errors import ArgumentError, CaptureError
 from attngen.frontend.blocks import BlockTable
 from attngen.frontend.ordering import Order
+from attngen.frontend.tracing import Tracing
 from attngen.ir.cascade import Cascade
 from attngen.ir.classes import Classes
 from attngen.ir.expr import Index
@@ -30,7 +31,8 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A value closed over by the user's functions, under the name it has in the cascade."""
+    """A value closed over by the user's functions, under the name it has in the cascade: the one that was there during the trace. Calls
+    read it where it lies (`Spec.tracing`)."""
 
     name: str
     value: torch.Tensor | bool | int
@@ -55,6 +57,7 @@ class Spec:
         packing: how heads that share keys and values become rows; the cascade is over these then, arguments and results are not.
         seed: the captured integer that decides what dropout drops; each call brings another value. None without dropout.
         captures: values behind the captured inputs. A captured Python float is a 0-d float64 tensor; a Python int or bool stays one.
+        tracing: where calls read them, what the trace relied on, and how to trace again; None for a cascade that was not traced.
     """
 
     name: str
@@ -72,6 +75,21 @@ class Spec:
     classes: Classes | None = field(default=None, compare=False)
     packing: Packing | None = field(default=None, compare=False)
     source: tuple[str, ...] = field(default=(), compare=False)
+    tracing: Tracing | None = field(default=None, compare=False)
+
+    def __copy__(self) -> Spec:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spec:
+        other = None if self.reordered is None else self.reordered.__deepcopy__(memo)
+        return self if self.tracing is None else replace(self, tracing=self.tracing.copied(memo), reordered=other)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        now = current(self)[0]
+        tracing = None if now.tracing is None else now.tracing.plain()
+        blocks = None if now.blocks is None else replace(now.blocks, mask_mod=None)
+        plain = replace(now, tracing=tracing, blocks=blocks)
+        return Spec, tuple(getattr(plain, item.name) for item in fields(plain))
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """A spec is no function yet.
@@ -83,6 +101,44 @@ class Spec:
             f"{self.name} is a spec, a description of attention, and was called",
             remedy="Compile it first: attend = attngen.compile(spec), then attend(...).",
         )
+
+
+def current(spec: Spec) -> tuple[Spec, dict[str, Any]]:
+    """The spec as its captures decide it now, with their values: the same one unless something changed that its trace relied on.
+
+    Raises:
+        CaptureError: it has to be traced again, and what was traced is gone.
+    """
+    values = read(spec)
+    if values is None:
+        spec = retraced(spec)
+        values = read(spec) or {capture.name: capture.value for capture in spec.captures}
+    return replace(spec, captures=tuple(Capture(name, value) for name, value in values.items())), values
+
+
+def read(spec: Spec) -> dict[str, Any] | None:
+    """The values of the captures; None where the spec has to be traced again."""
+    given = {capture.name: capture.value for capture in spec.captures}
+    try:
+        return given if spec.tracing is None else spec.tracing.reader(given)()
+    except Exception:  # something is gone, or a property of the user's fails: tracing again says so at their line
+        return None
+
+
+def retraced(spec: Spec) -> Spec:
+    """The same variant, traced again.
+
+    Raises:
+        CaptureError: what was traced is gone.
+    """
+    tracing = spec.tracing
+    if tracing is None or tracing.again is None:
+        raise CaptureError(
+            f"something that decides what {spec.name} computes has changed, and its functions were lost when it was pickled",
+            remedy="Pickle functions of a module's top level or methods, not lambdas or local functions.",
+        )
+    found: Spec = tracing.again(tracing.roots.objects)
+    return replace(found, name=spec.name, blocks=spec.blocks, pairs=spec.pairs, reordered=None)
 
 
 def with_lse(spec: Spec) -> Spec:

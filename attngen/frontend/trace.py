@@ -6,17 +6,23 @@ value to value: there is no current trace.
 
 from __future__ import annotations
 
+import functools
 import keyword
 import math
+import operator
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from attngen.errors import AxisError, CaptureError, NaNConstant
+from attngen.frontend.origins import Guard, Origin, called
 from attngen.frontend.places import user_frame
+from attngen.frontend.reader import Places
 from attngen.frontend.spec import Capture
+from attngen.frontend.tracing import Roots, Tracing
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
@@ -27,6 +33,8 @@ from attngen.ir.verify import TracedForm, verify
 RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "first", "inf", "last", "logsumexp", "sum", "tl", "torch", "triton"))
 # What bounds read of captured tensors over a tile is called so.
 _OF_TILES = ("least_", "most_")
+NARROW = {torch.uint8: 8, torch.int8: 8, torch.int16: 16}
+"""Types of whole numbers that wrap, with their bits."""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -61,7 +69,10 @@ class Trace:
         self._tensors: dict[int, tuple[torch.Tensor, str]] = {}
         self._hints: dict[int, tuple[torch.Tensor, str]] = {}
         self._numbers: dict[Hashable, Read] = {}
-        self._keys: dict[str, Hashable] = {}
+        self._keys: dict[str, Any] = {}
+        self._origins: dict[int, tuple[torch.Tensor, Origin]] = {}
+        self._sizes: dict[str, tuple[torch.Tensor, int]] = {}
+        self._guards: dict[Hashable, Guard] = {}
         self._features: dict[int, str] = {}
         self._placeholders = 0
         self._draws = 0
@@ -107,6 +118,44 @@ class Trace:
         names = [] if frame is None else [name for name, value in frame.f_locals.items() if value is tensor]
         return names[0] if names else "captured"
 
+    def locate(self, tensor: torch.Tensor, origin: Origin, name: str) -> None:
+        """Where a captured tensor lies, and what the user calls it. One that lies at two places is one capture as long as it does."""
+        self.hint(tensor, name)
+        _, first = self._origins.setdefault(id(tensor), (tensor, origin))
+        if first != origin:
+            self.guard(Guard("same", origin, first))
+        with torch._C.DisableTorchFunction():
+            dense = tensor.layout == torch.strided and not tensor.is_complex() and not tensor.is_quantized
+            self.guard(Guard("tensor", origin, (alike(tensor.dtype), tensor.dim())) if dense else Guard("is", origin, tensor))
+
+    def origin_of(self, tensor: torch.Tensor) -> Origin | None:
+        """Where a captured tensor lies; None for one that the traced function made."""
+        return self._origins[id(tensor)][1] if id(tensor) in self._origins else None
+
+    def guard(self, guard: Guard) -> None:
+        """Note what the trace relies on."""
+        self._guards.setdefault((guard.test, guard.origin) if guard.test != "same" else (guard.test, (guard.origin, guard.value)), guard)
+
+    def observe(self, axes: Iterable[str]) -> None:
+        """The lengths of these dimensions of captured tensors, known by their placeholders, decide what is traced."""
+        for axis in axes:
+            tensor, dimension = self._sizes.get(axis.partition(".")[0], (None, 0))
+            origin = None if tensor is None else self.origin_of(tensor)
+            if tensor is not None and origin is not None:
+                self.guard(Guard("equal", called(torch.Tensor.size, origin, dimension), tensor.size(dimension)))
+
+    def dimensions(self, tensor: torch.Tensor) -> tuple[tuple[str, int], ...]:
+        """A placeholder and the length of each dimension of a captured tensor."""
+        found = tuple((self.placeholder(), size) for size in tensor.shape)
+        self._sizes.update({axis: (tensor, dimension) for dimension, (axis, _) in enumerate(found)})
+        return found
+
+    def is_negative(self, name: str) -> bool:
+        """The sign of a captured number, which from now on is relied on."""
+        negative, origin = self.value_of(name) < 0, self._keys[name]
+        self.guard(Guard("equal", called(operator.lt, origin, 0), negative))
+        return negative
+
     def constant(self, tensor: torch.Tensor) -> Const | None:
         """The literal in a 0-d tensor that the traced function made itself."""
         if id(tensor) not in self.created or tensor.dim() != 0:
@@ -114,13 +163,16 @@ class Trace:
         return literal(tensor.item())
 
     def capture(self, tensor: torch.Tensor) -> Input:
-        """The input that stands for a tensor; one per tensor object."""
+        """The input that stands for a tensor; one per tensor object. Called without interception: what is asked of the tensor here is no
+        matter of the user's."""
         if id(tensor) in self._tensors:
             return self._inputs[self._tensors[id(tensor)][1]]
         if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized:
             raise CaptureError(f"a captured tensor is {tensor.dtype}, {tensor.layout}", remedy="Capture dense float, int or bool tensors.")
         name = self.fresh(self.hint_of(tensor))
         item = Input(name, None, tensor.dim(), kind_of_dtype(tensor.dtype))
+        if (origin := self.origin_of(tensor)) is not None:
+            self._keys[name] = origin
         self._tensors[id(tensor)] = (tensor, name)
         self._inputs[name] = item
         self._values[name] = tensor
@@ -222,6 +274,17 @@ class Trace:
         inputs = (*self.arguments, *(self._inputs[name] for name in used))
         return verify(Cascade(inputs, steps, outputs), TracedForm), tuple(Capture(name, self._values[name]) for name in used)
 
+    def tracing(self, captures: tuple[Capture, ...], roots: Mapping[str, Any], again: Callable[[Mapping[str, Any]], Any]) -> Tracing:
+        """What of this run goes along with the spec.
+
+        Args:
+            captures: of the finished cascade.
+            roots: the user's objects by role.
+            again: traces other objects.
+        """
+        origins = tuple((capture.name, self._keys[capture.name]) for capture in captures if capture.name in self._keys)
+        return Tracing(Roots(roots), Places(origins, tuple(self._guards.values())), again)
+
 
 def literal(value: bool | int | float) -> Const:
     """A Python number as a constant.
@@ -234,6 +297,15 @@ def literal(value: bool | int | float) -> Const:
     if isinstance(value, bool):
         return Const(value, "bool")
     return Const(int(value), "int") if isinstance(value, int) else Const(float(value), "float")
+
+
+@functools.cache
+def alike(dtype: torch.dtype) -> frozenset[torch.dtype]:
+    """The types that a captured tensor may have instead, for the same trace: those of its kind, but for whole numbers that wrap."""
+    if dtype in NARROW:
+        return frozenset((dtype,))
+    every = {value for value in vars(torch).values() if isinstance(value, torch.dtype) and not value.is_complex}
+    return frozenset(other for other in every - NARROW.keys() if kind_of_dtype(other) == kind_of_dtype(dtype))
 
 
 def kind_of_dtype(dtype: torch.dtype) -> Kind:

@@ -22,24 +22,23 @@ from attngen.errors import (
     UnsupportedOperation,
 )
 from attngen.frontend import rows
-from attngen.frontend.definite import Definite, Dimensionless, no_operand
-from attngen.frontend.dtypes import NARROW, common, converted, wrapped, wraps
+from attngen.frontend.definite import Definite, Described, no_operand
+from attngen.frontend.dtypes import common, converted, wrapped, wraps
 from attngen.frontend.names import CASTS, operation, unsupported
 from attngen.frontend.operators import Operators
 from attngen.frontend.places import Place, user_place
 from attngen.frontend.pointwise import POINTWISE, WORDED, cast
 from attngen.frontend.reductions import Reductions
 from attngen.frontend.spec import Pattern
-from attngen.frontend.trace import NeedsValue, Trace, literal
+from attngen.frontend.trace import NARROW, NeedsValue, Trace, literal
 from attngen.ir import build
 from attngen.ir.expr import Const, Expr, Extent, Index, Kind, Read, kind_of
 from attngen.ir.traverse import reads
 
 _PYTHON_TYPE = {"float": float, "int": int, "bool": bool}
-_DTYPE = {"float": torch.float32, "int": torch.int32, "bool": torch.bool}
 
 
-class Traced(Definite, Operators, Reductions):
+class Traced(Definite, Described, Operators, Reductions):
     """One element of something, as an expression.
 
     Attributes:
@@ -108,32 +107,10 @@ class Traced(Definite, Operators, Reductions):
         self.expr, self.trace, self.place, self.layout = result.expr, result.trace, result.place, None
         return self
 
-    # What a tensor tells about itself
-
-    @property
-    def shape(self) -> Any:
-        return torch.Size(size for _, size in self.dims) if self.dims else Dimensionless()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return _DTYPE[self.kind] if self.narrow is None else self.narrow
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def ndim(self) -> int:
-        return len(self.dims)
-
-    def is_floating_point(self) -> bool:
-        return self.kind == "float"
-
-    def dim(self) -> int:
-        return len(self.dims)
-
-    def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
+    def observe(self, *axes: str) -> None:
+        """The lengths of these dimensions, or of all that are left, decide what is traced."""
+        if self.trace is not None and self.dims:
+            self.trace.observe(axes or (axis for axis, _ in self.dims))
 
     # Casts and constants
 
@@ -180,12 +157,14 @@ class Traced(Definite, Operators, Reductions):
     def __getitem__(self, items: Any) -> Traced:
         if not self.dims and items not in ((), Ellipsis, None):
             raise UnsupportedOperation("indexing a traced value: it is one element", remedy="Index captured tensors only.")
-        return self.rebuilt(rows.index(self.row(), items if isinstance(items, tuple) else (items,), _position(self)))
+        items = items if isinstance(items, tuple) else (items,)
+        return self.rebuilt(rows.index(self.row(), items, _position(self), self.observe))
 
     def unsqueeze(self, dim: int) -> Traced:
         return self.rebuilt(rows.unsqueeze(self.row(), dim))
 
     def squeeze(self, dim: int | None = None) -> Traced:
+        self.observe()
         return self.rebuilt(rows.squeeze(self.row(), dim))
 
     def reshape(self, *shape: Any) -> Traced:
@@ -215,6 +194,7 @@ class Traced(Definite, Operators, Reductions):
     def contracted(self) -> Traced:
         if self.trace is None:
             raise InternalError("a row without a trace")
+        self.observe()
         total = rows.contract(self.row(), self.trace)
         return Traced(total if self.narrow is None else wrapped(total, self.narrow), self.trace, narrow=self.narrow)
 
@@ -231,6 +211,7 @@ class Traced(Definite, Operators, Reductions):
         return None
 
     def __len__(self) -> int:
+        self.observe()
         return rows.length(self.row())
 
     def __iter__(self) -> Iterator[Traced]:
@@ -271,7 +252,7 @@ def _extreme(name: str, value: Traced, *others: Any, **options: Any) -> Traced:
 def _position(value: Traced) -> Callable[[Any], rows.Row]:
     def convert(item: Any) -> rows.Row:
         lifted = lift(item, value.trace)
-        if lifted.number and isinstance(lifted.expr, Read) and value.trace is not None and value.trace.value_of(lifted.expr.tensor) < 0:
+        if lifted.number and isinstance(lifted.expr, Read) and value.trace is not None and value.trace.is_negative(lifted.expr.tensor):
             raise NeedsValue((lifted.expr.tensor,))
         return lifted.row()
 
@@ -300,9 +281,10 @@ def _lift_tensor(tensor: torch.Tensor, trace: Trace | None) -> Traced:
     known = trace.constant(tensor)
     if known is not None:
         return Traced(known, trace)
-    item = trace.capture(tensor)
-    dims = tuple((trace.placeholder(), size) for size in tensor.shape)
-    narrow = tensor.dtype if tensor.dtype in NARROW else None
+    with torch._C.DisableTorchFunction():
+        item = trace.capture(tensor)
+        dims = trace.dimensions(tensor)
+        narrow = tensor.dtype if tensor.dtype in NARROW else None
     return Traced(Read(item.name, tuple(Index(axis) for axis, _ in dims), item.kind), trace, dims, narrow=narrow)
 
 
@@ -315,6 +297,8 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
     values = [arg if isinstance(arg, plainly) else lift(arg, trace) for arg in args]
     named = {key: arg if isinstance(arg, plainly) else lift(arg, trace) for key, arg in options.items()}
     lifted = [value for value in (*values, *named.values()) if type(value) is Traced]
+    for value in lifted:
+        value.observe()
     exprs, dims = rows.broadcast([value.row() for value in lifted])
     numbers = all(value.number for value in lifted)
     if numbers and name == "pow" and all(value.kind == "int" for value in lifted) and not all(isinstance(e, Const) for e in exprs):

@@ -25,15 +25,15 @@ class Checks:
         self._singles = frozenset(item.name for item in without_features(cascade.inputs, program.features))
         self._spec = spec
         self._indexed = indexed(cascade)
-        self._captures = {capture.name: capture.value for capture in spec.captures}
         self._check_numbers = functools.lru_cache(maxsize=64)(functools.partial(check_numbers, cascade))
         self._converted = binding.whole_only(spec.cascade)
 
-    def lengths(self, extents: Mapping[str, int]) -> Short:
+    def lengths(self, extents: Mapping[str, int], captures: Mapping[str, object]) -> Short:
         """Check what the lengths of a call alone decide: what is read at its positions reaches as far.
 
         Args:
             extents: of all axes but features.
+            captures: what they hold at this call.
 
         Returns:
             The captured tensors that only reach as far as the mask lets positions count.
@@ -41,7 +41,7 @@ class Checks:
         Raises:
             ShapeMismatch, ArgumentError
         """
-        spec, captures = self._spec, self._captures
+        spec = self._spec
         if spec.blocks is not None:
             spec.blocks.check(extents["m"], extents["n"], extents["b"], extents["g"] * extents["r"])
         if spec.order is not None:
@@ -50,11 +50,11 @@ class Checks:
         self._check_numbers(tuple((name, value) for name, value in captures.items() if type(value) is int), tuple(extents.items()))
         return short_tensors(self._indexed, captures, extents, places)
 
-    def __call__(self, tensors: Sequence[Tensor], extents: Mapping[str, int]) -> Short:
+    def __call__(self, tensors: Sequence[Tensor], extents: Mapping[str, int], captures: Mapping[str, object]) -> Short:
         """Check one call.
 
         Args:
-            tensors: its arguments. extents: of their axes.
+            tensors: its arguments. extents: of their axes. captures: what they hold at this call.
 
         Returns:
             As `lengths`.
@@ -62,10 +62,10 @@ class Checks:
         Raises:
             ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentError, NotDifferentiable
         """
-        spec, captures = self._spec, self._captures
+        spec = self._spec
         inputs = spec.cascade.inputs[: len(tensors)]
         binding.check_types(inputs, tensors, without_order(spec, captures), self._operand, self._singles)
         binding.refuse_gradients(self._refused, spec.cascade, tensors, captures)
         binding.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
         binding.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
-        return self.lengths(extents)
+        return self.lengths(extents, captures)

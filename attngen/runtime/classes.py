@@ -18,15 +18,27 @@ from attngen.schedule.reorder import pays
 from attngen.target import Target
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.classes import by_remainder
+from attngen.transform.classes import number_of_classes as divisor_of
 
 _TILE = (128, 64)
 
 
-def in_classes(spec: Spec) -> Spec | None:
-    """The variant with its tokens in classes of equal remainder; None where its mask does not ask for that."""
+def number_of_classes(spec: Spec) -> str | int:
+    """How many classes the mask of a variant suggests: a number, 0 for none, or the name of a captured one."""
+    return 0 if spec.order is not None or spec.blocks is not None else divisor_of(canonicalize(spec.cascade))
+
+
+def in_classes(spec: Spec, numbers: Mapping[str, int] | None = None) -> Spec | None:
+    """The variant with its tokens in classes of equal remainder; None where its mask does not ask for that.
+
+    Args:
+        spec: the variant.
+        numbers: values of captured integers that the number of classes may be; those of the trace unless given.
+    """
+    if numbers is None:
+        numbers = {capture.name: capture.value for capture in spec.captures if type(capture.value) is int}
     if spec.order is not None or spec.blocks is not None:
         return None
-    numbers = {capture.name: capture.value for capture in spec.captures if type(capture.value) is int}
     found = by_remainder(canonicalize(spec.cascade), numbers)
     if found is None:
         return None

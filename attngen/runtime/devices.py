@@ -10,12 +10,15 @@ from torch import Tensor
 
 from attngen import target as targets
 
+_MOST = 64
+"""Values that are remembered at once; a captured number may be another one at each call."""
+
 
 class Follower:
     """Brings captured numbers, which are 0-d tensors, to the device of the arguments: once for each value they have."""
 
     def __init__(self) -> None:
-        self._moved: dict[tuple[int, torch.device], tuple[int, Tensor]] = {}
+        self._moved: dict[tuple[int, torch.device], tuple[Tensor, int, Tensor]] = {}
 
     def on(self, value: Tensor | bool | int, device: torch.device) -> Any:
         """The value there; numbers that are no tensors and what is there already stay as they are."""
@@ -24,9 +27,15 @@ class Follower:
         if torch.compiler.is_compiling() or value.requires_grad or value.is_inference():
             return value.to(device)
         key, version = (id(value), device), value._version  # pyright: ignore[reportPrivateUsage]
-        if key not in self._moved or self._moved[key][0] != version:
-            self._moved[key] = version, value.to(device)
-        return self._moved[key][1]
+        known = self._moved.get(key)
+        # The value is held along: another tensor may take its number once it is gone.
+        if known is not None and known[0] is value and known[1] == version:
+            return known[2]
+        if len(self._moved) >= _MOST:
+            self._moved.clear()
+        moved = value.to(device)
+        self._moved[key] = value, version, moved
+        return moved
 
 
 @cache

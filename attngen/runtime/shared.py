@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from attngen.errors import ArgumentError, RewriteRefused
@@ -15,6 +16,7 @@ from attngen.schedule.plan import check_roles
 
 _PROGRAMS: dict[tuple[object, ...], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}
+_LOCK = threading.Lock()
 
 
 def rewrites_named(names: Iterable[str]) -> frozenset[str]:
@@ -83,9 +85,10 @@ def shared_kernels(cascade: Cascade, name: str, options: Options) -> Kernels:
     """The kernels of a cascade as the environment wants them; equal cascades share them."""
     knobs = Knobs.from_env()
     key = (str(cascade), options, knobs)
-    if key not in _KERNELS:
-        _KERNELS[key] = Kernels(_program(cascade, options, knobs), name, options, knobs)
-    return _KERNELS[key]
+    with _LOCK:
+        if key not in _KERNELS:
+            _KERNELS[key] = Kernels(_program(cascade, options, knobs), name, options, knobs)
+        return _KERNELS[key]
 
 
 def check_schedule(schedule: Frozen | None, program: Program) -> None:

@@ -7,6 +7,7 @@ is ordinary differentiable PyTorch. Their names carry a hash of the program: equ
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,15 +40,17 @@ class Operators:
 
 
 _REGISTERED: dict[str, Operators] = {}
+_LOCK = threading.Lock()
 
 
 def operators(kernels: Kernels) -> Operators:
     """The operators of a program, registered on first use."""
     text = "\n".join((str(kernels.program.cascade), repr(kernels.options), repr(kernels.knobs)))
     name = f"{kernels.name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    if name not in _REGISTERED:
-        _REGISTERED[name] = _Registration(kernels, name).register()
-    return _REGISTERED[name]
+    with _LOCK:
+        if name not in _REGISTERED:
+            _REGISTERED[name] = _Registration(kernels, name).register()
+        return _REGISTERED[name]
 
 
 def _origins(cascade: Cascade) -> dict[str, tuple[int, int]]:

@@ -36,8 +36,7 @@ def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade,
     """
     axes = roles(cascade)
     resident, streamed = axes.resident, axes.streamed
-    divisors = {common_divisor(step.where, resident, streamed) for step in cascade.steps if streamed in step.over}
-    divisor = divisors.pop() if len(divisors) == 1 else None
+    divisor = _divisor(cascade, resident, streamed)
     value = _value(divisor, numbers)
     if divisor is None or value < 2 or not _is_movable(cascade, (resident, streamed)):
         return None
@@ -46,6 +45,23 @@ def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade,
     move = _Move(cascade, classes, divisor)
     inputs = (*map(move.input, cascade.inputs), Input(classes.length, None, 0, "int", number=True))
     return Cascade(inputs, tuple(map(move.step, cascade.steps)), cascade.outputs), classes
+
+
+def number_of_classes(cascade: Cascade) -> str | int:
+    """In how many classes the tokens of a cascade (CanonicalForm) fall: a number, 0 for none, or the name of a captured one."""
+    axes = roles(cascade)
+    match _divisor(cascade, axes.resident, axes.streamed):
+        case Const(value=int(value)):
+            return value
+        case Read(tensor=name, at=()):
+            return name
+        case _:
+            return 0
+
+
+def _divisor(cascade: Cascade, resident: str, streamed: str) -> Expr | None:
+    divisors = {common_divisor(step.where, resident, streamed) for step in cascade.steps if streamed in step.over}
+    return divisors.pop() if len(divisors) == 1 else None
 
 
 def _value(divisor: Expr | None, numbers: Mapping[str, int]) -> int:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import attngen
-from attngen import api, target
+from attngen import target
+from attngen.runtime import variant
 from attngen.runtime.classes import classes_pay, in_classes
 
 Mask = Callable[..., Any]
@@ -39,7 +40,7 @@ def gradients(run: Any, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]
 @pytest.mark.parametrize("name", MASKS)
 def test_results_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, name: str, lengths: tuple[int, int]) -> None:
     """Lengths that the number of classes divides and others, padded rows and keys included."""
-    monkeypatch.setattr(api, "classes_pay", lambda *_: True)
+    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
     attend = attngen.compile(spec_of(MASKS[name], lambda s, b, h, q, k: s + 0.1 * (q - k)), schedule=SMALL)
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, 4, lengths[0], 16), (2, 2, lengths[1], 16), (2, 2, lengths[1], 32), (2, 4, lengths[0], 32)]
@@ -51,10 +52,10 @@ def test_results_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, nam
 
 
 def test_nothing_is_listed_and_results_are_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "classes_pay", lambda *_: True)
+    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
     attend = attngen.compile(spec_of(MASKS["dilated"]), schedule=SMALL, arch="sm90")
     classes = attend._suited({"m": 48, "n": 48})
-    assert not any(kernel.lists for kernel, _ in classes.build(head_dim=16).lowered)
+    assert not any(kernel.lists for kernel, _ in classes._built("bfloat16", {"d": 16, "e": 16}, {}).lowered)
     for length in (48, 50):
         assert attend(*(torch.randn(1, 1, length, 16) for _ in range(3))).is_contiguous()
 
@@ -105,10 +106,19 @@ class TestTheChoice:
         assert in_classes(two) is None
 
 
+def test_a_captured_number_of_classes_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
+    step = 2
+    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: ((q - k) % step == 0) & (q - k < 16)))
+    given = [torch.randn(1, 2, 24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    for step in (2, 3, 1, 2):  # noqa: B007
+        torch.testing.assert_close(attend(*given), attend.reference(*given), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("read", ["keys", "pairs", "distances"])
 def test_gradients_of_a_bias_by_position(monkeypatch: pytest.MonkeyPatch, read: str) -> None:
     """Also those of a tensor whose name emitted modules use themselves."""
-    monkeypatch.setattr(api, "classes_pay", lambda *_: True)
+    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
     size = 37
     dense = torch.randn(size, 2 * size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     mods = {
@@ -117,7 +127,7 @@ def test_gradients_of_a_bias_by_position(monkeypatch: pytest.MonkeyPatch, read: 
         "distances": lambda s, b, h, q, k: s + dense[h, q - k + size],
     }
     attend = attngen.compile(spec_of(MASKS["causal"], mods[read]))
-    assert attend._in_classes is not None
+    assert attend._in_classes() is not None
     q, k, v = (torch.randn(2, 2, size, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3))
     found, expected = (torch.autograd.grad(run(q, k, v).square().sum(), dense)[0] for run in (attend, attend.reference))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import attngen
-from attngen import api
+from attngen.runtime import variant
 from attngen.runtime.timing import gpu_milliseconds
 
 pytestmark = pytest.mark.gpu
@@ -94,7 +94,7 @@ def tensors(dtype: torch.dtype, dim: int, q_len: int, kv_len: int) -> list[torch
 def plainly(attend: attngen.Attention, args: list[torch.Tensor], cotangent: torch.Tensor | None = None) -> list[torch.Tensor]:
     """Output and gradients by PyTorch in float32: large scores lose as many digits there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "evaluate", partial(api.evaluate, dtype=torch.float32))
+        patch.setattr(variant, "evaluate", partial(variant.evaluate, dtype=torch.float32))
         out = attend.reference(*args)
     return [out.detach(), *(() if cotangent is None else torch.autograd.grad(out, args, cotangent.float()))]
 

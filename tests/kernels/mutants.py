@@ -31,6 +31,7 @@ OF_SCHEDULES = "tests/schedule"
 OF_PIECES = "tests/transform/test_pieces.py"
 OF_PRODUCTS = "tests/transform/test_products.py"
 RUNTIME = "attngen/runtime/*.py"
+FRONTEND = "attngen/frontend/*.py"
 IR = "attngen/ir/*.py"
 OF_MASKS = "tests/ir/test_masks.py"
 OF_REACH = "tests/runtime/test_reach.py"
@@ -38,6 +39,7 @@ OF_TILES = "tests/runtime/test_tiles.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
 OF_FORMS = "tests/transform/test_heads.py"
 OF_BIASES = "tests/transform/test_biases.py"
+OF_PLACES = "tests/runtime/test_following.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
@@ -875,6 +877,63 @@ MUTANTS = (
         'return build.read(gauge.offset or "", self.pair)',
         first=f"{OF_PARTS}::test_every_variant",
     ),
+    # Captures that are read again.
+    Mutant(
+        "guards of what may change",
+        FRONTEND,
+        "if not fixed or not _holds(guard, value):",
+        "if fixed and not _holds(guard, value):",
+        first=f"{OF_PLACES}::test_what_decided_a_trace",
+    ),
+    Mutant(
+        "numbers as they were when first read",
+        FRONTEND,
+        'f"{last}[1] if {last}[0] is {text} else {scalar}({text})"',
+        'f"{last}[1] if {last}[0] is not None else {scalar}({text})"',
+        first=f"{OF_PLACES}::test_numbers_of_every_type",
+    ),
+    Mutant(
+        "zeros of either sign as one number",
+        FRONTEND,
+        "known == value and math.copysign(1.0, known) == math.copysign(1.0, value)",
+        "known == value",
+        first=f"{OF_PLACES}::test_numbers_of_every_type",
+    ),
+    Mutant(
+        "lengths that decide a trace unguarded",
+        FRONTEND,
+        "        if isinstance(position.expr, Const):\n            observe(axis)",
+        "        pass",
+        first=f"{OF_PLACES}::test_lengths_that_decide_a_trace",
+    ),
+    Mutant(
+        "methods of classes above untraced",
+        FRONTEND,
+        'if "super" in names and "super" not in original:',
+        'if "super" not in names:',
+        first=f"{OF_PLACES}::test_globals_of_an_inherited_method",
+    ),
+    Mutant(
+        "copies that read what the original holds",
+        FRONTEND,
+        "done[id(cell)] = cell if new is content else CellType(new)",
+        "done[id(cell)] = cell",
+        first=f"{OF_PLACES}::test_a_copied_module_reads_what_is_its_own",
+    ),
+    Mutant(
+        "pickled closures without their module",
+        FRONTEND,
+        "if isinstance(value, torch.nn.Module) and _is_importable(type(value)):",
+        "if value is None:",
+        first=f"{OF_PLACES}::test_a_pickled_module_reads_what_is_its_own",
+    ),
+    Mutant(
+        "forms for the numbers of the trace",
+        RUNTIME,
+        "for capture in self.spec.captures} if captures is None else captures",
+        "for capture in self.spec.captures}",
+        first=f"{OF_CLASSES}::test_a_captured_number_of_classes_is_read_again",
+    ),
     # What is deployed, stored and checked.
     Mutant("files of others replaced", DEPLOY, "in foreign_files(folder, manifest) if item.foreign", "in ()", first=OF_FOLDERS),
     Mutant("byte code believed", DEPLOY, ", *planted_byte_code(folder, manifest))", ",)", first=f"{OF_CHECKS}[planted_byte_code]"),
@@ -918,8 +977,8 @@ MUTANTS = (
     Mutant(
         "gradients of keys that nobody sees as they are computed",
         EMIT,
-        "if is_of_keys(self.kernel) and name not in self.kernel.added",
-        "if name in self.kernel.added",
+        "if is_of_keys(kernel) and name not in kernel.added",
+        "if name in kernel.added",
         first=OF_ABSENT,
     ),
     Mutant("cotangents of rows without keys", TRANSFORM, "derived = set(cotangents)", "derived = set[str]()", first=OF_ABSENT),
@@ -1006,8 +1065,8 @@ MUTANTS = (
     Mutant(
         "tiles counted behind captured tensors",
         "attngen/*.py",
-        "self._reaching(self._check.lengths(extents))._suited(extents)",
-        "self._suited(extents)",
+        "now._reaching(now._check.lengths(extents, captures))._suited(",
+        "now._suited(",
         first=f"{OF_TILES}::test_what_a_call_refuses_is_not_counted",
     ),
     Mutant(
