@@ -132,7 +132,7 @@ class _Registration:
                 raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
         model = self.model(tensors)
-        singles = tuple(name for place, name in self.singles if tensors[place].dtype != model.dtype)
+        singles = self.narrow_singles(tensors)
         if not backward:
             return kernels, kernels.get(dims, model, lengths, singles)
         asked = (dims, self.dtype(tensors), kernels.target(model.device), lengths)
@@ -142,6 +142,11 @@ class _Registration:
         except CompileFailed:
             found = other_form(kernels, found, *asked)
             return found, found.get(dims, model, lengths, singles)
+
+    def narrow_singles(self, tensors: Sequence[Any]) -> tuple[str, ...]:
+        """Arguments without features that are fp32 beside others."""
+        model = self.model(tensors)
+        return tuple(name for place, name in self.singles if tensors[place].dtype != model.dtype)
 
     def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
         """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""
@@ -183,7 +188,7 @@ class _Registration:
                 extents, model, program = self.extents(tensors), self.model(tensors), running.program
                 dims = {axis: extents[axis] for axis in self.features}
                 lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
-                asked = (dims, self.dtype(tensors), running.target(model.device), lengths)
+                asked = (dims, self.dtype(tensors), running.target(model.device), lengths, self.narrow_singles(tensors))
                 tile = running.settled(*asked)[role]
                 running.refuse(running.request(*asked), [(role, tile, failed[1])])
 

@@ -162,7 +162,7 @@ def centred(q: Any, k: Any, v: Any) -> Any:
 
 
 REFUSED: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
-    "talking heads": (talking, "b g n e", ("mixed sums over h", "talking heads")),
+    "talking heads": (talking, "b g n e", ("heads are mixed before the softmax",)),
     "a softmax of a softmax": (again, "b h n e", ("sharper reduces values",)),
     "the same without variables": (nested, "b h n e", ("softmax(...) reduces values",)),
     "a value against a total": (centred, "b h n e", ("tanh(scores[b,h,m,n] - total[b,h,m])",)),

@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 import attngen
 from attngen.errors import ArgumentError, NotDifferentiable
-from attngen.runtime import arguments
 from tests.e2e import dense
 from tests.e2e.dense import FEW, normal
 
@@ -137,9 +136,8 @@ def test_a_compiled_model_takes_other_lengths() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("rate", [0.5, torch.tensor(0.3)], ids=["number", "tensor"])
-def test_captured_numbers_follow_the_arguments_of_a_compiled_model(rate: float | Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_numbers_follow_the_arguments_of_a_compiled_model(rate: float | Tensor) -> None:
     """Meta tensors stand for those of a GPU."""
-    monkeypatch.setattr(arguments, "autocast", lambda tensors: tensors)
     attend = attngen.compile(attngen.attention(score_mod=lambda score, b, h, q_idx, kv_idx: score + rate * (kv_idx - q_idx)))
     q, k, v = torch.empty(3, 1, 2, 64, 32, device="meta").unbind()
     compiled = torch.compile(lambda q, k, v: attend(q, k, v), fullgraph=True, backend="aot_eager")
