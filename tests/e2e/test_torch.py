@@ -134,7 +134,7 @@ def test_a_compiled_model_takes_other_lengths() -> None:
 @pytest.mark.parametrize("rate", [0.5, torch.tensor(0.3)], ids=["number", "tensor"])
 def test_captured_numbers_follow_the_arguments_of_a_compiled_model(rate: float | Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Meta tensors stand for those of a GPU."""
-    monkeypatch.setattr(arguments, "autocast", lambda tensors: tensors)
+    monkeypatch.setattr(arguments, "autocast", lambda tensors, *_: tensors)
     attend = attngen.compile(attngen.attention(score_mod=lambda score, b, h, q_idx, kv_idx: score + rate * (kv_idx - q_idx)))
     q, k, v = torch.empty(3, 1, 2, 64, 32, device="meta").unbind()
     compiled = torch.compile(lambda q, k, v: attend(q, k, v), fullgraph=True, backend="aot_eager")
