@@ -9,6 +9,7 @@ Everything public is a name of this package, imported when it is first used.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +52,28 @@ _HOMES = {
 }
 
 
+if "torch" in sys.modules:
+    # Programs saved by torch.export are loaded without a call of attngen; what they lack has to say so.
+    import_module("attngen.runtime.namespace")
+
+
 def __getattr__(name: str) -> Any:
     """Public names are imported on first use, so that `import attngen` and the command line stay quick."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'attngen' has no attribute {name!r}")
+        raise _unknown(name)
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _unknown(name: str) -> AttributeError:
+    if name.startswith("__"):
+        return AttributeError(f"module 'attngen' has no attribute {name!r}")
+    import difflib
+
+    from attngen.errors import UnknownName
+
+    near = difflib.get_close_matches(name, _HOMES, n=3, cutoff=0.5)
+    remedy = f"Did you mean {' or '.join(f'attngen.{word}' for word in near)}?" if near else f"It has {', '.join(sorted(_HOMES))}."
+    return UnknownName(f"attngen has no {name!r}", remedy=remedy)
 
 
 def __dir__() -> list[str]:

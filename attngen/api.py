@@ -13,12 +13,13 @@ from torch import Tensor
 from attngen import target as targets
 from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain
+from attngen.frontend.run import outside_of_graphs
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.pipeline import Source
 from attngen.runtime import arguments as binding
 from attngen.runtime.following import Following
 from attngen.runtime.forms import form
-from attngen.runtime.handle import KernelHandle, dtype_name, handles
+from attngen.runtime.handle import KernelHandle, check_counts, dtype_name, handles
 from attngen.runtime.kernels import Options, freeze
 from attngen.runtime.ordering import best_order, describe, lengths
 from attngen.runtime.packing import few_queries, group_of
@@ -30,6 +31,7 @@ from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.variant import Variant
 
 
+@outside_of_graphs
 def compile(
     spec: Spec,
     arch: str | None = None,
@@ -80,7 +82,7 @@ def compile(
     attend = Attention(spec, options)
     attend._given = given
     check_schedule(frozen, attend.program)
-    check_required(attend.program, asked, dtype_name("bfloat16" if dtype is None else dtype))
+    check_required(attend._kernels, asked, "bfloat16" if dtype is None else dtype)
     if dtype is not None and (head_dim is not None or extents is not None):
         try:
             attend.build(dtype, head_dim=head_dim, extents=extents)
@@ -139,7 +141,7 @@ class Attention(Variant):
         tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs), chosen.spec, chosen.program.features)
         views, extents = binding.split(chosen.spec, tensors)
         used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
-        if not torch.compiler.is_compiling():
+        if not binding.is_symbolic(extents):
             chosen = chosen._reaching(chosen._check(tensors, extents, captures))
             chosen = chosen._suited(extents, tensors, captures)._divided(extents, tensors, captures)
         try:
@@ -208,6 +210,7 @@ class Attention(Variant):
         Returns:
             One `MaskTiles` for each kernel that streams: block_m, block_n, full, partial, empty, segments_max.
         """
+        check_counts(q_len=q_len, kv_len=kv_len, batch=batch, heads=heads, kv_heads=1 if kv_heads is None else kv_heads)
         now, captures = self._following.now()
         packing = None if kv_heads is None or now._in_rows is None else now._in_rows.spec.packing
         group = None if kv_heads is None or packing is None else group_of(packing, heads, kv_heads)

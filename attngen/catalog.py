@@ -223,7 +223,7 @@ def _spec(text: str, found: Any, module: ModuleType) -> Spec:
         needed = [item.name for item in inspect.signature(found).parameters.values() if item.default is item.empty and item.kind < 2]
         if needed:
             raise SpecError(f"{text} is a function of {', '.join(needed)}, not a spec", remedy=_written_out(where, module))
-    made = found() if callable(found) and not isinstance(found, type) else found
+    made = found() if callable(found) and not isinstance(found, type | Spec) else found
     if not isinstance(made, Spec):
         raise SpecError(
             f"{text} is {'a function that returned ' if made is not found else ''}{type(made).__name__}, not a spec",

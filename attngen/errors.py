@@ -13,13 +13,13 @@ from attngen.source import SourceLoc, excerpt
 
 
 class AttngenError(Exception):
-    """Base of all errors raised on purpose. `str(error)` is a block: rule, place, remedy."""
+    """Base of all errors raised on purpose. `str(error)` is a block: rule, place, remedy; Python puts the class before it."""
 
     def __init__(self, rule: str, *, loc: SourceLoc | None = None, remedy: str = "") -> None:
         self.rule = rule
         self.loc = loc
         self.remedy = remedy
-        parts = [f"{type(self).__name__}: {rule}"]
+        parts = [rule]
         if loc is not None:
             parts.append(excerpt(loc))
         if remedy:
@@ -30,6 +30,10 @@ class AttngenError(Exception):
         """The same error with the user's line, where it was not known."""
         AttngenError.__init__(self, self.rule, loc=loc, remedy=self.remedy)
         return self
+
+
+class UnknownName(AttngenError, AttributeError):
+    """attngen has nothing of that name."""
 
 
 class InternalError(AttngenError):
@@ -232,6 +236,10 @@ class MissingKernel(CacheError):
 
 class ForeignFolder(ArgumentError):
     """A folder to be replaced is none that attngen wrote, or holds what attngen did not write."""
+
+
+class MissingOperator(AttngenError, LookupError):
+    """A saved program calls an operator that nothing in this process has made."""
 
 
 class MissingTriton(AttngenError, ImportError):

@@ -56,4 +56,4 @@ def failed(error: AttngenError, debug: bool, as_json: bool) -> None:
         traceback.print_exception(error)
     if as_json:
         print(json.dumps({"error": {"class": type(error).__name__, "rule": error.rule, "remedy": error.remedy}}, indent=1))
-    print(error, file=sys.stderr)
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)

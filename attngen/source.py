@@ -6,22 +6,31 @@ The bottom of the import order: both the IR (every step carries a `SourceLoc`) a
 from __future__ import annotations
 
 import linecache
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLoc:
-    """One place in the user's code. `column` and `end_column` are 0-based; `end_column` 0 means the whole line."""
+    """One place in the user's code. `column` and `end_column` are 0-based; `end_column` 0 means the whole line.
+
+    `called` is what messages call the value that is made there: the user's variable, or the function that makes it, as in "softmax(...)".
+    """
 
     filename: str
     line: int
     function: str
     column: int = 0
     end_column: int = 0
+    called: str = ""
 
     def text(self) -> str:
         """The source line without its line end, or '' when the file cannot be read."""
         return linecache.getline(self.filename, self.line).rstrip()
+
+
+def naming(loc: SourceLoc | None, called: str) -> SourceLoc | None:
+    """The place with what messages call the value that is made there."""
+    return None if loc is None else replace(loc, called=called)
 
 
 def excerpt(loc: SourceLoc) -> str:

@@ -98,7 +98,7 @@ def roles(cascade: Cascade) -> Roles:
         if streamed in cascade.axes(name):
             step = cascade.step(name)
             raise UnsupportedError(
-                f"output {name!r} carries the streamed axis {streamed!r}, so that it would be as large as the score matrix",
+                f"the output {name if step is None else step.called} has the streamed axis {streamed!r}, as large as the score matrix",
                 loc=None if step is None else step.loc,
                 remedy=f"Return values that are reduced over {streamed!r}.",
             )
@@ -170,7 +170,7 @@ def _streamed(cascade: Cascade, sequence: tuple[str, ...]) -> str:
     if len(reduced) > 1:
         step = next(step for step in meeting if reduced[1] in step.over)
         raise UnsupportedError(
-            f"step {step.name!r} reduces over {reduced[1]!r}, and another one over {reduced[0]!r}: one of them has to stay",
+            f"{step.called} reduces over {reduced[1]!r}, and another one over {reduced[0]!r}: one of them has to stay",
             loc=step.loc,
             remedy="Write a cascade for each direction.",
         )

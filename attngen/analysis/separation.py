@@ -43,12 +43,14 @@ class Symbols:
         is_streamed: whether an expression varies along the streamed axis.
         stands_alone: whether a tensor must end up as a factor of its own, not inside of a hidden sum: what follows a gauge.
         spelled: how the user wrote a sub-expression that was rewritten; for errors.
+        text: of an expression in the user's names; for errors.
     """
 
     is_running: Callable[[str], bool]
     is_streamed: Callable[[Expr], bool]
     stands_alone: Callable[[str], bool] = lambda name: False
     spelled: Mapping[Expr, Expr] | None = None
+    text: Callable[[Expr], str] = print_expr
 
 
 def separate(body: Expr, symbols: Symbols, loc: SourceLoc | None = None) -> tuple[Term, ...]:
@@ -131,7 +133,7 @@ class _Hidden:
     def opaque(self, expr: Expr) -> sympy.Symbol:
         if self.runs(expr) and self.known.is_streamed(expr):
             raise NotStreamable(
-                f"one pass cannot compute this reduction: the factor {print_expr(self.spelled(expr))} mixes values of the current "
+                f"one pass cannot compute this reduction: the factor {self.known.text(self.spelled(expr))} mixes values of the current "
                 "element with values that are only known after all elements were seen",
                 loc=self.loc,
                 remedy="Rewrite it as a sum of products in which each factor holds one kind (exp(a - b) does so by itself), "

@@ -31,7 +31,8 @@ from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
 from attngen.runtime.kernels import Kernels, Options
-from attngen.runtime.resources import compile_module
+from attngen.runtime.measure import Emitted
+from attngen.runtime.resources import compile_settled
 from attngen.runtime.strict import Beforehand
 from attngen.schedule.choose import Request
 from attngen.schedule.plan import ModuleSchedule
@@ -120,10 +121,11 @@ class _Built:
     def compile(self, case: Case, source: Source, module: ModuleType) -> None:
         target = targets.get(case.arch)
         kernels = Kernels(source.program, self.name, Options(case.arch, local=False), self.knobs)
-        schedule = kernels.settled(dict(case.lengths), case.dtype, target)
+        request, roles = Request(case.lengths, case.dtype, target), [kernel.role for kernel in source.program.kernels]
+        self.progress(f"{self.name} {case.label}: compiling {', '.join(roles)}")
+        schedule, compiled = compile_settled(kernels, request, roles, Emitted(source, module))
         self.schedules[case] = schedule
-        self.progress(f"{self.name} {case.label}: compiling {', '.join(role for role, _ in schedule.tiles)}")
-        for found in compile_module(self.name, source, module, schedule, Request(case.lengths, case.dtype, target)):
+        for found in compiled:
             row = found.resources
             self.resources.append({**found.row(), "lengths": dict(case.lengths), "tile": str(schedule[row.role])})
             figures = f"{row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared"

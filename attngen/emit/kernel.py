@@ -92,7 +92,7 @@ def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), d
         if name not in {*kernel.added, *(item.step for item in kernel.destinations)}:
             for part in parts.stored[name]:
                 if part.tensor in writer.steps:
-                    lowering.stored_outside(name, part, writer.steps[part.tensor])
+                    lowering.masks.stored_outside(name, part, writer.steps[part.tensor])
                 _store(writer, name, kernel.axes(name), part)
     if limits.stage == Stage.PROLOGUE:
         writer.sections.prologue += limits.lines

@@ -32,8 +32,7 @@ from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
-from attngen.ir.traverse import free_axes, reads
-from attngen.transform.absent import end_of_rows, is_of_few_rows, is_of_keys, kept_along
+from attngen.transform.absent import is_of_few_rows
 from attngen.transform.existence import contributions, existence
 from attngen.transform.heads import products_first
 from attngen.transform.partition import Kernel, patchy
@@ -51,7 +50,6 @@ class Lowering:
         self.chains = chains(kernel, self.patchy)
         self.by_name = {step.name: step for step in kernel.steps}
         self.zeros = Zeros(kernel, self.exists)
-        self.writer.loads.clear, self.writer.loads.end = self.clear, self.end
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
         self.entering: dict[tuple[Expr, Expr | None], str] = {}
@@ -61,6 +59,7 @@ class Lowering:
         self.folds = {fold.step: fold for fold in kernel.folds}
         self.added = frozenset(kernel.added)
         self.masks = Masks(self)
+        self.writer.loads.clear, self.writer.loads.end = self.masks.clear, self.masks.end_of
         self.sums = Sums(self)
         self.online = Online(self)
         self.ahead = dialect.ahead(self)
@@ -272,47 +271,6 @@ class Lowering:
             self.under_masks(f"{text} = tl.where({self.masks.valid(exists)}, {text}, 0.0)")
         writer.stage = previous
         return text
-
-    def clear(self, read: Read, value: Value) -> None:
-        """Set an input that was loaded to 0 where nobody needs it and its memory may hold anything: once, or in tiles under masks."""
-        if kind_of(read) != "float":
-            return
-        if read.tensor in self.zeros.cleared and not (value.tiled and self.end(read) is not None):
-            self.zero_outside(self.zeros.cleared[read.tensor], value)
-        alive = self.zeros.quieted.get(read.tensor)
-        if alive is not None and not self.kernel.seeing:
-            before, self.writer.partial = self.writer.partial, False
-            for statistic in reads(alive):  # which weights are measured from, in every tile
-                self.writer.loads.load(statistic)
-            self.writer.partial = before
-            self.zero_outside(alive, value)
-        elif alive is not None:
-            with self.writer.only_if("SILENT"):
-                self.zero_outside(alive, value)
-
-    def end(self, read: Read) -> Code | None:
-        """A number of rows behind which a matrix that streams counts for nothing, if that clears it."""
-        kept = self.zeros.cleared.get(read.tensor)
-        bound = None if kept is None else end_of_rows(self.kernel, kept)
-        return None if bound is None else self.masks.end(bound)
-
-    def zero_outside(self, kept: Expr, value: Value) -> None:
-        """Set a loaded value to 0 where a predicate along one axis fails."""
-        writer = self.writer
-        axis, stage = next(axis for axis in self.pair if axis in free_axes(kept)), max(value.stage, writer.stage_of(kept))
-        if axis in value.layout:
-            lifted = writer.printer.broadcast(self.masks.kept(kept, axis, stage), (axis,), value.layout)
-            before, writer.partial = writer.partial, writer.partial or stage == Stage.TILE
-            writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", stage)
-            writer.partial = before
-
-    def stored_outside(self, name: str, part: Read, value: Value) -> None:
-        """Set a gradient of keys to 0 before it is stored, where no row sees the key and what is left to compute may be no number."""
-        axis = self.kernel.resident
-        kept = kept_along(self.kernel, axis) if is_of_keys(self.kernel) and name not in self.kernel.added else None
-        if kept is not None and not self.zeros.is_settled(part, axis) and part.tensor in self.by_name:
-            lifted = self.writer.printer.broadcast(self.masks.kept(kept, axis, Stage.PROLOGUE), (axis,), value.layout)
-            self.writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", Stage.EPILOGUE)
 
     def summed_operand(self, step: Einsum, expr: Expr, layout: Layout) -> str:
         """The side of a sum that holds features, in the storage type: a number wherever the other side is 0.

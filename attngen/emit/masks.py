@@ -19,15 +19,16 @@ from attngen.emit.bounds import large, unclipped
 from attngen.emit.names import Code
 from attngen.emit.sections import Stage, Value
 from attngen.ir import build
-from attngen.ir.expr import Apply, Expr, Extent, Index, Read
-from attngen.ir.traverse import rewrite
+from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
+from attngen.ir.traverse import free_axes, reads, rewrite
+from attngen.transform.absent import end_of_rows, is_of_keys, kept_along
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
 
 
 class Masks:
-    """The masks of one kernel, each defined on first use and only in tiles under masks."""
+    """The masks of one kernel, each defined on first use and only in tiles under masks, and what is read as 0 outside of them."""
 
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
@@ -90,6 +91,49 @@ class Masks:
             self.alive[key] = name
             self.lowering.under_masks(f"{name} = tl.max(({valid} & {inside}).to(tl.int32), {0 if axis == stream else 1}) != 0")
         return self.alive[key]
+
+    def clear(self, read: Read, value: Value) -> None:
+        """Set an input that was loaded to 0 where nobody needs it and its memory may hold anything: once, or in tiles under masks."""
+        writer, zeros = self.lowering.writer, self.lowering.zeros
+        if kind_of(read) != "float":
+            return
+        if read.tensor in zeros.cleared and not (value.tiled and self.end_of(read) is not None):
+            self.zero_outside(zeros.cleared[read.tensor], value)
+        alive = zeros.quieted.get(read.tensor)
+        if alive is not None and not self.lowering.kernel.seeing:
+            before, writer.partial = writer.partial, False
+            for statistic in reads(alive):  # which weights are measured from, in every tile
+                writer.loads.load(statistic)
+            writer.partial = before
+            self.zero_outside(alive, value)
+        elif alive is not None:
+            with writer.only_if("SILENT"):
+                self.zero_outside(alive, value)
+
+    def end_of(self, read: Read) -> Code | None:
+        """A number of rows behind which a matrix that streams counts for nothing, if that clears it."""
+        kept = self.lowering.zeros.cleared.get(read.tensor)
+        bound = None if kept is None else end_of_rows(self.lowering.kernel, kept)
+        return None if bound is None else self.end(bound)
+
+    def zero_outside(self, kept: Expr, value: Value) -> None:
+        """Set a loaded value to 0 where a predicate along one axis fails."""
+        writer = self.lowering.writer
+        axis, stage = next(axis for axis in self.lowering.pair if axis in free_axes(kept)), max(value.stage, writer.stage_of(kept))
+        if axis in value.layout:
+            lifted = writer.printer.broadcast(self.kept(kept, axis, stage), (axis,), value.layout)
+            before, writer.partial = writer.partial, writer.partial or stage == Stage.TILE
+            writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", stage)
+            writer.partial = before
+
+    def stored_outside(self, name: str, part: Read, value: Value) -> None:
+        """Set a gradient of keys to 0 before it is stored, where no row sees the key and what is left to compute may be no number."""
+        kernel, writer = self.lowering.kernel, self.lowering.writer
+        axis = kernel.resident
+        kept = kept_along(kernel, axis) if is_of_keys(kernel) and name not in kernel.added else None
+        if kept is not None and not self.lowering.zeros.is_settled(part, axis) and part.tensor in self.lowering.by_name:
+            lifted = writer.printer.broadcast(self.kept(kept, axis, Stage.PROLOGUE), (axis,), value.layout)
+            writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", Stage.EPILOGUE)
 
     def terms(self, predicate: Expr | None) -> tuple[list[str], Expr | None]:
         """Comparisons with limits of rows, or that the tile has such positions, and the part of a predicate that is left."""

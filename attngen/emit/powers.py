@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from attngen.emit.names import number
 from attngen.ir import build
-from attngen.ir.algebra import is_positive
 from attngen.ir.expr import Apply, Const, Expr, kind_of
+from attngen.ir.signs import is_normal
 
 if TYPE_CHECKING:
     from attngen.emit.expression import Layout, Printer
@@ -38,7 +38,7 @@ def power(printer: Printer, expr: Apply, layout: Layout) -> tuple[str, int]:
             printer.values.use("whole_power")
             text = printer.call("whole_power", (_as_float(base),), layout, str(size), str(size.bit_length()))
             return (text, _ATOM) if value > 0 else (f"1.0 / {text}", 10)
-    if is_positive(base) or (isinstance(exponent, Const) and not isinstance(base, Const)):
+    if is_normal(base) or (isinstance(exponent, Const) and not isinstance(base, Const)):
         log = Apply("log2", (_as_float(base),))
         return printer.call("tl.exp2", (build.mul(exponent, log),), layout), _ATOM
     printer.values.use("power")

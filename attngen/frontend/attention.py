@@ -22,14 +22,14 @@ from attngen.frontend.ordering import Order, as_order
 from attngen.frontend.origins import Root
 from attngen.frontend.places import definition, locate, user_place
 from attngen.frontend.pointwise import LARGEST_FAST_CAP
-from attngen.frontend.run import call, check_signature, until_settled
+from attngen.frontend.run import call, check_signature, outside_of_graphs, until_settled
 from attngen.frontend.spec import Argument, Pattern, Spec
 from attngen.frontend.trace import Trace
 from attngen.frontend.tracer import Traced, lift, pointwise
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input, Reduce
 from attngen.ir.expr import Const, Expr, Extent, Index
-from attngen.source import SourceLoc
+from attngen.source import SourceLoc, naming
 
 Mod = Callable[..., Any]
 Scalar = float | int | torch.Tensor
@@ -43,6 +43,18 @@ _TILE = (*_ROW, "n")
 _OUT = (*_ROW, "e")
 _ROOTS = ("score_mod", "mask_mod", "scale", "softcap", "sink")
 _STEPS = ("s", "x", "lse0", "lse", "p", "a", "l", "u", "o")
+_CALLED = {
+    "s": "the product of q and k",
+    "x": "the score",
+    "lse0": "the logsumexp of the scores",
+    "lse": "the logsumexp of the scores",
+    "p": "the weights",
+    "a": "the weights",
+    "l": "the sum of the weights",
+    "u": "the output",
+    "o": "the output",
+}
+"""What messages call the steps, whose names nobody chose."""
 _ARGUMENTS = (Input("q", ("b", "g", "r", "m", "d"), 5), Input("k", ("b", "g", "n", "d"), 4), Input("v", ("b", "g", "n", "e"), 4))
 
 
@@ -71,6 +83,7 @@ class _Request:
     loc: SourceLoc | None
 
 
+@outside_of_graphs
 def attention(
     score_mod: Mod | None = None,
     mask_mod: Mod | None = None,
@@ -170,7 +183,8 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
     positions = _positions(trace, request.order)
     score, score_loc = _run_score_mod(request.score_mod, trace, lifter, score, positions)
     mask, mask_loc = _run_mask_mod(request.mask_mod, trace, lifter, positions)
-    x = trace.add(Einsum("x", _TILE, score, where=mask, loc=score_loc or mask_loc or builder.loc))
+    loc = naming(score_loc or mask_loc or builder.loc, _CALLED["x"])
+    x = trace.add(Einsum("x", _TILE, score, where=mask, loc=loc))
     outputs = _normalize(request, builder, x)
     trace.lift_masks(outputs)
     cascade, captures = trace.finish(outputs)
@@ -192,7 +206,7 @@ class _Builder:
     loc: SourceLoc | None
 
     def step(self, name: str, axes: tuple[str, ...], body: Expr, reduce: Reduce | None = None, over: tuple[str, ...] = ()) -> Expr:
-        return self.trace.add(Einsum(name, axes, body, reduce, over, None, self.loc))
+        return self.trace.add(Einsum(name, axes, body, reduce, over, None, naming(self.loc, _CALLED[name])))
 
 
 def _normalize(request: _Request, builder: _Builder, x: Expr) -> tuple[str, ...]:
@@ -249,10 +263,14 @@ def _scalar(value: Scalar, trace: Trace, role: str) -> Expr:
             given = f"a tensor of shape {list(value.shape)} and {value.dtype}"
             raise CaptureError(f"{role} is {given}", remedy="Pass a number or a 0-d float tensor.")
         return lift(value, trace).expr
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpecError(f"{role} is a {type(value).__name__}", remedy="Pass a number or a 0-d float tensor.")
     return lift(float(value), trace).expr
 
 
 def _sink(value: Scalar, trace: Trace) -> Expr:
+    if not isinstance(value, torch.Tensor | int | float):
+        raise SpecError(f"sink is a {type(value).__name__}", remedy="Pass a tensor of one float per query head, or a number.")
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return _scalar(value, trace, "sink")
     trace.locate(value, Root("sink"), "sink")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,8 @@ from attngen.frontend import patterns
 from attngen.frontend.captures import Lifter
 from attngen.frontend.functions import axes_of
 from attngen.frontend.origins import Root
-from attngen.frontend.places import definition, locate
-from attngen.frontend.run import call, located, until_settled
+from attngen.frontend.places import assigned, definition, locate
+from attngen.frontend.run import call, located, outside_of_graphs, until_settled
 from attngen.frontend.sharing import name_shared, rename
 from attngen.frontend.spec import Argument, Spec
 from attngen.frontend.trace import RESERVED, Trace
@@ -27,13 +27,14 @@ from attngen.frontend.tracer import Traced, lift
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input
 from attngen.ir.expr import Expr, Kind
+from attngen.source import naming
 
 # What a call takes besides tensors.
 _OPTIONS = frozenset(("return_lse", "seed", "return_seed", "training"))
 _KINDS: dict[str, Kind] = {"": "float", "float": "float", "int": "int", "bool": "bool"}
 
 
-def cascade(**signature: str) -> Callable[[Callable[..., Any]], Spec]:
+def cascade(*function: Any, **signature: str) -> Callable[[Callable[..., Any]], Spec]:
     """Describe an attention variant as a cascade of einsums.
 
     Args:
@@ -48,7 +49,14 @@ def cascade(**signature: str) -> Callable[[Callable[..., Any]], Spec]:
         TraceError: the function does something that cannot be traced.
     """
 
+    if function:
+        remedy = 'Write @attngen.cascade(q="b h m d", k="b h n d", v="b h n e") above the function.'
+        raise SpecError("cascade takes the axes of each argument by its name, and gives the decorator", remedy=remedy)
+
+    @outside_of_graphs
     def decorate(function: Callable[..., Any]) -> Spec:
+        if not callable(function):
+            raise SpecError(f"cascade decorates a function, not a {type(function).__name__}", remedy="Put it above a def.")
         return _spec(_header(function, signature), {"function": function})
 
     return decorate
@@ -81,6 +89,8 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
     arguments: list[Argument] = []
     inputs: list[Input] = []
     for name in (name for name in parameters if name in signature):
+        if not isinstance(signature[name], str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SpecError(f"the axes of {name} are a {type(signature[name]).__name__}", remedy=f'Write a string: {name}="b h m d".')
         text, _, kind = signature[name].partition(":")
         if kind.strip() not in _KINDS or name in RESERVED | _OPTIONS:
             raise SpecError(
@@ -170,5 +180,6 @@ class _Outputs:
             self._renamed.append(rename(trace, step.name, name))
             return name
         name = trace.fresh(wanted)
-        trace.add(replace(Einsum(name, axes, expr), loc=locate(value.place) or self._loc))
+        loc = naming(locate(value.place) or self._loc, assigned(value.place) or f"the output {wanted}")
+        trace.add(Einsum(name, axes, expr, loc=loc))
         return name

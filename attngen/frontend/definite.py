@@ -11,10 +11,32 @@ from typing import Any
 
 import torch
 
-from attngen.errors import DataDependentBranch, TracedConversion, TracedIteration
+from attngen.errors import DataDependentBranch, TracedConversion, TracedIteration, UnsupportedOperation
 from attngen.ir.expr import Kind
 
 _DTYPE: dict[Kind, torch.dtype] = {"float": torch.float32, "int": torch.int32, "bool": torch.bool}
+FROM_NUMPY = (
+    "Make a tensor of it once, outside: table = torch.from_numpy(table) or torch.as_tensor(table). For functions of numpy use torch's."
+)
+_LENGTHS = 'Write attngen.extent("d") for the length of an axis; in a score or mask function, capture the number.'
+_LISTED = "Make a tensor of what is indexed, outside: table = torch.tensor(table), then table[h]. Loops run over Python numbers."
+
+
+class Dimensionless(tuple[int, ...]):
+    """The shape of one element."""
+
+    __slots__ = ()
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, int):
+            raise TracedIteration(f"dimension {item} of a traced value: it is one element, whose axes have names", remedy=_LENGTHS)
+        return super().__getitem__(item)
+
+
+def no_operand(value: object) -> UnsupportedOperation:
+    """The error for something that is neither a number nor a tensor."""
+    remedy = FROM_NUMPY if type(value).__module__ == "numpy" else "Compute with numbers and tensors."
+    return UnsupportedOperation(f"a {type(value).__name__} meets a traced value", remedy=remedy)
 
 
 class Definite:
@@ -26,7 +48,7 @@ class Definite:
     def known(self) -> bool | int | float | None:
         """The value, or None where there is one for every position."""
 
-    def concrete(self, wanted: str) -> bool | int | float:
+    def concrete(self, wanted: str, remedy: str = "") -> bool | int | float:
         """The value, for something that cannot do without.
 
         Raises:
@@ -36,7 +58,7 @@ class Definite:
             return value
         raise TracedConversion(
             f"{wanted} needs a number, but a traced value stands for every position at once",
-            remedy="Use the torch function of the same meaning (torch.exp, torch.floor, .int(), ...), which attngen can trace.",
+            remedy=remedy or "Use the torch function of the same meaning (torch.exp, torch.floor, .int(), ...), which attngen can trace.",
         )
 
     def __bool__(self) -> bool:
@@ -57,7 +79,7 @@ class Definite:
         return complex(self.concrete("complex()"))
 
     def __index__(self) -> int:
-        value = self.concrete("range(), a list index or an operation outside torch")
+        value = self.concrete("range(), a list index or an operation outside torch", _LISTED)
         if isinstance(value, float):
             raise TypeError("'float' object cannot be interpreted as an integer")
         return int(value)
@@ -66,13 +88,13 @@ class Definite:
         return round(self.concrete("round()"), digits)
 
     def __hash__(self) -> int:
-        return hash(self.concrete("a dictionary, a set or a cache"))
+        return hash(self.concrete("a dictionary, a set or a cache", _LISTED))
 
     def __contains__(self, _: object) -> bool:
         raise TracedIteration("`in` with a traced value", remedy="Compare with == and combine with |.")
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise TracedConversion("numpy was given a traced value", remedy="Use the torch function of the same name.")
+        raise TracedConversion("numpy was given a traced value", remedy=FROM_NUMPY)
 
     __array_ufunc__ = numpy = __array__
 
@@ -96,9 +118,9 @@ class Described:
         """Note that the lengths of these dimensions, or of all that are left, decide what is traced."""
 
     @property
-    def shape(self) -> torch.Size:
+    def shape(self) -> Any:
         self.observe()
-        return torch.Size(size for _, size in self.dims)
+        return torch.Size(size for _, size in self.dims) if self.dims else Dimensionless()
 
     @property
     def dtype(self) -> torch.dtype:

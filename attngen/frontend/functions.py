@@ -15,7 +15,7 @@ import torch
 
 from attngen.errors import AxisError, SpecError, TraceError
 from attngen.frontend import patterns
-from attngen.frontend.places import Place, locate, user_place
+from attngen.frontend.places import Place, assigned, locate, user_place
 from attngen.frontend.pointwise import cast, number
 from attngen.frontend.rows import Row, broadcast
 from attngen.frontend.trace import RESERVED, Trace
@@ -24,6 +24,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Einsum, Reduce
 from attngen.ir.expr import Apply, Expr, Extent, Index
 from attngen.ir.traverse import free_axes
+from attngen.source import naming
 
 Align = Literal["top_left", "bottom_right"]
 
@@ -46,12 +47,14 @@ def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
     Raises:
         AxisError: an operand lacks an axis that its pattern names, or has one that it does not.
     """
+    if not isinstance(subscripts, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError("einsum takes the patterns first, then the operands", remedy='Write attngen.einsum("b m d, b n d -> b m n", q, k).')
     left, arrow, right = subscripts.partition("->")
     inputs = [patterns.parse(part) for part in left.split(",")]
     if not arrow or len(inputs) != len(operands):
         raise SpecError(
             f"einsum({subscripts!r}) with {len(operands)} operands",
-            remedy='Write one pattern an operand and the result: "m d, n d -> m n".',
+            remedy=f'Write one pattern for each operand, {len(operands)} in all, and the result: "m d, n d -> m n".',
         )
     output = patterns.parse(right)
     trace = _trace_of(*operands)
@@ -59,15 +62,14 @@ def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
     available = tuple(dict.fromkeys(axis for pattern in inputs for axis in patterns.flat(pattern)))
     axes = patterns.flat(output)
     if missing := [axis for axis in axes if axis not in available]:
-        raise AxisError(
-            f"the result of einsum has {_words(missing)}, which no operand has", remedy="Drop it, or multiply by a value that has it."
-        )
+        remedy = patterns.hint(missing, available) or "Drop it, or multiply by a value that has it."
+        raise AxisError(f"the result of einsum has {_words(missing)}, which no operand has", remedy=remedy)
     body = factors[0]
     for factor in factors[1:]:
         body = build.mul(body, factor)
     over = tuple(axis for axis in available if axis not in axes)
     step = Einsum(_step_name(trace, name, "t"), axes, body, "sum" if over else None, over)
-    value = _add(trace, step)
+    value = _add(trace, step, name or assigned(user_place()) or "einsum(...)")
     return Traced(value.expr, trace, layout=output)
 
 
@@ -88,29 +90,39 @@ def logsumexp(x: Any, over: str, *, name: str | None = None) -> Traced:
 
 def softmax(x: Any, over: str, *, name: str | None = None) -> Traced:
     """exp(x - logsumexp(x)) along one or more axes; 0 where no element exists."""
-    x = _named(_value(x), "x")
-    result = exp(x - logsumexp(x, over))
-    return result if name is None else _named(result, name, chosen=True)
+    _removed("softmax", _value(x), over)
+    x = _named(_value(x), "x", "softmax")
+    result = exp(x - _reduced("logsumexp", x, over, None, "lse", "softmax"))
+    return result if name is None else _named(result, name, "softmax", chosen=True)
 
 
-def _add(trace: Trace, step: Einsum, place: Place | None = None) -> Traced:
-    """A step at the user's line: where its value was computed, or else this one."""
-    return Traced(trace.add(replace(step, loc=locate(place or user_place()))), trace)
+def _add(trace: Trace, step: Einsum, called: str, place: Place | None = None) -> Traced:
+    """A step at the user's line, where its value was computed or else this one, and what messages call it."""
+    return Traced(trace.add(replace(step, loc=naming(locate(place or user_place()), called))), trace)
 
 
-def _reduced(reduce: Reduce, x: Any, over: str, name: str | None, hint: str) -> Traced:
-    value = _value(x)
-    trace = _trace_of(value)
-    axes = axes_of(value.expr, trace)
+def _removed(called: str, value: Traced, over: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The axes of a value, and those of them that a reduction takes away."""
+    axes = axes_of(value.expr, _trace_of(value))
     removed = patterns.flat(patterns.parse(over))
+    if not removed:
+        raise AxisError(f"{called} over no axis", remedy=f"Name one: over={axes[-1]!r}." if axes else "The value has none.")
     if missing := [axis for axis in removed if axis not in axes]:
-        raise AxisError(
-            f"{reduce} over {_words(missing)}, but the value has {_words(axes) or 'no axes'}", remedy="Reduce over axes of the value."
-        )
-    value = Traced(number(value.expr) if reduce == "sum" else cast(value.expr, "float"), trace)
-    body = value.expr if reduce == "sum" else _named(value, "x").expr
+        remedy = patterns.hint(missing, axes) or f"Reduce over axes of the value, as in over={axes[-1:] and axes[-1]!r}."
+        raise AxisError(f"{called} over {_words(missing)}, but the value has {_words(axes) or 'no axes'}", remedy=remedy)
+    return axes, removed
+
+
+def _reduced(reduce: Reduce, x: Any, over: str, name: str | None, hint: str, called: str = "") -> Traced:
+    given, called = _value(x), called or reduce
+    trace = _trace_of(given)
+    axes, removed = _removed(called, given, over)
+    value = Traced(number(given.expr) if reduce == "sum" else cast(given.expr, "float"), trace)
+    value.place = given.place
+    body = value.expr if reduce == "sum" else _named(value, "x", called).expr
     kept = tuple(axis for axis in axes if axis not in removed)
-    return _add(trace, Einsum(_step_name(trace, name, hint), kept, body, reduce, removed))
+    called = name or assigned(user_place()) or f"{called}(...)"
+    return _add(trace, Einsum(_step_name(trace, name, hint), kept, body, reduce, removed), called)
 
 
 def _operand(value: Any, axes: tuple[str, ...], trace: Trace) -> Expr:
@@ -120,8 +132,9 @@ def _operand(value: Any, axes: tuple[str, ...], trace: Trace) -> Expr:
         return _bound(lifted, axes, trace)
     own = axes_of(lifted.expr, trace)
     if set(own) != set(axes):
-        raise AxisError(f"an operand of einsum has {_words(own)}, its pattern names {_words(axes)}", remedy="Name exactly the axes it has.")
-    return _named(lifted, "t").expr
+        remedy = patterns.hint(axes, own) or patterns.hint(own, axes) or "Name exactly the axes it has."
+        raise AxisError(f"an operand of einsum has {_words(own)}, its pattern names {_words(axes)}", remedy=remedy)
+    return _named(lifted, "t", "einsum").expr
 
 
 def _bound(value: Traced, axes: tuple[str, ...], trace: Trace) -> Expr:
@@ -133,14 +146,15 @@ def _bound(value: Traced, axes: tuple[str, ...], trace: Trace) -> Expr:
     return broadcast([named, Row(value.expr, value.dims)])[0][1]
 
 
-def _named(value: Traced, hint: str, *, chosen: bool = False) -> Traced:
-    """A value that is a step or an argument: itself, if it is one, else as a new step."""
+def _named(value: Traced, hint: str, taker: str, *, chosen: bool = False) -> Traced:
+    """A value that is a step or an argument: itself, if it is one, else as a new step, for the function `taker`."""
     trace = _trace_of(value)
     expr = trace.use_names(value.expr)
     if not isinstance(expr, Apply) and not chosen:
         return Traced(expr, trace)
     name = _step_name(trace, hint if chosen else None, hint)
-    result = _add(trace, Einsum(name, axes_of(expr, trace), expr), value.place)
+    called = name if chosen else assigned(value.place) or f"the operand of {taker}(...)"
+    result = _add(trace, Einsum(name, axes_of(expr, trace), expr), called, value.place)
     trace.named[value.expr] = result.expr
     return result
 
@@ -148,7 +162,7 @@ def _named(value: Traced, hint: str, *, chosen: bool = False) -> Traced:
 def _step_name(trace: Trace, name: str | None, hint: str) -> str:
     if name is None:
         return trace.fresh(hint, first=1 if hint == "t" else 0)
-    if not (name.isascii() and name.isidentifier()) or name in RESERVED:
+    if not isinstance(name, str) or not (name.isascii() and name.isidentifier()) or name in RESERVED:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SpecError(f"{name!r} is not a legal name for a step", remedy="Use letters, digits and underscores.")
     fresh = trace.fresh(name)
     if fresh != name:
@@ -241,7 +255,10 @@ def _aligned(q_axis: str, kv_axis: str, align: Align | None) -> Traced:
         return index(q_axis)
     if align == "bottom_right":
         return index(q_axis) + extent(kv_axis) - extent(q_axis)
-    raise SpecError(f"align={align!r}", remedy='Pass align="top_left" (as SDPA) or align="bottom_right" (as flash-attn).')
+    raise SpecError(
+        f"align={align!r} does not say which query meets which key",
+        remedy='Pass align="top_left" (as SDPA) or align="bottom_right" (as flash-attn).',
+    )
 
 
 # Pointwise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import torch
 
 from attngen.errors import ReductionInMod, TraceError, UnsupportedOperation
@@ -44,12 +46,32 @@ ROW_OPERATIONS = _words(
 )
 """Operations that, like the pointwise ones, are traced even when they meet captured tensors alone."""
 
+_BY_NAME = (
+    'Axes have names in a cascade: values align by them, and attngen.einsum("b h m d, b h n d -> b h m n", q, k) takes them in any order.'
+)
+_PRODUCTS = _words("matmul bmm mm mv baddbmm einsum tensordot scaled_dot_product_attention linear cosine_similarity cdist outer")
+_SHAPES = _words(
+    "mT T mH H transpose permute swapaxes movedim view view_as reshape flatten unflatten expand expand_as repeat repeat_interleave chunk",
+    "split roll flip tile narrow",
+)
 _INSTEAD = {
     **dict.fromkeys(("gather", "index_select", "take", "select", "take_along_dim", "embedding"), "Index the tensor: table[i, j]."),
     **dict.fromkeys(("stack", "cat", "concat", "hstack", "vstack"), "Build the tensor before and capture it."),
+    **dict.fromkeys(_SHAPES, _BY_NAME),
     "detach": "Pass a detached tensor from outside.",
     "isnan": "Choose with where() before a NaN can arise.",
 }
+_ALONG_AXES = {
+    "softmax": 'attngen.softmax(x, over="n")',
+    "log_softmax": 'x - attngen.logsumexp(x, over="n")',
+    "logsumexp": 'attngen.logsumexp(x, over="n")',
+    "sum": 'attngen.sum(x, over="n")',
+    "mean": 'attngen.sum(x, over="n") / attngen.extent("n")',
+    **dict.fromkeys(("max", "amax"), 'attngen.max(x, over="n")'),
+    **dict.fromkeys(("min", "amin"), '-attngen.max(-x, over="n")'),
+    **dict.fromkeys(("norm", "normalize"), 'attngen.sum(x * x, over="d") ** 0.5'),
+}
+_REDUCED = "attngen.sum, max, logsumexp and softmax with over=..., the name of an axis"
 
 DEFINITE = {"__bool__": "__bool__", "is_nonzero": "__bool__", "__float__": "__float__", "__int__": "__int__", "__index__": "__index__"}
 
@@ -121,7 +143,13 @@ def unsupported(name: str) -> TraceError:
     if name in REDUCTIONS:
         return ReductionInMod(
             f"`{name}` reduces, but a traced value is one element: there is nothing to reduce over",
-            remedy="Score and mask functions see one score. Write the reduction as a step of an attngen.cascade: attngen.sum(x, over=...).",
+            remedy=f"Score and mask functions see one score. In a cascade write {_ALONG_AXES.get(name, _REDUCED)}.",
         )
-    remedy = _INSTEAD.get(name, f"Write it with {', '.join(sorted(POINTWISE))}.")
-    return UnsupportedOperation(f"`{name}` is not a pointwise operation that attngen knows", remedy=remedy)
+    if name in _PRODUCTS:
+        return UnsupportedOperation(f"`{name}` multiplies rows or matrices, but a traced value is one element", remedy=_BY_NAME)
+    return UnsupportedOperation(f"`{name}` is not a pointwise operation that attngen knows", remedy=_INSTEAD.get(name) or _nearest(name))
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, (*POINTWISE, *ALIASES), n=2, cutoff=0.7)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Write it with {', '.join(sorted(POINTWISE))}."

@@ -18,6 +18,10 @@ def parse(text: str) -> Pattern:
     Raises:
         AxisError: something that is no axis name, or an axis named twice.
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise AxisError(
+            f"{_shown(text)} where the names of axes belong", remedy='Write a string of names separated by spaces, as in "b h m d".'
+        )
     dims: list[tuple[str, ...]] = []
     for match in _TOKEN.finditer(text):
         if match[3] is not None:
@@ -32,6 +36,19 @@ def parse(text: str) -> Pattern:
             f"the pattern {text!r} names an axis twice, or none between parentheses", remedy="An axis stands for one dimension."
         )
     return tuple(dims)
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, int | float | list | tuple | None) else f"a value of type {type(value).__name__}"
+
+
+def hint(given: Iterable[str], known: Iterable[str]) -> str:
+    """What to write where axes were named as torch.einsum does it, by single letters; "" where nothing points to that."""
+    known = set(known)
+    for axis in given:
+        if len(axis) > 1 and axis not in known and set(axis) <= known:
+            return f'Axis names are separated by spaces: "{" ".join(axis)}".'
+    return ""
 
 
 def flat(pattern: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ instruction offset, which costs nothing; columns are worked out only when a step
 
 from __future__ import annotations
 
+import dis
 import functools
 import os
 import sys
+import sysconfig
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
@@ -23,6 +25,7 @@ _INSIDE = tuple(str(folder) + os.sep for folder in (Path(__file__).parent.parent
 # What a stand-in of a user's object raises, the object raises.
 _STANDING_IN = tuple(str(Path(__file__).with_name(name)) for name in ("proxies.py", "proxy_classes.py"))
 _MACHINERY = (*_INSIDE, functools.__file__, "<frozen ")
+_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def _is_user(code: CodeType) -> bool:
@@ -44,13 +47,16 @@ def user_place() -> Place | None:
 
 
 def place_of(traceback: TracebackType | None) -> Place | None:
-    """The innermost line of the user's on the way to an exception."""
+    """The innermost line of the user's on the way to an exception; one of an installed library only where there is no other."""
+    own: Place | None = None
     found: Place | None = None
     while traceback is not None:
-        if _is_user(traceback.tb_frame.f_code):
-            found = (traceback.tb_frame.f_code, traceback.tb_lasti)
+        code = traceback.tb_frame.f_code
+        if _is_user(code):
+            found = (code, traceback.tb_lasti)
+            own = own if code.co_filename.startswith(_LIBRARIES) else found
         traceback = traceback.tb_next
-    return found
+    return own or found
 
 
 def is_internal(traceback: TracebackType | None) -> bool:
@@ -60,6 +66,27 @@ def is_internal(traceback: TracebackType | None) -> bool:
         last = traceback.tb_frame.f_code
         traceback = traceback.tb_next
     return last is not None and last.co_filename.startswith(_INSIDE[0]) and last.co_filename not in _STANDING_IN
+
+
+def assigned(place: Place | None) -> str:
+    """The variable that the value of the running call or operator goes into; "" where it goes anywhere else."""
+    if place is None:
+        return ""
+    code, offset = place
+    steps = ((code.co_code[at], code.co_code[at + 1]) for at in range(offset + 2, len(code.co_code), 2))
+    operation, argument = next((step for step in steps if dis.opname[step[0]] != "CACHE"), (0, 0))
+    match dis.opname[operation]:
+        case "STORE_FAST":
+            return code.co_varnames[argument]
+        case "STORE_FAST_STORE_FAST" | "STORE_FAST_LOAD_FAST":
+            return code.co_varnames[argument >> 4]
+        case "STORE_NAME" | "STORE_GLOBAL":
+            return code.co_names[argument]
+        case "STORE_DEREF":
+            # Variables that a function shares with those inside of it come behind its own; those that are parameters are counted once.
+            return (*code.co_varnames, *(name for name in code.co_cellvars if name not in code.co_varnames), *code.co_freevars)[argument]
+        case _:
+            return ""
 
 
 def definition(code: CodeType) -> SourceLoc:

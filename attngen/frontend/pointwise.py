@@ -341,3 +341,6 @@ POINTWISE: dict[str, Callable[..., Expr]] = {
     **ACTIVATIONS,
 }
 """Every pointwise operation by its plainest torch name. Arguments are expressions; optional ones may be None or a word."""
+
+WORDED = frozenset(("div", "gelu"))
+"""Those with an option that is a word: rounding_mode, approximate."""

@@ -68,7 +68,7 @@ class Reductions:
     def dot(self, other: Any) -> Self:
         other = self.lifted(other)
         if not self.dims and not other.dims:
-            raise unsupported("a matrix product")
+            raise unsupported("matmul")
         shapes = [[size for _, size in value.dims] for value in (self, other)]
         if len(self.dims) != 1 or shapes[0] != shapes[1]:
             raise CaptureError(f"dot of values with shapes {shapes[0]} and {shapes[1]}", remedy="Index all but the last dimension of both.")

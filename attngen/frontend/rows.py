@@ -12,12 +12,13 @@ from itertools import count
 from typing import Any
 
 from attngen.errors import CaptureError, ReductionInMod, TracedIteration, UnsupportedOperation
-from attngen.frontend.places import locate, user_place
+from attngen.frontend.places import assigned, locate, user_place
 from attngen.frontend.trace import Trace, substitute
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Const, Expr, Index, kind_of
 from attngen.ir.traverse import free_axes, reads
+from attngen.source import naming
 
 Dims = tuple[tuple[str, int], ...]
 LONGEST_UNROLLED = 16
@@ -173,4 +174,6 @@ def contract(value: Row, trace: Trace) -> Expr:
     if not any(Index(feature) in read.at for read in reads(body)):
         raise UnsupportedOperation("a contraction over part of a captured row", remedy="Capture the part as a tensor of its own.")
     axes = tuple(axis for axis in trace.order(free_axes(body)) if axis != feature)
-    return trace.add(Einsum(trace.fresh("dot"), axes, body, "sum", (feature,), None, locate(user_place())))
+    place = user_place()
+    loc = naming(locate(place), assigned(place) or "dot(...)")
+    return trace.add(Einsum(trace.fresh("dot"), axes, body, "sum", (feature,), None, loc))

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
+import sys
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
 
 from attngen.errors import AttngenError, InternalError, ModSignature, TraceError
+from attngen.frontend import functions
 from attngen.frontend.interception import Interception, Refused
 from attngen.frontend.places import Place, is_internal, locate, place_of
 from attngen.frontend.trace import NeedsValue, Trace
 
+_REASON = "attngen makes kernels here: make them outside of the compiled function, and pass what changes as an argument"
+P = ParamSpec("P")
 Result = TypeVar("Result")
+
+
+def outside_of_graphs(function: Callable[P, Result]) -> Callable[P, Result]:
+    """The function, run by Python where torch.compile would trace it: what it makes is no part of a graph.
+
+    Graphs are interrupted there; with fullgraph=True PyTorch refuses, and shows the reason given here.
+    """
+    held: list[Callable[P, Result]] = []
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+        if not held:
+            # Without it nothing is being compiled, and it takes long to import.
+            if "torch._dynamo" not in sys.modules:
+                return function(*args, **kwargs)
+            held.append(cast("Callable[P, Result]", torch.compiler.disable(function, reason=_REASON)))
+        return held[0](*args, **kwargs)
+
+    return run
 
 
 def until_settled(attempt: Callable[[frozenset[Hashable]], tuple[Trace, Callable[[], Result]]]) -> Result:
@@ -47,7 +74,17 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], trace: Trace) -> A
         text = f"{type(error).__name__}: {error}"
         if is_internal(error.__traceback__):
             raise InternalError(text, loc=loc) from error
-        raise TraceError(f"the function failed while it was traced. {text}", loc=loc) from error
+        raise TraceError(f"the function itself failed while it was traced. {text}", loc=loc, remedy=_remedy(error)) from error
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about an exception that attngen did not raise."""
+    called = re.match(r"(\w+)\(\)", str(error)) if isinstance(error, TypeError) else None
+    function = getattr(functions, called[1], None) if called is not None else None
+    if called is not None and function is not None:
+        given = ", ".join(str(parameter).partition(":")[0] for parameter in inspect.signature(function).parameters.values())
+        return f"Its parameters are attngen.{called[1]}({given})."
+    return "This exception is the function's own: it was called with traced values where a call of the kernel has elements."
 
 
 def located(error: AttngenError, place: Place | None) -> AttngenError:

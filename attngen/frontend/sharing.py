@@ -15,6 +15,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.traverse import free_axes, rewrite, walk
+from attngen.source import naming
 
 _COSTLY = frozenset(
     (
@@ -50,7 +51,8 @@ def name_shared(trace: Trace) -> None:
     while (part := _largest_shared(trace)) is not None:
         first = next(position for position, step in enumerate(trace.steps) if _contains(step, part))
         axes = trace.order(free_axes(part))
-        step = Einsum(trace.fresh("t", first=1), axes, part, loc=trace.steps[first].loc)
+        user = trace.steps[first]
+        step = Einsum(trace.fresh("t", first=1), axes, part, loc=naming(user.loc, f"a part of {user.called}"))
         table: dict[Expr, Expr] = {part: build.read(step.name, axes, kind_of(part))}
         trace.steps[first:] = [step, *(replace(later, body=replace_parts(later.body, table)) for later in trace.steps[first:])]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -90,6 +90,17 @@ class Spec:
         blocks = None if now.blocks is None else replace(now.blocks, mask_mod=None)
         plain = replace(now, tracing=tracing, blocks=blocks)
         return Spec, tuple(getattr(plain, item.name) for item in fields(plain))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """A spec is no function yet.
+
+        Raises:
+            ArgumentError
+        """
+        raise ArgumentError(
+            f"{self.name} is a spec, a description of attention, and was called",
+            remedy="Compile it first: attend = attngen.compile(spec), then attend(...).",
+        )
 
 
 def current(spec: Spec) -> tuple[Spec, dict[str, Any]]:

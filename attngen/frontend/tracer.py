@@ -22,12 +22,12 @@ from attngen.errors import (
     UnsupportedOperation,
 )
 from attngen.frontend import rows
-from attngen.frontend.definite import Definite, Described
+from attngen.frontend.definite import Definite, Described, no_operand
 from attngen.frontend.dtypes import common, converted, wrapped, wraps
 from attngen.frontend.names import CASTS, operation, unsupported
 from attngen.frontend.operators import Operators
 from attngen.frontend.places import Place, user_place
-from attngen.frontend.pointwise import POINTWISE, cast
+from attngen.frontend.pointwise import POINTWISE, WORDED, cast
 from attngen.frontend.reductions import Reductions
 from attngen.frontend.spec import Pattern
 from attngen.frontend.trace import NARROW, NeedsValue, Trace, literal
@@ -268,7 +268,7 @@ def lift(value: Any, trace: Trace | None) -> Traced:
     if hasattr(value, "item") and type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
         value = value.item()
     if not isinstance(value, bool | int | float):
-        raise UnsupportedOperation(f"a {type(value).__name__} meets a traced value", remedy="Compute with numbers and tensors.")
+        raise no_operand(value)
     return Traced(literal(value), trace, number=True)
 
 
@@ -293,8 +293,9 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
     if options.pop("inplace", False):
         raise TracedMutation(f"`{name}` in place", remedy="Leave out inplace=True.")
     trace = next((arg.trace for arg in (*args, *options.values()) if type(arg) is Traced and arg.trace is not None), None)
-    values = [arg if arg is None or isinstance(arg, str) else lift(arg, trace) for arg in args]
-    named = {key: arg if arg is None or isinstance(arg, str) else lift(arg, trace) for key, arg in options.items()}
+    plainly = (type(None), str) if name in WORDED else type(None)
+    values = [arg if isinstance(arg, plainly) else lift(arg, trace) for arg in args]
+    named = {key: arg if isinstance(arg, plainly) else lift(arg, trace) for key, arg in options.items()}
     lifted = [value for value in (*values, *named.values()) if type(value) is Traced]
     for value in lifted:
         value.observe()
@@ -321,7 +322,8 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
     except TypeError as error:
         if isinstance(error, TraceError):
             raise
-        raise UnsupportedOperation(f"`{name}` with these arguments: {error}", remedy="Use the plain form of the function.") from None
+        kinds = ", ".join("a tensor or number" if type(arg) is Traced else repr(arg) for arg in (*values, *named.values()))
+        raise UnsupportedOperation(f"`{name}` of {kinds}", remedy="Use the plain form of the function.") from None
     number = numbers and not any(isinstance(part, Extent) for part in exprs)
     return Traced(expr, trace, dims, number=number, narrow=narrow)
 

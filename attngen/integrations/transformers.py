@@ -5,8 +5,9 @@
     model.set_attn_implementation("attngen")
 
 Takes what a model hands to its attention function (queries, keys and values per head, grouped heads unrepeated, a mask of truth values or
-a bias, a cap, sinks) and gives what the model expects back. Which of these are there decides the variant; numbers and tensors are passed
-at each call, so that the layers of a model share kernels. It does not return weights.
+a bias, a cap, sinks, the keys that an indexer chose) and gives what the model expects back. Which of these are there decides the variant;
+numbers and tensors are passed at each call, so that the layers of a model share kernels. It does not return weights. An option that is
+neither applied nor known to say nothing about attention is refused: models hand to their kernels whatever these need.
 """
 
 from __future__ import annotations
@@ -24,7 +25,26 @@ import attngen
 from attngen.errors import UnsupportedError
 
 Keep = Literal["", "keys", "pairs", "heads"]
+Sink = Literal["", "heads", "rows"]
 _KEEP_AXES: dict[Keep, str] = {"keys": "b n: bool", "pairs": "b m n: bool", "heads": "b (g r) m n: bool"}
+_SINK_AXES: dict[Sink, str] = {"heads": "(g r)", "rows": "b (g r) m"}
+
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+_APPLIED = _words(
+    "scaling is_causal softcap sliding_window s_aux sinks position_bias indices block_indices",
+    "cu_seq_lens_q cu_seq_lens_k cu_seqlens",
+)
+_HARMLESS = _words(
+    "position_ids position_embeddings cache_position past_key_value past_key_values use_cache cache cache_params token_type_ids input_ids",
+    "inputs_embeds labels shift_labels num_items_in_batch logits_to_keep output_attentions output_hidden_states output_router_logits",
+    "return_dict seq_idx grid_thw max_length_q max_length_k max_seqlen layer_idx deterministic attn_implementation implementation",
+    "kernel_options target_dtype use_top_left_mask",
+)
+"""Neither eager attention nor sdpa reads them: they are for the model around, for the loss, or say how a kernel is to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +58,7 @@ class Variant:
         softcap: c of c * tanh(score / c).
         scale: multiplies q @ k; D ** -0.5 unless given.
         bias: a tensor is added to the scores.
-        sink: logits take part in the softmax without a value.
+        sink: logits take part in the softmax without a value, one a head, or one for each of its queries.
         dropout: the rate at which weights are dropped.
     """
 
@@ -48,7 +68,7 @@ class Variant:
     softcap: float | None = None
     scale: float | None = None
     bias: bool = False
-    sink: bool = False
+    sink: Sink = ""
     dropout: float = 0.0
 
 
@@ -76,32 +96,55 @@ def attention_forward(
         query: [B, Hq, Nq, D]. key, value: [B, Hkv, Nkv, D].
         attention_mask: truth values or additive, [B or 1, Hq or 1, Nq, at least Nkv]; None if every key is seen, or causal.
         dropout: the rate at which weights are dropped; transformers passes 0 in evaluation. PyTorch's generator decides which.
-        options: scaling, is_causal, softcap, sliding_window, s_aux, position_bias; others are of no concern to attention.
+        options: scaling, is_causal, softcap, sliding_window, s_aux, sinks, position_bias, indices and block_indices are applied; those that
+            are of no concern to attention, and those that are None or False, are let pass.
 
     Returns:
         The output [B, Nq, Hq, D], and None for the weights.
 
     Raises:
-        UnsupportedError: paged caches, or a request for the weights.
+        UnsupportedError: any other option, paged caches, or a request for the weights.
     """
-    _refuse(options)
+    _refuse(options, attention_mask)
     causal = options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal) and attention_mask is None and query.shape[2] > 1
     keep, mask, bias = _masks(attention_mask, options.get("position_bias"), key.shape[2], query.dtype)
-    sink = options.get("s_aux")
-    variant = Variant(
-        keep=keep,
-        causal=causal,
-        window=options.get("sliding_window") if causal else None,
-        softcap=options.get("softcap"),
-        scale=options.get("scaling"),
-        bias=bias is not None,
-        sink=sink is not None,
-        dropout=float(dropout),
+    chosen = _chosen(module, options, key.shape[2])
+    if chosen is not None:
+        chosen = chosen.repeat_interleave(query.shape[1] // chosen.shape[1], dim=1) if chosen.shape[1] > 1 else chosen
+        seen = {"keys": lambda m: m[:, None, None], "pairs": lambda m: m[:, None], "heads": lambda m: m}
+        keep, mask = _kept(chosen if mask is None else chosen & seen[keep](mask))
+    sink, logits = _sinks(options)
+    name = _made(
+        keep,
+        causal,
+        options.get("sliding_window") if causal else None,
+        options.get("softcap"),
+        options.get("scaling"),
+        bias is not None,
+        sink,
+        float(dropout),
     )
-    given = {"keep": mask, "bias": bias, "sink": None if sink is None else sink.to(query.dtype)}
-    output: Tensor = compiled(variant)(query, key, value, **{name: tensor for name, tensor in given.items() if tensor is not None})
+    given: dict[str, Any] = {"keep": mask, "bias": bias, "sink": None if logits is None else logits.to(query.dtype)}
+    run: attngen.Attention = getattr(_Made, name)
+    output: Tensor = run(query, key, value, **{name: tensor for name, tensor in given.items() if tensor is not None})
     return output.transpose(1, 2).contiguous(), None
+
+
+class _Made:
+    """The variants that calls have asked for, by names that `_made` gives them."""
+
+
+@torch.compiler.assume_constant_result  # pyright: ignore[reportUntypedFunctionDecorator]
+def _made(
+    keep: Keep, causal: bool, window: int | None, softcap: float | None, scale: float | None, bias: bool, sink: Sink, dropout: float
+) -> str:
+    """Compile a variant, if that is new, and give its name: to torch.compile a constant, under which it finds the variant outside of what
+    it traces."""
+    attend = compiled(Variant(keep, causal, window, softcap, scale, bias, sink, dropout))
+    name = f"variant_{id(attend)}"  # which `compiled` keeps for ever
+    setattr(_Made, name, attend)
+    return name
 
 
 @cache
@@ -113,7 +156,7 @@ def compiled(variant: Variant) -> attngen.Attention:
     if variant.bias:
         signature["bias"] = "b (g r) m n"
     if variant.sink:
-        signature["sink"] = "(g r)"
+        signature["sink"] = _SINK_AXES[variant.sink]
 
     scale, softcap, window, rate = variant.scale, variant.softcap, variant.window, variant.dropout
 
@@ -140,11 +183,60 @@ def compiled(variant: Variant) -> attngen.Attention:
     return attngen.compile(attngen.cascade(**signature)(transformers_attention))
 
 
-def _refuse(options: dict[str, Any]) -> None:
+def _refuse(options: dict[str, Any], mask: Tensor | None) -> None:
     if options.get("output_attentions"):
         raise UnsupportedError("attention weights never exist as a tensor here", remedy='Use attn_implementation="eager" to look at them.')
     if type(options.get("cache")).__name__ == "PagedAttentionCache":
         raise UnsupportedError("paged caches are not available", remedy="Generate without continuous batching.")
+    for name, value in options.items():
+        if name not in _APPLIED and name not in _HARMLESS and value is not None and value is not False:
+            raise UnsupportedError(
+                f"the option {name}= of a layer, which may change what it computes",
+                remedy=f'Leave {name} out if it is not meant for attention, or use attn_implementation="sdpa" or "eager".',
+            )
+    if options.get("s_aux") is not None and options.get("sinks") is not None:
+        raise UnsupportedError("both s_aux= and sinks=", remedy="Pass the sinks of a layer once.")
+    for name in ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens"):
+        ends = options.get(name)
+        if mask is None and isinstance(ends, Tensor) and ends.numel() > 2:
+            raise UnsupportedError(
+                f"{name}= of several sequences in one row, without a mask that keeps them apart",
+                remedy="Pass position_ids that start anew with each sequence: transformers then makes that mask.",
+            )
+
+
+def _sinks(options: dict[str, Any]) -> tuple[Sink, Tensor | None]:
+    """One logit a head, s_aux [Hq], or one for each of its queries, sinks [B, Hq, Nq, 1]."""
+    if options.get("sinks") is not None:
+        return "rows", options["sinks"].squeeze(-1)
+    return ("", None) if options.get("s_aux") is None else ("heads", options["s_aux"].reshape(-1))
+
+
+def _chosen(module: torch.nn.Module, options: dict[str, Any], keys: int) -> Tensor | None:
+    """Which keys an indexer chose for each query, as truth values [B, 1 or heads of keys, Nq, Nkv]; None where there is no indexer.
+
+    It names them, indices [B, Nq, K], or blocks of them, block_indices [B, heads of keys, Nq, K]; a negative number chooses nothing.
+    """
+    indices, blocks = options.get("indices"), options.get("block_indices")
+    found: Tensor | None = None
+    if indices is not None:
+        found = _scattered(indices if indices.dim() == 4 else indices[:, None], keys)
+    if blocks is not None:
+        size = getattr(getattr(module, "indexer", None), "block_size", None)
+        if not isinstance(size, int):
+            raise UnsupportedError(
+                "block_indices= of a layer without an indexer.block_size, so that nobody can say which keys a block has",
+                remedy='Use attn_implementation="sdpa" or "eager".',
+            )
+        whole = _scattered(blocks, -(-keys // size)).repeat_interleave(size, dim=-1)[..., :keys]
+        found = whole if found is None else found & whole
+    return found
+
+
+def _scattered(places: Tensor, length: int) -> Tensor:
+    """Truth values over `length` places, true at those that are named; negative ones fall on a place that is cut off."""
+    places = torch.where(places < 0, length, places).long()
+    return places.new_zeros((*places.shape[:-1], length + 1), dtype=torch.bool).scatter(-1, places, True)[..., :length]
 
 
 def _masks(mask: Tensor | None, position_bias: Tensor | None, keys: int, dtype: torch.dtype) -> tuple[Keep, Tensor | None, Tensor | None]:
@@ -156,10 +248,15 @@ def _masks(mask: Tensor | None, position_bias: Tensor | None, keys: int, dtype: 
     if mask.dtype != torch.bool:
         added = mask.to(dtype)
         return "", None, added if bias is None else bias + added
+    return (*_kept(mask), bias)
+
+
+def _kept(mask: Tensor) -> tuple[Keep, Tensor]:
+    """What a mask of truth values varies over, and as much of it."""
     if mask.shape[1] > 1 and mask.stride(1) != 0:
-        return "heads", mask, bias
+        return "heads", mask
     mask = mask[:, 0]
     if mask.shape[1] == 1 or mask.stride(1) == 0:
         # A padding mask, expanded over the queries: only its row of keys is read.
-        return "keys", mask[:, 0], bias
-    return "pairs", mask, bias
+        return "keys", mask[:, 0]
+    return "pairs", mask

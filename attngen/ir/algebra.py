@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from attngen.ir import build
-from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Start
+from attngen.ir.expr import Apply, Const, Expr
 
 Bag = frozenset[tuple[Expr, int]]
 """A multiset of factors or terms: how often each occurs."""
@@ -177,46 +177,3 @@ def collected(parts: Iterable[tuple[Expr, float]]) -> dict[Expr, float]:
 def linear_sum(terms: Mapping[Expr, float]) -> Expr:
     """What `linear` takes apart."""
     return build.total([build.mul(term, build.const(coefficient)) for term, coefficient in terms.items()])
-
-
-# ---- signs
-
-_NEVER_BELOW_0 = frozenset(("abs", "relu", "exp", "exp2", "sqrt", "rsqrt", "sigmoid", "softplus"))
-
-
-def is_positive(expr: Expr) -> bool:
-    """Whether a value is above 0 in every call."""
-    match expr:
-        case Const(value=value):
-            return 0 < value < float("inf")
-        case Extent():
-            return True
-        case Apply(op="pow", args=(base, Const())):
-            return is_positive(base)
-        case Apply(op="mul" | "div" | "to_float" | "min" | "clamp", args=args) | Apply(op="where", args=(_, *args)):
-            return all(map(is_positive, args))
-        case Apply(op="add", args=(a, b)):
-            return (is_positive(a) and is_nonnegative(b)) or (is_nonnegative(a) and is_positive(b))
-        case Apply(op="max" | "clamp_min", args=args):
-            return any(map(is_positive, args))
-        case _:
-            return False
-
-
-def is_nonnegative(expr: Expr) -> bool:
-    """Whether a value is never below 0."""
-    match expr:
-        case Const(value=value):
-            return 0 <= value < float("inf")
-        case Index() | Offset() | Start():
-            return True
-        case Apply(op="mul", args=(a, b)):
-            return a == b or (is_nonnegative(a) and is_nonnegative(b))
-        case Apply(op="add" | "div" | "min" | "to_float" | "clamp", args=args) | Apply(op="where", args=(_, *args)):
-            return all(map(is_nonnegative, args))
-        case Apply(op="max" | "clamp_min", args=args):
-            return any(map(is_nonnegative, args))
-        case Apply(op=op) if op in _NEVER_BELOW_0:
-            return True
-        case _:
-            return is_positive(expr)

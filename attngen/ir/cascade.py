@@ -72,6 +72,11 @@ class Einsum:
     where: Expr | None = None
     loc: SourceLoc | None = field(default=None, compare=False)
 
+    @property
+    def called(self) -> str:
+        """What messages call it: the user's name for it where there is one."""
+        return self.loc.called if self.loc is not None and self.loc.called else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Cascade:

@@ -136,7 +136,7 @@ def axis_extents(cascade: Cascade, shapes: Mapping[str, tuple[int, ...]]) -> dic
     for step in cascade.steps:
         unknown = [axis for axis in (*step.axes, *step.over) if axis not in found]
         if unknown:
-            raise AxisError(f"no input tells the length of axis {unknown[0]!r} of step {step.name!r}", loc=step.loc)
+            raise AxisError(f"no input tells the length of axis {unknown[0]!r} of {step.called}", loc=step.loc)
     return {axis: extent for axis, (extent, _) in found.items()}
 
 
@@ -328,7 +328,7 @@ class _Evaluator:
         outside = self.conjunction(exists, ops["or"](ops["lt"](at, zero), ops["ge"](at, end)))
         if 0 not in self.shape and self.backend.any(outside):
             raise GatherOutOfRange(
-                f"step {self.step.name!r} reads {read.tensor!r} outside of [0, {length}) at dimension {dim}",
+                f"{self.step.called} reads {read.tensor!r} outside of [0, {length}) at dimension {dim}",
                 loc=self.step.loc,
                 remedy="Clamp the position, or mask the elements for which it is out of range.",
             )

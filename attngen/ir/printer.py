@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Offset, Read, Start
+from attngen.ir.traverse import rewrite
 
 _UNARY = frozenset(("neg", "not"))
 _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
@@ -14,6 +16,21 @@ _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 def print_expr(expr: Expr) -> str:
     """Infix text with no more parentheses than needed."""
     return _print(expr)[0]
+
+
+def spell(expr: Expr, steps: Iterable[Einsum]) -> str:
+    """The text of an expression for a message: steps by what the user calls them, and those that are computed on the way in full."""
+    known = {step.name: step for step in steps}
+
+    def rule(node: Expr) -> Expr | None:
+        step = known.get(node.tensor) if isinstance(node, Read) else None
+        if step is None or not isinstance(node, Read) or step.called == step.name:
+            return None
+        if step.reduce is None and not step.called.isidentifier():
+            return rewrite(step.body, rule)
+        return Read(step.called, node.at, node.kind)
+
+    return print_expr(rewrite(expr, rule))
 
 
 def _print(expr: Expr) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
+from attngen.ir.traverse import walk
 
 Signs = frozenset[int]
 """Which of -1, 0 and 1 the sign of a value may be."""
@@ -25,6 +26,9 @@ _ZERO: Signs = frozenset((0,))
 _ABOVE_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus"))
 _ODD = frozenset(("to_float", "sign", "tanh", "tanh_small", "erf", "atan", "asinh", "expm1", "log1p"))
 """What has the sign of its argument."""
+_NEVER_UNDERFLOW = frozenset(
+    ("add", "sub", "mul", "neg", "abs", "min", "max", "clamp", "clamp_min", "clamp_max", "where", "to_float", "to_int", "floordiv", "mod")
+)
 _OF_STEPS: Mapping[str, Signs] = {}
 
 
@@ -63,6 +67,13 @@ def is_positive(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> bool:
 def is_negative(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> bool:
     """Whether a value is less than 0 wherever it exists."""
     return signs(expr, steps) == NEGATIVE
+
+
+def is_normal(expr: Expr) -> bool:
+    """Whether a value is positive as a kernel computes it, too: nothing in it may underflow to 0, and it is no literal infinity."""
+    nodes = tuple(walk(expr))
+    exact = all(node.op in _NEVER_UNDERFLOW for node in nodes if isinstance(node, Apply))
+    return exact and is_positive(expr) and not any(isinstance(node, Const) and abs(node.value) == float("inf") for node in nodes)
 
 
 def _square(of: Signs) -> Signs:

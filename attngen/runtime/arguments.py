@@ -5,7 +5,9 @@ Composite dimensions are split as views, heads and batches of length 1 are broad
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,11 @@ from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.traverse import children, step_reads
 from attngen.source import SourceLoc
 
+_log = logging.getLogger("attngen")
+_PACKED = (
+    "Nested tensors hold sequences of several lengths: put these behind one another, [1, H, sum of N, D], with a mask of which sequence a "
+    "token is of, mask_mod=lambda b, h, q_idx, kv_idx: doc[q_idx] == doc[kv_idx]; or pad them."
+)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -46,6 +53,9 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
         value = given[name]
         if not isinstance(value, Tensor):
             raise ArgumentError(f"{name} is no tensor, but {type(value).__name__}", remedy="Numbers belong into the spec.")
+        if value.is_nested or value.layout != torch.strided:
+            kind, remedy = ("nested", _PACKED) if value.is_nested else (f"of layout {value.layout}", "Call .to_dense() before.")
+            raise ArgumentError(f"{name} is {kind}, and attention takes dense tensors", remedy=remedy)
         tensors.append(value)
     return tensors
 
@@ -53,7 +63,7 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
 def autocast(tensors: list[Tensor], spec: Spec, features: Sequence[str]) -> list[Tensor]:
     """Under autocast, floating arguments take its dtype, as for any matrix product; numbers without features stay float32."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     alone = {item.name for item in without_features(spec.cascade.inputs, features)}
@@ -63,12 +73,25 @@ def autocast(tensors: list[Tensor], spec: Spec, features: Sequence[str]) -> list
     return [tensor.to(dtype) if cast and not keep else tensor for tensor, cast, keep in zip(tensors, castable, kept, strict=True)]
 
 
-def refuse_forward_mode(tensors: Sequence[Tensor]) -> None:
-    """Forward-mode derivatives would silently be zero.
+def is_symbolic(extents: Mapping[str, int]) -> bool:
+    """Whether a call is only recorded, for lengths that may be symbols."""
+    return torch.compiler.is_compiling() or any(isinstance(extent, torch.SymInt) for extent in extents.values())
+
+
+def refuse_transforms(tensors: Sequence[Tensor]) -> None:
+    """Gradients that torch.func takes would meet an operator that has none of that kind, and forward-mode derivatives silently be zero.
 
     Raises:
         NotDifferentiable
     """
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    levels = functorch.get_interpreter_stack() or ()
+    kinds = {level.key().name for level in levels}
+    if "Grad" in kinds and any(map(functorch.is_gradtrackingtensor, tensors)):
+        raise NotDifferentiable(
+            "gradients by torch.func (grad, vjp, jacrev, ...) are not available",
+            remedy="Use torch.autograd.grad or backward, with is_grads_batched=True for several cotangents, or attend.reference(...).",
+        )
     for tensor in tensors:
         if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotDifferentiable(
@@ -311,3 +334,17 @@ def check_types(
 def asks_gradient(values: Iterable[object]) -> bool:
     """Whether a call with these arguments and captures asks for a gradient."""
     return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
+
+
+def contiguous_features(names: Sequence[str | None], tensors: Sequence[object], notice: set[str] | None) -> list[object]:
+    """Copies of tensors that have a name here and whose last dimension is strided; everything else as it is. `notice` collects the
+    names it was said of."""
+    result: list[object] = []
+    for name, tensor in zip(names, tensors, strict=True):
+        if name is not None and isinstance(tensor, Tensor) and tensor.dim() > 0 and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+            if notice is not None and name not in notice:
+                notice.add(name)
+                _log.warning("attngen: %s is not contiguous in its last dimension and is copied at each call.", name)
+            tensor = tensor.contiguous()
+        result.append(tensor)
+    return result

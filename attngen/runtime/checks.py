@@ -67,5 +67,5 @@ class Checks:
         binding.check_types(inputs, tensors, without_order(spec, captures), self._operand, self._singles)
         binding.refuse_gradients(self._refused, spec.cascade, tensors, captures)
         binding.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
-        binding.refuse_forward_mode([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
+        binding.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
         return self.lengths(extents, captures)

@@ -1,11 +1,14 @@
-"""Captured values on the devices of the arguments of calls."""
+"""The devices of the arguments of calls: which target one is, and captured values brought there."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from attngen import target as targets
 
 _MOST = 64
 """Values that are remembered at once; a captured number may be another one at each call."""
@@ -33,3 +36,11 @@ class Follower:
         moved = value.to(device)
         self._moved[key] = value, version, moved
         return moved
+
+
+@cache
+def target_of(device: torch.device) -> targets.Target:
+    """The target that a GPU is."""
+    if torch.version.hip is not None:
+        return targets.get(torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
+    return targets.from_capability(*torch.cuda.get_device_capability(device))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attngen.errors import DoesNotFit, MissingKernel
+from attngen.errors import CompileFailed, DoesNotFit, MissingKernel
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.forms import compare, form_of
 from attngen.schedule.space import length_class
@@ -59,9 +59,31 @@ def form(kernels: Kernels, dims: Mapping[str, int], dtype: str, target: Target, 
 
 
 def settle_forms(kernels: Kernels, dims: Mapping[str, int], dtype: str, target: Target) -> None:
-    """Settle the tiles of both walks, and those of the one walk where that is what runs."""
+    """Settle the tiles of both walks, and those of the one walk where that is what runs.
+
+    Raises:
+        CompileFailed: no form of the backward compiles, or the forward does not.
+    """
     for found in dict.fromkeys((kernels, form(kernels, dims, dtype, target).kernels)):
-        found.settled(dims, dtype, target)
+        try:
+            found.settled(dims, dtype, target)
+        except CompileFailed:
+            other_form(kernels, found, dims, dtype, target).settled(dims, dtype, target)
+
+
+def other_form(
+    kernels: Kernels, failed: Kernels, dims: Mapping[str, int], dtype: str, target: Target, lengths: tuple[int, int] | None = None
+) -> Kernels:
+    """What runs instead of a form that does not compile; to be called where that is raised.
+
+    Raises:
+        CompileFailed: the other does not either, or may not run.
+    """
+    kernels.forms.clear()
+    found = form(kernels, dims, dtype, target, lengths).kernels
+    if found is failed:
+        raise
+    return found
 
 
 def _decided(
@@ -82,11 +104,14 @@ def _decided(
         return False, f"{', '.join(summed)} would be added up in any order, and gradients of captured tensors are the same in every run"
     if kernels.knobs.strict and not _is_stored(other, dims, dtype, target, lengths):
         return False, "strict mode has no other stored"
-    two = kernels.choice(dims, dtype, target, lengths)
     try:
         one = other.choice(dims, dtype, target, lengths)
-    except DoesNotFit as error:
+    except (DoesNotFit, CompileFailed) as error:
         return False, error.rule
+    try:
+        two = kernels.choice(dims, dtype, target, lengths)
+    except CompileFailed as error:
+        return True, error.rule
     verdict = compare(two, one)
     return verdict.fused, verdict.why
 

@@ -65,6 +65,11 @@ class KernelHandle:
         return inspect_kernels(self.kernels, lengths, dtype_name(dtype), target, (self.role,))[0].compiled
 
 
+def kernel_names(role: str) -> tuple[str, str]:
+    """Of the functions that a kernel may be launched as: the plain one, and the one whose warps are specialised."""
+    return f"{role}_kernel", specialised_name(role)
+
+
 def handles(kernels: Kernels, known: tuple[tuple[str, int], ...]) -> tuple[KernelHandle, ...]:
     """The kernels of a variant in launch order, then those that only the other form of its backward has."""
     found = {kernel.role: kernels for kernel in kernels.program.kernels}
@@ -101,7 +106,7 @@ def feature_lengths(
     """
     given = dict(known or {})
     asked = [axis for axis in features if axis not in given]
-    sizes = (128,) if head_dim is None else (head_dim,) if isinstance(head_dim, int) else tuple(head_dim)
+    sizes = (128,) if head_dim is None else tuple(head_dim) if isinstance(head_dim, Sequence) else (head_dim,)
     legal = all(type(size) is int and size >= 1 for size in sizes)
     if not sizes or len(sizes) > max(len(asked), 1) or not legal:
         raise ArgumentError(
@@ -123,3 +128,14 @@ def given_lengths(features: Sequence[str], extents: Mapping[str, int], known: Ma
     if missing:
         raise ShapeMismatch(f"extents lacks {', '.join(missing)}", remedy=f"The feature axes are {', '.join(features)}.")
     return {axis: int(extents[axis]) for axis in features}
+
+
+def check_counts(**given: object) -> None:
+    """Refuse what is no number of things.
+
+    Raises:
+        ArgumentError
+    """
+    for name, value in given.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ArgumentError(f"{name} is {value!r}", remedy="Give a whole number, 0 or more.")

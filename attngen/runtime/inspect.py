@@ -19,6 +19,7 @@ from typing import Any
 
 from attngen.errors import CompileFailed, InternalError
 from attngen.runtime.interpreter_language import LOCK
+from attngen.runtime.refusals import said
 from attngen.runtime.triton_api import GPUTarget, JITFunction, knobs, source_type, triton
 from attngen.target import Target
 
@@ -172,7 +173,8 @@ def _compile(job: CompileJob, source: Any, output: _ThreadOutput) -> Compiled | 
         try:
             kernel = triton.compile(source, target=target, options=options)
         except Exception as error:
-            failure = CompileFailed(f"{job.fn.__name__} does not compile for {job.target.name}: {error}")
+            rule = f"{job.fn.__name__} does not compile for {job.target.name}: {said(error)}"
+            failure = CompileFailed(rule, remedy="Ask for another tile with schedule=, or leave the choice to attngen.")
             failure.__cause__ = error
             return failure
     read = _read_cuda if job.target.backend == "cuda" else _read_hip

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any, cast
 
@@ -16,21 +16,24 @@ from torch import Tensor
 
 from attngen import target as targets
 from attngen.cache.entry import Artefacts
-from attngen.cache.key import kernel_key, request_key
+from attngen.cache.key import kernel_key
 from attngen.cache.load import load_module
-from attngen.errors import ArchMismatch, MissingKernel
+from attngen.errors import ArchMismatch, MissingKernel, ScheduleError
 from attngen.explain import watching
 from attngen.ir.pieces import Cuts, cuts
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
+from attngen.runtime.devices import target_of
 from attngen.runtime.kept import KeptLists
 from attngen.runtime.own_tiles import tuned_tiles
+from attngen.runtime.refusals import Failure, Refusals
 from attngen.runtime.stores import store, stored, toolchain
 from attngen.schedule.choose import Choice, Request, choose, with_asked
 from attngen.schedule.forms import form_of
 from attngen.schedule.measured import table
 from attngen.schedule.plan import ModuleSchedule, check_specialised, override, parse_schedule
 from attngen.schedule.space import length_class
+from attngen.transform.rewrites import Note
 from attngen.transform.splitting import PARTS
 
 _log = logging.getLogger("attngen")
@@ -69,7 +72,14 @@ class Options:
 
 
 def freeze(schedule: Mapping[str, Any]) -> Frozen:
-    """A user's schedule as a hashable value."""
+    """A user's schedule as a hashable value.
+
+    Raises:
+        ScheduleError: it is no dict.
+    """
+    if not isinstance(schedule, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        remedy = 'Pass tiles of kernels: schedule={"forward": {"BLOCK_M": 64}}.'
+        raise ScheduleError(f"schedule= is a {type(schedule).__name__}, not a dict", remedy=remedy)
     return tuple((str(name), freeze(value) if isinstance(value, Mapping) else value) for name, value in schedule.items())
 
 
@@ -141,6 +151,8 @@ class Kernels:
         self.modules: dict[tuple[Cuts, bool, bool], ModuleType] = {}
         self.narrower: dict[frozenset[str], Kernels] = {}
         self.special: dict[str, Kernels] = {}
+        self.refusals = Refusals(program, knobs, options.local)
+        self.told: dict[str, tuple[tuple[str, tuple[Note, ...]], ...]] = {}
         self.one_walk: Kernels | None = None
         self.forms: dict[tuple[object, ...], tuple[bool, str]] = {}
         self.kept = KeptLists()
@@ -155,6 +167,7 @@ class Kernels:
         with self.lock:
             if dtype not in self.special:
                 program = for_dtype(self.program, dtype)
+                self.told[dtype] = program.rewrites
                 watching(self.knobs)("rewrite", program.kernels)
                 mine = self if program.kernels == self.program.kernels else Kernels(program, self.name, self.options, self.knobs)
                 self.special[dtype] = mine
@@ -208,13 +221,19 @@ class Kernels:
         """
         if device.type != "cuda" or self.knobs.interpret:
             return targets.get(self.arch or "sm90")
-        here = _device_target(device)
+        here = target_of(device)
         if self.arch is not None and here.name != self.arch:
             raise ArchMismatch(
                 f"compiled for {self.arch}, but the tensors are on {device}, which is {here.name}",
                 remedy=f'Compile with arch="{here.name}", or arch=None for the device of the tensors.',
             )
         return here
+
+    def request(
+        self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None, singles: tuple[str, ...] = ()
+    ) -> Request:
+        """What tiles are chosen for, of a call with these lengths."""
+        return Request(tuple(dims.items()), dtype, target, "long" if lengths is None else length_class(*lengths), singles)
 
     def choice(
         self,
@@ -229,15 +248,14 @@ class Kernels:
         Raises:
             DoesNotFit: no tile fits the target. ScheduleError: the user's tiles are illegal.
         """
-        length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length, singles)
+        request = self.request(dims, dtype, target, lengths, singles)
         with self.lock:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
                 # What is stored, or made for others, has no specialised warps that nobody asked for.
                 kept = self.knobs.strict or self.options.stored or not self.options.local
                 tuned = tuned.unspecialised() if kept else tuned
-                choice = choose(self.program.kernels, request, table(), tuned)
+                choice = choose(self.program.kernels, request, table(), tuned, partial(self.refusals.why, request))
                 if self.override is not None:
                     schedule = override(choice.schedule, self.program.kernels, thaw(self.override))
                     check_specialised(schedule, dims, dtype, target)
@@ -255,30 +273,39 @@ class Kernels:
     ) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
-        Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache. A user's
-        tile is compiled if it may not fit, and has no successor. In strict mode a class of lengths for which nothing is stored takes what
-        is stored for long ones.
+        Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache. Where a
+        compiler fails on both, the choice is made again without them. A user's tile is compiled if it may not fit, and has no successor.
+        In strict mode a class of lengths for which nothing is stored takes what is stored for long ones.
 
         Raises:
             CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
         """
-        choice = self.choice(dims, dtype, target, lengths, singles)
-        if not choice.unsettled:
-            return choice.schedule
-        length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length, singles)
-        gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
-        without, required = (",".join(sorted(names)) for names in (self.program.without, self.program.asked))
-        asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients, "delta": self.program.delta}
-        asked |= {"without": without, "asked": required, "choice": str(choice.schedule)}
-        asked |= {"float32": ",".join(singles)} if singles else {}
-        key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
-        with self.lock:
-            if key not in self.schedules:
-                self.schedules[key] = self._settle(key, choice, request)
-            return self.schedules[key]
+        request = self.request(dims, dtype, target, lengths, singles)
+        while (choice := self.choice(dims, dtype, target, lengths, singles)).unsettled:
+            key = self.refusals.settled_key(request, choice)
+            with self.lock:
+                found = self.schedules.get(key) or self._settle(key, choice, request)
+                if found is not None:
+                    self.schedules[key] = found
+                    return found
+        return choice.schedule
 
-    def _settle(self, key: str, choice: Choice, request: Request) -> ModuleSchedule:
+    def refuse(self, request: Request, failed: Sequence[Failure]) -> None:
+        """Have tiles that a compiler failed on passed over from now on.
+
+        Raises:
+            CompileFailed: one is the user's.
+        """
+        with self.lock:
+            self._refuse(request, failed)
+
+    def _refuse(self, request: Request, failed: Sequence[Failure]) -> None:
+        choice = self.choices.pop(request, None) if failed else None
+        for failure in failed:
+            self.refusals.add(self.name, request, failure, () if choice is None else choice.asked)
+
+    def _settle(self, key: str, choice: Choice, request: Request) -> ModuleSchedule | None:
+        """Settle a choice; None where a compiler failed on all that it offers for a kernel."""
         from attngen.runtime.measure import Emitted, settle
 
         entry = store(self.knobs).try_load(key)
@@ -290,7 +317,11 @@ class Kernels:
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
             source = self._source(request.extents, choice.schedule.specialised)
             module = self._module(source, False, request.target, request.extents, request.dtype)
-            text = str(settle(Emitted(source, module), choice, request).schedule)
+            settled = settle(Emitted(source, module), choice, request)
+            self._refuse(request, settled.failed)
+            if settled.open:
+                return None
+            text = str(settled.schedule)
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
         return parse_schedule(entry.content("schedule.txt").decode())
 
@@ -339,26 +370,5 @@ class Kernels:
 
 
 @cache
-def _device_target(device: torch.device) -> targets.Target:
-    if torch.version.hip is not None:
-        return targets.get(torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
-    return targets.from_capability(*torch.cuda.get_device_capability(device))
-
-
-@cache
 def _notice() -> None:
     _log.warning("attngen: CPU tensors run in Triton's interpreter: slow, for checking only.")
-
-
-def contiguous_features(names: Sequence[str | None], tensors: Sequence[object], notice: set[str] | None) -> list[object]:
-    """Copies of tensors that have a name here and whose last dimension is strided; everything else as it is. `notice` collects the
-    names it was said of."""
-    result: list[object] = []
-    for name, tensor in zip(names, tensors, strict=True):
-        if name is not None and isinstance(tensor, Tensor) and tensor.dim() > 0 and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-            if notice is not None and name not in notice:
-                notice.add(name)
-                _log.warning("attngen: %s is not contiguous in its last dimension and is copied at each call.", name)
-            tensor = tensor.contiguous()
-        result.append(tensor)
-    return result

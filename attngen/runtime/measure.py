@@ -59,11 +59,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A schedule that was compiled, with what each kernel takes and what the rejected leaders took."""
+    """A schedule that was compiled, with what each kernel takes, what the rejected leaders took, and the tiles that a compiler failed on.
+    `open` are kernels of which nothing compiled: in the schedule stands their leader."""
 
     schedule: ModuleSchedule
     measured: tuple[Measured, ...]
     rejected: tuple[tuple[str, TileSchedule, str], ...]
+    failed: tuple[tuple[str, TileSchedule, str], ...] = ()
+    open: tuple[str, ...] = ()
 
 
 # ---- jobs
@@ -208,7 +211,7 @@ def settle(emitted: Emitted, choice: Choice, request: Request, roles: Iterable[s
         The schedule with what its kernels take, to be stored by the caller.
 
     Raises:
-        CompileFailed: neither a leader nor its alternative compiles and fits.
+        CompileFailed: neither a leader nor its alternative fits.
     """
     wanted = choice.unsettled if roles is None else tuple(roles)
     tried = _compiled(emitted, request, [(role, choice.schedule[role]) for role in wanted])
@@ -217,13 +220,16 @@ def settle(emitted: Emitted, choice: Choice, request: Request, roles: Iterable[s
     tried += _compiled(emitted, request, again)
     settled: dict[str, Measured] = {}
     rejected: list[tuple[str, TileSchedule, str]] = []
+    failed = tuple((role, tile, row.rule) for role, tile, row in tried if isinstance(row, CompileFailed))
     for role in wanted:
-        mine = [(tile, row) for name, tile, row in tried if name == role]
+        mine = [(tile, row) for name, tile, row in tried if name == role and not isinstance(row, CompileFailed)]
+        if not mine:
+            continue
         best = min(mine, key=lambda item: _badness(item[1], request))[1]
         settled[role] = _usable(role, best, request)
         rejected += [(role, tile, fault(row, request) or "the other spills less") for tile, row in mine if row is not best]
     schedule = choice.schedule.replace({role: row.schedule for role, row in settled.items()})
-    return Settled(schedule, tuple(settled.values()), tuple(rejected))
+    return Settled(schedule, tuple(settled.values()), tuple(rejected), failed, tuple(role for role in wanted if role not in settled))
 
 
 def _compiled(
@@ -233,9 +239,9 @@ def _compiled(
     return [(role, tile, row) for (role, tile), row in zip(tiles, rows, strict=True)]
 
 
-def _badness(row: Measured | CompileFailed, request: Request) -> tuple[bool, bool, int, int]:
+def _badness(row: Measured, request: Request) -> tuple[bool, bool, int, int]:
     """What is worse compares greater: not runnable, serialised, spills in the loop, spills at all."""
-    if isinstance(row, CompileFailed) or not _fits(row, request):
+    if not _fits(row, request):
         return (True, True, 0, 0)
     return (False, row.serialized, row.loop_spill_bytes, row.spill_bytes)
 
@@ -244,14 +250,12 @@ def _fits(row: Measured, request: Request) -> bool:
     return row.shared_bytes <= request.target.shared_bytes and row.tensor_memory_columns <= _TENSOR_MEMORY_COLUMNS
 
 
-def _usable(role: str, row: Measured | CompileFailed, request: Request) -> Measured:
+def _usable(role: str, row: Measured, request: Request) -> Measured:
     """A tile that runs, good or not.
 
     Raises:
         CompileFailed: it does not.
     """
-    if isinstance(row, CompileFailed):
-        raise row
     if not _fits(row, request):
         raise CompileFailed(
             f"the kernel {role} with {row.tile} {fault(row, request)} on {request.target.name}",

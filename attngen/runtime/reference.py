@@ -44,10 +44,17 @@ def reference(
 class _Guard(torch.autograd.Function):
     """Identity whose gradient is 0 at missing elements: 0 * inf, computed where nothing exists, must not leave NaN behind."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, array: Tensor, exists: Tensor) -> Tensor:
-        ctx.save_for_backward(exists)
+    def forward(array: Tensor, exists: Tensor) -> Tensor:
+        del exists
         return array.view_as(array)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -7,13 +7,11 @@ asked, what its main loops take. Schedules are those a call would run with. Noth
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 
 from attngen.errors import CompileFailed
-from attngen.pipeline import Source
 from attngen.runtime.inspect import Compiled, compile_many
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.measure import Emitted, Task, compile_job, row_of
@@ -97,28 +95,44 @@ def inspect_kernels(
             continue
         mine = {kernel.role for kernel in form.program.kernels if roles is None or kernel.role in roles} - found.keys()
         if mine:
-            tiles = form.settled(lengths, dtype, target, REFERENCE[length][1:]).tiles
-            schedule = ModuleSchedule(tuple((role, tile) for role, tile in tiles if role in mine))
-            source = form.source(lengths, schedule.specialised)
-            module = form.module(source, False, target, lengths, dtype)
             request = Request(tuple(lengths.items()), dtype, target, length)
-            found |= {item.resources.role: item for item in compile_module(form.name, source, module, schedule, request)}
+            found |= {item.resources.role: item for item in compile_settled(form, request, mine)[1]}
     return tuple(found.values())
 
 
-def compile_module(name: str, source: Source, module: ModuleType, schedule: ModuleSchedule, request: Request) -> tuple[Inspected, ...]:
-    """The same for a module of a variant called `name` that is loaded already, with a given schedule."""
-    emitted = Emitted(source, module)
-    tasks = [Task(emitted, role, request, tile) for role, tile in schedule.tiles]
+def compile_settled(
+    kernels: Kernels, request: Request, roles: Collection[str], loaded: Emitted | None = None
+) -> tuple[ModuleSchedule, tuple[Inspected, ...]]:
+    """Compile some kernels with the schedule that calls run with; a tile that a compiler fails on gives way to another.
+
+    Args:
+        kernels: of a variant, for the dtype of the request.
+        request: what for.
+        roles: of the kernels.
+        loaded: the module, if it is loaded already.
+
+    Raises:
+        CompileFailed: no tile of a kernel compiles.
+    """
+    while True:
+        whole = kernels.settled(request.extents, request.dtype, request.target, REFERENCE[request.length][1:])
+        source = kernels.source(request.extents, whole.specialised)
+        module = loaded or Emitted(source, kernels.module(source, False, request.target, request.extents, request.dtype))
+        tasks = [Task(module, role, request, tile) for role, tile in whole.tiles if role in roles]
+        results = _compiled(tasks)
+        pairs = tuple(zip(tasks, results, strict=True))
+        failed = [(task.role, task.tile, result.rule) for task, result in pairs if isinstance(result, CompileFailed)]
+        if failed:
+            kernels.refuse(request, failed)
+        else:
+            return whole, tuple(_inspected(kernels.name, task, result) for task, result in pairs if not isinstance(result, CompileFailed))
+
+
+def _compiled(tasks: Sequence[Task]) -> tuple[Compiled | CompileFailed, ...]:
     with knobs.compilation.scope():
         # Binaries name neither files nor lines, so that they are the same wherever the module lies.
         knobs.compilation.disable_line_info = True
-        results = compile_many([compile_job(task) for task in tasks], workers=max(1, min(len(tasks), os.cpu_count() or 1)))
-    for result in results:
-        if isinstance(result, CompileFailed):
-            raise result
-    pairs = zip(tasks, results, strict=True)
-    return tuple(_inspected(name, task, result) for task, result in pairs if not isinstance(result, CompileFailed))
+        return compile_many([compile_job(task) for task in tasks], workers=max(1, min(len(tasks), os.cpu_count() or 1)))
 
 
 def _inspected(name: str, task: Task, compiled: Compiled) -> Inspected:

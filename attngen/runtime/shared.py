@@ -9,7 +9,8 @@ from attngen.errors import ArgumentError, RewriteRefused
 from attngen.explain import watching
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
-from attngen.pipeline import REWRITES, Program, analyse, for_dtype
+from attngen.pipeline import REWRITES, Program, analyse
+from attngen.runtime.handle import dtype_name
 from attngen.runtime.kernels import Frozen, Kernels, Options, roles, thaw
 from attngen.schedule.plan import check_roles
 
@@ -24,23 +25,29 @@ def rewrites_named(names: Iterable[str]) -> frozenset[str]:
     Raises:
         ArgumentError: there is none of that name.
     """
+    if isinstance(names, str):
+        raise ArgumentError(f"the names of rewrites are {names!r}, which is one string", remedy=f"Pass a list: [{names!r}].")
     found = frozenset(names)
     for name in sorted(found - REWRITES.keys()):
         raise ArgumentError(f"there is no rewrite {name!r}", remedy=f"They are {', '.join(REWRITES)}.")
     return found
 
 
-def check_required(program: Program, names: frozenset[str], dtype: str) -> None:
-    """Refuse a program to whose kernels a rewrite that is asked for does not apply.
+def check_required(kernels: Kernels, names: frozenset[str], dtype: object) -> None:
+    """Refuse a variant to whose kernels for a dtype a rewrite that is asked for does not apply. Nothing is worked out for no names.
 
     Raises:
         RewriteRefused: with the reason at each step.
     """
-    told = dict(for_dtype(program, dtype).rewrites)
+    if not names:
+        return
+    kind = dtype_name(dtype)
+    kernels.at(kind)
+    told = dict(kernels.told[kind])
     for name in sorted(names):
         notes = told.get(name)
         if notes is None:
-            why = f"it is left out, or not for {dtype}"
+            why = f"it is left out, or not for {kind}"
         elif any(note.applied for note in notes):
             continue
         else:

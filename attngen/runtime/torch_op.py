@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attngen.emit.names import tensor_name
-from attngen.errors import NotDifferentiable, ShapeMismatch
+from attngen.errors import CompileFailed, NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
-from attngen.runtime.arguments import no_gradient, no_gradient_through
-from attngen.runtime.forms import form
+from attngen.runtime.arguments import contiguous_features, no_gradient, no_gradient_through
+from attngen.runtime.forms import form, other_form
+from attngen.runtime.handle import kernel_names
 from attngen.runtime.kept import keeping
-from attngen.runtime.kernels import Kernels, Loaded, contiguous_features
+from attngen.runtime.kernels import Kernels, Loaded
+from attngen.runtime.namespace import full_name, making, schema
+from attngen.runtime.refusals import failed_launch
 from attngen.runtime.splitting import multiprocessors, parts_of
 
 
@@ -63,6 +67,21 @@ def _origins(cascade: Cascade) -> dict[str, tuple[int, int]]:
                     if isinstance(at, Index):
                         found.setdefault(at.axis, (captures[node.tensor], dimension))
     return found
+
+
+def _each(op: Any, info: Any, in_dims: Sequence[Any], *values: Any) -> tuple[Any, Any]:
+    """What vmap asks for: the operator for each element of a batch, one after the other."""
+    if not isinstance(values[-1], Tensor) and isinstance(in_dims[-1], list):  # the flags of a backward, which are no batch
+        in_dims = (*in_dims[:-1], None)
+
+    def element(number: int) -> list[Any]:
+        return [value if dim is None else value.select(dim, number) for value, dim in zip(values, in_dims, strict=True)]
+
+    results = [op(*element(number)) for number in range(info.batch_size)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    stacked = type(results[0])(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, type(results[0])(0 for _ in stacked)
 
 
 class _Registration:
@@ -113,10 +132,16 @@ class _Registration:
                 raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
         lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
         model = self.model(tensors)
-        if backward:
-            kernels = form(kernels, dims, self.dtype(tensors), kernels.target(model.device), lengths).kernels
         singles = tuple(name for place, name in self.singles if tensors[place].dtype != model.dtype)
-        return kernels, kernels.get(dims, model, lengths, singles)
+        if not backward:
+            return kernels, kernels.get(dims, model, lengths, singles)
+        asked = (dims, self.dtype(tensors), kernels.target(model.device), lengths)
+        found = form(kernels, *asked).kernels
+        try:
+            return found, found.get(dims, model, lengths, singles)
+        except CompileFailed:
+            found = other_form(kernels, found, *asked)
+            return found, found.get(dims, model, lengths, singles)
 
     def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
         """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""
@@ -144,11 +169,32 @@ class _Registration:
         names = [item.name if item.axes is not None and item.axes[-1:] and item.axes[-1] in self.features else None for item in self.inputs]
         return contiguous_features(names, tensors, self.copied)
 
+    def run(self, kernels: Kernels, tensors: Sequence[Any], call: Callable[[Kernels, Loaded], Any], *, backward: bool = False) -> Any:
+        """Launch with the tiles that stand; where Triton fails to compile one of them, others take its place."""
+        while True:
+            running, loaded = self.load(kernels, tensors, backward=backward)
+            try:
+                return call(running, loaded)
+            except Exception as error:
+                failed = failed_launch(error)
+                role = None if failed is None else next((role for role in loaded.tiles if failed[0] in kernel_names(role)), None)
+                if failed is None or role is None:
+                    raise
+                extents, model, program = self.extents(tensors), self.model(tensors), running.program
+                dims = {axis: extents[axis] for axis in self.features}
+                lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
+                asked = (dims, self.dtype(tensors), running.target(model.device), lengths)
+                tile = running.settled(*asked)[role]
+                running.refuse(running.request(*asked), [(role, tile, failed[1])])
+
     def forward(self, *tensors: Any) -> Any:
-        kernels, loaded = self.load(self.kernels.at(self.dtype(tensors)), tensors)
         ready = self.ready(tensors)
-        parts, kept = self.parts(kernels, loaded, tensors), self.kept(kernels, loaded, tensors)
-        result: Any = loaded.module.forward(*ready, loaded.tiles, *parts, **kept)
+
+        def call(kernels: Kernels, loaded: Loaded) -> Any:
+            parts, kept = self.parts(kernels, loaded, tensors), self.kept(kernels, loaded, tensors)
+            return loaded.module.forward(*ready, loaded.tiles, *parts, **kept)
+
+        result = self.run(self.kernels.at(self.dtype(tensors)), tensors, call)
         return result[0] if isinstance(result, tuple) and len(result) == 1 else result
 
     def forward_fake(self, *tensors: Any) -> Any:
@@ -156,7 +202,11 @@ class _Registration:
         result = [self.empty(name, extents, model) for name in (*self.outputs, *self.extras)]
         return tuple(result) if len(result) > 1 else result[0]
 
-    def backward(self, *values: Any) -> list[Tensor]:
+    def backward(self, *values: Any) -> Any:
+        found = self.gradients(*values)
+        return tuple(found) if len(found) > 1 else found[0]
+
+    def gradients(self, *values: Any) -> list[Tensor]:
         needed = values[-1]
         count = len(self.inputs)
         tensors, rest = values[:count], values[count:-1]
@@ -167,14 +217,17 @@ class _Registration:
         if kernels.program.backward is None or not kernels.program.backward.gradients:
             # What is only compared has a gradient, of zeros.
             return [self.gradient(item, {}, by_name, names, model) for item in self.differentiable]
-        kernels, loaded = self.load(kernels, tensors, backward=True)
         ready = self.ready(tensors)
         cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
         kept = dict(zip(self.saved, rest, strict=False))
-        saved = [kept[name].contiguous() for name in kernels.saved]
         # Modules call tensors by names of their own where the user's would be in the way.
         emitted = {str(tensor_name(name)) for name in names}
-        found = loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, emitted, **self.kept(kernels, loaded, tensors))
+
+        def call(kernels: Kernels, loaded: Loaded) -> Any:
+            saved = [kept[name].contiguous() for name in kernels.saved]
+            return loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, emitted, **self.kept(kernels, loaded, tensors))
+
+        found = self.run(kernels, tensors, call, backward=True)
         return [self.gradient(item, found, by_name, names, model) for item in self.differentiable]
 
     def gradient(self, item: Input, found: dict[str, Tensor], by_name: dict[str, Any], names: set[str], model: Tensor) -> Tensor:
@@ -183,14 +236,15 @@ class _Registration:
         name = str(tensor_name(item.name))
         return found[name] if name in found else torch.zeros_like(by_name[item.name], memory_format=torch.contiguous_format)
 
-    def backward_fake(self, *values: Any) -> list[Tensor]:
+    def backward_fake(self, *values: Any) -> Any:
         needed, tensors = values[-1], values[: len(self.inputs)]
         by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
         model = self.model(tensors)
-        return [
+        found = [
             by_name[item.name].new_empty(by_name[item.name].shape) if wanted else model.new_empty(0)
             for item, wanted in zip(self.differentiable, needed, strict=True)
         ]
+        return tuple(found) if len(found) > 1 else found[0]
 
     # ---- autograd
 
@@ -220,7 +274,9 @@ class _Registration:
             for (name, _), grad in zip(self.cotangents, cotangents[: len(self.cotangents)], strict=True)
         ]
         op = _REGISTERED[self.name].backward
-        found = dict(zip((item.name for item in self.differentiable), op(*inputs, *saved, *given, needed), strict=True))
+        result = op(*inputs, *saved, *given, needed)
+        results: Sequence[Tensor] = (result,) if isinstance(result, Tensor) else result
+        found = dict(zip((item.name for item in self.differentiable), results, strict=True))
         wanted = {item.name for item, need in zip(self.differentiable, needed, strict=True) if need}
         return tuple(found[item.name] if item.name in wanted else None for item in self.inputs)
 
@@ -233,20 +289,20 @@ class _Registration:
     # ---- registration
 
     def register(self) -> Operators:
-        values = [
-            f"{'Tensor' if not item.by_value else 'bool' if item.kind == 'bool' else 'int'} p{i}" for i, item in enumerate(self.inputs)
-        ]
+        values = ["Tensor" if not item.by_value else "bool" if item.kind == "bool" else "int" for item in self.inputs]
         count = len(self.outputs) + len(self.extras)
-        result = "Tensor" if count == 1 else f"({', '.join(['Tensor'] * count)})"
-        forward = torch.library.custom_op(
-            f"attngen::{self.name}_forward", self.forward, mutates_args=(), schema=f"({', '.join(values)}) -> {result}"
-        )
+        name, types = full_name(f"{self.name}_forward", values, count), schema(values, count)
+        with making(name):
+            forward = torch.library.custom_op(f"attngen::{name}", self.forward, mutates_args=(), schema=types)
         forward.register_fake(self.forward_fake)
-        rest = [f"Tensor s{i}" for i in range(len(self.saved))] + [f"Tensor c{i}" for i in range(len(self.cotangents))]
-        schema = f"({', '.join([*values, *rest, 'bool[] needed'])}) -> Tensor[]"
-        backward = torch.library.custom_op(f"attngen::{self.name}_backward", self.backward, mutates_args=(), schema=schema)
+        values += ["Tensor"] * (len(self.saved) + len(self.cotangents)) + ["bool[]"]
+        # Tensors one by one, not a list: what batches cotangents (is_grads_batched) takes no other.
+        types = schema(values, len(self.differentiable))
+        backward = torch.library.custom_op(f"attngen::{self.name}_backward", self.backward, mutates_args=(), schema=types)
         backward.register_fake(self.backward_fake)
         if self.cotangents and self.kernels.options.gradients:
             forward.register_autograd(self.differentiate, setup_context=self.setup)
         backward.register_autograd(self.refuse_second_order)
+        forward.register_vmap(partial(_each, forward))
+        backward.register_vmap(partial(_each, backward))
         return Operators(forward, backward)

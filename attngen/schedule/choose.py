@@ -11,18 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attngen.errors import DoesNotFit
-from attngen.ir.pieces import columns
-from attngen.schedule.cost import Cost, Seen, price
+from attngen.schedule.cost import Seen, price
 from attngen.schedule.measured import Measured, Table
 from attngen.schedule.memory import shared_bytes
-from attngen.schedule.plan import DTYPE_BYTES, FLAGS, ModuleSchedule, TileSchedule
-from attngen.schedule.space import LengthClass, candidates
+from attngen.schedule.plan import FLAGS, ModuleSchedule, TileSchedule
+from attngen.schedule.ranking import UNSTAGED, Candidate, Refused, Request, distinct, does_not_fit, passed_over, rank
 from attngen.schedule.structure import Structure, structure
 from attngen.schedule.tuned import Tuned, TunedTable
-from attngen.schedule.warps import repeats
-from attngen.target import Target
 from attngen.transform.partition import Kernel
+
+__all__ = ["UNSTAGED", "Candidate", "Choice", "Reason", "Request", "choose", "distinct", "does_not_fit", "rank", "with_asked"]
 
 Evidence = Literal["tuned", "measured", "similar", "model"]
 _KEPT_CANDIDATES = 6
@@ -32,22 +30,8 @@ _FORMS = {
     "tma": "tiles come by tensor descriptors where their tensors are aligned, else by pointers",
     "specialised": "one warp fetches them, for two groups of four that compute half of the rows each; never run on a GPU yet",
 }
-# A tile without a second stage has to be this much faster than one with it: how long its copies are waited for is a guess.
-UNSTAGED = 1.15
 # A fallback has at most this share of the registers of what it replaces.
 _FALLBACK_SHARE = 0.85
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A tile with its price, and why it lost; "" for the one taken."""
-
-    tile: TileSchedule
-    cost: Cost
-    lost: str
-
-    def __str__(self) -> str:
-        return f"{self.tile}: {self.lost or 'taken'}; {self.cost}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +109,14 @@ class Choice:
         return tuple(reason.lines(self.schedule[reason.role])[0] for reason in self.reasons)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What kernels are scheduled for: extents of the feature axes, dtype of the tensors, target, class of lengths; `singles` are the
-    arguments without features that are fp32 beside others."""
-
-    dims: tuple[tuple[str, int], ...]
-    dtype: str
-    target: Target
-    length: LengthClass = "long"
-    singles: tuple[str, ...] = ()
-
-    @property
-    def extents(self) -> dict[str, int]:
-        """`dims` as a dict."""
-        return dict(self.dims)
+def _nothing(role: str, tile: TileSchedule) -> str:
+    del role, tile
+    return ""
 
 
-def choose(kernels: Iterable[Kernel], request: Request, measured: Table, tuned: TunedTable | None = None) -> Choice:
+def choose(
+    kernels: Iterable[Kernel], request: Request, measured: Table, tuned: TunedTable | None = None, refused: Refused = _nothing
+) -> Choice:
     """Give every kernel a tile.
 
     Args:
@@ -150,11 +124,13 @@ def choose(kernels: Iterable[Kernel], request: Request, measured: Table, tuned: 
         request: what they are for.
         measured: the table that choices rest on.
         tuned: what GPUs said, which goes before it.
+        refused: tiles that a compiler failed on, which others take the place of.
 
     Raises:
         DoesNotFit: the smallest tile of a kernel needs more shared memory than a program may have; names the bytes and a way out.
+        CompileFailed: so many tiles of a kernel were refused that none will do.
     """
-    reasons = tuple(_reason(structure(kernel), request, measured, tuned or TunedTable()) for kernel in kernels)
+    reasons = tuple(_reason(structure(kernel), request, measured, tuned or TunedTable(), refused) for kernel in kernels)
     return Choice(ModuleSchedule(tuple((reason.role, reason.tile) for reason in reasons)), reasons)
 
 
@@ -174,58 +150,26 @@ def with_asked(choice: Choice, kernels: Iterable[Kernel], request: Request, sche
     return Choice(schedule, reasons, asked, doubtful)
 
 
-def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
-    """All candidates: those that fit by price, then those that do not, each with why it lost against the first.
-
-    Raises:
-        DoesNotFit: none fits.
-    """
-    fits: list[Candidate] = []
-    others: list[Candidate] = []
-    for tile in candidates(kernel, request.dtype, request.target, request.length):
-        cost = price(kernel, request.extents, request.dtype, tile, request.target, request.length)
-        # Kernels in float64 run in the interpreter, which knows no limits.
-        lost = "" if request.dtype == "float64" else _misfit(cost, request.target)
-        (others if lost else fits).append(Candidate(tile, cost, lost))
-    if not fits:
-        raise does_not_fit(kernel, request)
-    # Without a second stage every copy is waited for: only a tile that has no room for one goes without.
-    roomy = {replace(item.tile, num_stages=1) for item in fits if item.tile.num_stages > 1}
-    fits = [item for item in fits if item.tile not in roomy]
-    # Behind the maximum a product of scores may feed the next of its accumulator, which warps beside each other would form each for itself.
-    fits = [item for item in fits if not _repeats_behind(kernel, request, item.tile)]
-    # Sorting is stable: at equal price the first in the order of the candidates wins.
-    fits.sort(key=lambda item: (_expected_us(item), item.tile.num_stages))
-    best = fits[0].cost.total_us or 1.0
-    slower = [Candidate(item.tile, item.cost, _slower(item, best)) for item in fits[1:]]
-    others.sort(key=lambda item: item.cost.total_us)
-    return (fits[0], *slower, *others)
-
-
-def _repeats_behind(kernel: Structure, request: Request, tile: TileSchedule) -> bool:
-    """Whether warps repeat more of each other's work behind the maximum than before it."""
-    before, behind = (repeats(kernel, request.extents, request.dtype, form, request.target) for form in (replace(tile, late=False), tile))
-    return behind.products > before.products
-
-
-def _expected_us(item: Candidate) -> float:
-    """The price of a tile for comparisons: what waits for its copies has to be clearly better to be tried first."""
-    return item.cost.total_us * (UNSTAGED if _waits(item) else 1)
-
-
-def _waits(item: Candidate) -> bool:
-    return item.tile.num_stages == 1 and item.tile.streamed is not None
-
-
-def _slower(item: Candidate, best_us: float) -> str:
-    return f"{item.cost.total_us / best_us:.2f} times the predicted time{', without room for a second stage' * _waits(item)}"
-
-
-def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTable) -> Reason:
-    ranked = rank(kernel, request)
+def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTable, refused: Refused) -> Reason:
     row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), kernel.arithmetic)
     timed = tuned.find(request.target.name, request.dtype, request.length, kernel, request.extents)
-    if timed is not None and (kernel.specialised or not timed.schedule.specialised):
+    if timed is not None and timed.schedule.specialised and not kernel.specialised:
+        timed = None
+    known = (timed.schedule if timed is not None else None, row.schedule if row is not None else None)
+    ranked, failed = passed_over(rank(kernel, request), known, kernel, request, refused)
+    gone = {item.tile for item in failed}
+    timed = None if timed is None or timed.schedule in gone else timed
+    reason = _chosen(kernel, request, measured, ranked, timed, None if row is None or row.schedule in gone else row)
+    if reason.fallback is not None and refused(kernel.role, reason.fallback):
+        standing = tuple(item for item in ranked if item.tile == reason.tile or not refused(kernel.role, item.tile))
+        reason = replace(reason, fallback=_fallback(standing, reason.candidates[0]))
+    return replace(reason, candidates=(*reason.candidates, *failed)) if failed else reason
+
+
+def _chosen(
+    kernel: Structure, request: Request, measured: Table, ranked: tuple[Candidate, ...], timed: Tuned | None, row: Measured | None
+) -> Reason:
+    if timed is not None:
         return _timed(kernel, request, ranked, timed, row)
     others = distinct(ranked)
     if row is None:
@@ -266,46 +210,6 @@ def _predicted(kernel: Structure, request: Request, tile: TileSchedule, row: Mea
     return price(kernel, request.extents, request.dtype, tile, request.target, request.length, seen).total_us
 
 
-def distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-    """The first of each tile, number of warps and form; other stages change neither arithmetic nor registers."""
-    first = {replace(item.tile, num_stages=1): item for item in reversed(ranked)}
-    return tuple(item for item in ranked if first[replace(item.tile, num_stages=1)] is item)
-
-
 def _fallback(ranked: tuple[Candidate, ...], chosen: Candidate) -> TileSchedule | None:
     limit = _FALLBACK_SHARE * chosen.cost.registers
     return next((item.tile for item in ranked if item.cost.registers <= limit and item.cost.shared_bytes <= chosen.cost.shared_bytes), None)
-
-
-def _misfit(cost: Cost, target: Target) -> str:
-    if cost.shared_bytes > target.shared_bytes:
-        return f"needs {cost.shared_bytes} B of shared memory, {target.name} has {target.shared_bytes}"
-    return ""
-
-
-def does_not_fit(kernel: Structure, request: Request) -> DoesNotFit:
-    """The error for a kernel whose smallest tile is too large: which bytes, and which head dim would fit."""
-    target, item = request.target, DTYPE_BYTES[request.dtype]
-    tiles = candidates(kernel, request.dtype, target, request.length)
-    smallest = min(tiles, key=lambda tile: shared_bytes(kernel, request.extents, request.dtype, tile, target))
-    total = shared_bytes(kernel, request.extents, request.dtype, smallest, target)
-    names = {axis: columns(request.extents[axis]) for axis in kernel.features}
-    kept = sum(smallest.resident * names[axis] * item for axis in kernel.kept)
-    fitting = _largest_extent(kernel, request, smallest)
-    extents = ", ".join(f"{axis} = {length}" for axis, length in request.dims if axis in names)
-    return DoesNotFit(
-        f"the kernel {kernel.role} does not fit {target.name} at {extents} in {request.dtype}: its smallest tile "
-        f"({smallest}) needs {total} bytes of shared memory, {kept} for what it keeps and {total - kept} for what it streams; "
-        f"a program may have {target.shared_bytes}",
-        remedy=f"Feature extents up to {fitting} fit" + (", and a 2-byte dtype halves the need." if item > 2 else "."),
-    )
-
-
-def _largest_extent(kernel: Structure, request: Request, tile: TileSchedule) -> int:
-    def need(extent: int) -> int:
-        return shared_bytes(kernel, dict.fromkeys(kernel.features, extent), request.dtype, tile, request.target)
-
-    extent = 16
-    while need(2 * extent) <= request.target.shared_bytes:
-        extent *= 2
-    return extent

@@ -17,11 +17,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attngen.ir import build
-from attngen.ir.algebra import Bag, Product, bag, is_positive, over, products, signed_terms, times
+from attngen.ir.algebra import Bag, Product, bag, over, products, signed_terms, times
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Offset, Read, Start
 from attngen.ir.names import Names
 from attngen.ir.printer import print_expr
+from attngen.ir.signs import is_positive
 from attngen.ir.traverse import children, free_axes, reads, rewrite, walk
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note

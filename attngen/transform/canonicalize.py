@@ -10,7 +10,7 @@ Not done here: algebra across steps (that is `streaming`), and any rewriting of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from attngen.errors import AxisError, MaskMismatch
@@ -18,7 +18,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Read
 from attngen.ir.masks import lift_masks
-from attngen.ir.printer import print_expr
+from attngen.ir.printer import spell
 from attngen.ir.traverse import live_steps, names_read, reads, rewrite, walk
 from attngen.transform.existence import Existence, existence, known, mask_of
 
@@ -58,7 +58,7 @@ def _check_reads(cascade: Cascade) -> None:
         for read in (*reads(step.body), *reads(step.where)):
             if read.tensor in own and read.at != own[read.tensor]:
                 raise AxisError(
-                    f"{step.name} reads {print_expr(read)}, but {read.tensor} is computed here and can only be read at its own axes",
+                    f"{step.called} reads {spell(read, cascade.steps)}, which is computed here and can only be read at its own axes",
                     loc=step.loc,
                     remedy="Pass the tensor as an input to read it at other positions, or compute it again along the other axes.",
                 )
@@ -91,18 +91,18 @@ def _check_sums(cascade: Cascade) -> None:
     for step in cascade.steps:
         for node in _pointwise(step.body):
             if node.op in ("add", "sub"):
-                _check_sum(node, step, exists, weights)
+                _check_sum(node, step, exists, weights, cascade.steps)
         own = step.where is not None and step.name not in scores and _root(step.body) in _ENDS_AT_ZERO
         if exists[step.name] is not None and (own or _is_weight(step.body, exists, weights)):
             weights.add(step.name)
 
 
-def _check_sum(node: Apply, step: Einsum, exists: Existence, weights: set[str]) -> None:
+def _check_sum(node: Apply, step: Einsum, exists: Existence, weights: set[str], steps: Sequence[Einsum]) -> None:
     first, second = (mask_of(known(arg, exists)) for arg in node.args)
     for arg, mask, other in ((node.args[0], first, second), (node.args[1], second, first)):
         if not mask <= other and _is_weight(arg, exists, weights):
             raise MaskMismatch(
-                f"{step.name} adds values that exist under different masks: {print_expr(node)}",
+                f"{step.called} adds values that exist under different masks: {spell(node, steps)}",
                 loc=step.loc,
                 remedy="Give both the same mask, or reduce each with its own values first and add the results.",
             )

@@ -63,7 +63,7 @@ def _refuse(cascade: Cascade, streamed: Streamed, value: str) -> None:
     if step is None:
         raise InternalError(f"the outputs depend on the gauge behind {value}", remedy=f"The cascade:\n{cascade}")
     raise MaxNotAShift(
-        f"the outputs change with the value of {step.name}, a maximum over {streamed.streamed}",
+        f"the outputs change with the value of {step.called}, a maximum over {streamed.streamed}",
         loc=step.loc,
         remedy="A maximum over the keys is free only as a shift: subtract it in exp(x - max) and divide by a sum of the same exponentials.",
     )

@@ -12,9 +12,10 @@ import math
 from collections.abc import Callable
 
 from attngen.ir import build
-from attngen.ir.algebra import factors, is_positive, product
+from attngen.ir.algebra import factors, product
 from attngen.ir.build import apply, const, mul, neg, sub
 from attngen.ir.expr import Apply, Const, Expr, Read, kind_of
+from attngen.ir.signs import is_normal
 
 Rule = Callable[[tuple[Expr, ...], Expr, Expr], tuple[Expr | None, ...]]
 """(arguments, value of the node, adjoint of the node) -> adjoint of each argument."""
@@ -45,7 +46,7 @@ def _pow(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr | None, ...]:
         return mul(d, mul(power, apply("pow", base, const(float(power.value) - 1.0)))), None
     to_base = mul(d, mul(power, apply("pow", base, sub(power, build.ONE))))
     to_power = mul(d, mul(y, build.log(base)))
-    if is_positive(base):
+    if is_normal(base):
         return to_base, to_power
     zero = apply("and", apply("eq", base, build.ZERO), apply("ge", power, build.ZERO))
     return _unless(apply("eq", power, build.ZERO), to_base), _unless(zero, to_power)

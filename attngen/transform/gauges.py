@@ -241,7 +241,7 @@ class Sums:
                 )
         if len({part.tensor for part in parts if isinstance(part, Read) and self.is_offset(part.tensor)}) > 1:
             raise NotStreamable(
-                f"{step.name} multiplies the logarithms of two different softmaxes, whose shifts move one another",
+                f"{step.called} multiplies the logarithms of two different softmaxes, whose shifts move one another",
                 loc=step.loc,
                 remedy="Compute one of the two normalisers in a call of its own and pass it in.",
             )

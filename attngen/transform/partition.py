@@ -46,11 +46,25 @@ def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[s
                 f"the output {name}[{','.join(cascade.axes(name))}] does not vary along {streamed.resident}, the axis of the rows",
                 remedy="Every output must carry the query axis; reduce it outside.",
             )
+    _refuse_mixed_heads(streamed, grid, features)
     gauges = {gauge.name for gauge in streamed.gauges}
     known = tuple(item for item in cascade.inputs if item.name not in gauges)
     kernel = Kernel("forward", streamed.resident, streamed.streamed, grid, (), features, known, cascade.steps, outputs)
     kernel = replace(kernel, gauges=streamed.gauges, accumulators=streamed.accumulators)
     return visited(live(kernel))
+
+
+def _refuse_mixed_heads(streamed: Streamed, grid: tuple[str, ...], features: tuple[str, ...]) -> None:
+    """Scores or weights of all heads would have to meet in one program."""
+    for step in streamed.cascade.steps:
+        mixed = [axis for axis in step.over if axis not in (streamed.resident, streamed.streamed, *features)]
+        if mixed:
+            heads = ", ".join(axis for axis in grid if axis not in streamed.cascade.axes(step.name)) or ", ".join(mixed)
+            raise UnsupportedError(
+                f"{step.called} sums over {', '.join(mixed)}: heads that mix their scores or weights (talking heads)",
+                loc=step.loc,
+                remedy=f"A program computes one {heads} by itself. Mix queries, values or outputs instead, outside of the kernel.",
+            )
 
 
 def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, ...]) -> tuple[Kernel, ...]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attngen.ir import build
-from attngen.ir.algebra import factors, is_positive
+from attngen.ir.algebra import factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read
 from attngen.ir.printer import print_expr
+from attngen.ir.signs import is_positive
 from attngen.ir.traverse import free_axes, names_read, step_reads
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note

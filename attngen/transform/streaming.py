@@ -19,12 +19,14 @@ body holds no finished value; a *row* value computed from finished sums. `check.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from attngen.analysis.separation import Symbols, Term, separate
 from attngen.errors import NotStreamable
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
+from attngen.ir.printer import spell
 from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
 from attngen.transform.axes import maxima_apart, over_the_grid, without_grid_steps
 from attngen.transform.check import check_streaming
@@ -95,7 +97,7 @@ class _Builder:
         """What no pass over one axis computes."""
         if self.resident in step.over:
             raise NotStreamable(
-                f"{step.name} reduces over {self.resident}, the axis of the rows, while each row passes over {self.axis}",
+                f"{step.called} reduces over {self.resident}, the axis of the rows, while each row passes over {self.axis}",
                 loc=step.loc,
                 remedy="Compute the column statistics in a call of its own, with the roles of the two axes exchanged.",
             )
@@ -105,24 +107,26 @@ class _Builder:
         if self.axis in step.axes and (step.reduce is not None or step.name in self.cascade.outputs):
             kind = "is an output" if step.reduce is None else "is a reduction"
             raise NotStreamable(
-                f"{step.name} {kind} along {self.axis} that needs reductions over {self.axis} first", loc=step.loc, remedy=again
+                f"{step.called} {kind} along {self.axis} that needs reductions over {self.axis} first", loc=step.loc, remedy=again
             )
         if self.axis in (*step.axes, *step.over) and self.sums.runs(step.where):
-            raise NotStreamable(f"the mask of {step.name} depends on reductions over {self.axis}", loc=step.loc, remedy=again)
+            raise NotStreamable(f"the mask of {step.called} depends on reductions over {self.axis}", loc=step.loc, remedy=again)
         if any(self.sums.runs(at) for read in walk(step.body) if isinstance(read, Read) for at in children(read)):
-            raise NotStreamable(f"{step.name} reads at a position that depends on reductions over {self.axis}", loc=step.loc, remedy=again)
+            raise NotStreamable(
+                f"{step.called} reads at a position that depends on reductions over {self.axis}", loc=step.loc, remedy=again
+            )
 
     def reduce(self, step: Einsum, runs: bool) -> None:
         if step.over != (self.axis,):
             raise NotStreamable(
-                f"{step.name} reduces over {', '.join(step.over)} at once", loc=step.loc, remedy="Reduce over one axis at a time."
+                f"{step.called} reduces over {', '.join(step.over)} at once", loc=step.loc, remedy="Reduce over one axis at a time."
             )
         if step.reduce == "sum":
             self.sum(step)
             return
         if runs:
             raise NotStreamable(
-                f"{step.name} is a {step.reduce} over values that depend on another reduction over {self.axis}",
+                f"{step.called} reduces values that depend on another reduction over {self.axis}",
                 loc=step.loc,
                 remedy="A second pass over the keys would be needed; compute the inner reduction in a call of its own.",
             )
@@ -146,7 +150,8 @@ class _Builder:
             return
         rewriter = Rewriter(self.sums, step)
         rewritten = rewriter.rewrite(body)
-        symbols = Symbols(self.sums.is_running, self.sums.is_streamed, self.sums.follows, rewriter.spelled)
+        text = partial(spell, steps=self.cascade.steps)
+        symbols = Symbols(self.sums.is_running, self.sums.is_streamed, self.sums.follows, rewriter.spelled, text)
         terms = separate(rewritten, symbols, step.loc)
         self.ranks.append((step.name, len(terms)))
         result = build.total([self.finished(term, step) for term in terms])

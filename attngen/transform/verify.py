@@ -30,6 +30,9 @@ from attngen.transform.gauges import Streamed
 from attngen.transform.kernel import Kernel
 
 
+_CARRIED = ("sum", "max")
+
+
 class StepsForm(Form):
     """Steps that mean something: names, reads, axes and kinds as in TracedForm. A gradient cascade may have no outputs."""
 
@@ -61,7 +64,7 @@ def verify_step(name: str, value: object) -> None:
 def verify_streamed(streamed: Streamed) -> None:
     """StreamingForm: one pass over the streamed axis is enough.
 
-    A reduction over it is a sum. A step along it, or a sum over it, reads no finished value: none that a sum over it has a part in; and
+    A reduction over it is a sum, or a maximum that is asked for. A step along it, or a reduction over it, reads no finished value: none that a reduction over it has a part in; and
     a gauge only where it is the weight or the offset of one. What the kernels carry and what the backward reads of a gauge is finished.
 
     Raises:
@@ -79,8 +82,8 @@ def verify_streamed(streamed: Streamed) -> None:
                 raise MalformedCascade(f"{step.name} needs {', '.join(sorted(sources & finished))} before the pass has ended", loc=step.loc)
             if sources & gauges and step.name not in along:
                 raise MalformedCascade(f"{step.name} reads the gauge {', '.join(sorted(sources & gauges))}", loc=step.loc)
-        if streamed.streamed in step.over and step.reduce != "sum":
-            raise MalformedCascade(f"{step.name} is a {step.reduce} over {streamed.streamed}, not a sum", loc=step.loc)
+        if streamed.streamed in step.over and step.reduce not in _CARRIED:
+            raise MalformedCascade(f"{step.name} is a {step.reduce} over {streamed.streamed}, which no pass carries", loc=step.loc)
         if streamed.streamed in step.over or sources & finished or (sources & gauges and step.name not in along):
             finished.add(step.name)
     wanted = {item.name for item in streamed.accumulators} | {gauge.value for gauge in streamed.gauges}
@@ -139,8 +142,8 @@ def _verify_kernel(kernel: Kernel) -> None:
         foreign = {*step.axes, *step.over} - set(own)
         if foreign:
             raise MalformedCascade(f"{step.name} has the axis {', '.join(sorted(foreign))}, which the kernel lacks", loc=step.loc)
-        if kernel.streamed is not None and kernel.streamed in step.over and step.reduce != "sum":
-            raise MalformedCascade(f"{step.name} is a {step.reduce} over {kernel.streamed}, not a sum", loc=step.loc)
+        if kernel.streamed is not None and kernel.streamed in step.over and step.reduce not in _CARRIED:
+            raise MalformedCascade(f"{step.name} is a {step.reduce} over {kernel.streamed}, which no pass carries", loc=step.loc)
     for name in kernel.outputs:
         if whole.step(name) is None:
             raise MalformedCascade(f"the output {name} is no step")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import attngen
-from attngen.errors import NotDifferentiable
+from attngen.errors import ArgumentError, NotDifferentiable
 from attngen.runtime import arguments
 from tests.e2e import dense
 from tests.e2e.dense import FEW, normal
 
+ROOT = Path(__file__).parents[2]
 SLOPES = torch.exp2(-torch.arange(1, 5, dtype=torch.float64))
 
 
@@ -203,10 +208,112 @@ def test_second_derivatives_are_refused() -> None:
 
 
 def test_function_transforms() -> None:
-    """torch.func.grad cannot go through custom operators; it says so."""
-    attend, (q, k, v) = attention(), [tensor.detach() for tensor in inputs()]
-    with pytest.raises(RuntimeError, match="setup_context"):
-        torch.func.grad(lambda value: attend(value, k, v).sum())(q)
+    """torch.func cannot differentiate custom operators; the refusal says what can, the reference among it."""
+    attend, (q, k, v) = attention(mask_mod=causal), [tensor.detach() for tensor in inputs(5, 6)]
+
+    def loss(value: Tensor) -> Tensor:
+        return attend(value, k, v).square().sum()
+
+    per_sample = torch.func.vmap(torch.func.grad(loss))
+    for run in (torch.func.grad(loss), torch.func.jacrev(loss), lambda x: torch.func.vjp(loss, x), lambda x: per_sample(x[None])):
+        with pytest.raises(NotDifferentiable, match=r"torch\.autograd\.grad"):
+            run(q)
+    bias = torch.zeros(4, dtype=torch.float64)
+
+    def through_a_capture(value: Tensor) -> Tensor:
+        return attention(lambda score, b, h, q_idx, kv_idx: score + value[h])(q, k, v).sum()
+
+    with pytest.raises(NotDifferentiable, match=r"torch\.func"):
+        torch.func.grad(through_a_capture)(bias)
+    found = torch.func.grad(lambda value: attend.reference(value, k, v).square().sum())(q)
+    value = q.clone().requires_grad_()
+    dense.assert_equal((found,), torch.autograd.grad(attend.reference(value, k, v).square().sum(), value), 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_batched_cotangents() -> None:
+    attend, tensors = attention(alibi, causal), inputs(6, 7)
+    out = attend(*tensors)
+    cotangents = torch.stack([torch.ones_like(out), out.detach(), torch.zeros_like(out)])
+    found = torch.autograd.grad(out, tensors, cotangents, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(out, tensors, cotangent, retain_graph=True) for cotangent in cotangents]
+    dense.assert_equal(found, tuple(torch.stack(parts) for parts in zip(*one_by_one, strict=True)), 0.0)
+
+
+def test_tensors_without_data_have_shapes_and_gradients() -> None:
+    q, k, v = (torch.empty(2, 4, rows, 16, device="meta", requires_grad=True) for rows in (20, 30, 30))
+    out, lse = attention(mask_mod=causal)(q, k, v, return_lse=True)
+    assert (out.shape, lse.shape, out.device.type) == (q.shape, q.shape[:3], "meta")
+    assert [gradient.shape for gradient in torch.autograd.grad(out.sum() + lse.sum(), (q, k, v))] == [q.shape, k.shape, v.shape]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_a_graph_with_symbolic_lengths() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    attend, tensors = attention(mask_mod=causal), [tensor.detach() for tensor in inputs()]
+    graph = make_fx(lambda q, k, v: attend(q, k, v), tracing_mode="symbolic")(*tensors)
+    dense.assert_equal((graph(*tensors),), (attend(*tensors),), 0.0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_nested_tensors_are_refused_as_such(layout: torch.layout) -> None:
+    parts = [torch.randn(rows, 4, 16) for rows in (5, 8)]
+    nested = torch.nested.nested_tensor(parts, layout=layout).transpose(1, 2)
+    with pytest.raises(ArgumentError, match="nested"):
+        attention()(nested, nested, nested)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_variant_made_inside_of_a_compiled_function() -> None:
+    """Graphs are interrupted there; one graph cannot hold it, and the error says where it belongs."""
+
+    def model(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor) -> Tensor:
+        spec = attngen.attention(lambda score, b, h, q_idx, kv_idx: score + slopes[h] * (kv_idx - q_idx), causal)
+        return attngen.compile(spec, schedule=FEW)(q * 2, k, v) + 1
+
+    tensors = [*(tensor.detach() for tensor in inputs()), SLOPES]
+    dense.assert_equal((torch.compile(model, backend="eager")(*tensors),), (model(*tensors),), 0.0)
+    torch.compiler.reset()
+    with pytest.raises(Exception, match="outside of the compiled function"):
+        torch.compile(model, backend="eager", fullgraph=True)(*tensors)
+
+
+SAVE = """
+class Net(torch.nn.Module):
+    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q_idx, kv_idx: q_idx >= kv_idx))
+
+    def forward(self, q):
+        return self.attend(q, q, q)
+"""
+LOAD = """
+import sys, torch, attngen
+{made}
+q = torch.linspace(-1, 1, 80).view(1, 1, 5, 16)
+if sys.argv[1] == "save":
+    torch.export.save(torch.export.export(Net(), (q,)), sys.argv[2])
+else:
+    program = torch.export.load(sys.argv[2]).module()
+    assert program(q).isfinite().all()
+"""
+
+
+def test_a_saved_program_says_what_to_import(tmp_path: Path) -> None:
+    """In a process that makes the variant it runs; in another it loads, and its call is refused."""
+    tmp_path.chmod(0o700)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ATTNGEN_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run(made: str, what: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LOAD.format(made=made), what, str(tmp_path / "program.pt2")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    for made, what in ((SAVE, "save"), (SAVE, "load")):
+        done = run(made, what)
+        assert done.returncode == 0, done.stderr
+    done = run("", "load")
+    assert done.returncode != 0
+    assert "MissingOperator" in done.stderr and "attngen.compile" in done.stderr.splitlines()[-1], done.stderr
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

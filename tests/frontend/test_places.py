@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
-from attngen.frontend.places import definition, is_internal, locate, place_of, user_place
+from attngen.frontend.places import assigned, definition, is_internal, locate, place_of, user_place
 from attngen.ir import build
 
 
@@ -39,3 +41,22 @@ def test_the_definition_of_a_function() -> None:
     code = test_the_definition_of_a_function.__code__
     assert definition(code).text() == "def test_the_definition_of_a_function() -> None:"
     assert locate(None) is None
+
+
+def of_caller() -> str:
+    frame = sys._getframe(1)
+    return assigned((frame.f_code, frame.f_lasti))
+
+
+kept = of_caller()
+
+
+def test_the_variable_that_a_running_call_is_for() -> None:
+    plain = of_caller()
+    shared = of_caller()
+    listed = [of_caller()]
+    sys.kept = of_caller()  # type: ignore[attr-defined]
+    assert (lambda: shared)() == "shared", "a variable that an inner function reads"
+    assert (plain, listed, sys.__dict__.pop("kept")) == ("plain", [""], "")
+    assert kept == "kept", "of a module"
+    assert assigned(None) == ""

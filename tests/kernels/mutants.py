@@ -55,6 +55,12 @@ OF_FORMS_CHECKED = "tests/transform/test_verify.py::test_a_malformed_value_is_a_
 OF_KINDS = "tests/e2e/test_random_cascades.py::test_kinds"
 OF_MAXIMA = "tests/e2e/test_maxima.py"
 OF_DELTA = "tests/transform/test_precise_delta.py"
+OF_REFUSALS = "tests/runtime/test_refusals.py"
+OF_MISTAKES = "tests/e2e/test_mistakes.py"
+OF_TRANSFORMERS = "tests/e2e/test_transformers.py"
+OF_INDEXERS = f"{OF_TRANSFORMERS}::test_keys_that_an_indexer_chose_meet_the_mask"
+FRONTEND = "attngen/frontend/*.py"
+INTEGRATIONS = "attngen/integrations/*.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 _ABSENT = "tests/kernels/test_absent.py"
 OF_ABSENT = f"{_ABSENT}::test_what_is_not_there_does_not_count"
@@ -164,6 +170,39 @@ MUTANTS = (
         first=OF_DELTA,
     ),
     Mutant("steep positions unseen", TRANSFORM, "if varies and _largest_weight(", "if not varies and _largest_weight(", first=OF_DELTA),
+    # Options of a layer of transformers.
+    Mutant(
+        "unknown options are swallowed",
+        INTEGRATIONS,
+        "if name not in _APPLIED and",
+        "if name in _APPLIED and",
+        first=f"{OF_TRANSFORMERS}::test_what_it_cannot_do_is_refused",
+    ),
+    Mutant("an indexer's mask alone", INTEGRATIONS, "chosen & seen[keep](mask)", "chosen", first=OF_INDEXERS),
+    Mutant(
+        "an indexer's -1 is the last key", INTEGRATIONS, "torch.where(places < 0, length, places)", "places % length", first=OF_INDEXERS
+    ),
+    Mutant(
+        "a block short of keys",
+        INTEGRATIONS,
+        "-(-keys // size)).repeat",
+        "keys // size).repeat",
+        first=f"{OF_TRANSFORMERS}::test_blocks_that_an_indexer_chose",
+    ),
+    # Tiles that do not compile.
+    Mutant("refused tiles are taken again", SCHEDULE, "if not (why := refused(kernel.role, rest[0].tile)):", "if True:", first=OF_REFUSALS),
+    Mutant("measured tiles are never refused", SCHEDULE, "if not (why := refused(kernel.role, tile)):", "if True:", first=OF_REFUSALS),
+    Mutant("forms are never suspected", SCHEDULE, "if not suspect & _form(item.tile)]", "if item]", first=OF_REFUSALS),
+    Mutant("a refused fallback stays", SCHEDULE, "if reason.fallback is not None and refused(", "if False and refused(", first=OF_REFUSALS),
+    Mutant("refusals are forgotten", RUNTIME, "        if self._stored:", "        if not self._stored:", first=OF_REFUSALS),
+    # Names in errors.
+    Mutant(
+        "steps without the user's variable",
+        FRONTEND,
+        'name or assigned(user_place()) or "einsum(...)"',
+        'name or "einsum(...)"',
+        first=OF_MISTAKES,
+    ),
     # Helper functions of emitted modules.
     Mutant("tail loaded without a mask", LIB, "value = tl.load(pointers, mask=ok, other=0)", "value = tl.load(pointers)"),
     Mutant("masks on the wrong loads", LIB, "if FULL:", "if not FULL:"),
@@ -938,8 +977,8 @@ MUTANTS = (
     Mutant(
         "gradients of keys that nobody sees as they are computed",
         EMIT,
-        "if is_of_keys(self.kernel) and name not in self.kernel.added",
-        "if name in self.kernel.added",
+        "if is_of_keys(kernel) and name not in kernel.added",
+        "if name in kernel.added",
         first=OF_ABSENT,
     ),
     Mutant("cotangents of rows without keys", TRANSFORM, "derived = set(cotangents)", "derived = set[str]()", first=OF_ABSENT),

@@ -102,8 +102,8 @@ def nothing(items: tuple[Any, ...], field: str) -> tuple[Any, ...]:
     return tuple(replace(item, **{field: "nothing"}) for item in items)
 
 
-def of_maxima(kernel: Kernel) -> Kernel:
-    return replace(kernel, steps=tuple(replace(step, reduce="max") if "n" in step.over else step for step in kernel.steps))
+def of_logsumexps(kernel: Kernel) -> Kernel:
+    return replace(kernel, steps=tuple(replace(step, reduce="logsumexp") if "n" in step.over else step for step in kernel.steps))
 
 
 GRADIENT: Cascade = GOOD["hoist"]
@@ -112,7 +112,7 @@ ACCUMULATOR = GOOD["streaming"].accumulators[0]
 MALFORMED = {
     "traced name": ("trace", parse(CAUSAL_ALIBI.replace("slopes", "extent"))),
     "dead step": ("canonicalize", replace(GOOD["canonicalize"], steps=(*GOOD["canonicalize"].steps, DEAD))),
-    "maximum in a pass": ("streaming", streamed(lambda c: changed(c, "l_i", reduce="max"))),
+    "logsumexp in a pass": ("streaming", streamed(lambda c: changed(c, "l_i", reduce="logsumexp"))),
     "finished value in a pass": ("streaming", streamed(late)),
     "finished value in a sum": ("streaming", streamed(lambda c: more(c, "acc", read(c, "l_i")))),
     "gauge in a sum": ("streaming", streamed(lambda c: more(c, "l_i", Read("m_i", c.step("lse").body.args[0].at)))),  # type: ignore[union-attr]
@@ -124,7 +124,7 @@ MALFORMED = {
     "nothing saved": ("differentiate", backward(saved=nothing(GOOD["differentiate"].saved, "name"))),
     "gradient that is no output": ("differentiate", backward(gradients=nothing(GOOD["differentiate"].gradients, "step"))),
     "gradient of nothing": ("differentiate", backward(gradients=nothing(GOOD["differentiate"].gradients, "target"))),
-    "forward of a gradient": ("differentiate", backward(forward=streamed(lambda c: changed(c, "l_i", reduce="max")))),
+    "forward of a gradient": ("differentiate", backward(forward=streamed(lambda c: changed(c, "l_i", reduce="logsumexp")))),
     "dead gradient step": ("hoist", replace(GRADIENT, steps=(*GRADIENT.steps, DEAD))),
     "gradient step twice": ("hoist", replace(GRADIENT, steps=(*GRADIENT.steps, GRADIENT.steps[-1]))),
     "gradient step of another kind": ("hoist", changed(GRADIENT, GRADIENT.steps[-1].name, where=build.ONE)),
@@ -135,7 +135,7 @@ MALFORMED = {
     "no such input": ("partition", kernels(lambda kernel: replace(kernel, inputs=kernel.inputs[1:]))),
     "steps out of order": ("rewrite", kernels(lambda kernel: replace(kernel, steps=kernel.steps[::-1]))),
     "an index that no axis binds": ("rewrite", kernels(lambda kernel: first(kernel, body=build.read("q", ("b", "g", "r", "m", "e"))))),
-    "a maximum along the stream": ("rewrite", kernels(of_maxima, "forward")),
+    "a logsumexp along the stream": ("rewrite", kernels(of_logsumexps, "forward")),
 }
 
 
