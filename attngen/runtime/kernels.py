@@ -216,21 +216,14 @@ class Kernels:
             )
         return here
 
-    def choice(
-        self,
-        dims: Mapping[str, int],
-        dtype: str,
-        target: targets.Target,
-        lengths: tuple[int, int] | None = None,
-        singles: tuple[str, ...] = (),
-    ) -> Choice:
+    def choice(self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None) -> Choice:
         """Tiles for every kernel, with the reasons.
 
         Raises:
             DoesNotFit: no tile fits the target. ScheduleError: the user's tiles are illegal.
         """
         length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length, singles)
+        request = Request(tuple(dims.items()), dtype, target, length)
         with self.lock:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
@@ -251,7 +244,7 @@ class Kernels:
         dtype: str,
         target: targets.Target,
         lengths: tuple[int, int] | None = None,
-        singles: tuple[str, ...] = (),
+        singles: Sequence[str] = (),
     ) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
@@ -262,11 +255,11 @@ class Kernels:
         Raises:
             CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
         """
-        choice = self.choice(dims, dtype, target, lengths, singles)
+        choice = self.choice(dims, dtype, target, lengths)
         if not choice.unsettled:
             return choice.schedule
         length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length, singles)
+        request = Request(tuple(dims.items()), dtype, target, length, tuple(singles))
         gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
         without, required = (",".join(sorted(names)) for names in (self.program.without, self.program.asked))
         asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients, "delta": self.program.delta}
@@ -299,8 +292,8 @@ class Kernels:
         dtype = str(tensor.dtype).removeprefix("torch.")
         target = self.target(tensor.device)
         interpret = tensor.device.type == "cpu" or self.knobs.interpret
-        found = (dims, dtype, target, lengths, singles)
-        schedule = self.choice(*found).schedule if interpret else self.settled(*found)
+        wanted = (dims, dtype, target, lengths)
+        schedule = self.choice(*wanted).schedule if interpret else self.settled(*wanted, singles)
         key = (tuple(sorted(dims.items())), dtype, singles, target.name, interpret, schedule)
         if key not in self.loaded:
             module = self.module(self.source(dims, schedule.specialised), interpret, target, dims, dtype)
