@@ -16,7 +16,7 @@ from attngen.pipeline import analyse
 from attngen.runtime.handle import dtype_name, feature_lengths
 from attngen.runtime.kernels import Kernels, Options
 from attngen.runtime.ordering import best_order
-from attngen.runtime.own_tiles import own_path, record
+from attngen.runtime.own_tiles import existing, own_path, record
 from attngen.runtime.stores import triton_version
 from attngen.runtime.timing import need_device
 from attngen.runtime.tuning import LENGTHS, Setting, Tuning, tune_kernels
@@ -51,7 +51,7 @@ def tune(
 
     Raises:
         NoDevice: there is no GPU. ArchMismatch: it is another one. DeviceLost: a kernel took it along; what was kept before stays.
-        ArgumentError, DoesNotFit, CompileFailed.
+        CacheError: the file to write to is there and is no such table. ArgumentError, DoesNotFit, CompileFailed.
     """
     need_device("attngen tune")
     for name in lengths:
@@ -64,6 +64,7 @@ def tune(
     captures = {item.name: item.value for item in spec.captures}
     features = feature_lengths(kernels.program.features, head_dim, captured_lengths(spec))
     path, name = own_path(knobs.cache_dir) if out is None else out, dtype_name(dtype)
+    existing(path)
 
     def keep(row: Tuned) -> None:
         record(table_of([row]), path)

@@ -33,6 +33,7 @@ from attngen.errors import CacheError, InternalError, UnsafeCacheDirectory
 
 LOCK_TIMEOUT_S = 300.0
 
+_ABIS = "py*-triton*-torch*"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _STAGING = ".tmp-"
 _LOCKS = ".locks"
@@ -50,7 +51,7 @@ def open_store(version: str, abi: str, cache_dir: Path | None = None, *, lock_ti
 
     Args:
         version: of attngen.
-        abi: a plain name for what compiled code depends on: Python, Triton, torch.
+        abi: a plain name for what compiled code depends on, "py311-triton3.6.0-torch2.13.0".
         cache_dir: the knob of that name; None takes the usual place of the platform.
         lock_timeout_s: how long to wait, in seconds, for another process that builds the same entry.
 
@@ -271,11 +272,11 @@ def _owner(lock: Path) -> str:
 
 
 def all_stores(override: Path | None = None) -> list[Store]:
-    """The caches of all versions of the code and of its tools that left one.
+    """The caches of all versions of the code and of its tools that left one. What else lies beside them is of somebody else.
 
     Args:
         override: the knob `cache_dir`.
     """
     base = cache_base(override)
-    parts = sorted(path.relative_to(base).parts for path in base.glob("*/*") if path.is_dir())
+    parts = sorted(path.relative_to(base).parts for path in base.glob(f"*/{_ABIS}") if path.is_dir())
     return [Store(prepare_directory(base, *names)) for names in parts]

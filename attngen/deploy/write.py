@@ -22,7 +22,7 @@ from attngen import catalog
 from attngen import target as targets
 from attngen.cache.load import load_module
 from attngen.cache.store import CacheWarning
-from attngen.deploy.manifest import BYTE_CODE, written_files
+from attngen.deploy.manifest import BYTE_CODE, read_manifest, written_files
 from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, Progress, binary, entry, modules, rows, silent, surface
 from attngen.emit.deploy import render_package
 from attngen.errors import ArgumentError, CacheError, UnsafeCacheDirectory
@@ -67,6 +67,9 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
     target = out / name
     if os.path.lexists(target):
         written_files(target)
+        older = read_manifest(target).spec
+        if older != named:
+            progress(f"{name}: takes the place of kernels of {older or 'a spec without a name'}")
     program = analyse(spec.cascade, watching(Knobs.from_env()))
     emitted = modules(program, spec, name, order)
     staging = _beside(target, "tmp")

@@ -82,8 +82,9 @@ class Writer:
         for written, section in plain:
             section += [Code(f"if {flag}:"), *(Code(f"    {line}") for line in written)] if written else []
         for walked in dict.fromkeys(walked for _, walked in found.tile):
-            sections.tile.append((Code(f"if {flag}:"), walked))
-            sections.tile += [(Code(f"    {line}"), walked) for line, own in found.tile if own == walked]
+            where = "" if walked is None or self.full is None else f"segment {'==' if walked == self.full else '!='} {self.full} and "
+            sections.tile.append((Code(f"if {where}{flag}:"), None))
+            sections.tile += [(Code(f"    {line}"), None) for line, own in found.tile if own == walked]
 
     def name(self, base: str) -> Code:
         """A name not used in this kernel yet."""

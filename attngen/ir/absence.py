@@ -25,9 +25,9 @@ Fill = Literal["zero", "low", "high", "broken"]
 FILLS: tuple[Fill, ...] = ("zero", "low", "high", "broken")
 _GROW = frozenset(("exp", "exp2", "softplus"))
 """From 0, at minus infinity, to infinity."""
-_ODD = frozenset(("tanh", "erf", "sin", "sign"))
+_ODD = frozenset(("tanh", "tanh_small", "erf", "sin", "sign", "atan", "asinh", "expm1", "log1p"))
 """0 at 0, and nothing that could be said at infinities."""
-_ROUND = frozenset(("to_float", "floor", "ceil"))
+_ROUND = frozenset(("to_float", "floor", "ceil", "rint", "float16", "bfloat16"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,13 @@ def _product(expr: Apply, parts: tuple[Absence, Absence], known: Known) -> Absen
     return Absence(_all(x.zero, y.low, y.high), _all(*low), _all(*high), _all(x.broken, y.zero))
 
 
+def _spans_zero(op: str, args: tuple[Expr, ...]) -> bool:
+    """Whether 0 is within the bounds of a clamp, which are literals."""
+    low = args[1] if op != "clamp_max" else build.ZERO
+    high = args[-1] if op != "clamp_min" else build.ZERO
+    return isinstance(low, Const) and isinstance(high, Const) and low.value <= 0 <= high.value
+
+
 def _operation(op: str, parts: tuple[Absence, ...], args: tuple[Expr, ...]) -> Absence:
     match op, parts:
         case "add", (x, y):
@@ -150,9 +157,11 @@ def _operation(op: str, parts: tuple[Absence, ...], args: tuple[Expr, ...]) -> A
             return Absence(None, x.zero, x.high, _all(x.zero, x.broken))
         case "pow", (x, _) if isinstance(args[1], Const) and args[1].value > 0:
             return Absence(x.zero, None, x.high, x.broken)
-        case "min", (x, y):
+        case (("clamp" | "hardtanh" | "clamp_min" | "clamp_max"), (x, *_)) if _spans_zero(op, args):
+            return Absence(x.zero, x.low if op == "clamp_max" else None, x.high if op == "clamp_min" else None)
+        case (("min" | "clamp_max"), (x, y)):
             return Absence(_any(x.zero, y.zero), _all(x.low, y.low), _any(x.high, y.high), _all(x.low, y.low))
-        case "max", (x, y):
+        case (("max" | "clamp_min"), (x, y)):
             return Absence(_any(x.zero, y.zero), _any(x.low, y.low), _all(x.high, y.high), _all(x.high, y.high))
         case "logaddexp", (x, y):
             return Absence(None, _any(x.low, y.low), _all(x.high, y.high), _all(x.high, y.high))

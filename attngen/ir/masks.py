@@ -33,6 +33,8 @@ Lifted = dict[str, tuple[Expr, ...]]
 
 def lift_masks(cascade: Cascade) -> Cascade:
     """The cascade with masks as predicates."""
+    if not any(map(_may_mask, cascade.steps)):
+        return cascade
     facts = _Facts(cascade)
     lowered = facts.scores()
     zeroed = facts.weights(lowered)
@@ -59,6 +61,12 @@ def under(expr: Expr, parts: Parts) -> Expr:
     if args == expr.args:
         return expr
     return build.const(1) if expr.op == "to_int" and args == (build.TRUE,) else build.apply(expr.op, *args)
+
+
+def _may_mask(step: Einsum) -> bool:
+    """Whether a body chooses, or computes with a truth value."""
+    nodes = (node for node in walk(step.body) if isinstance(node, Apply))
+    return any(node.op == "where" or (node.op in ("to_float", "to_int") and kind_of(node.args[0]) == "bool") for node in nodes)
 
 
 class _Facts:
@@ -88,8 +96,7 @@ class _Facts:
             if self.is_inner(step) and reduced & set(step.axes):
                 readers = self.readers(step)
                 parts = tuple(part for part in self.new(step, "low") if not any(self.notices(reader, part) for reader in readers))
-                own = infinities(step.body) or under(step.body, frozenset(parts)) != step.body
-                found |= {step.name: parts} if parts and own else {}
+                found |= {step.name: parts} if parts and self.says(step, parts) else {}
         return found
 
     def notices(self, reader: Einsum, part: Expr) -> bool:
@@ -137,7 +144,7 @@ class _Facts:
             if self.is_inner(step) and step.name not in lowered and kind_of(step.body) == "float":
                 readers = [told.get(reader.name, frozenset()) for reader in self.readers(step)]
                 parts = tuple(part for part in self.new(step, "zero") if readers and all(part in reader for reader in readers))
-                found |= {step.name: parts} if under(step.body, frozenset(parts)) != step.body else {}
+                found |= {step.name: parts} if parts and self.says(step, parts) else {}
         return found
 
     def chooses_late(self, step: Einsum, parts: tuple[Expr, ...]) -> bool:
@@ -148,6 +155,10 @@ class _Facts:
                 if any(other is not None and set(other.over) & set(step.over) for other in late):
                     return True
         return False
+
+    def says(self, step: Einsum, parts: tuple[Expr, ...]) -> bool:
+        """Whether a mask is in the body of a step itself, rather than in one that it reads."""
+        return bool(infinities(step.body)) or under(step.body, frozenset(parts)) != step.body
 
     def bounds(self, part: Expr) -> bool:
         """Whether a predicate is known before kernels run, and is more than chance."""

@@ -23,7 +23,7 @@ NEGATIVE: Signs = frozenset((-1,))
 NOT_NEGATIVE: Signs = frozenset((0, 1))
 _ZERO: Signs = frozenset((0,))
 _ABOVE_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus"))
-_ODD = frozenset(("to_float", "sign", "tanh", "erf"))
+_ODD = frozenset(("to_float", "sign", "tanh", "tanh_small", "erf", "atan", "asinh", "expm1", "log1p"))
 """What has the sign of its argument."""
 _OF_STEPS: Mapping[str, Signs] = {}
 
@@ -93,12 +93,14 @@ def _operation(op: str, args: tuple[Signs, ...]) -> Signs:
             return a | POSITIVE
         case "relu", (a,):
             return frozenset(max(x, 0) for x in a)
-        case ("min" | "max") as op, (a, b):
-            choose = min if op == "min" else max
+        case (("min" | "max" | "clamp_max" | "clamp_min") as op, (a, b)):
+            choose = min if op in ("min", "clamp_max") else max
             return frozenset(choose(x, y) for x in a for y in b)
+        case (("clamp" | "hardtanh"), (a, low, high)):
+            return frozenset(min(max(x, least), most) for x in a for least in low for most in high)
         case "mod", (_, b) if b <= NOT_NEGATIVE:
             return NOT_NEGATIVE
-        case (("floor" | "ceil" | "to_int" | "floordiv"), _):
+        case (("floor" | "ceil" | "rint" | "float16" | "bfloat16" | "to_int" | "floordiv"), _):
             return NOT_NEGATIVE if all(x <= NOT_NEGATIVE for x in args) else ANY
         case _ if op in _ODD:
             return args[0]

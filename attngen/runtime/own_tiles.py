@@ -17,6 +17,8 @@ from attngen.errors import CacheError, ScheduleError
 from attngen.knobs import Knobs
 from attngen.schedule.tuned import FILE_NAME, TunedTable, read, shipped, write
 
+_NO_TABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ScheduleError)
+
 
 def tuned_tiles(knobs: Knobs, local: bool) -> TunedTable:
     """The table that choices ask first.
@@ -40,13 +42,26 @@ def own_path(cache_dir: Path | None) -> Path:
     return base / FILE_NAME
 
 
+def existing(path: Path) -> TunedTable:
+    """The table in a file, empty where there is none.
+
+    Raises:
+        CacheError: the file is no such table, and not to be replaced by one.
+    """
+    try:
+        return read(path.read_text(encoding="utf-8")) if os.path.lexists(path) else TunedTable()
+    except _NO_TABLE as error:
+        remedy = "Name another file with --out, or remove this one."
+        raise CacheError(f"{path} is there and is no table of tuned schedules: {error}", remedy=remedy) from error
+
+
 def record(found: TunedTable, path: Path) -> TunedTable:
     """Put rows into a table on disk, in place of those it has for the same cases; gives all of it.
 
     Raises:
-        CacheError: it cannot be written.
+        CacheError: it cannot be written, or the file that is there is no such table; that one stays.
     """
-    merged = found.over(_read(path))
+    merged = found.over(existing(path))
     staging = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         staging.write_text(write(merged), encoding="utf-8")
@@ -73,6 +88,6 @@ def _read(path: Path) -> TunedTable:
         return read(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return TunedTable()
-    except (OSError, ValueError, TypeError, KeyError, ScheduleError) as error:
+    except _NO_TABLE as error:
         warnings.warn(f"{path} is no table of tuned schedules ({error}); it counts as empty", CacheWarning, stacklevel=3)
         return TunedTable()

@@ -108,6 +108,8 @@ def read(text: str) -> TunedTable:
         ValueError, TypeError, KeyError: it is no table. ScheduleError: a row holds no tile.
     """
     content = json.loads(text)
+    if sorted(content) != ["columns", "rows", "version"]:
+        raise ValueError(f"its fields are {', '.join(map(str, content))[:80]}")
     if content["version"] != FORMAT_VERSION:
         return TunedTable()
     names = [field.name for field in fields(Tuned)]

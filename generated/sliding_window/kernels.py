@@ -702,14 +702,13 @@ def backward_columns_kernel(
                 segment == 0,
                 TMA,
             )
-            if segment != 0:
-                if SILENT:
-                    lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
-                    lse_safe_start += tl.cast(start_m, tl.int64)
-                    lse_safe_ptrs = lse_safe_start + range_m
-                    lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
-                    kept_m = lse_safe != float("inf")
-                    do = tl.where(kept_m[:, None], do, 0.0)
+            if segment != 0 and SILENT:
+                lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
+                lse_safe_start += tl.cast(start_m, tl.int64)
+                lse_safe_ptrs = lse_safe_start + range_m
+                lse_safe = tl.load(lse_safe_ptrs, mask=ok_m, other=0)  # [BLOCK_M]
+                kept_m = lse_safe != float("inf")
+                do = tl.where(kept_m[:, None], do, 0.0)
             dw_part = tl.dot(v, tl.trans(do), input_precision="ieee", out_dtype=ACC)
             lse_safe_start = lse_safe_ptr + (tl.cast(outer, tl.int64) * len_r + r) * len_m
             lse_safe_start += tl.cast(start_m, tl.int64)
@@ -725,10 +724,9 @@ def backward_columns_kernel(
             dl_i_start += tl.cast(start_m, tl.int64)
             dl_i_ptrs = dl_i_start + range_m
             dl_i = load(dl_i_ptrs, ok_m, segment == 0)  # [BLOCK_M]
-            if segment != 0:
-                if SILENT:
-                    kept_m = lse_safe != float("inf")
-                    dl_i = tl.where(kept_m, dl_i, 0.0)
+            if segment != 0 and SILENT:
+                kept_m = lse_safe != float("inf")
+                dl_i = tl.where(kept_m, dl_i, 0.0)
             dw = dl_i[None, :] + dw_part
             dx = dw * w
             dv = tl.dot(w.to(DTYPE), do, dv, input_precision="ieee", out_dtype=ACC)

@@ -147,6 +147,14 @@ def test_an_older_folder_is_replaced_with_the_byte_code_of_its_modules(copied: P
 
 
 @pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("named", ["sigmoid", "mine.py:full"])
+def test_that_another_variant_had_the_name_is_said(copied: Path, named: str) -> None:
+    said: list[str] = []
+    generate(catalog.load("full"), "sigmoid", ORDER, copied.parent, named=named, progress=said.append)
+    assert ("sigmoid: takes the place of kernels of sigmoid" in said) == (named != "sigmoid")
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_a_file_that_appears_while_kernels_are_compiled_stays(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def meanwhile(*_: object) -> tuple[object, ...]:
         (copied / "notes.txt").write_text("mine")

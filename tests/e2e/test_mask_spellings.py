@@ -18,6 +18,7 @@ SMALL = {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1}
 SCHEDULE = {role: SMALL for role in ("forward", "backward_rows", "backward_columns")}
 ROWS, KEYS, WIDTH = 40, 52, 16
 INF = float("inf")
+SCALE = 0.3  # captured: a number of the call, of any sign as far as a trace knows
 Predicate = Callable[[Any, Any], Any]
 MASKS: dict[str, Predicate] = {
     "past": lambda m, n: m >= n,
@@ -46,6 +47,8 @@ MASKED: tuple[Spelling, ...] = (
     lambda p, x: 3 * (attngen.where(p, x, -INF) / 3),
     lambda p, x: attngen.where(p, x, -INF) * (_length() * _length()) / torch.square(_length()),
     lambda p, x: attngen.where(p, x * -0.5, INF) * -2.0,
+    lambda p, x: attngen.where(p, x / SCALE, -INF) * SCALE,
+    lambda p, x: attngen.where(p, x * SCALE, -INF) / SCALE,
     lambda p, x: x + torch.log(p * 1.0),
     lambda p, x: attngen.where(p, attngen.where(p, x, -INF), -INF),
     lambda p, x: torch.minimum(x, attngen.where(p, INF, -INF)),

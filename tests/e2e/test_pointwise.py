@@ -80,7 +80,7 @@ SMOOTH: dict[str, Callable[[Tensor], Any]] = {
     "remainder": lambda x: torch.remainder(x, 0.7) + torch.remainder(x, -x.abs() - 0.5),
 }
 JUMPS: dict[str, Callable[[Tensor], Any]] = {
-    "round": lambda x: torch.round(x) * x + torch.round(x / 3, decimals=2),
+    "round": lambda x: torch.round(x / 2) * x + torch.round(x / 3, decimals=2),
     "hardtanh": F.hardtanh,
     "relu6": lambda x: F.relu6(3 * x),
     "hardsigmoid": lambda x: F.hardsigmoid(3 * x),
@@ -175,6 +175,18 @@ def test_a_sum_of_one_product_counts_its_terms(times: int) -> None:
     assert_as_in_torch(lambda x, b, h, i, j: x + x if times == 2 else x + (x + x), scale=1.0, both=False)
 
 
+def test_a_sum_of_two_products_counts_its_terms() -> None:
+    @attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
+    def spec(q: Any, k: Any, v: Any) -> Any:
+        s = attngen.einsum("b h m d, b h n d -> b h m n", q, k)
+        t = attngen.einsum("b h m d, b h n d -> b h m n", q * q, k)
+        return attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(s + t + s, over="n"), v)
+
+    q, k, v = (torch.randn(1, 1, length, 16, dtype=F64) for length in (20, 27, 27))
+    expected = torch.softmax(2 * q @ k.mT + (q * q) @ k.mT, -1) @ v
+    torch.testing.assert_close(attngen.compile(spec)(q, k, v), expected, rtol=1e-11, atol=1e-11)
+
+
 BASES: dict[str, Callable[..., Any]] = {
     "score": lambda x, d, w: x,
     "distance": lambda x, d, w: 0.1 * d,
@@ -209,9 +221,10 @@ EXPONENTS: dict[str, Callable[..., Any]] = {
 def test_powers(base: str, exponent: str) -> None:
     """With gradients by base and exponent, at 0 as well; a fractional exponent only where it gives numbers."""
     w = torch.tensor([2.0, 0.0], dtype=F64, requires_grad=True)
+    base_of, exponent_of = BASES[base], EXPONENTS[exponent]
 
     def mod(x: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
-        power: Any = BASES[base](x, i - j, w[h]) ** EXPONENTS[exponent](x, i - j, w[h])
+        power: Any = base_of(x, i - j, w[h]) ** exponent_of(x, i - j, w[h])
         return x + torch.tanh(0.01 * (x * 0 + power))
 
     assert_as_in_torch(mod, w)

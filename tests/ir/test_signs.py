@@ -36,6 +36,8 @@ def of(text: str) -> frozenset[int]:
         ("max(x[m], 1.0)", POSITIVE),
         ("where(m > 2, 0.5, extent(m) * 2)", POSITIVE),
         ("m + 1", POSITIVE),
+        ("clamp_min(x[m], 1.0)", POSITIVE),
+        ("clamp(x[m], -2.0, -1.0)", NEGATIVE),
         ("m", NOT_NEGATIVE),
         ("exp(x[m]) - exp(y[m])", ANY),
         ("scale", ANY),
@@ -52,8 +54,27 @@ def test_signs_of_steps() -> None:
     assert signs(build.mul(X, Y), {"x": POSITIVE, "y": NEGATIVE}) == NEGATIVE
 
 
-_ONE = ("neg", "abs", "exp", "sigmoid", "softplus", "relu", "tanh", "sqrt", "floor", "ceil", "sign", "erf", "cos", "to_float")
-_TWO = ("add", "sub", "mul", "div", "min", "max", "safe_div", "pow", "mod", "floordiv", "logaddexp")
+_ONE = (
+    "neg",
+    "abs",
+    "exp",
+    "sigmoid",
+    "softplus",
+    "relu",
+    "tanh",
+    "sqrt",
+    "floor",
+    "ceil",
+    "sign",
+    "erf",
+    "cos",
+    "to_float",
+    "rint",
+    "atan",
+    "asinh",
+    "expm1",
+)
+_TWO = ("add", "sub", "mul", "div", "min", "max", "safe_div", "pow", "mod", "floordiv", "logaddexp", "clamp_min", "clamp_max")
 
 
 def _expressions() -> st.SearchStrategy[Expr]:

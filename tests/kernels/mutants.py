@@ -70,7 +70,7 @@ MUTANTS = (
         EMIT,
         "own = times == 1 and ",
         "own = ",
-        first=f"{OF_POINTWISE}::test_a_sum_of_one_product_counts_its_terms",
+        first=f"{OF_POINTWISE}::test_a_sum_of_two_products_counts_its_terms",
     ),
     Mutant(
         "the whole gradient to both of two equal sides",
@@ -137,7 +137,7 @@ MUTANTS = (
         LIB,
         "(x / tl.where(exact, 1.0, rest))",
         "1.0",
-        first="tests/kernels/test_expressions.py",
+        first=f"{OF_POINTWISE}::test_smooth_functions",
     ),
     # Delta from the weights.
     Mutant(

@@ -32,7 +32,12 @@ ADDED = [
         "float16(m * 0.3)",
         "bfloat16(n * 0.3)",
     ),
-    *("clamp(m - n, -0.3, 0.7)", "hardtanh(m - n, -0.3, 0.7)", "clamp_min(m - n, 0.3)", "where(n > m, extent(d) ** -0.5, 0.2)"),
+    *(
+        "clamp(m - n, -0.3, 0.7)",
+        "hardtanh(m - n, -0.3, 0.7)",
+        "clamp_min(m - n, 0.3)",
+        "where(n > m, extent(d) ** -0.3, extent(d) * 0.013)",
+    ),
     *("n % 3.5", "m // 0.3 * 0.01", "logaddexp(n * 0.1, m)", "relu(m - n) * 0.1", "relu(0.3 - n)"),
 ]
 

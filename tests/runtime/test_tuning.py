@@ -11,7 +11,7 @@ import torch
 import attngen
 from attngen import target
 from attngen.cache.store import CacheWarning
-from attngen.errors import CompileFailed, DeviceLost, NoDevice
+from attngen.errors import CacheError, CompileFailed, DeviceLost, NoDevice
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime import timing
@@ -230,6 +230,17 @@ def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, mon
     # What runs has these tiles, so that Triton builds and finds kernels by them.
     loaded = after.get(DIMS, torch.empty(0, dtype=torch.bfloat16), (4096, 4096))
     assert loaded.tiles["forward"]["BLOCK_M"] == schedule["forward"].resident
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"name": "app", "version": "2.1"}', '{"version": 1, "columns": [], "rows": 3}', "notes of mine"]
+)
+def test_a_file_that_is_no_table_is_not_replaced(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "notes.json"
+    path.write_text(text)
+    with pytest.raises(CacheError, match="no table of tuned schedules"):
+        record(table_of([]), path)
+    assert path.read_text() == text
 
 
 def test_divided_warps_are_timed_and_run_where_they_won_on_this_machine(tmp_path: Path, monkeypatch):
