@@ -239,12 +239,7 @@ class Kernels:
             return self.choices[request]
 
     def settled(
-        self,
-        dims: Mapping[str, int],
-        dtype: str,
-        target: targets.Target,
-        lengths: tuple[int, int] | None = None,
-        singles: Sequence[str] = (),
+        self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None = None, wide: Sequence[str] = ()
     ) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
@@ -259,12 +254,12 @@ class Kernels:
         if not choice.unsettled:
             return choice.schedule
         length = "long" if lengths is None else length_class(*lengths)
-        request = Request(tuple(dims.items()), dtype, target, length, tuple(singles))
+        request = Request(tuple(dims.items()), dtype, target, length, tuple(wide))
         gradients = ",".join(gradient.target for gradient in self.program.backward.gradients) if self.program.backward is not None else ""
         without, required = (",".join(sorted(names)) for names in (self.program.without, self.program.asked))
         asked = {"dims": str(request.dims), "dtype": dtype, "length": length, "gradients": gradients, "delta": self.program.delta}
         asked |= {"without": without, "asked": required, "choice": str(choice.schedule)}
-        asked |= {"float32": ",".join(singles)} if singles else {}
+        asked |= {"float32": ",".join(wide)} if wide else {}
         key = request_key(str(self.program.cascade), target.name, asked, toolchain(self.knobs))
         with self.lock:
             if key not in self.schedules:
