@@ -30,7 +30,7 @@ from attngen.runtime.reach import Short, guarded
 from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, check_schedule, rewrites_named, shared_kernels
-from attngen.runtime.splitting import is_divided, parts_of_calls
+from attngen.runtime.splitting import is_divided, may_divide, parts_of_calls
 from attngen.runtime.strict import spelled_out
 from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.torch_op import operators
@@ -273,7 +273,8 @@ class Attention:
         dims, name, rows = self.dims(head_dim), dtype_name(dtype), self._in_rows
         found = form(shown._kernels.at(name), dims, name, target)
         few = () if rows is None else few_queries(rows.spec, rows.program)
-        parts = parts_of_calls((rows or self)._in_parts._kernels.at(name), target, dims, name)
+        whole = may_divide(self.program.kernels[0])
+        parts = parts_of_calls((rows or self)._in_parts._kernels.at(name), target, dims, name) if whole else ()
         choice, order = found.kernels.choice(dims, name, target), describe(shown.spec, target)
         return explain(self.spec.cascade, found.kernels.program, choice, order, (*few, *parts), found.why)
 

@@ -58,11 +58,16 @@ def verify_step(name: str, value: object) -> None:
         raise InternalError(f"the result of the step {name} has not its form: {error.rule}", loc=error.loc, remedy=remedy) from error
 
 
+_CARRIED = ("sum", "max")
+"""What one pass can carry."""
+
+
 def verify_streamed(streamed: Streamed) -> None:
     """StreamingForm: one pass over the streamed axis is enough.
 
-    A reduction over it is a sum. A step along it, or a sum over it, reads no finished value: none that a sum over it has a part in; and
-    a gauge only where it is the weight or the offset of one. What the kernels carry and what the backward reads of a gauge is finished.
+    A reduction over it is a sum, or a maximum that is a value. A step along it, or a sum over it, reads no finished value: none that a
+    sum over it has a part in; and a gauge only where it is the weight or the offset of one. What the kernels carry and what the backward
+    reads of a gauge is finished.
 
     Raises:
         MalformedCascade: naming the step.
@@ -79,7 +84,7 @@ def verify_streamed(streamed: Streamed) -> None:
                 raise MalformedCascade(f"{step.name} needs {', '.join(sorted(sources & finished))} before the pass has ended", loc=step.loc)
             if sources & gauges and step.name not in along:
                 raise MalformedCascade(f"{step.name} reads the gauge {', '.join(sorted(sources & gauges))}", loc=step.loc)
-        if streamed.streamed in step.over and step.reduce != "sum":
+        if streamed.streamed in step.over and step.reduce not in _CARRIED:
             raise MalformedCascade(f"{step.name} is a {step.reduce} over {streamed.streamed}, not a sum", loc=step.loc)
         if streamed.streamed in step.over or sources & finished or (sources & gauges and step.name not in along):
             finished.add(step.name)
@@ -139,7 +144,7 @@ def _verify_kernel(kernel: Kernel) -> None:
         foreign = {*step.axes, *step.over} - set(own)
         if foreign:
             raise MalformedCascade(f"{step.name} has the axis {', '.join(sorted(foreign))}, which the kernel lacks", loc=step.loc)
-        if kernel.streamed is not None and kernel.streamed in step.over and step.reduce != "sum":
+        if kernel.streamed is not None and kernel.streamed in step.over and step.reduce not in _CARRIED:
             raise MalformedCascade(f"{step.name} is a {step.reduce} over {kernel.streamed}, not a sum", loc=step.loc)
     for name in kernel.outputs:
         if whole.step(name) is None:
