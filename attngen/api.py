@@ -25,7 +25,7 @@ from attngen.runtime.ordering import best_order, describe, lengths
 from attngen.runtime.packing import few_queries, group_of
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, check_schedule, rewrites_named
-from attngen.runtime.splitting import parts_of_calls
+from attngen.runtime.splitting import may_divide, parts_of_calls
 from attngen.runtime.strict import spelled_out
 from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.variant import Variant
@@ -184,7 +184,8 @@ class Attention(Variant):
         dims, name, rows = now.dims(head_dim), dtype_name(dtype), now._in_rows
         found = form(shown._kernels.at(name), dims, name, target)
         few = () if rows is None else few_queries(rows.spec, rows.program)
-        parts = parts_of_calls((rows or now)._in_parts._kernels.at(name), target, dims, name)
+        whole = may_divide(now.program.kernels[0])
+        parts = parts_of_calls((rows or now)._in_parts._kernels.at(name), target, dims, name) if whole else ()
         choice, order = found.kernels.choice(dims, name, target), describe(shown.spec, target)
         return explain(now.spec.cascade, found.kernels.program, choice, order, (*few, *parts), found.why)
 

@@ -169,7 +169,7 @@ def test_a_package_refuses_gradients_that_no_kernel_computes(tmp_path: Path) -> 
 
     @attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
     def clipped(q: Any, k: Any, v: Any) -> Any:
-        s = attngen.einsum("b h m d, b h n d -> b h m n", q, k) + table[attngen.index("n") ^ 1]
+        s = attngen.einsum("b h m d, b h n d -> b h m n", q, k) + table[torch.sqrt(attngen.index("n").float()).long()]
         return attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(s, over="n"), v), attngen.max(s, over="n")
 
     package = imported(written("clipped", clipped, tmp_path), "refused")

@@ -184,8 +184,7 @@ class Lowering:
         if step.reduce == "logsumexp":
             largest, tile = writer.name(f"{name}_largest"), writer.name(f"{name}_from")
             writer.put(f"{tile} = {text}")
-            writer.put(f"{largest} = {writer.dialect.row_max(tile, inner)}")
-            writer.put(f'{largest} = tl.where({largest} == float("-inf"), 0.0, {largest})')
+            writer.put(f"{largest} = tl.maximum({writer.dialect.row_max(tile, inner)}, -1.0e30)")
             text = f"tl.exp({tile} - {writer.printer.broadcast(str(largest), inner[:1], inner)})"
             writer.put(f"{name} = {largest} + tl.log({writer.dialect.row_sum(text, inner)})")
         else:

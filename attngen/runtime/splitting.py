@@ -39,7 +39,7 @@ def is_divided(spec: Spec, kernels: Kernels, extents: Mapping[str, int], device:
         device: of the arguments.
     """
     kernel = kernels.program.kernels[0]
-    if spec.classes is not None or not few(extents[kernel.resident]):
+    if spec.classes is not None or not few(extents[kernel.resident]) or not may_divide(kernel):
         return False
     extents = extents if spec.packing is None else {**extents, **extents_in_rows(spec.packing, extents)}
     if not {*kernel.grid, kernel.streamed or ""} <= extents.keys():
@@ -47,6 +47,11 @@ def is_divided(spec: Spec, kernels: Kernels, extents: Mapping[str, int], device:
         return False
     rows = DECODE_TOKENS if extents[kernel.resident] <= DECODE_TOKENS else _TALL_ROWS
     return parts_of(kernel, extents, rows, multiprocessors(kernels.target(device), device)) > 1
+
+
+def may_divide(kernel: Kernel) -> bool:
+    """Whether all results have the axes of the grid, along which parts store what they carry."""
+    return all(set(kernel.grid) <= set(kernel.axes(name)) for name in kernel.outputs)
 
 
 def parts_of(kernel: Kernel, extents: Mapping[str, int], rows: int, sms: int) -> int:

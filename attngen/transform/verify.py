@@ -30,6 +30,7 @@ from attngen.transform.gauges import Streamed
 from attngen.transform.kernel import Kernel
 
 _CARRIED = ("sum", "max")
+"""What one pass can carry."""
 
 
 class StepsForm(Form):

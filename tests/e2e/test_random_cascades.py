@@ -224,3 +224,20 @@ def test_kinds(name: str) -> None:
 @given(st.integers(0, 2**32))
 def test_values_and_gradients_are_those_of_pytorch(seed: int) -> None:
     check(drawn(seed))
+
+
+def test_weights_in_proportion_again() -> None:
+    """A gate of keys in a quotient of two sums."""
+
+    @attngen.cascade(q="b h m d", k="b h n d", v="b h n e", c="h n")
+    def again(q: Any, k: Any, v: Any, c: Any) -> Any:
+        p = attngen.softmax(attngen.einsum("b h m d, b h n d -> b h m n", q, k) * 0.25, over="n") * (0.1 + c * c)
+        return attngen.einsum("b h m n, b h n e -> b h m e", p, v) / attngen.sum(p, over="n")
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 2, 20, 16), (2, 2, 27, 16), (2, 2, 27, 16), (2, 27)]
+    q, k, v, c = leaves = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    p = (q @ k.mT * 0.25).softmax(-1) * (0.1 + c * c)[:, None]
+    found, right = attngen.compile(again)(*leaves), p / p.sum(-1, keepdim=True) @ v
+    for mine, expected in zip((found, *gradients([found], leaves)), (right, *gradients([right], leaves)), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-9)
