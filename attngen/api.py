@@ -20,7 +20,7 @@ from attngen.runtime import arguments as binding
 from attngen.runtime.following import Following
 from attngen.runtime.forms import form
 from attngen.runtime.handle import KernelHandle, check_counts, dtype_name, handles
-from attngen.runtime.kernels import Options, freeze
+from attngen.runtime.options import Options, freeze
 from attngen.runtime.ordering import best_order, describe, lengths
 from attngen.runtime.packing import few_queries, group_of
 from attngen.runtime.seeds import drawn, followed

@@ -311,7 +311,8 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
     from attngen.knobs import Knobs
     from attngen.pipeline import analyse
     from attngen.runtime.handle import dtype_name, feature_lengths
-    from attngen.runtime.kernels import Kernels, Options
+    from attngen.runtime.kernels import Kernels
+    from attngen.runtime.options import Options
     from attngen.runtime.ordering import best_order
 
     target = targets.get(arguments.arch)

@@ -14,7 +14,8 @@ from attngen.frontend.spec import Spec, captured_lengths
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.handle import dtype_name, feature_lengths
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options
 from attngen.runtime.ordering import best_order
 from attngen.runtime.own_tiles import existing, own_path, record
 from attngen.runtime.stores import triton_version

@@ -20,7 +20,8 @@ from attngen.errors import AttngenError, SpecError
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, analyse, for_dtype
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options
 from attngen.schedule.plan import ModuleSchedule, parse_schedule
 
 _DIFF_LINES = 20

@@ -13,7 +13,8 @@ from attngen import target as targets
 from attngen.emit.gluon import scores_name
 from attngen.emit.specialised import specialised_name
 from attngen.errors import ArgumentError, DtypeMismatch, ShapeMismatch
-from attngen.runtime.kernels import Kernels, asks_specialised
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import asks_specialised
 from attngen.schedule.plan import DTYPE_BYTES
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
 from attngen.pipeline import REWRITES, Program, analyse
 from attngen.runtime.handle import dtype_name
-from attngen.runtime.kernels import Frozen, Kernels, Options, roles, thaw
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Frozen, Options, roles, thaw
 from attngen.schedule.plan import check_roles
 
 _PROGRAMS: dict[tuple[object, ...], Program] = {}

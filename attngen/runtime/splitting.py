@@ -15,7 +15,8 @@ from attngen.explain import watching
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options
 from attngen.runtime.packing import extents_in_rows, few, in_rows
 from attngen.schedule.cost import REFERENCE
 from attngen.schedule.parts import PART_KEYS, WAVES, part_count

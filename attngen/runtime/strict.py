@@ -21,7 +21,8 @@ from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.classes import in_classes
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options
 from attngen.runtime.ordering import best_order
 from attngen.target import Target
 

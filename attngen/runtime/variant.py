@@ -23,7 +23,7 @@ from attngen.runtime.classes import classes_pay, in_classes, number_of_classes
 from attngen.runtime.devices import Follower
 from attngen.runtime.forms import settle_forms
 from attngen.runtime.handle import feature_lengths, given_lengths
-from attngen.runtime.kernels import Options, forward_only, in_parts_only
+from attngen.runtime.options import Options, forward_only, in_parts_only
 from attngen.runtime.ordering import lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, in_rows
 from attngen.runtime.reach import Short, guarded

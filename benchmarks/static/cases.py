@@ -15,7 +15,8 @@ from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.handle import feature_lengths
 from attngen.runtime.inspect import Compiled, CompileJob, compile_kernel
-from attngen.runtime.kernels import Kernels, Options, freeze
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options, freeze
 from attngen.runtime.ordering import best_order
 from attngen.runtime.resources import inspect_kernels
 from attngen.runtime.static import Static, Work, statics

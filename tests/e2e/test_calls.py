@@ -17,7 +17,8 @@ from attngen.errors import ArgumentError, ShapeMismatch
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime import kernels as runtime_kernels
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options
 from tests.e2e import dense
 from tests.e2e.dense import FEW, normal
 

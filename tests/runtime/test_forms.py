@@ -14,7 +14,8 @@ from attngen.errors import ScheduleError
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.forms import form
-from attngen.runtime.kernels import Kernels, Options, freeze
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options, freeze
 from attngen.schedule.choose import Choice, Reason
 from attngen.schedule.forms import MARGIN, SPILLED_BYTES, compare, form_of
 from attngen.schedule.measured import Measured, table

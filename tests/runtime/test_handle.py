@@ -12,7 +12,8 @@ from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.handle import dtype_name, feature_lengths
 from attngen.runtime.inspect import Compiled
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options
 from attngen.runtime.trial import Deviation, extents, trial
 
 

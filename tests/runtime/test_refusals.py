@@ -20,7 +20,8 @@ from attngen.pipeline import analyse
 from attngen.runtime import inspect, measure, torch_op
 from attngen.runtime.forms import form, settle_forms
 from attngen.runtime.inspect import CompileJob
-from attngen.runtime.kernels import Kernels, Options, freeze
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options, freeze
 from attngen.runtime.refusals import Refusals, failed_launch, said
 from attngen.runtime.resources import compile_settled, inspect_kernels
 from attngen.runtime.triton_api import knobs, triton

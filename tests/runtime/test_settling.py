@@ -11,7 +11,8 @@ from attngen.errors import CompileFailed
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
-from attngen.runtime.kernels import Kernels, Options, freeze
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options, freeze
 from attngen.schedule.plan import parse_tile
 
 DIMS = {"d": 64, "e": 64}

@@ -25,7 +25,8 @@ from attngen.deploy import write as writing
 from attngen.errors import MissingKernel
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options
 from attngen.runtime.strict import Beforehand
 from attngen.schedule.plan import ModuleSchedule
 

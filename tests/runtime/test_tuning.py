@@ -16,7 +16,8 @@ from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime import timing
 from attngen.runtime.forms import form
-from attngen.runtime.kernels import Kernels, Options
+from attngen.runtime.kernels import Kernels
+from attngen.runtime.options import Options
 from attngen.runtime.own_tiles import own_path, record, tuned_tiles
 from attngen.runtime.tuning import LENGTHS, WAVES, Attempt, Setting, check_values, filled, tune_kernels, winner
 from attngen.schedule.plan import parse_tile
