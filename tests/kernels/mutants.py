@@ -223,8 +223,8 @@ MUTANTS = (
     Mutant(
         "negative scales in the exponent",
         TRANSFORM,
-        'return 0 < value < float("inf")',
-        "return value != 0",
+        "if not is_positive(part)), None)",
+        "if part == build.ZERO), None)",
         first="tests/transform/test_scales.py",
     ),
     Mutant(
@@ -668,8 +668,8 @@ MUTANTS = (
     Mutant(
         "slope of tanh",
         TRANSFORM,
-        '"tanh": lambda x, y, d: (mul(d, sub(build.ONE, mul(y, y))),)',
-        '"tanh": lambda x, y, d: (mul(d, sub(build.ONE, y)),)',
+        '("tanh", "tanh_small"), lambda x, y, d: (mul(d, sub(build.ONE, mul(y, y))),)',
+        '("tanh", "tanh_small"), lambda x, y, d: (mul(d, sub(build.ONE, y)),)',
         first="softcap",
     ),
     Mutant("slope of relu", TRANSFORM, 'apply("gt", x[0], build.ZERO)', 'apply("lt", x[0], build.ZERO)', first="relu_window"),
@@ -757,8 +757,8 @@ MUTANTS = (
     Mutant(
         "limits for the interpreter",
         SCHEDULE,
-        'lost = "" if request.dtype == "float64" else _misfit(cost, request.target)',
-        "lost = _misfit(cost, request.target)",
+        'return "" if request.dtype == "float64" else _misfit(cost, request.target)',
+        "return _misfit(cost, request.target)",
         first=OF_SCHEDULES,
     ),
     Mutant(
@@ -791,8 +791,8 @@ MUTANTS = (
     Mutant(
         "shared products without a program of their own",
         TRANSFORM,
-        "return cascade if all(cascade.axes(name) == axes",
-        "return cascade if any(cascade.axes(name) == axes",
+        "if all(cascade.axes(name) == axes",
+        "if any(cascade.axes(name) == axes",
         first="low_rank",
     ),
     # Classes of equal remainder.
