@@ -15,7 +15,15 @@ from torch import Tensor
 from attngen.frontend.spec import Spec
 from attngen.runtime import arguments as binding
 from attngen.runtime.interpreter import interpreted
+from attngen.runtime.kernels import Kernels
 from attngen.runtime.reference import reference
+from attngen.schedule.choose import Request
+from attngen.schedule.plan import ModuleSchedule
+
+
+def not_compiled(kernels: Kernels, request: Request, *_: object) -> tuple[ModuleSchedule, tuple[()]]:
+    """In place of `compile_settled`: the schedule that calls run with, and no resources."""
+    return kernels.settled(request.extents, request.dtype, request.target), ()
 
 
 def imported(folder: Path, label: str) -> ModuleType:

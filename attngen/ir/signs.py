@@ -76,6 +76,13 @@ def is_normal(expr: Expr) -> bool:
     return exact and is_positive(expr) and not any(isinstance(node, Const) and abs(node.value) == float("inf") for node in nodes)
 
 
+def is_positive_constant(expr: Expr) -> bool:
+    """Whether a value is positive, finite, and one number for all elements of all calls with the same lengths of features."""
+    nodes = tuple(walk(expr))
+    fixed = not any(isinstance(node, Read | Index | Start | Offset) for node in nodes)
+    return fixed and is_positive(expr) and not any(isinstance(node, Const) and abs(node.value) == float("inf") for node in nodes)
+
+
 def _square(of: Signs) -> Signs:
     return frozenset(sign * sign for sign in of)
 

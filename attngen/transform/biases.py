@@ -22,7 +22,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Offset, Read, Start
 from attngen.ir.names import Names
 from attngen.ir.printer import print_expr
-from attngen.ir.signs import is_positive
+from attngen.ir.signs import is_positive_constant
 from attngen.ir.traverse import children, free_axes, reads, rewrite, walk
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note
@@ -224,7 +224,7 @@ def _main(tiles: list[Product], kernel: Kernel) -> tuple[Expr, Expr]:
     if len(tiles) == 1 and tiles[0].coefficient > 0:
         wide = [factor for factor in tiles[0].factors if isinstance(factor, Read) and factor.tensor in computed and free_axes(factor)]
         narrow = [factor for factor in tiles[0].factors if factor not in wide]
-        if len(wide) == 1 and all(is_positive(factor) for factor in narrow):
+        if len(wide) == 1 and all(is_positive_constant(factor) for factor in narrow):
             return wide[0], Product(tiles[0].coefficient, tuple(narrow)).expr
     return _sum(tiles), build.ONE
 

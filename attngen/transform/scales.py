@@ -15,7 +15,7 @@ from attngen.ir.algebra import factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read
 from attngen.ir.printer import print_expr
-from attngen.ir.signs import is_positive
+from attngen.ir.signs import is_positive_constant
 from attngen.ir.traverse import free_axes, names_read, step_reads
 from attngen.transform.partition import Kernel
 from attngen.transform.rewrites import Note
@@ -45,9 +45,9 @@ def _scaled(step: Einsum, kernel: Kernel) -> tuple[Read, Expr] | str:
     rest = [part for part in parts if not any(part is one for one in tiles)]
     if step.over or len(tiles) != 1 or not rest:
         return f"{step.name} is no product of a tile and a scale"
-    unsigned = next((part for part in rest if not is_positive(part)), None)
+    unsigned = next((part for part in rest if not is_positive_constant(part)), None)
     if unsigned is not None:
-        return f"{print_expr(unsigned)} is not known to be positive"
+        return f"{print_expr(unsigned)} is not known to be a positive constant"
     others = read_by_others(step, kernel)
     if others:
         return f"{others} needs {step.name} itself"

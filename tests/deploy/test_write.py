@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from attngen import catalog
 from attngen.deploy import Order, generate
 from attngen.deploy import write as writing
 from attngen.errors import ArgumentError, CacheError, ForeignFolder
+from attngen.schedule.plan import ModuleSchedule
+from tests.deployed import not_compiled
 
 ORDER = Order(("sm90",), ("bfloat16",), ((16,),))
 
@@ -30,7 +33,7 @@ def copied(built: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is compiled; folders list no resources."""
-    monkeypatch.setattr(writing, "compile_module", lambda *_: ())
+    monkeypatch.setattr(writing, "compile_settled", not_compiled)
 
 
 def again(out: Path, name: str = "sigmoid") -> Path:
@@ -156,11 +159,11 @@ def test_that_another_variant_had_the_name_is_said(copied: Path, named: str) -> 
 
 @pytest.mark.usefixtures("uncompiled")
 def test_a_file_that_appears_while_kernels_are_compiled_stays(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def meanwhile(*_: object) -> tuple[object, ...]:
+    def meanwhile(*args: Any) -> tuple[ModuleSchedule, tuple[()]]:
         (copied / "notes.txt").write_text("mine")
-        return ()
+        return not_compiled(*args)
 
-    monkeypatch.setattr(writing, "compile_module", meanwhile)
+    monkeypatch.setattr(writing, "compile_settled", meanwhile)
     before = everything(copied)
     with pytest.raises(ForeignFolder, match=r"notes\.txt"):
         again(copied.parent)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
 import torch
 
 from attngen.frontend.captures import Lifter
-from attngen.frontend.run import call
+from attngen.frontend.origins import Root
+from attngen.frontend.run import call, until_settled
 from attngen.frontend.trace import Trace, kind_of_dtype
 from attngen.frontend.tracer import Traced, lift
 from attngen.ir import build
@@ -21,11 +22,19 @@ def traced_value(function: Callable[..., Any], *tensors: torch.Tensor) -> np.nda
     """`function` of 1-D tensors of one length, by tracing and interpreting."""
     names = [f"a{position}" for position in range(len(tensors))]
     inputs = tuple(Input(name, ("i",), 1, kind_of_dtype(tensor.dtype)) for name, tensor in zip(names, tensors, strict=True))
-    trace = Trace(inputs, ("i",))
-    arguments = tuple(Traced(build.read(item.name, ("i",), item.kind), trace) for item in inputs)
-    result = lift(call(Lifter(trace).lift(function, "function", "function"), arguments, trace), trace)
-    trace.add(Einsum("result", ("i",), result.expr))
-    cascade, captures = trace.finish(("result",))
+
+    def attempt(keep: frozenset[Hashable]) -> tuple[Trace, Callable[[], Any]]:
+        trace = Trace(inputs, ("i",))
+        arguments = tuple(Traced(build.read(item.name, ("i",), item.kind), trace) for item in inputs)
+
+        def run() -> Any:
+            result = lift(call(Lifter(trace, keep).lift(function, Root("function"), "function"), arguments, trace), trace)
+            trace.add(Einsum("result", ("i",), result.expr))
+            return trace.finish(("result",))
+
+        return trace, run
+
+    cascade, captures = until_settled(attempt)
     values = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
     values |= {item.name: item.value.detach().numpy() if isinstance(item.value, torch.Tensor) else item.value for item in captures}
     return np.asarray(interpret(cascade, values)["result"])

@@ -223,7 +223,7 @@ MUTANTS = (
     Mutant(
         "negative scales in the exponent",
         TRANSFORM,
-        "if not is_positive(part)), None)",
+        "if not is_positive_constant(part)), None)",
         "if part == build.ZERO), None)",
         first="tests/transform/test_scales.py",
     ),
@@ -507,9 +507,16 @@ MUTANTS = (
     Mutant(
         "zero times infinity",
         EMIT,
+        "return self.kernel.streamed in step.over or self.is_finite(step.body, exists)",
+        "return True",
+        first="reciprocal",
+    ),
+    Mutant(
+        "computed from what is not there",
+        EMIT,
         "case Read(tensor=name) if name in self.steps and name not in self.known:",
         "case Read(tensor=name) if False:",
-        first="reciprocal",
+        first=OF_ABSENT,
     ),
     Mutant(
         "zero where another mask fails",

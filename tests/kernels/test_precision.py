@@ -76,7 +76,9 @@ def test_precise_delta_is_exact(variant):
 @settings(max_examples=10)
 @given(
     slope=st.sampled_from([1.0, 3.0, 5.0, 8.0, 20.0, 100.0]),
-    form=st.sampled_from(["{slope} * (n - m)  if m >= n", "{slope} * (m - n)", "-{slope} * abs(n - m)", "-{slope} * (n - m) * (n - m)"]),
+    form=st.sampled_from(
+        ["{slope} * (n - m)  if m >= n", "{slope} * (m - n)", "-{slope} * abs(n - m)", "{slope} * (n - m)  if m >= n and m - n < 9"]
+    ),
     dtype=st.sampled_from(LOW),
     seed=st.integers(0, 99),
 )

@@ -31,7 +31,12 @@ row, key, place = normal(B, M), normal(B, N), 50.0 + normal(B, M + N, 2)
 heat, rate, bound, offset = torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64), 15.0, 4
 product = attngen.low_rank(normal(H, M, RANK), normal(N, RANK))
 
-SCALES: dict[str, Any] = {"none": 1.0, "positive": 0.25, "negative": -0.3, "captured": heat}
+SCALES: dict[str, Callable[[Any], Any]] = {
+    "none": lambda s: s,
+    "positive": lambda s: s * 0.25,
+    "negative": lambda s: s * -0.3,
+    "captured": lambda s: s * heat,
+}
 CAPS: dict[str, Callable[[Any], Any]] = {
     "none": lambda s: s,
     "number": lambda s: 20.0 * torch.tanh(s / 20.0),
@@ -82,10 +87,11 @@ class Score:
 
     def spec(self) -> attngen.Spec:
         def mod(s: Any, b: Any, h: Any, q: Any, k: Any) -> Any:
-            s = (s + product(b, h, q, k) if self.second else s) * SCALES[self.scale]
+            s = SCALES[self.scale](s + product(b, h, q, k) if self.second else s)
             s = CAPS[self.cap](s if self.factor == "none" else s * FACTORS[self.factor](b, h, q, k))
             for sign, name in self.biases:
-                s = s + sign * BIASES[name](b, h, q, k)
+                bias = BIASES[name](b, h, q, k)
+                s = s + bias if sign > 0 else s - bias
             return s
 
         return attngen.attention(mod, MASKS[self.mask], scale=1.0, name="rewritten")

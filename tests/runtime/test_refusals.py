@@ -128,6 +128,16 @@ def test_where_all_fail_it_is_said() -> None:
     assert caught.value.remedy
 
 
+def test_a_refused_fallback_is_not_offered_again() -> None:
+    program = analyse(unseen().cascade)
+    before = next(reason for reason in choose(program.kernels, REQUEST, table()).reasons if reason.fallback is not None)
+    refused = (before.role, before.fallback)
+    after = choose(program.kernels, REQUEST, table(), None, lambda role, tile: "it died" if (role, tile) == refused else "")
+    found = next(reason for reason in after.reasons if reason.role == before.role)
+    assert found.tile == before.tile
+    assert found.fallback != before.fallback
+
+
 # ---- builds
 
 

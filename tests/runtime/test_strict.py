@@ -29,6 +29,7 @@ from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Options
 from attngen.runtime.strict import Beforehand
 from attngen.schedule.plan import ModuleSchedule
+from tests.deployed import not_compiled
 
 VARIANTS = """
 import torch
@@ -78,7 +79,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
         return self.choice(*args).schedule
 
     monkeypatch.setattr(Kernels, "settled", chosen)
-    monkeypatch.setattr(writing, "compile_module", lambda *_: ())
+    monkeypatch.setattr(writing, "compile_settled", not_compiled)
 
 
 def command(error: MissingKernel) -> list[str]:
@@ -251,7 +252,7 @@ def test_a_folder_that_others_may_write_keeps_nothing_for_strict_mode(tmp_path: 
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(writing, "compile_module", lambda *_: ())
+    monkeypatch.setattr(writing, "compile_settled", not_compiled)
     with pytest.warns(UserWarning, match="nothing is stored for ATTNGEN_STRICT"):
         attngen.generate(catalog.load("full"), arch="sm90", head_dim=64, out=tmp_path / "folders")
     assert (tmp_path / "folders" / "full" / "kernels.py").is_file()

@@ -36,9 +36,9 @@ def test_positive_scales_are_folded(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"scale": -0.3}, "-0.3 is not known to be positive"),
+        ({"scale": -0.3}, "-0.3 is not known to be a positive constant"),
         ({"scale": 0.0}, "x is no product of a tile and a scale"),
-        ({"scale": torch.tensor(0.5)}, "scale is not known to be positive"),
+        ({"scale": torch.tensor(0.5)}, "scale is not known to be a positive constant"),
         ({"softcap": 20.0}, "x is no product of a tile and a scale"),
         ({"score_mod": lambda s, b, h, q, k: s + (q - k)}, "x is no product of a tile and a scale"),
         ({"scale": 1.0}, "x is no product of a tile and a scale"),
