@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,13 @@ SLOPES = torch.exp2(-torch.arange(1, 5, dtype=torch.float32)).requires_grad_()
 TABLE = torch.zeros(4, 900).requires_grad_()
 DOCUMENT = (torch.arange(600) // 37).to(torch.int16)
 WIDTH, RATE = 37, 0.5
+
+
+@pytest.fixture(autouse=True)
+def _own_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, so that no kernels are shared with tests that run them."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
 
 
 def causal(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
