@@ -187,12 +187,7 @@ def _with_gradients(program: Program, wrt: tuple[str, ...], precise_delta: bool 
             done, kept = _emitted(_differentiated(program, (*kept, name), precise_delta)), (*kept, name)
         except UnsupportedError as error:
             refused.append((name, error))
-    found = replace(done, refused=tuple(refused))
-    if precise_delta is not None or not found.delta:
-        return found
-    # What was refused may have kernels where delta is a sum over the features of an output.
-    plain = _with_gradients(program, wrt, False)
-    return plain if len(plain.refused) < len(found.refused) else found
+    return replace(done, refused=tuple(refused))
 
 
 def _emitted(program: Program) -> Program:

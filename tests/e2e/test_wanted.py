@@ -135,3 +135,28 @@ def test_a_conversion_to_whole_numbers_has_no_gradient() -> None:
     kept = attngen.compile(attngen.attention(lambda s, b, h, q, k: torch.where(level[k] > 0.5, s, 0.5 * s)))
     (found,) = torch.autograd.grad(kept(*tensors).sum(), level)
     assert torch.equal(found, torch.zeros_like(level))
+
+
+class TestDeltaOverTheKeys:
+    """Calls whose backward has a kernel more, `backward_statistics`, and may read less of the forward."""
+
+    @pytest.mark.parametrize("schedule", [None, {"backward_statistics": {"BLOCK_M": 32, "BLOCK_N": 32}}])
+    def test_on_request(self, schedule: dict[str, dict[str, int]] | None) -> None:
+        attend = attngen.compile(attngen.attention(), precise_delta=True, schedule=schedule)
+        q, k, v = _tensors()
+        found = torch.autograd.grad(attend(q, k, v).square().sum(), (q, k, v))
+        right = torch.autograd.grad(attend.reference(q, k, v).square().sum(), (q, k, v))
+        for mine, theirs in zip(found, right, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+        assert "backward_statistics" in attend.explain()
+
+    @pytest.mark.parametrize("trained", [True, False])
+    def test_a_bias_of_rows(self, trained: bool) -> None:
+        """Its own gradient cancels and asks for the sweep; the others read what the same forward has saved."""
+        bias = torch.randn(2, 40, dtype=torch.float64).requires_grad_(trained)
+        attend = attngen.compile(attngen.attention(score_mod=lambda s, b, h, q, k: s + bias[h, q]))
+        wanted = [*_tensors(), *([bias] if trained else [])]
+        found = torch.autograd.grad(attend(*wanted[:3]).square().sum(), wanted)
+        right = torch.autograd.grad(attend.reference(*wanted[:3]).square().sum(), wanted)
+        for mine, theirs in zip(found, right, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
