@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen import target as targets
 from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain
-from attngen.frontend.run import outside_of_graphs
 from attngen.frontend.spec import Spec, captured_lengths
+from attngen.frontend.tracing.trace_call import outside_of_graphs
 from attngen.pipeline import Source
+from attngen.report.mask_tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime import arguments as binding
 from attngen.runtime.following import Following
 from attngen.runtime.forms import form
@@ -27,8 +27,8 @@ from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.shared import check_required, check_schedule, rewrites_named
 from attngen.runtime.splitting import may_divide, parts_of_calls
 from attngen.runtime.strict import spelled_out
-from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.variant import Variant
+from attngen.targets import table as targets
 
 
 @outside_of_graphs
@@ -95,7 +95,7 @@ class Attention(Variant):
     """A compiled variant. Call it with tensors; it has gradients for every floating argument and capture.
 
     What its functions captured is read again at each call, from the variables, attributes and items where it lies. A copy by
-    `copy.deepcopy` reads the copies of what is copied along; what pickle makes of it reads on where it can (`attngen.frontend.tracing`).
+    `copy.deepcopy` reads the copies of what is copied along; what pickle makes of it reads on where it can.
 
     Attributes:
         spec: what was compiled.
@@ -231,7 +231,7 @@ class Attention(Variant):
         Returns:
             A matplotlib figure.
         """
-        from attngen.picture import plot_mask
+        from attngen.report.plot import plot_mask
 
         return plot_mask(self.mask_tiles(q_len=q_len, kv_len=kv_len, **options), path, title=self.spec.name)
 

@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from attngen.analysis.mask import describe, walked_ranges
-from attngen.analysis.passes import pass_count
-from attngen.analysis.remainders import common_divisor
+from attngen.analysis.congruence import common_divisor
+from attngen.analysis.kv_ranges import describe, walked_ranges
+from attngen.analysis.pass_count import pass_count
 from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError, InvalidKnob
 from attngen.ir.cascade import Cascade, Einsum, operand_of, without_features
 from attngen.ir.masks import masks_that_stayed
 from attngen.ir.printer import print_expr, print_step
 from attngen.ir.traverse import free_axes
+from attngen.kernel.partition import Kernel
+from attngen.kernel.rewrites.note import told
+from attngen.kernel.stage_forms import verify_step
 from attngen.knobs import Knobs
 from attngen.pipeline import STEPS, Observe, Program, analyse, ignore
 from attngen.savings import savings
 from attngen.schedule.choose import Choice
-from attngen.transform.differentiate import Backward
-from attngen.transform.partition import Kernel
-from attngen.transform.rewrites import told
-from attngen.transform.streaming import Streamed
-from attngen.transform.verify import verify_step
+from attngen.transform.autodiff.differentiate import Backward
+from attngen.transform.streaming.streaming import Streamed
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,36 +7,36 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TypeVar
 
-from attngen.analysis.dependence import roles
+from attngen.analysis.axis_roles import roles
 from attngen.emit.context import ModuleContext
+from attngen.emit.format import WIDTH
 from attngen.emit.host import Plan, gradient_axes, host_context
-from attngen.emit.kernel import Lowered, listings, lower_kernel
-from attngen.emit.layout import WIDTH
-from attngen.emit.names import Code, comment, folded
+from attngen.emit.identifiers import Code, comment, folded
+from attngen.emit.kernel_text import Lowered, listings, lower_kernel
+from attngen.emit.placement import Shapes, shapes
 from attngen.emit.render import helper_sources, render
-from attngen.emit.sections import Shapes, shapes
 from attngen.emit.specialised import Form, specialise
 from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade
-from attngen.ir.pieces import Cuts
-from attngen.transform.biases import split_biases
-from attngen.transform.bounded import drop_maxima
+from attngen.kernel.dense_rows import unspecialised
+from attngen.kernel.feature_tiles import Cuts
+from attngen.kernel.fused_backward import fused as fused_kernels
+from attngen.kernel.partition import Kernel, backward_kernels, forward_kernel
+from attngen.kernel.rewrites.bias_as_dot import fold_biases
+from attngen.kernel.rewrites.bias_separation import split_biases
+from attngen.kernel.rewrites.cse import name_common_parts
+from attngen.kernel.rewrites.document_extents import with_runs
+from attngen.kernel.rewrites.float_distances import float_distances
+from attngen.kernel.rewrites.join_dots import join_products
+from attngen.kernel.rewrites.note import Note
+from attngen.kernel.rewrites.scale_folding import fold_scales
+from attngen.kernel.rewrites.static_max import drop_maxima
+from attngen.kernel.split_kv import MERGE, PARTS, in_parts
+from attngen.transform.autodiff.differentiate import Backward, differentiate
+from attngen.transform.autodiff.precise_delta import cancellation, cancelling_gradient
 from attngen.transform.canonicalize import canonicalize
-from attngen.transform.common import name_common_parts
-from attngen.transform.differentiate import Backward, differentiate
-from attngen.transform.distances import float_distances
-from attngen.transform.folds import fold_biases
-from attngen.transform.fused import fused as fused_kernels
-from attngen.transform.hoist import hoist
-from attngen.transform.matrices import unspecialised
-from attngen.transform.partition import Kernel, backward_kernels, forward_kernel
-from attngen.transform.precise_delta import cancellation, cancelling_gradient
-from attngen.transform.products import join_products
-from attngen.transform.rewrites import Note
-from attngen.transform.runs import with_runs
-from attngen.transform.scales import fold_scales
-from attngen.transform.splitting import MERGE, PARTS, in_parts
-from attngen.transform.streaming import Streamed, streaming
+from attngen.transform.factor import hoist
+from attngen.transform.streaming.streaming import Streamed, streaming
 from attngen.version import VERSION
 
 FORWARD = frozenset(("forward", PARTS, MERGE))

@@ -7,11 +7,11 @@ depends on a row or a key alone is none of a pair. A product counts its multiply
 from __future__ import annotations
 
 from attngen.ir.expr import Apply
-from attngen.ir.special import SPECIAL
 from attngen.ir.traverse import free_axes, walk
+from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program, rewriting
-from attngen.schedule.structure import OPERATIONS, structure
-from attngen.transform.partition import Kernel
+from attngen.schedule.work import OPERATIONS, structure
+from attngen.targets.sfu_cost import SPECIAL
 
 
 def savings(program: Program) -> dict[str, tuple[str, ...]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import attngen
-from attngen import target as targets
+from attngen.targets import table as targets
 
 LIMIT_BYTES = 16 * 2**30
 PATIENCE_S = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import attngen
-from attngen.analysis.mask import describe, stream_ranges
+from attngen.analysis.kv_ranges import describe, stream_ranges
 
 
 def sliding_window(size):

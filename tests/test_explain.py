@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import attngen
-from attngen import target as targets
 from attngen.errors import ArgumentError
 from attngen.explain import Explanation, after, explain
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse, for_dtype
 from attngen.savings import savings
 from attngen.schedule.choose import Request, choose
-from attngen.schedule.measured import Table
+from attngen.schedule.tables import Table
+from attngen.targets import table as targets
 from tests.variants import ALL, CAUSAL_ALIBI, DIFFERENTIAL, SIGMOID, SOFTMAX
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attngen.emit.names import Code, tensor_name
-from attngen.transform.destinations import Destination, plain_axes
-from attngen.transform.partition import Kernel
+from attngen.emit.identifiers import Code, tensor_name
+from attngen.kernel.partition import Kernel
+from attngen.kernel.scatter import Destination, plain_axes
 
 CHUNK = ("chunk_begin", "chunk_end")
 """Parameters of a kernel that is called for a chunk of rows: the first one, and the first one behind it."""

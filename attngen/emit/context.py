@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attngen.emit.names import Code
+from attngen.emit.identifiers import Code
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from attngen.emit.names import Code
+from attngen.emit.identifiers import Code
 
 if TYPE_CHECKING:
+    from attngen.emit.builder import Writer
     from attngen.emit.expression import Layout
     from attngen.emit.lower import Lowering
-    from attngen.emit.pipe import Ahead
-    from attngen.emit.writer import Writer
+    from attngen.emit.software_pipeline import Ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Dialect:
 
     def ahead(self, lowering: Lowering) -> Ahead:
         """The products that are formed in the turn before."""
-        from attngen.emit.pipe import Ahead
+        from attngen.emit.software_pipeline import Ahead
 
         return Ahead(lowering)
 

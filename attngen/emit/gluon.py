@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Literal
 
 from attngen.emit.context import FunctionContext
 from attngen.emit.dialect import Dialect, Rows
-from attngen.emit.layout import WIDTH
-from attngen.emit.names import Code, folded
-from attngen.emit.pipe import Ahead, free
-from attngen.emit.sections import Shapes, Stage
+from attngen.emit.format import WIDTH
+from attngen.emit.identifiers import Code, folded
+from attngen.emit.placement import Shapes, Stage
+from attngen.emit.software_pipeline import Ahead, free
 from attngen.errors import InternalError
 from attngen.ir.printer import print_step
-from attngen.transform.partition import Kernel
+from attngen.kernel.partition import Kernel
 
 if TYPE_CHECKING:
+    from attngen.emit.builder import Writer
     from attngen.emit.expression import Layout
     from attngen.emit.lower import Lowering
     from attngen.emit.segments import Segments
-    from attngen.emit.writer import Writer
 
 LANGUAGES = frozenset({"tl", "gl", "LOG2E"})
 """What a module knows everywhere."""

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from attngen.emit import chunks
 from attngen.emit.context import Finish, HostContext, Launch
-from attngen.emit.kernel import Lowered
-from attngen.emit.listing import NARROW_TILES, names_of
-from attngen.emit.names import Code, tensor_name
-from attngen.emit.near import near_lines
+from attngen.emit.identifiers import Code, tensor_name
+from attngen.emit.int32_offsets import near_lines
+from attngen.emit.kernel_text import Lowered
+from attngen.emit.placement import Shapes
 from attngen.emit.positions import on_host
-from attngen.emit.sections import Shapes
+from attngen.emit.tile_list import NARROW_TILES, names_of
 from attngen.ir.cascade import Cascade, Input, operand_of
 from attngen.ir.expr import OPS, Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, walk
-from attngen.transform.differentiate import Gradient
-from attngen.transform.partition import Kernel, Runs
+from attngen.kernel.partition import Kernel, Runs
+from attngen.transform.autodiff.differentiate import Gradient
 
 
 @dataclass(frozen=True, slots=True)

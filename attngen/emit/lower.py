@@ -13,29 +13,29 @@ not exist, unless it already is.
 
 from __future__ import annotations
 
-from attngen.emit.added import form_part
-from attngen.emit.chains import chains
+from attngen.analysis.predicates import contributions, existence
+from attngen.emit.accumulation_chains import chains
+from attngen.emit.atomic_adds import form_part
+from attngen.emit.bias_dot import add_fold
+from attngen.emit.builder import Writer, hint
 from attngen.emit.dialect import PLAIN, Dialect, shape_of
 from attngen.emit.expression import Layout
-from attngen.emit.fold import add_fold
-from attngen.emit.masks import Masks
-from attngen.emit.names import Code, tensor_name
-from attngen.emit.online import Online
-from attngen.emit.sections import Shapes, Stage, Value
+from attngen.emit.grid_sums import add_total
+from attngen.emit.identifiers import Code, tensor_name
+from attngen.emit.known_zero import Zeros
+from attngen.emit.online_softmax import Online
+from attngen.emit.placement import Shapes, Stage, Value
 from attngen.emit.sums import Sums
-from attngen.emit.totals import add_total
-from attngen.emit.writer import Writer, hint
-from attngen.emit.zeros import Zeros
+from attngen.emit.truth_tiles import Masks
 from attngen.errors import NotAContraction
 from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
-from attngen.transform.absent import is_of_few_rows
-from attngen.transform.existence import contributions, existence
-from attngen.transform.heads import products_first
-from attngen.transform.partition import Kernel, patchy
+from attngen.kernel.masked_out import is_of_few_rows
+from attngen.kernel.partition import Kernel, patchy
+from attngen.kernel.prefetched_dots import products_first
 
 
 class Lowering:

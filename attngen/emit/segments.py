@@ -20,14 +20,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attngen.analysis.bounds import FIRST, LAST
-from attngen.analysis.mask import Ranges, walked_ranges
-from attngen.emit.listing import is_listable
-from attngen.emit.names import Code
-from attngen.emit.sections import FULL, MASKED
+from attngen.analysis.affine import FIRST, LAST
+from attngen.analysis.kv_ranges import Ranges, walked_ranges
+from attngen.emit.identifiers import Code
+from attngen.emit.placement import FULL, MASKED
+from attngen.emit.tile_list import is_listable
 from attngen.ir import build
 from attngen.ir.traverse import names_read
-from attngen.transform.partition import Kernel
+from attngen.kernel.partition import Kernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 from attngen.emit.context import CallContext, PartitionContext, RingContext, SpecialisedContext
 from attngen.emit.gluon import LANGUAGES, MMA, Gluon, Ring, parted
-from attngen.emit.kernel import Lowered, Written, place, statements
-from attngen.emit.names import Code
-from attngen.emit.pipe import free
-from attngen.emit.sections import Shapes
+from attngen.emit.identifiers import Code
+from attngen.emit.kernel_text import Lowered, Written, place, statements
+from attngen.emit.placement import Shapes
 from attngen.emit.segments import Segments, first_tile, guarded, next_tile, offsets, turn, walk
+from attngen.emit.software_pipeline import free
 from attngen.errors import InternalError
-from attngen.transform.partition import Kernel
-from attngen.transform.pieces import split
+from attngen.kernel.feature_tiling import split
+from attngen.kernel.partition import Kernel
 
 PARTS = ("0", "1")
 """Numbers of the workers."""

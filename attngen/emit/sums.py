@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from attngen.emit.dialect import shape_of
 from attngen.emit.expression import Layout
-from attngen.emit.names import Code, tensor_name
-from attngen.emit.sections import Stage, Value
+from attngen.emit.identifiers import Code, tensor_name
+from attngen.emit.placement import Stage, Value
 from attngen.errors import UnsupportedError
 from attngen.ir import build
 from attngen.ir.algebra import signed_factors

@@ -15,11 +15,11 @@ import torch
 
 from attngen.errors import AxisError, SpecError, TraceError
 from attngen.frontend import patterns
-from attngen.frontend.places import Place, assigned, locate, user_place
-from attngen.frontend.pointwise import cast, number
-from attngen.frontend.rows import Row, broadcast
-from attngen.frontend.trace import RESERVED, Trace
-from attngen.frontend.tracer import Traced, lift, pointwise
+from attngen.frontend.torch_functions.pointwise import cast, number
+from attngen.frontend.tracing.partial_index import Row, broadcast
+from attngen.frontend.tracing.trace import RESERVED, Trace
+from attngen.frontend.tracing.tracer import Traced, lift, pointwise
+from attngen.frontend.tracing.user_frames import Place, assigned, locate, user_place
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Reduce
 from attngen.ir.expr import Apply, Expr, Extent, Index

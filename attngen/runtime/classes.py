@@ -14,11 +14,11 @@ from torch import Tensor
 
 from attngen.frontend.spec import Capture, Spec
 from attngen.ir.classes import Classes
-from attngen.schedule.reorder import pays
-from attngen.target import Target
+from attngen.schedule.permutation_profit import pays
+from attngen.targets.table import Target
 from attngen.transform.canonicalize import canonicalize
-from attngen.transform.classes import by_remainder
-from attngen.transform.classes import number_of_classes as divisor_of
+from attngen.transform.layout.dilation import by_remainder
+from attngen.transform.layout.dilation import number_of_classes as divisor_of
 
 _TILE = (128, 64)
 

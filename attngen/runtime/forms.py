@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 
 from attngen.errors import CompileFailed, DoesNotFit, MissingKernel
+from attngen.kernel.fused_backward import fused
 from attngen.runtime.kernels import Kernels
-from attngen.schedule.forms import compare, form_of
+from attngen.schedule.backward_choice import compare, form_of
 from attngen.schedule.space import length_class
-from attngen.target import Target
-from attngen.transform.fused import fused
+from attngen.targets.table import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attngen import target as targets
 from attngen.emit.gluon import scores_name
 from attngen.emit.specialised import specialised_name
 from attngen.errors import ArgumentError, DtypeMismatch, ShapeMismatch
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import asks_specialised
-from attngen.schedule.plan import DTYPE_BYTES
+from attngen.schedule.tile_schedule import DTYPE_BYTES
+from attngen.targets import table as targets
 
 if TYPE_CHECKING:
-    from attngen.runtime.inspect import Compiled
+    from attngen.toolchain.compile import Compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class KernelHandle:
         Raises:
             CompileFailed: Triton or the assembler refused it. DoesNotFit: no tile fits the target.
         """
-        from attngen.runtime.resources import inspect_kernels
+        from attngen.report.resources import inspect_kernels
 
         target = targets.get(arch or self.kernels.arch or "sm90")
         lengths = feature_lengths(self.kernels.program.features, head_dim, dict(self.known))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from attngen.errors import ScheduleError
+from attngen.kernel.split_kv import PARTS
 from attngen.pipeline import Program, fused
-from attngen.schedule.forms import form_of
-from attngen.transform.splitting import PARTS
+from attngen.schedule.backward_choice import form_of
 
 Frozen = tuple[tuple[str, object], ...]
 """A user's schedule as a hashable value."""

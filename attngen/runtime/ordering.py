@@ -12,8 +12,8 @@ from torch import Tensor
 from attngen.frontend.spec import Spec
 from attngen.runtime.classes import describe_classes, joined, split
 from attngen.runtime.packing import as_pairs, as_rows
-from attngen.schedule.reorder import pays
-from attngen.target import Target
+from attngen.schedule.permutation_profit import pays
+from attngen.targets.table import Target
 
 _Move = Callable[[Tensor, torch.device], Any]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from attngen.analysis.tile import interval
+from attngen.analysis.value_ranges import interval
 from attngen.errors import ArgumentError
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum

@@ -20,7 +20,7 @@ from attngen.pipeline import Program
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.space import DECODE_TOKENS
 from attngen.transform.canonicalize import canonicalize
-from attngen.transform.packing import pack, packed_axes
+from attngen.transform.layout.pack_gqa import pack, packed_axes
 
 
 def in_rows(spec: Spec) -> Spec | None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from attngen.analysis.mask import solved
-from attngen.analysis.tile import Interval, interval
-from attngen.emit.loads import is_head_index
+from attngen.analysis.kv_ranges import solved
+from attngen.analysis.value_ranges import Interval, interval
+from attngen.emit.addressing import is_head_index
 from attngen.errors import ShapeMismatch
 from attngen.frontend.spec import Spec
 from attngen.ir import build

@@ -13,7 +13,7 @@ from attngen.pipeline import REWRITES, Program, analyse
 from attngen.runtime.handle import dtype_name
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Frozen, Options, roles, thaw
-from attngen.schedule.plan import check_roles
+from attngen.schedule.tile_schedule import check_roles
 
 _PROGRAMS: dict[tuple[object, ...], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}

@@ -13,17 +13,17 @@ import torch
 
 from attngen.explain import watching
 from attngen.frontend.spec import Spec
+from attngen.kernel.partition import Kernel
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Options
 from attngen.runtime.packing import extents_in_rows, few, in_rows
-from attngen.schedule.cost import REFERENCE
-from attngen.schedule.parts import PART_KEYS, WAVES, part_count
-from attngen.schedule.plan import DTYPE_BYTES
+from attngen.schedule.cost.time import REFERENCE
 from attngen.schedule.space import DECODE_TOKENS
-from attngen.target import Target
-from attngen.transform.partition import Kernel
+from attngen.schedule.split_count import PART_KEYS, WAVES, part_count
+from attngen.schedule.tile_schedule import DTYPE_BYTES
+from attngen.targets.table import Target
 
 _TALL_ROWS = 128
 """Rows of a tile, at most, where there are more than a few."""

@@ -24,7 +24,7 @@ from attngen.runtime.classes import in_classes
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Options
 from attngen.runtime.ordering import best_order
-from attngen.target import Target
+from attngen.targets.table import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen.emit.names import tensor_name
+from attngen.emit.identifiers import tensor_name
 from attngen.errors import CompileFailed, NotDifferentiable, ShapeMismatch
 from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Index, Read
@@ -24,11 +24,11 @@ from attngen.ir.traverse import walk
 from attngen.runtime.arguments import contiguous_features, no_gradient, no_gradient_through
 from attngen.runtime.forms import form, other_form
 from attngen.runtime.handle import kernel_names
-from attngen.runtime.kept import keeping
 from attngen.runtime.kernels import Kernels, Loaded
 from attngen.runtime.namespace import full_name, making, schema
-from attngen.runtime.refusals import failed_launch
 from attngen.runtime.splitting import multiprocessors, parts_of
+from attngen.runtime.tile_list_cache import keeping
+from attngen.toolchain.refusals import failed_launch
 
 
 @dataclass(frozen=True, slots=True)

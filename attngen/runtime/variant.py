@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from attngen import target as targets
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
+from attngen.interpreter.torch_reference import reference as evaluate
 from attngen.pipeline import Program, Source
 from attngen.runtime import arguments as binding
 from attngen.runtime.checks import Checks
@@ -27,10 +27,10 @@ from attngen.runtime.options import Options, forward_only, in_parts_only
 from attngen.runtime.ordering import lengths, put_back, taken
 from attngen.runtime.packing import are_stored, few, in_rows
 from attngen.runtime.reach import Short, guarded
-from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.shared import shared_kernels
 from attngen.runtime.splitting import is_divided
 from attngen.runtime.torch_op import operators
+from attngen.targets import table as targets
 
 Values = Mapping[str, Any]
 """Captures by name."""

@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attngen.schedule.cost import Seen, price
-from attngen.schedule.measured import Measured, Table
-from attngen.schedule.memory import shared_bytes
-from attngen.schedule.plan import FLAGS, ModuleSchedule, TileSchedule
+from attngen.kernel.partition import Kernel
+from attngen.schedule.cost.shared_memory import shared_bytes
+from attngen.schedule.cost.time import Seen, price
 from attngen.schedule.ranking import UNSTAGED, Candidate, Refused, Request, distinct, does_not_fit, passed_over, rank
-from attngen.schedule.structure import Structure, structure
+from attngen.schedule.tables import Measured, Table
+from attngen.schedule.tile_schedule import FLAGS, ModuleSchedule, TileSchedule
 from attngen.schedule.tuned import Tuned, TunedTable
-from attngen.transform.partition import Kernel
+from attngen.schedule.work import Structure, structure
 
 __all__ = ["UNSTAGED", "Candidate", "Choice", "Reason", "Request", "choose", "distinct", "does_not_fit", "rank", "with_asked"]
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from attngen.schedule.plan import BLOCKS, DTYPE_BYTES, TileSchedule
-from attngen.schedule.structure import Structure
-from attngen.target import Target
+from attngen.schedule.tile_schedule import BLOCKS, DTYPE_BYTES, TileSchedule
+from attngen.schedule.work import Structure
+from attngen.targets.table import Target
 
 LengthClass = Literal["decode", "short", "long"]
 DECODE_TOKENS = 16

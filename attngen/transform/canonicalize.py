@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from attngen.analysis.predicates import Existence, existence, known, mask_of
 from attngen.errors import AxisError, MaskMismatch
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
@@ -20,7 +21,6 @@ from attngen.ir.expr import Apply, Const, Expr, Read
 from attngen.ir.masks import lift_masks
 from attngen.ir.printer import spell
 from attngen.ir.traverse import live_steps, names_read, reads, rewrite, walk
-from attngen.transform.existence import Existence, existence, known, mask_of
 
 _ENDS_AT_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus", "relu", "gelu", "gelu_tanh"))
 

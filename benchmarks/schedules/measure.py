@@ -23,23 +23,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from attngen import catalog, target
+from attngen import catalog
 from attngen.cache.load import load_module
 from attngen.errors import CompileFailed, DoesNotFit
-from attngen.ir.pieces import Cuts, cuts
+from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.pipeline import analyse, build, for_dtype, fused
-from attngen.runtime.inspect import Compiled, compile_many
-from attngen.runtime.measure import Emitted, Task, compile_job, fault, row_of
-from attngen.runtime.static import seen, work_of
-from attngen.schedule import measured
+from attngen.schedule import tables as measured
+from attngen.schedule.backward_choice import SPILLED_BYTES
 from attngen.schedule.choose import Candidate, Request, distinct, rank
-from attngen.schedule.cost import price
-from attngen.schedule.forms import SPILLED_BYTES
-from attngen.schedule.measured import Measured
-from attngen.schedule.memory import shared_bytes
+from attngen.schedule.cost.shared_memory import shared_bytes
+from attngen.schedule.cost.time import price
+from attngen.schedule.cost.warps import repeats
 from attngen.schedule.space import LengthClass
-from attngen.schedule.structure import structure
-from attngen.schedule.warps import repeats
+from attngen.schedule.tables import Measured
+from attngen.schedule.work import structure
+from attngen.targets import table as target
+from attngen.toolchain.compile import Compiled, compile_many
+from attngen.toolchain.loop_report import seen, work_of
+from attngen.toolchain.settle import Emitted, Task, compile_job, fault, row_of
 
 TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")

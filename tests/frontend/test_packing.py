@@ -13,8 +13,8 @@ from torch import Tensor
 import attngen
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec
-from attngen.ir.interpret import interpret
-from attngen.runtime.interpreter import InterpretedKernel
+from attngen.interpreter.interpreter import InterpretedKernel
+from attngen.ir.eval.interpret import interpret
 from attngen.runtime.packing import in_rows
 from tests.e2e.dense import normal
 from tests.kernels import harness

@@ -11,7 +11,7 @@ import torch
 
 import attngen
 from attngen.runtime import variant
-from attngen.runtime.timing import gpu_milliseconds
+from attngen.tuning.timing import gpu_milliseconds
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"

@@ -23,22 +23,22 @@ class Mutant:
 
 LIB = "templates/lib/*.py"
 TEMPLATES = "templates/*.j2"
-EMIT = "attngen/emit/*.py"
-MASK = "attngen/analysis/*.py"
-TRANSFORM = "attngen/transform/*.py"
-SCHEDULE = "attngen/schedule/*.py"
+EMIT = "attngen/**/*.py"
+MASK = "attngen/**/*.py"
+TRANSFORM = "attngen/**/*.py"
+SCHEDULE = "attngen/**/*.py"
 OF_SCHEDULES = "tests/schedule"
-OF_PIECES = "tests/transform/test_pieces.py"
-OF_PRODUCTS = "tests/transform/test_products.py"
-RUNTIME = "attngen/runtime/*.py"
-FRONTEND = "attngen/frontend/*.py"
-IR = "attngen/ir/*.py"
+OF_PIECES = "tests/kernel/test_feature_tiling.py"
+OF_PRODUCTS = "tests/kernel/rewrites/test_join_dots.py"
+RUNTIME = "attngen/**/*.py"
+FRONTEND = "attngen/**/*.py"
+IR = "attngen/**/*.py"
 OF_MASKS = "tests/ir/test_masks.py"
 OF_REACH = "tests/runtime/test_reach.py"
-OF_TILES = "tests/runtime/test_tiles.py"
+OF_TILES = "tests/report/test_mask_tiles.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
-OF_FORMS = "tests/transform/test_heads.py"
-OF_BIASES = "tests/transform/test_biases.py"
+OF_FORMS = "tests/kernel/test_prefetched_dots.py"
+OF_BIASES = "tests/kernel/rewrites/test_bias_separation.py"
 OF_PLACES = "tests/runtime/test_following.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
@@ -51,25 +51,25 @@ OF_STORES = "tests/cache/test_store.py::TestSwapped"
 OF_STRICT = "tests/runtime/test_strict.py::test_classes_of_lengths_take_the_tiles_of_long_ones"
 OF_COMMANDS = "tests/runtime/test_strict.py::test_the_command_of_the_message_is_enough"
 _LISTED = "another_file_that_is_listed"
-OF_FORMS_CHECKED = "tests/transform/test_verify.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
+OF_FORMS_CHECKED = "tests/kernel/test_stage_forms.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
 OF_KINDS = "tests/e2e/test_random_cascades.py::test_kinds"
 OF_MAXIMA = "tests/e2e/test_maxima.py"
-OF_DELTA = "tests/transform/test_precise_delta.py"
-OF_REFUSALS = "tests/runtime/test_refusals.py"
+OF_DELTA = "tests/transform/autodiff/test_precise_delta.py"
+OF_REFUSALS = "tests/toolchain/test_refusals.py"
 OF_MISTAKES = "tests/e2e/test_mistakes.py"
 OF_TRANSFORMERS = "tests/e2e/test_transformers.py"
 OF_INDEXERS = f"{OF_TRANSFORMERS}::test_keys_that_an_indexer_chose_meet_the_mask"
-FRONTEND = "attngen/frontend/*.py"
+FRONTEND = "attngen/**/*.py"
 INTEGRATIONS = "attngen/integrations/*.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 _ABSENT = "tests/kernels/test_absent.py"
 OF_ABSENT = f"{_ABSENT}::test_what_is_not_there_does_not_count"
 OF_ENDS = f"{_ABSENT}::test_masks_that_are_an_end"
-OF_ZEROS = "tests/emit/test_zeros.py"
+OF_ZEROS = "tests/emit/test_known_zero.py"
 
-FRONTEND = "attngen/frontend/*.py"
+FRONTEND = "attngen/**/*.py"
 OF_POINTWISE = "tests/e2e/test_pointwise.py"
-OF_DERIVATIVES = "tests/transform/test_derivative.py"
+OF_DERIVATIVES = "tests/transform/autodiff/test_rules.py"
 
 MUTANTS = (
     # Pointwise functions.
@@ -225,7 +225,7 @@ MUTANTS = (
         TRANSFORM,
         "if not is_positive_constant(part)), None)",
         "if part == build.ZERO), None)",
-        first="tests/transform/test_scales.py",
+        first="tests/kernel/rewrites/test_scale_folding.py",
     ),
     Mutant(
         "two parts of a folded bias",
@@ -268,14 +268,14 @@ MUTANTS = (
         TRANSFORM,
         "build.const((low + high) / 2)",
         "build.const(low)",
-        first="tests/transform/test_bounded.py",
+        first="tests/kernel/rewrites/test_static_max.py",
     ),
     Mutant(
         "distances with the wrong sign",
         TRANSFORM,
         '"add" if count > 0 else "sub"',
         '"sub" if count > 0 else "add"',
-        first="tests/transform/test_distances.py",
+        first="tests/kernel/rewrites/test_float_distances.py",
     ),
     Mutant(
         "division by an empty sum", LIB, "tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))", "a / b", first="causal_bottom_right"
@@ -749,10 +749,10 @@ MUTANTS = (
     ),
     Mutant(
         "powers of two padded",
-        "attngen/ir/pieces.py",
+        "attngen/kernel/feature_tiles.py",
         "-(-length // _NARROWEST)",
         "(length // _NARROWEST + 1)",
-        first="tests/ir/test_pieces.py",
+        first="tests/kernel/test_feature_tiles.py",
     ),
     Mutant(
         "decoding ends a token early",
@@ -783,7 +783,7 @@ MUTANTS = (
     ),
     Mutant(
         "draws that share their bits",
-        "attngen/frontend/*.py",
+        "attngen/**/*.py",
         'return Read(self.seed, (), "int"), self._draws - 1',
         'return Read(self.seed, (), "int"), 0',
         first="tests/frontend/test_dropout.py",
@@ -1064,10 +1064,10 @@ MUTANTS = (
     ),
     Mutant(
         "tables of other batches",
-        "attngen/frontend/*.py",
+        "attngen/**/*.py",
         "if own not in (1, given):",
         "if own not in (1, given, 2):",
-        first="tests/frontend/test_blocks.py::test_a_table_of_other_batches_or_heads_is_refused",
+        first="tests/frontend/test_block_sparse.py::test_a_table_of_other_batches_or_heads_is_refused",
     ),
     Mutant(
         "tiles counted behind captured tensors",
@@ -1090,14 +1090,20 @@ MUTANTS = (
         "writer.stage, Stage.PROLOGUE, [], False",
         first=f"{OF_TILES}::test_bounds_of_heads_that_a_kernel_sums_over",
     ),
-    Mutant("forms that a kernel lacks", SCHEDULE, "return value is False and", "return not value and", first="tests/schedule/test_plan.py"),
+    Mutant(
+        "forms that a kernel lacks",
+        SCHEDULE,
+        "return value is False and",
+        "return not value and",
+        first="tests/schedule/test_tile_schedule.py",
+    ),
     # What cascades may combine: results of equal steps, statistics without some axes, gates, maxima, mixed dtypes.
     Mutant(
         "layouts of steps",
-        "attngen/frontend/*.py",
+        "attngen/**/*.py",
         "step is not None and step.axes == axes and step.name",
         "step is not None and step.name",
-        first="tests/frontend/test_cascade.py",
+        first="tests/frontend/test_cascade_function.py",
     ),
     Mutant(
         "features stored one after the other",
@@ -1112,7 +1118,7 @@ MUTANTS = (
         TRANSFORM,
         "product(rest, term.coefficient))",
         "product(rest))",
-        first="tests/transform/test_hoist.py",
+        first="tests/transform/test_factor.py",
     ),
     Mutant(
         "finished values summed over the grid",
@@ -1126,7 +1132,7 @@ MUTANTS = (
         TRANSFORM,
         'build.apply("div", adjoint, count)',
         "adjoint",
-        first="tests/transform/test_differentiate.py::test_reductions_over_a_feature",
+        first="tests/transform/autodiff/test_differentiate.py::test_reductions_over_a_feature",
     ),
     Mutant(
         "maxima over features as sums",

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attngen.ir.parser import parse
+from attngen.kernel.fused_backward import fused as fused_kernels
 from attngen.pipeline import analyse, for_dtype, fused
-from attngen.transform.fused import fused as fused_kernels
 from tests.kernels import cases, harness, memory
 from tests.kernels.suite import APART, TALL, WIDE
 from tests.variants import SOFTMAX

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 import attngen
-from attngen import catalog, target
+from attngen import catalog
 from attngen.errors import ScheduleError
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.forms import form
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Options, freeze
+from attngen.schedule.backward_choice import MARGIN, SPILLED_BYTES, compare, form_of
 from attngen.schedule.choose import Choice, Reason
-from attngen.schedule.forms import MARGIN, SPILLED_BYTES, compare, form_of
-from attngen.schedule.measured import Measured, table
-from attngen.schedule.plan import ModuleSchedule, TileSchedule
+from attngen.schedule.tables import Measured, table
+from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
+from attngen.targets import table as target
 
 SM90 = target.get("sm90")
 DIMS = {"d": 64, "e": 64}

@@ -10,11 +10,11 @@ from attngen import catalog
 from attngen.errors import ArgumentError, DtypeMismatch
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
+from attngen.report.accuracy import Deviation, extents, trial
 from attngen.runtime.handle import dtype_name, feature_lengths
-from attngen.runtime.inspect import Compiled
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Options
-from attngen.runtime.trial import Deviation, extents, trial
+from attngen.toolchain.compile import Compiled
 
 
 def test_handles_show_source_and_a_real_compile() -> None:

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import attngen
-from attngen import target
 from attngen.errors import CompileFailed
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Options, freeze
-from attngen.schedule.plan import parse_tile
+from attngen.schedule.tile_schedule import parse_tile
+from attngen.targets import table as target
 
 DIMS = {"d": 64, "e": 64}
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 import attngen
-from attngen import catalog, cli
-from attngen import target as targets
+from attngen import catalog
 from attngen.api import Attention
+from attngen.cli import commands as cli
 from attngen.deploy import write as writing
 from attngen.errors import MissingKernel
 from attngen.knobs import Knobs
@@ -28,7 +28,8 @@ from attngen.pipeline import analyse
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Options
 from attngen.runtime.strict import Beforehand
-from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule
+from attngen.targets import table as targets
 from tests.deployed import not_compiled
 
 VARIANTS = """

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from attngen import target
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
 from attngen.schedule.space import candidates, length_class
-from attngen.schedule.structure import structure
+from attngen.schedule.work import structure
+from attngen.targets import table as target
 from tests.variants import SOFTMAX
 
 

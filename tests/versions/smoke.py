@@ -10,13 +10,13 @@ import torch
 import triton
 
 import attngen
-from attngen import target as targets
 from attngen.cache.load import load_module
-from attngen.runtime.inspect import compile_many
-from attngen.runtime.measure import Emitted, Task, compile_job
 from attngen.runtime.splitting import kernels_of_few
 from attngen.schedule.choose import Request
-from attngen.schedule.plan import TileSchedule
+from attngen.schedule.tile_schedule import TileSchedule
+from attngen.targets import table as targets
+from attngen.toolchain.compile import compile_many
+from attngen.toolchain.settle import Emitted, Task, compile_job
 
 
 def variant() -> attngen.Spec:
