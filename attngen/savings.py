@@ -7,7 +7,7 @@ depends on a row or a key alone is none of a pair. A product counts its multiply
 from __future__ import annotations
 
 from attngen.ir.expr import Apply
-from attngen.ir.traverse import free_axes, walk
+from attngen.ir.traverse import free_axes, occurrences
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program, rewriting
 from attngen.schedule.work import OPERATIONS, structure
@@ -37,7 +37,7 @@ def _costs(kernel: Kernel) -> dict[str, float]:
     pair = {kernel.resident, kernel.streamed}
     folded = {fold.step for fold in kernel.folds}
     steps = [step for step in kernel.steps if pair <= {*step.axes, *step.over} and step.name not in folded]
-    nodes = [node for step in steps for node in walk(step.body) if isinstance(node, Apply) and pair <= set(free_axes(node))]
+    nodes = [node for step in steps for node in occurrences(step.body) if isinstance(node, Apply) and pair <= set(free_axes(node))]
     held = structure(kernel)
     return {
         "operations": sum(OPERATIONS.get(node.op, 1) for node in nodes if node.op not in SPECIAL) - sum(map(_is_fused, nodes)),

@@ -1,4 +1,8 @@
-"""Walking and rewriting expressions. A rewriter returns None for "unchanged", so untouched parts are shared."""
+"""Walking and rewriting expressions. A rewriter returns None for "unchanged", so untouched parts are shared.
+
+Each node is visited once however many parents it has, so that the work is linear in the DAG. Two nodes that are equal but not one object
+are both visited; what is found must not depend on that, or ask for `occurrences`.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +25,53 @@ def children(expr: Expr) -> tuple[Expr, ...]:
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
-    """Every node, parents before children."""
-    yield expr
-    for child in children(expr):
-        yield from walk(child)
+    """Every node, in the order in which a reader of the text meets it first: parents before children, from left to right."""
+    seen: set[int] = set()
+    pending = [expr]
+    while pending:
+        node = pending.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            pending.extend(reversed(children(node)))
+
+
+def occurrences(expr: Expr) -> Iterator[Expr]:
+    """Every node as often as the text of the expression has it."""
+    pending = [expr]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending.extend(reversed(children(node)))
 
 
 def rewrite(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
-    """Apply `rule` bottom-up; None leaves a node as it is."""
+    """Apply `rule` bottom-up, once a node; None leaves a node as it is."""
+    done: dict[int, Expr] = {}
+
+    def visit(old: Expr) -> Expr:
+        known = done.get(id(old))
+        if known is not None:
+            return known
+        node = with_children(old, tuple(visit(child) for child in children(old)))
+        changed = rule(node)
+        done[id(old)] = node if changed is None else changed
+        return done[id(old)]
+
+    return visit(expr)
+
+
+def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
+    """The node with other direct sub-expressions; itself where they are the ones that it has."""
+    if all(a is b for a, b in zip(new, children(expr), strict=True)):
+        return expr
     match expr:
-        case Apply(op=op, args=args):
-            new = tuple(rewrite(arg, rule) for arg in args)
-            node: Expr = expr if all(a is b for a, b in zip(new, args, strict=True)) else Apply(op, new)
-        case Read(tensor=tensor, at=at, kind=kind):
-            new = tuple(rewrite(arg, rule) for arg in at)
-            node = expr if all(a is b for a, b in zip(new, at, strict=True)) else Read(tensor, new, kind)
+        case Apply(op=op):
+            return Apply(op, new)
+        case Read(tensor=tensor, kind=kind):
+            return Read(tensor, new, kind)
         case _:
-            node = expr
-    changed = rule(node)
-    return node if changed is None else changed
+            return expr
 
 
 def reads(expr: Expr | None) -> tuple[Read, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
-from attngen.ir.traverse import free_axes, reads, walk
+from attngen.ir.traverse import free_axes, occurrences, reads
 from attngen.kernel.dense_rows import streamed_rows, unspecialised
 from attngen.kernel.feature_tiles import label
 from attngen.kernel.partition import Kernel, addends
@@ -180,7 +180,7 @@ def _behind(kernel: Kernel, ahead: tuple[str, ...]) -> tuple[str, ...]:
 
 def _ops(expr: Expr, pair: set[str | None]) -> list[str]:
     """Operations carried out for every pair of positions; what is the same for all pairs of a tile costs nothing beside them."""
-    return [node.op for node in walk(expr) if isinstance(node, Apply) and pair & set(free_axes(node))]
+    return [node.op for node in occurrences(expr) if isinstance(node, Apply) and pair & set(free_axes(node))]
 
 
 def _reads(kernel: Kernel, steps: list[Einsum]) -> list[Read]:

@@ -16,7 +16,7 @@ from attngen.ir.algebra import signed_sum, signed_terms
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.names import Names
-from attngen.ir.traverse import rewrite, step_reads, walk
+from attngen.ir.traverse import occurrences, rewrite, step_reads
 from attngen.kernel.partition import Kernel, addends
 from attngen.kernel.rewrites.note import Note
 
@@ -37,7 +37,7 @@ def join_products(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
 def _joined(step: Einsum, kernel: Kernel, names: Names) -> tuple[Einsum, list[Einsum], list[Note]]:
     products = _products(step, kernel)
     uses = Counter(name for other in kernel.steps for name in step_reads(other))
-    inside = Counter(node.tensor for node in walk(step.body) if isinstance(node, Read))
+    inside = Counter(node.tensor for node in occurrences(step.body) if isinstance(node, Read))
     totals: dict[Expr, Einsum] = {}
     notes: dict[str, Note] = {}
 
