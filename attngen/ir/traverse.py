@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Expr, Extent, Index, Offset, Read
+
+T = TypeVar("T")
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
@@ -45,20 +48,31 @@ def occurrences(expr: Expr) -> Iterator[Expr]:
         pending.extend(reversed(children(node)))
 
 
+def once_a_node(rule: Callable[[Expr, Callable[[Expr], T]], T]) -> Callable[[Expr], T]:
+    """A function that is defined by recursion, for as long as nothing else that it depends on changes.
+
+    Args:
+        rule: gives the result for a node, with the function itself to apply to other nodes.
+    """
+    done: dict[int, tuple[Expr, T]] = {}
+
+    def visit(node: Expr) -> T:
+        if id(node) not in done:
+            done[id(node)] = node, rule(node, visit)  # the node is kept, so that no other one gets its id
+        return done[id(node)][1]
+
+    return visit
+
+
 def rewrite(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
     """Apply `rule` bottom-up, once a node; None leaves a node as it is."""
-    done: dict[int, Expr] = {}
 
-    def visit(old: Expr) -> Expr:
-        known = done.get(id(old))
-        if known is not None:
-            return known
+    def changed(old: Expr, visit: Callable[[Expr], Expr]) -> Expr:
         node = with_children(old, tuple(visit(child) for child in children(old)))
-        changed = rule(node)
-        done[id(old)] = node if changed is None else changed
-        return done[id(old)]
+        new = rule(node)
+        return node if new is None else new
 
-    return visit(expr)
+    return once_a_node(changed)(expr)
 
 
 def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
@@ -108,10 +122,14 @@ def extents(expr: Expr | None) -> tuple[str, ...]:
 def inline(expr: Expr, bodies: Mapping[str, Expr]) -> Expr:
     """Replace reads of named steps (at their own axes) by bodies, repeatedly."""
 
+    done: dict[str, Expr] = {}
+
     def rule(node: Expr) -> Expr | None:
-        if isinstance(node, Read) and node.tensor in bodies:
-            return inline(bodies[node.tensor], bodies)
-        return None
+        if not isinstance(node, Read) or node.tensor not in bodies:
+            return None
+        if node.tensor not in done:
+            done[node.tensor] = rewrite(bodies[node.tensor], rule)
+        return done[node.tensor]
 
     return rewrite(expr, rule)
 
