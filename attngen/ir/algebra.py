@@ -9,6 +9,7 @@ from functools import reduce
 
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr
+from attngen.ir.traverse import once_a_node
 
 Bag = frozenset[tuple[Expr, int]]
 """A multiset of factors or terms: how often each occurs."""
@@ -57,6 +58,26 @@ def signed_terms(expr: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
             return signed_terms(a, -sign)
         case _:
             return [(sign, expr)]
+
+
+def counted_terms(expr: Expr) -> dict[Expr, int]:
+    """The terms of a sum, as `signed_terms` has them, with how often each is added; once a node, where a sum is added to itself."""
+
+    def counts(node: Expr, visit: Callable[[Expr], dict[Expr, int]]) -> dict[Expr, int]:
+        match node:
+            case Apply(op="add" | "sub" as op, args=(a, b)):
+                parts = ((1, visit(a)), (1 if op == "add" else -1, visit(b)))
+            case Apply(op="neg", args=(a,)):
+                parts = ((-1, visit(a)),)
+            case _:
+                return {node: 1}
+        found: Counter[Expr] = Counter()
+        for sign, terms in parts:
+            for term, count in terms.items():
+                found[term] += sign * count
+        return found
+
+    return once_a_node(counts)(expr)
 
 
 def signed_sum(terms: Iterable[tuple[int, Expr]]) -> Expr:

@@ -6,6 +6,7 @@ are both visited; what is found must not depend on that, or ask for `occurrences
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -39,13 +40,22 @@ def walk(expr: Expr) -> Iterator[Expr]:
             pending.extend(reversed(children(node)))
 
 
-def occurrences(expr: Expr) -> Iterator[Expr]:
-    """Every node as often as the text of the expression has it."""
-    pending = [expr]
-    while pending:
-        node = pending.pop()
-        yield node
-        pending.extend(reversed(children(node)))
+def occurrences(expr: Expr) -> Counter[Expr]:
+    """How often the text of an expression has each of its nodes."""
+    found: dict[Expr, None] = {}
+
+    def visit(node: Expr) -> None:
+        if node not in found:
+            for child in children(node):
+                visit(child)
+            found[node] = None
+
+    visit(expr)
+    counts = Counter({expr: 1})
+    for node in reversed(found):
+        for child in children(node):
+            counts[child] += counts[node]
+    return counts
 
 
 def once_a_node(rule: Callable[[Expr, Callable[[Expr], T]], T]) -> Callable[[Expr], T]:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from attngen.ir.expr import Apply, Expr, Read
-from attngen.ir.traverse import children, free_axes, once_a_node, with_children
+from attngen.ir.traverse import children, free_axes, once_a_node, walk, with_children
 
 LONG = 32
 """Operations, positions of reads apart, from which on a body is split."""
@@ -22,7 +22,8 @@ LONG = 32
 def shared_values(body: Expr, named: Mapping[Expr, Expr], captured: Callable[[str], bool]) -> tuple[Expr, ...]:
     """The values that a long body uses more than once, parts before what holds them.
 
-    A value of positions and captures alone is not among them unless it is long itself: analyses of masks and biases read it in place.
+    A value of positions and captures alone is not among them unless it is long itself, or part of such a one: analyses of masks and
+    biases read it in place.
 
     Args:
         body: with nothing replaced yet.
@@ -42,11 +43,11 @@ def shared_values(body: Expr, named: Mapping[Expr, Expr], captured: Callable[[st
                 computed.add(node)
         return lengths[node]
 
-    def is_worth(node: Expr) -> bool:
-        whole = isinstance(node, Apply) and node.kind == "float" and node not in named and bool(free_axes(node))
-        return whole and (node in computed or lengths[node] > LONG)
-
-    return tuple(node for node in lengths if uses[node] > 1 and is_worth(node)) if visit(body) > LONG else ()
+    if visit(body) <= LONG:
+        return ()
+    floats = [node for node in lengths if uses[node] > 1 and isinstance(node, Apply) and node.kind == "float" and node not in named]
+    inside = {part for node in floats if node not in computed and lengths[node] > LONG for part in walk(node)}
+    return tuple(node for node in floats if (node in computed and free_axes(node)) or node in inside)
 
 
 def replace_parts(expr: Expr, table: Mapping[Expr, Expr]) -> Expr:

@@ -164,6 +164,7 @@ class _Evaluator:
         self.step = step
         self.space = (*step.axes, *step.over)
         self.shape = tuple(extents[axis] for axis in self.space)
+        self.found: dict[tuple[int, int], tuple[Apply, Array | None, Array]] = {}
 
     def run(self) -> _Stored:
         """The step's value and existence."""
@@ -283,10 +284,19 @@ class _Evaluator:
             case Read(tensor=tensor, kind=kind):
                 data = self.element(expr, self.known[tensor].data, exists)
                 return data if exists is None or kind != "float" else self.backend.guard(data, exists)
+            case Apply():
+                # Node and mask are kept along, so that nothing else gets their ids.
+                place = id(expr), id(exists)
+                if place not in self.found:
+                    self.found[place] = expr, exists, self.operation(expr, exists)
+                return self.found[place][2]
+
+    def operation(self, node: Apply, exists: Array | None) -> Array:
+        match node:
             case Apply(op="where", args=(condition, a, b)):
-                return self.where(kind_of(expr), condition, (a, b), exists)
+                return self.where(node.kind, condition, (a, b), exists)
             case Apply(op=op, args=args):
-                kind = _operand_kind(expr)
+                kind = _operand_kind(node)
                 operands = [self.expr(arg, exists) for arg in args]
                 return self.backend.pointwise[op](*(x if kind is None else self.backend.cast(x, kind) for x in operands))
 

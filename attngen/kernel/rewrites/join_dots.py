@@ -37,7 +37,10 @@ def join_products(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
 def _joined(step: Einsum, kernel: Kernel, names: Names) -> tuple[Einsum, list[Einsum], list[Note]]:
     products = _products(step, kernel)
     uses = Counter(name for other in kernel.steps for name in step_reads(other))
-    inside = Counter(node.tensor for node in occurrences(step.body) if isinstance(node, Read))
+    inside: Counter[str] = Counter()
+    for node, count in occurrences(step.body).items():
+        if isinstance(node, Read):
+            inside[node.tensor] += count
     totals: dict[Expr, Einsum] = {}
     notes: dict[str, Note] = {}
 

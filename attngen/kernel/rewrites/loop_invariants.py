@@ -42,7 +42,8 @@ def _is_row_value(node: Expr, saved: Collection[str], axes: tuple[str, ...]) -> 
     if not isinstance(node, Apply) or node.op != "where" or kind_of(node) != "float":
         return False
     own = tuple(Index(axis) for axis in axes)
-    parts = list(occurrences(node))
-    inner = [read for read in parts if isinstance(read, Read)]
-    indexes = [place for place in parts if isinstance(place, Index)]
-    return bool(inner) and all(read.tensor in saved and read.at == own for read in inner) and len(indexes) == len(inner) * len(axes)
+    parts = occurrences(node).items()
+    inner = [(read, count) for read, count in parts if isinstance(read, Read)]
+    indexes = sum(count for place, count in parts if isinstance(place, Index))
+    finished = bool(inner) and all(read.tensor in saved and read.at == own for read, _ in inner)
+    return finished and indexes == sum(count for _, count in inner) * len(axes)
