@@ -15,6 +15,8 @@ from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Expr, Extent, Index, Offset, Read
 
 T = TypeVar("T")
+LONG = 32
+"""A value of more operations, each counted as often as the text has it, is not written where it is read: it gets a step of its own."""
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:

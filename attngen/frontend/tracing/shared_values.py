@@ -13,10 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from attngen.ir.expr import Apply, Expr, Read
-from attngen.ir.traverse import children, free_axes, once_a_node, walk, with_children
-
-LONG = 32
-"""Operations, positions of reads apart, from which on a body is split."""
+from attngen.ir.traverse import LONG, children, free_axes, once_a_node, walk, with_children
 
 
 def shared_values(body: Expr, named: Mapping[Expr, Expr], captured: Callable[[str], bool]) -> tuple[Expr, ...]:
