@@ -193,7 +193,7 @@ def _equal(a: object, b: object, seen: set[tuple[int, int]]) -> bool:
     if a is b:
         return True
     if isinstance(a, Apply) and isinstance(b, Apply):
-        if a._hash != b._hash or a.op != b.op:
+        if hash(a) != hash(b) or a.op != b.op:
             return False
         pair = (id(a), id(b))
         if pair in seen:

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from attngen.errors import ArgumentError, AxisError, GatherOutOfRange, ShapeMismatch
+from attngen.errors import ArgumentError, GatherOutOfRange
 from attngen.ir import build
 from attngen.ir.algebra import factors
 from attngen.ir.cascade import IDENTITY, Cascade, Einsum, Reduce
+from attngen.ir.eval.axis_lengths import axis_extents
 from attngen.ir.eval.numpy_backend import NumpyBackend
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Offset, Read, Start, kind_of
 from attngen.ir.traverse import reads, walk
@@ -106,44 +107,6 @@ def interpret(cascade: Cascade, values: Mapping[str, Any], backend: Backend | No
     for step in cascade.steps:
         known[step.name] = _Evaluator(arrays, known, extents, step).run()
     return {step.name: known[step.name].data for step in cascade.steps}
-
-
-def axis_extents(cascade: Cascade, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The length of every axis: from the arguments, or else from the captures that the axis indexes plainly.
-
-    Args:
-        shapes: shape of every input.
-
-    Raises:
-        ShapeMismatch: a rank is wrong, or two inputs disagree about an axis.
-        AxisError: no input tells the length of an axis that a step uses.
-    """
-    found: dict[str, tuple[int, str]] = {}
-    for item in cascade.inputs:
-        shape = shapes[item.name]
-        if len(shape) != item.rank:
-            raise ShapeMismatch(f"{item.name} must have {item.rank} dimensions, got shape {shape}")
-        for axis, extent in zip(item.axes or (), shape, strict=False):
-            _agree(found, axis, extent, item.name)
-    of_arguments = frozenset(found)
-    captures = {item.name for item in cascade.inputs if item.axes is None}
-    for step in cascade.steps:
-        for read in (*reads(step.body), *reads(step.where)):
-            if read.tensor in captures:
-                for axis, extent in zip(read.at, shapes[read.tensor], strict=True):
-                    if isinstance(axis, Index) and axis.axis not in of_arguments:
-                        _agree(found, axis.axis, extent, read.tensor)
-    for step in cascade.steps:
-        unknown = [axis for axis in (*step.axes, *step.over) if axis not in found]
-        if unknown:
-            raise AxisError(f"no input tells the length of axis {unknown[0]!r} of {step.called}", loc=step.loc)
-    return {axis: extent for axis, (extent, _) in found.items()}
-
-
-def _agree(found: dict[str, tuple[int, str]], axis: str, extent: int, name: str) -> None:
-    other, owner = found.setdefault(axis, (extent, name))
-    if other != extent:
-        raise ShapeMismatch(f"axis {axis!r} has length {other} in {owner} and {extent} in {name}")
 
 
 @dataclass(frozen=True, slots=True)
