@@ -40,6 +40,7 @@ class TestOrders:
 class TestResults:
     """An order changes tiles and nothing else."""
 
+    @pytest.mark.kernels
     @pytest.mark.parametrize("name", ["neighbours", "dilated", "anything"])
     def test_they_stay_where_they_were(self, name: str) -> None:
         grid = attngen.grid(5, 7)
@@ -66,6 +67,7 @@ class TestResults:
             for a, b in zip(mine, found[-1], strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
+    @pytest.mark.kernels
     def test_fewer_tiles_are_visited(self) -> None:
         def dilated(b, h, q, k):  # type: ignore[no-untyped-def]
             return ((q - k) % 4 == 0) & (q - k < 32) & (k - q < 32)
@@ -78,6 +80,7 @@ class TestResults:
         assert counted[1] < counted[0] / 2
         assert counted[1] == 4 * (2 + 2)
 
+    @pytest.mark.kernels
     @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
     def test_a_compiled_model(self) -> None:
         attend = attngen.compile(attngen.attention(order=torch.randperm(20)), schedule=SMALL)

@@ -76,6 +76,7 @@ def by_document(doc: torch.Tensor) -> attngen.api.Attention:
     return attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: doc[q] == doc[k], name="documents"), arch="sm90")
 
 
+@pytest.mark.kernels
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-2, 3), max_size=9), st.lists(st.integers(-2, 3), max_size=9))
 def test_runs_of_any_values(values: list[int], keys: list[int]) -> None:
