@@ -136,9 +136,9 @@ def output(line: str) -> str:
         return ""
     out, err = io.StringIO(), io.StringIO()
     with _environment(settings), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(arguments[1:])
-    # Progress is for terminals; what was dumped or refused is for the reader.
-    text = out.getvalue() + (err.getvalue() if code or settings else "")
+        assert main(arguments[1:]) == 0, f"{line}: {err.getvalue()}"
+    # Progress is for terminals, what settings make it print for the reader.
+    text = out.getvalue() + (err.getvalue() if settings else "")
     for item in filters:
         text = _filtered(text, shlex.split(item))
     return _tidy(text)
