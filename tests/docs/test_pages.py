@@ -54,6 +54,13 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert {path.name for path in (CHECKOUT / "docs").glob("*.md")} <= {Path(link).name for link in _LINK.findall(README)}
 
 
+def test_the_time_on_a_cpu_is_that_of_the_benchmark() -> None:
+    page = (CHECKOUT / "benchmarks" / "cpu.md").read_text(encoding="utf-8")
+    (_, _, forward, times, *_) = next(row for row in rows(page, "| N |") if row[0] == "512")
+    said = f"{float(forward.removesuffix(' ms')) / 1000:.1f} s for a causal forward of 4 heads and 512 tokens, {times} times SDPA"
+    assert said in README
+
+
 def test_all_settings_are_listed() -> None:
     assert with_knobs(README) == README, "python -m tests.docs.update writes the table"
     assert "| `ATTNGEN_STRICT` |" in README
