@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from attngen.frontend.torch_functions.activations import ACTIVATIONS
+from attngen.frontend.torch_functions.pointwise import POINTWISE
 from tests.docs.pages import CHECKOUT, PAGES, fences
 from tests.docs.tables import rows, with_knobs
 
@@ -105,3 +107,17 @@ def test_each_word_of_the_glossary_has_one_meaning_and_a_place() -> None:
     for name, meaning, where in WORDS:
         assert len(meaning.split()) >= 3, name
         assert (CHECKOUT / "attngen" / where.strip("`")).exists(), f"{name}: there is no {where}"
+
+
+_TORCH = {"mod": "remainder", "log_sigmoid": "logsigmoid"}
+_ELSEWHERE = re.compile(r"(add|r?sub|mul|div|floordiv|neg|positive|eq|ne|l[te]|g[te]|safe_div|tanh_approx)$|logical_|bitwise_|clamp_")
+"""What the page shows as symbols or as groups, and what has other names for users."""
+
+
+def test_the_functions_of_mods_are_those_that_are_traced() -> None:
+    page = (CHECKOUT / "docs" / "pointwise.md").read_text(encoding="utf-8")
+    table = page[page.index("| arithmetic |") : page.index("Others are refused")]
+    listed = {word for code in re.findall(r"`([^`]+)`", table) for word in code.split() if word.isidentifier()}
+    traced = {_TORCH.get(name, name) for name in (*POINTWISE, *ACTIVATIONS)}
+    assert listed <= traced
+    assert {name for name in traced if not _ELSEWHERE.match(name)} <= listed
