@@ -159,11 +159,12 @@ class Read:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Apply:
-    """A pointwise operation from `OPS`."""
+    """A pointwise operation from `OPS`. `found` has what `traverse` was asked about the node before."""
 
     op: str
     args: tuple[Expr, ...]
     kind: Kind = field(init=False, repr=False)
+    found: dict[str, tuple[object, ...]] = field(init=False, repr=False)
     _hash: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +173,7 @@ class Apply:
         if len(self.args) != OPS[self.op].arity:
             raise ValueError(f"{self.op} takes {OPS[self.op].arity} arguments, got {len(self.args)}")
         object.__setattr__(self, "kind", _kind(self.op, self.args))
+        object.__setattr__(self, "found", {})
         object.__setattr__(self, "_hash", hash((self.op, self.args)))
 
     def __hash__(self) -> int:

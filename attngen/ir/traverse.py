@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
-from typing import TypeVar
+from functools import wraps
+from typing import TypeVar, cast
 
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Expr, Extent, Index, Offset, Read
 
 T = TypeVar("T")
-_CACHED = 1 << 13
-"""Expressions whose reads and axes are kept: passes ask for those of one body many times."""
 LONG = 32
 """A value of more operations, each counted as often as the text has it, is not written where it is read: it gets a step of its own."""
 
@@ -103,7 +101,21 @@ def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
             return expr
 
 
-@lru_cache(_CACHED)
+def _once(function: Callable[[Expr | None], tuple[T, ...]]) -> Callable[[Expr | None], tuple[T, ...]]:
+    """The function, which keeps what it found with the node: passes ask the same of one body many times."""
+
+    @wraps(function)
+    def asked(expr: Expr | None) -> tuple[T, ...]:
+        if not isinstance(expr, Apply):
+            return function(expr)
+        if function.__name__ not in expr.found:
+            expr.found[function.__name__] = function(expr)
+        return cast("tuple[T, ...]", expr.found[function.__name__])
+
+    return asked
+
+
+@_once
 def reads(expr: Expr | None) -> tuple[Read, ...]:
     """All reads, each once, in order of appearance."""
     if expr is None:
@@ -111,7 +123,7 @@ def reads(expr: Expr | None) -> tuple[Read, ...]:
     return tuple(dict.fromkeys(node for node in walk(expr) if isinstance(node, Read)))
 
 
-@lru_cache(_CACHED)
+@_once
 def names_read(expr: Expr | None) -> tuple[str, ...]:
     """Names of the tensors read, each once, in order of appearance."""
     return tuple(dict.fromkeys(read.tensor for read in reads(expr)))
@@ -122,7 +134,7 @@ def step_reads(step: Einsum) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*names_read(step.body), *names_read(step.where))))
 
 
-@lru_cache(_CACHED)
+@_once
 def free_axes(expr: Expr | None) -> tuple[str, ...]:
     """Axes whose position matters to the value, in order of appearance."""
     if expr is None:

@@ -24,19 +24,19 @@ from attngen.kernel.rewrites.note import Note
 def join_dots(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     """The kernel with such sums as steps of their own, and what was done or why not."""
     names, notes = Names(kernel.cascade), list[Note]()
+    uses = Counter(name for step in kernel.steps for name in step_reads(step))
     steps: list[Einsum] = []
     for step in kernel.steps:
         if step.reduce is None and not addends(step):
-            step, totals, told = _joined(step, kernel, names)
+            step, totals, told = _joined(step, kernel, names, uses)
             steps += totals
             notes += told
         steps.append(step)
     return replace(kernel, steps=tuple(steps)), tuple(notes)
 
 
-def _joined(step: Einsum, kernel: Kernel, names: Names) -> tuple[Einsum, list[Einsum], list[Note]]:
+def _joined(step: Einsum, kernel: Kernel, names: Names, uses: Counter[str]) -> tuple[Einsum, list[Einsum], list[Note]]:
     products = _products(step, kernel)
-    uses = Counter(name for other in kernel.steps for name in step_reads(other))
     inside: Counter[str] = Counter()
     for node, count in occurrences(step.body).items():
         if isinstance(node, Read):
