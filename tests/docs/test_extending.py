@@ -43,6 +43,7 @@ def trained(attend: attngen.Attention) -> list[torch.Tensor]:
     return [out, *torch.autograd.grad(out.square().sum(), (q, k, v))]
 
 
+@pytest.mark.kernels
 def test_a_rewrite_is_a_row_of_the_table(toys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     without = attngen.compile(toys["spec"], arch="sm90")
     before = trained(without)
@@ -62,6 +63,7 @@ def test_a_target_is_a_row_of_the_table(toys: dict[str, Any], monkeypatch: pytes
     assert all("(model)" in line for line in tiles), tiles
 
 
+@pytest.mark.kernels
 def test_a_loop_structure_is_a_choice_of_outputs(toys: dict[str, Any], tmp_path: Path) -> None:
     program = toys["program"]
     assert [kernel.role for kernel in program.kernels if "columns" in kernel.role] == ["backward_columns", "backward_columns_2"]

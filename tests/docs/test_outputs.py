@@ -27,11 +27,13 @@ def _quiet(tmp_path: Path) -> Iterator[None]:
     log.setLevel(level)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", [name for name, page in TEXTS.items() if any(fence.flag != "slow" for fence in fences(page))])
 def test_outputs(name: str) -> None:
     assert rewritten(TEXTS[name], name) == TEXTS[name], "python -m tests.docs.update writes what is printed now"
 
 
+@pytest.mark.kernels
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, page in TEXTS.items() if any(fence.flag == "slow" for fence in fences(page))])
 def test_outputs_of_real_compiles(name: str) -> None:

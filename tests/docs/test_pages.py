@@ -56,6 +56,15 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert {path.name for path in (CHECKOUT / "docs").glob("*.md")} <= {Path(link).name for link in _LINK.findall(README)}
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_targets_of_make_exist(name: str) -> None:
+    listing = "".join(fence.text for fence in fences((CHECKOUT / name).read_text(encoding="utf-8")) if fence.language == "console")
+    makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"^make (\w+)", listing, re.MULTILINE)
+    assert named
+    assert set(named) <= set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+
+
 def test_the_time_on_a_cpu_is_that_of_the_benchmark() -> None:
     page = (CHECKOUT / "benchmarks" / "cpu.md").read_text(encoding="utf-8")
     (_, _, forward, times, *_) = next(row for row in rows(page, "| N |") if row[0] == "512")
