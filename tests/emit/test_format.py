@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from attngen import catalog
 from attngen.emit.format import WIDTH, break_lines, broken, split_items
 from attngen.frontend.attention import attention
