@@ -120,7 +120,7 @@ def statics(compiled: Compiled, work: Work, target: Target, num_warps: int) -> t
         compiled: for `target`, which is one of NVIDIA's.
         work: of one turn.
         target: what it was compiled for.
-        num_warps: that walk the loop together, without those that Triton adds for specialisation.
+        num_warps: that walk the loop together, without those that Triton adds to divide them.
 
     Raises:
         InternalError: the binary cannot be disassembled.

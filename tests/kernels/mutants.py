@@ -22,6 +22,7 @@ class Mutant:
 
 
 LIB = "templates/lib/*.py"
+GLUON = "templates/gluon/*.py"
 TEMPLATES = "templates/*.j2"
 EMIT = "attngen/**/*.py"
 MASK = "attngen/**/*.py"
@@ -398,9 +399,9 @@ MUTANTS = (
     ),
     Mutant("products joined that others need", TRANSFORM, "if uses[name] > 1 or inside[name] > 1 or", "if", first=OF_PRODUCTS),
     # Divided warps.
-    Mutant("a slot is filled before it was left", LIB, "(turn // STAGES + 1) & 1", "(turn // STAGES) & 1", first=OF_SPECIALISED),
+    Mutant("a slot is filled before it was left", GLUON, "(turn // STAGES + 1) & 1", "(turn // STAGES) & 1", first=OF_SPECIALISED),
     Mutant(
-        "a tile is taken before it is there", LIB, "mbarrier.wait(ready.index(slot), (turn // STAGES) & 1)", "pass", first=OF_SPECIALISED
+        "a tile is taken before it is there", GLUON, "mbarrier.wait(ready.index(slot), (turn // STAGES) & 1)", "pass", first=OF_SPECIALISED
     ),
     Mutant("a slot is left by one group", EMIT, "workers=len(PARTS)", "workers=1", first=OF_SPECIALISED),
     Mutant("both groups compute the same rows", EMIT, 'f"PART * {end} + {own}"', "own", first=OF_SPECIALISED),
