@@ -126,8 +126,8 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
-    axis has several tiles; `forward_near`, `backward_near`: statements that copy tensors whose positions lie too far apart; `tiled`:
+    """The launching functions of a module. `document_extents`: whether they need to know where equal captured values lie; `pieces`: whether
+    a feature axis has several tiles; `forward_near`, `backward_near`: copies of tensors whose positions lie too far apart; `tiled`:
     whether descriptors may fetch tiles; `choosers`: functions that pick an alternate kernel or the plain one; `flags`: all that a tile may
     set; `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`: whether some kernel is called for a
     chunk of rows at a time."""
@@ -136,7 +136,7 @@ class HostContext:
     forward_params: tuple[Code, ...]
     forward_near: tuple[Code, ...]
     lengths: tuple[Code, ...]
-    runs: bool
+    document_extents: bool
     pieces: bool
     tiled: bool
     choosers: tuple[Code, ...]

@@ -110,14 +110,16 @@ def _type(source: Source, kernel: Kernel, param: str, request: Request) -> str:
     if param in known:
         return _NUMBERS[known[param].kind]
     stem = param.removesuffix("_ptr").removesuffix("_out")
-    if stem in {buffer.name for _, _, buffer in buffers(kernel)} | {str(tensor_name(name)) for runs in kernel.runs for name in runs.names}:
+    if stem in {buffer.name for _, _, buffer in buffers(kernel)} | {
+        str(tensor_name(name)) for runs in kernel.document_extents for name in runs.names
+    }:
         return "*i32"
     states = {str(tensor_name(name)) for name in source.shapes.states}
     item = known.get(stem)
     if item is not None and item.axes is None:
         return f"*{_CAPTURED[item.kind]}"
     axes = item.axes if item is not None else next((step.axes for step in kernel.steps if str(tensor_name(step.name)) == stem), ())
-    sums = {str(tensor_name(name)) for other in source.program.kernels for name in other.added}
+    sums = {str(tensor_name(name)) for other in source.program.kernels for name in other.atomic_adds}
     dtype = request.dtype
     if item is not None and item.name in request.singles:
         return "*fp32"
