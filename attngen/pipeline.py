@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TypeVar
 
 from attngen.analysis.axis_roles import roles
-from attngen.emit.context import ModuleContext
+from attngen.emit.alternate_text import alternate_texts
+from attngen.emit.context import AlternateText, ModuleContext
 from attngen.emit.format import WIDTH
 from attngen.emit.host import Plan, gradient_axes, host_context
 from attngen.emit.identifiers import Code, comment, folded
 from attngen.emit.kernel_text import Lowered, listings, lower_kernel
 from attngen.emit.placement import Shapes, shapes
 from attngen.emit.render import helper_sources, render
-from attngen.emit.specialised import Form, specialise
 from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade
-from attngen.kernel.dense_rows import unspecialised
 from attngen.kernel.feature_tiles import Cuts
 from attngen.kernel.fused_backward import fused as fused_kernels
 from attngen.kernel.partition import Kernel, backward_kernels, forward_kernel
@@ -82,14 +81,14 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An emitted module: its text, the role and signature of each kernel, the program behind it, the shapes it is for, and whether its
-    forward has the warp-specialised form too."""
+    """An emitted module: its text, the role and signature of each kernel, the program behind it, the shapes it is for, and the flags of the
+    alternate kernels that it has."""
 
     text: str
     program: Program
     lowered: tuple[tuple[Kernel, Lowered], ...]
     shapes: Shapes
-    specialised: bool
+    alternates: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,32 +245,34 @@ def _rewritten(program: Program) -> Program:
     return replace(program, kernels=tuple(with_document_extents(cse(kernel)) for kernel in kernels), rewrites=told)
 
 
-def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = False) -> Source:
+def build(program: Program, name: str, cuts: Cuts = (), alternates: frozenset[str] = frozenset()) -> Source:
     """From kernels to the text of a module.
 
     Args:
         program: result of `analyse`.
         name: of the variant, for the module's title.
         cuts: of the feature axes that are not one tile of their own length.
-        specialised: whether the forward has its warp-specialised form as well.
+        alternates: flags of the alternate kernels that the module has as well, where a kernel has them.
     """
     own = _shapes(program, cuts)
     written = lowered(program.kernels, own)
-    forms = [specialise(kernel, own, plain) for kernel, plain in written if specialised and not unspecialised(kernel)]
-    helpers = frozenset().union(*(item.helpers for _, item in written), *(form.helpers for form in forms))
+    others = tuple(other for kernel, plain in written for other in alternate_texts(kernel, own, plain, alternates))
+    helpers = frozenset().union(*(item.helpers for _, item in written), *(other.helpers for other in others))
     module = ModuleContext(
         title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
         version=Code(VERSION),
         cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
         helpers=tuple(Code(text) for text in helper_sources(helpers)),
         kernels=tuple(item.context for _, item in written),
-        specialised=tuple(form.context for form in forms),
-        host=host_context(_plan(program, own, written, forms)),
+        alternates=tuple(other.text for other in others),
+        imports=tuple(dict.fromkeys(line for other in others for line in other.imports)),
+        legend=tuple(dict.fromkeys(line for other in others for line in other.legend)),
+        host=host_context(_plan(program, own, written, others)),
     )
-    return Source(render(module), program, written, own, bool(forms))
+    return Source(render(module), program, written, own, frozenset(other.flag for other in others))
 
 
-def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], ...], forms: Sequence[Form] = ()) -> Plan:
+def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], ...], alternates: tuple[AlternateText, ...] = ()) -> Plan:
     """What the host side of a module depends on."""
     backward = program.backward
     forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].tile_list_of})
@@ -286,8 +287,7 @@ def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], 
         gradients=backward.gradients if backward is not None else (),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
         shapes=own,
-        specialised={form.context.plain.name: form.context.name for form in forms},
-        workers=max((form.context.workers for form in forms), default=0),
+        alternates=alternates,
     )
 
 

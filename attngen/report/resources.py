@@ -116,7 +116,7 @@ def compile_settled(
     """
     while True:
         whole = kernels.settled(request.extents, request.dtype, request.target, REFERENCE[request.length][1:])
-        source = kernels.source(request.extents, whole.specialised)
+        source = kernels.source(request.extents, whole.alternates)
         module = loaded or Emitted(source, kernels.module(source, False, request.target, request.extents, request.dtype))
         tasks = [Task(module, role, request, tile) for role, tile in whole.tiles if role in roles]
         results = _compiled(tasks)

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attngen.emit.gluon import scores_name
-from attngen.emit.specialised import specialised_name
+from attngen.alternates.alternate_kernel import AlternateKernel
+from attngen.alternates.known_alternates import of_role
 from attngen.errors import ArgumentError, DtypeMismatch, ShapeMismatch
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import asks_specialised
+from attngen.runtime.options import asked_alternates
 from attngen.schedule.tile_schedule import DTYPE_BYTES
 from attngen.targets import table as targets
 
@@ -33,19 +33,26 @@ class KernelHandle:
         return f"<kernel {self.name} of {self.kernels.name}>"
 
     @property
+    def alternate(self) -> AlternateKernel | None:
+        """The alternate kernel that `schedule=` asks for."""
+        asked = asked_alternates(self.kernels.override, self.role)
+        return next((alternate for alternate in of_role(self.role) if alternate.flag in asked), None)
+
+    @property
     def name(self) -> str:
         """Of the function in the emitted module, of the form that `schedule=` asks for."""
-        specialised = self.role == "forward" and asks_specialised(self.kernels.override)
-        return specialised_name(self.role) if specialised else f"{self.role}_kernel"
+        alternate = self.alternate
+        return f"{self.role}_kernel" if alternate is None else alternate.function
 
     @property
     def source(self) -> str:
-        """The text of the emitted function for bfloat16, for feature lengths that are powers of two; where its warps are specialised,
-        with what each of them does."""
+        """The text of the emitted function for bfloat16, for feature lengths that are powers of two; of an alternate kernel
+        with the functions that it calls."""
         lengths = feature_lengths(self.kernels.program.features, None, dict(self.known))
         text = self.kernels.at("bfloat16").source(lengths).text
         place = text.index(f"def {self.name}(")
-        first = place if self.name == f"{self.role}_kernel" else text.index(f"def {scores_name(self.role)}(")
+        alternate = self.alternate
+        first = place if alternate is None else text.index(f"def {alternate.first_function}(")
         return text[text.rindex("@", 0, first) : text.index("\n\n\n", place)] + "\n"
 
     def resources(self, dtype: object = "bfloat16", head_dim: int | Sequence[int] | None = None, arch: str | None = None) -> Compiled:
@@ -66,9 +73,9 @@ class KernelHandle:
         return inspect_kernels(self.kernels, lengths, dtype_name(dtype), target, (self.role,))[0].compiled
 
 
-def kernel_names(role: str) -> tuple[str, str]:
-    """Of the functions that a kernel may be launched as: the plain one, and the one whose warps are specialised."""
-    return f"{role}_kernel", specialised_name(role)
+def kernel_names(role: str) -> tuple[str, ...]:
+    """Of the functions that a kernel may be launched as: the plain one, and its alternates."""
+    return (f"{role}_kernel", *(alternate.function for alternate in of_role(role)))
 
 
 def handles(kernels: Kernels, known: tuple[tuple[str, int], ...]) -> tuple[KernelHandle, ...]:

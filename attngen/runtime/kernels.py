@@ -24,12 +24,12 @@ from attngen.kernel.rewrites.note import Note
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
 from attngen.runtime.devices import target_of
-from attngen.runtime.options import Options, asks_specialised, own_part, roles, thaw
+from attngen.runtime.options import Options, asked_alternates, own_part, roles, thaw
 from attngen.runtime.tile_list_cache import TileListCache
 from attngen.schedule.choose import Choice, Request, choose, with_asked
 from attngen.schedule.space import length_class
 from attngen.schedule.tables import table
-from attngen.schedule.tile_schedule import ModuleSchedule, check_specialised, override, parse_schedule
+from attngen.schedule.tile_schedule import ModuleSchedule, check_alternates, override, parse_schedule
 from attngen.targets import table as targets
 from attngen.toolchain.artifact_store import store, stored, toolchain
 from attngen.toolchain.refusals import Failure, Refusals
@@ -58,9 +58,9 @@ class Kernels:
         self.lock = threading.RLock()
         self.choices: dict[Request, Choice] = {}
         self.schedules: dict[str, ModuleSchedule] = {}
-        self.sources: dict[tuple[Cuts, bool], Source] = {}
+        self.sources: dict[tuple[Cuts, frozenset[str]], Source] = {}
         self.loaded: dict[tuple[object, ...], Loaded] = {}
-        self.modules: dict[tuple[Cuts, bool, bool], ModuleType] = {}
+        self.modules: dict[tuple[Cuts, frozenset[str], bool], ModuleType] = {}
         self.narrower: dict[frozenset[str], Kernels] = {}
         self.special: dict[str, Kernels] = {}
         self.refusals = Refusals(program, knobs, options.local)
@@ -113,14 +113,14 @@ class Kernels:
                     self.one_walk = Kernels(program, self.name, self.options, self.knobs)
             return self.one_walk
 
-    def source(self, dims: Mapping[str, int], specialised: bool = False) -> Source:
-        """The emitted module for these feature lengths; its text depends only on how they are cut into tiles, and on whether the forward
-        has specialised warps too, as a schedule or the user may ask."""
+    def source(self, dims: Mapping[str, int], alternates: frozenset[str] = frozenset()) -> Source:
+        """The emitted module for these feature lengths; its text depends only on how they are cut into tiles, and on the alternate
+        kernels that it has too, as a schedule or the user may ask."""
         with self.lock:
-            return self._source(dims, specialised or asks_specialised(self.override))
+            return self._source(dims, alternates | asked_alternates(self.override))
 
-    def _source(self, dims: Mapping[str, int], specialised: bool) -> Source:
-        key = (cuts(dims), specialised)
+    def _source(self, dims: Mapping[str, int], alternates: frozenset[str]) -> Source:
+        key = (cuts(dims), alternates)
         if key not in self.sources:
             self.sources[key] = build(self.program, self.name, *key)
         return self.sources[key]
@@ -164,13 +164,13 @@ class Kernels:
         with self.lock:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
-                # What is stored, or made for others, has no specialised warps that nobody asked for.
+                # What is stored, or made for others, has no alternate kernels that nobody asked for.
                 kept = self.knobs.strict or self.options.stored or not self.options.local
-                tuned = tuned.unspecialised() if kept else tuned
+                tuned = tuned.without_alternates() if kept else tuned
                 choice = choose(self.program.kernels, request, table(), tuned, partial(self.refusals.why, request))
                 if self.override is not None:
                     schedule = override(choice.schedule, self.program.kernels, thaw(self.override))
-                    check_specialised(schedule, dims, dtype, target)
+                    check_alternates(schedule, dims, dtype, target)
                     choice = with_asked(choice, self.program.kernels, request, schedule)
                 self.choices[request] = choice
             return self.choices[request]
@@ -227,7 +227,7 @@ class Kernels:
             if self.knobs.strict:
                 raise self.missing(request.extents, request.dtype, request.target)
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
-            source = self._source(request.extents, choice.schedule.specialised)
+            source = self._source(request.extents, choice.schedule.alternates)
             module = self._module(source, False, request.target, request.extents, request.dtype)
             settled = settle(Emitted(source, module), choice, request)
             self._refuse(request, settled.failed)
@@ -246,7 +246,7 @@ class Kernels:
         schedule = self.choice(*found).schedule if interpret else self.settled(*found)
         key = (tuple(sorted(dims.items())), dtype, singles, target.name, interpret, schedule)
         if key not in self.loaded:
-            module = self.module(self.source(dims, schedule.specialised), interpret, target, dims, dtype)
+            module = self.module(self.source(dims, schedule.alternates), interpret, target, dims, dtype)
             self.loaded[key] = Loaded(module, schedule.as_tiles(self.program.kernels))
         return self.loaded[key]
 
@@ -256,7 +256,7 @@ class Kernels:
             return self._module(source, interpret, target, dims, dtype)
 
     def _module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
-        key = (cuts(dims), source.specialised, interpret)
+        key = (cuts(dims), source.alternates, interpret)
         if key not in self.modules:
             self.modules[key] = self.load(source, interpret, target, dims, dtype)
         return self.modules[key]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from attngen.alternates.known_alternates import ALTERNATES, of_role
 from attngen.errors import ScheduleError
 from attngen.kernel.split_kv import PARTS
 from attngen.pipeline import Program, fused
@@ -54,23 +55,26 @@ def thaw(schedule: Frozen) -> dict[str, object]:
     return {name: thaw(value) if isinstance(value, tuple) else value for name, value in schedule}  # pyright: ignore[reportUnknownArgumentType]
 
 
-def asks_specialised(schedule: Frozen | None) -> bool:
-    """Whether a user's frozen schedule asks for the warp-specialised form of the forward."""
+def asked_alternates(schedule: Frozen | None, role: str = "") -> frozenset[str]:
+    """Flags of the alternate kernels that a user's frozen schedule asks for, of all roles or of one."""
     said = thaw(schedule or ())
-    own = said.get("forward", said)
-    return isinstance(own, Mapping) and cast("Mapping[str, object]", own).get("SPECIALISED") is True
+    found = of_role(role) if role else ALTERNATES.values()
+    owns = {alternate.flag: said.get(alternate.role, said) for alternate in found}
+    own = {flag: cast("Mapping[str, object]", values) for flag, values in owns.items() if isinstance(values, Mapping)}
+    return frozenset(flag for flag, values in own.items() if values.get(flag.upper()) is True)
 
 
 def forward_only(schedule: Frozen | None) -> Frozen | None:
-    """What a user's frozen schedule says of the forward, for calls of few queries, where warps have too few rows to divide; None where it
+    """What a user's frozen schedule says of the forward, for calls of few queries, which have too few rows for alternates; None where it
     says nothing."""
     said = [item for item in schedule or () if item[0] == "forward" or not isinstance(item[1], tuple)]
-    kept = [(name, _unspecialised(cast("Frozen", value)) if isinstance(value, tuple) else value) for name, value in said]
-    return tuple(item for item in _unspecialised(kept) if item[1] != ()) or None
+    kept = [(name, _plain(cast("Frozen", value)) if isinstance(value, tuple) else value) for name, value in said]
+    return tuple(item for item in _plain(kept) if item[1] != ()) or None
 
 
-def _unspecialised(schedule: Iterable[tuple[str, object]]) -> Frozen:
-    return tuple(item for item in schedule if item[0] != "SPECIALISED")
+def _plain(schedule: Iterable[tuple[str, object]]) -> Frozen:
+    alternates = {flag.upper() for flag in ALTERNATES}
+    return tuple(item for item in schedule if item[0] not in alternates)
 
 
 def in_parts_only(schedule: Frozen | None) -> Frozen | None:

@@ -50,7 +50,7 @@ class Beforehand:
         for kernels in (each.at(dtype) for each in self.kernels):
             dims = {axis: lengths[axis] for axis in kernels.program.features}
             schedule = kernels.settled(dims, dtype, self.target)
-            kernels.module(kernels.source(dims, schedule.specialised), False, self.target, dims, dtype)
+            kernels.module(kernels.source(dims, schedule.alternates), False, self.target, dims, dtype)
 
 
 def _forms(spec: Spec) -> Iterator[Spec]:

@@ -2,8 +2,8 @@
 
 Takes the `Kernels` of a variant, gives `Tuned` rows. The forward and the backward are timed as whole calls in which the tile of one kernel
 varies and the others stand; kernels are taken one after the other. Lengths fill several waves of programs, one set for each class of
-lengths. A tile must give the values that the usual one gives before it is timed. Each row is handed out as soon as it is known, and the
-warp-specialised form, which has never run on a GPU, comes last: a tile may hang, or take the device with it. The clock is an argument, so
+lengths. A tile must give the values that the usual one gives before it is timed. Each row is handed out as soon as it is known, and
+alternate kernels come last, for they may never have run on a GPU: a tile may hang, or take the device with it. The clock is an argument, so
 that tests need no GPU.
 """
 
@@ -21,7 +21,7 @@ from attngen.report.accuracy import shortened
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Choice, Request, choose, distinct, rank
 from attngen.schedule.cost.shared_memory import shared_bytes
-from attngen.schedule.space import LengthClass, length_class, specialised_tiles
+from attngen.schedule.space import LengthClass, alternate_tiles, length_class
 from attngen.schedule.tables import table
 from attngen.schedule.tile_schedule import BLOCKS, ModuleSchedule, TileSchedule
 from attngen.schedule.tuned import Tuned
@@ -97,7 +97,7 @@ def tune_kernels(
     keep: Callable[[Tuned], object] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
-    """Time the leaders of every kernel, and the tiles of the warp-specialised form after all of them.
+    """Time the leaders of every kernel, and the tiles of alternate kernels after all of them.
 
     Args:
         kernels: of the variant.
@@ -139,8 +139,8 @@ def tune_kernels(
                 one = _Timed(kernel, request, usual, best, calls)
                 timed(one, leaders(kernel, usual, request, setting.leaders))
                 best = best.replace({kernel.role: one.winner})
-                specialised = _specialised(kernel, request)
-                last += [(one, specialised)] if specialised else []
+                alternates = _alternates(kernel, request)
+                last += [(one, alternates)] if alternates else []
     for one, tiles in last:
         timed(one, tiles)
     return Tuning(tuple(rows.values()), tuple(lost), tuple(notes))
@@ -235,10 +235,10 @@ def leaders(kernel: Kernel, usual: Choice, request: Request, count: int) -> tupl
     return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count])))
 
 
-def _specialised(kernel: Kernel, request: Request) -> tuple[TileSchedule, ...]:
-    """Tiles of the warp-specialised form that fit, which nothing but a clock chooses."""
+def _alternates(kernel: Kernel, request: Request) -> tuple[TileSchedule, ...]:
+    """Tiles of alternate kernels that fit, which nothing but a clock chooses."""
     held, limit = structure(kernel), request.target.shared_bytes
-    tiles = specialised_tiles(held, request.dtype, request.target, request.length)
+    tiles = alternate_tiles(held, request.dtype, request.target, request.length)
     return tuple(tile for tile in tiles if shared_bytes(held, request.extents, request.dtype, tile, request.target) <= limit)
 
 

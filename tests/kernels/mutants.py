@@ -426,7 +426,7 @@ MUTANTS = (
     Mutant(
         "a tile is taken before it is there", "take", "mbarrier.wait(ready.index(slot), (turn // STAGES) & 1)", "pass", first=OF_SPECIALISED
     ),
-    Mutant("a slot is left by one group", "specialise", "workers=len(PARTS)", "workers=1", first=OF_SPECIALISED),
+    Mutant("a slot is left by one group", "specialised_text", "workers=len(PARTS)", "workers=1", first=OF_SPECIALISED),
     Mutant("both groups compute the same rows", "Gluon.positions", 'f"PART * {end} + {own}"', "own", first=OF_SPECIALISED),
     Mutant("keys are left while products read them", "Queue.function", "return [*waits, *(f", "return [*(f", first=OF_SPECIALISED),
     Mutant(

@@ -89,8 +89,8 @@ def test_what_may_hang_comes_after_all_else_is_kept():
     done: list[str] = []
 
     def clock(attempt: Attempt) -> float:
-        done.append("specialised" if attempt.tile.specialised else "timed")
-        return 0.5 if attempt.tile.specialised else 1.0
+        done.append("specialised" if attempt.tile.alternate else "timed")
+        return 0.5 if attempt.tile.alternate else 1.0
 
     kernels, captures = kernels_of(attngen.attention())
     kept: list[Tuned] = []
@@ -116,9 +116,9 @@ def test_a_lost_device_ends_it_and_what_was_found_stays(where, tmp_path: Path, m
 
     def clock(attempt: Attempt) -> float:
         assert lost[0] is None, "nothing runs on a device that does not answer"
-        if attempt.tile.num_warps == 8 and attempt.role == "forward" and not attempt.tile.specialised:
+        if attempt.tile.num_warps == 8 and attempt.role == "forward" and not attempt.tile.alternate:
             raise RuntimeError("only this tile")
-        if attempt.role == where or attempt.tile.specialised:
+        if attempt.role == where or attempt.tile.alternate:
             lost[0] = str(attempt.tile)
             raise RuntimeError("an illegal memory access was encountered")
         return area(attempt)
@@ -248,15 +248,15 @@ def test_divided_warps_are_timed_and_run_where_they_won_on_this_machine(tmp_path
     tmp_path.chmod(0o700)
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
     kernels, captures = kernels_of(attngen.attention(mask_mod=causal))
-    clock = lambda attempt: 0.5 if attempt.tile.specialised else 1.0  # noqa: E731
+    clock = lambda attempt: 0.5 if attempt.tile.alternate else 1.0  # noqa: E731
     found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
-    assert [row.schedule.specialised for row in found.rows] == [True, *(False for _ in found.rows[1:])]
+    assert [row.schedule.alternate for row in found.rows] == ["specialised", *("" for _ in found.rows[1:])]
     record(table_of(found.rows), own_path(tmp_path))
     mine, product = (kernels_of(attngen.attention(mask_mod=causal), local=local)[0] for local in (True, False))
     monkeypatch.setenv("ATTNGEN_STRICT", "1")
     strict = kernels_of(attngen.attention(mask_mod=causal))[0]
-    chosen = [one.choice(DIMS, "bfloat16", SETTING.target).schedule["forward"].specialised for one in (mine, product, strict)]
-    assert chosen == [True, False, False], "what is stored or made for others has no divided warps that nobody asked for"
+    chosen = [one.choice(DIMS, "bfloat16", SETTING.target).schedule["forward"].alternate for one in (mine, product, strict)]
+    assert chosen == ["specialised", "", ""], "what is stored or made for others has no divided warps that nobody asked for"
     loaded = mine.get(DIMS, torch.empty(0, dtype=torch.bfloat16), (4096, 4096))
     assert hasattr(loaded.module, "forward_specialised_kernel")
     q, k, v = torch.randn(3, 1, 1, 1, 40, 64, dtype=torch.bfloat16).unbind()

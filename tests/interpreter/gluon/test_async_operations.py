@@ -5,8 +5,8 @@ import torch
 
 from attngen.errors import InternalError
 from attngen.interpreter import interpreter
-from attngen.runtime import partitions
-from tests.runtime import gluon_units
+from attngen.interpreter.gluon import warp_scheduler
+from tests.interpreter.gluon import gluon_units
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_a_descriptor_needs_aligned_rows(units):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("seed", range(3))
 def test_products_in_flight_go_on_from_one_another_and_equal_dot(units, monkeypatch, dtype, seed):
-    monkeypatch.setattr(partitions, "timing_seed", seed)
+    monkeypatch.setattr(warp_scheduler, "timing_seed", seed)
     a, b = gluon_units.pair(dtype)
     out, expected = torch.full((2, 64, 16), float("nan"))
     units.chain_kernel[(1,)](a, b, out, K=32, N=16, WAITS=2, num_warps=4)

@@ -3,7 +3,7 @@
 Each partition of the warps is a thread, and exactly one runs at a time: it hands the turn over where it waits, and at random elsewhere.
 Whatever the hardware does on its own (a copy, a product of tiles) is an `Operation` that takes effect at a random moment after it is
 issued. All chance comes from one generator, so a seed gives one order of events. Partitions that wait with nothing in flight are a
-deadlock; accesses to shared memory that no wait orders are an error (see `accesses`), whatever the moments were.
+deadlock; accesses to shared memory that no wait orders are an error (see `race_detector`), whatever the moments were.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from attngen.runtime.accesses import Access, Accesses, Clock, ProtocolError, join, overlap
+from attngen.interpreter.gluon.race_detector import Access, Accesses, Clock, ProtocolError, join, overlap
 
 timing_seed = 0
 """Another seed gives other moments and turns; results of a kernel that is right do not depend on it."""

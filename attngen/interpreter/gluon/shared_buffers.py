@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from attngen.interpreter.gluon.race_detector import Clock, ProtocolError, join
+from attngen.interpreter.gluon.warp_scheduler import current
 from attngen.interpreter.language import Handle
 from attngen.interpreter.triton_api import gluon, hopper, tl
 from attngen.interpreter.triton_api import interpreter as base
-from attngen.runtime.accesses import Clock, ProtocolError, join
-from attngen.runtime.partitions import current
 
 
 def plain(value: Any) -> Any:

@@ -14,9 +14,9 @@ from triton.runtime.jit import JITFunction
 
 from attngen.errors import InternalError
 from attngen.interpreter import interpreter
-from attngen.runtime import partitions
-from attngen.runtime.accesses import Accesses
-from tests.runtime import gluon_kernel, gluon_units
+from attngen.interpreter.gluon import warp_scheduler
+from attngen.interpreter.gluon.race_detector import Accesses
+from tests.interpreter.gluon import gluon_kernel, gluon_units
 
 SEEDS = range(3)
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -61,7 +61,7 @@ def test_attention_is_right_and_the_same_whatever_the_timing(sample, monkeypatch
     q, k, v = inputs(dtype, length, dim, heads)
     found = []
     for seed in range(5):
-        monkeypatch.setattr(partitions, "timing_seed", seed)
+        monkeypatch.setattr(warp_scheduler, "timing_seed", seed)
         found.append(sample.attention(q, k, v, stages=stages))
     assert is_right(found[0], q, k, v)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0], strict=True))
@@ -120,7 +120,7 @@ def test_every_timing_finds_a_wrong_protocol(tmp_path, monkeypatch, name):
     where, instead, message = MUTANTS[name]
     wrong = mutant(tmp_path, where, instead)
     for seed in SEEDS:
-        monkeypatch.setattr(partitions, "timing_seed", seed)
+        monkeypatch.setattr(warp_scheduler, "timing_seed", seed)
         with pytest.raises(InternalError, match=f"program \\(\\d, 0, 0\\), .*gluon_mutant.py.*({message})"):
             wrong.attention(*inputs())
 
@@ -132,7 +132,7 @@ def test_moments_alone_show_wrong_protocols_in_the_numbers(tmp_path, monkeypatch
     q, k, v = inputs()
     found = []
     for seed in range(8):
-        monkeypatch.setattr(partitions, "timing_seed", seed)
+        monkeypatch.setattr(warp_scheduler, "timing_seed", seed)
         found.append(is_right(wrong.attention(q, k, v), q, k, v))
     assert not all(found)
 

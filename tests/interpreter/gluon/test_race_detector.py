@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attngen.runtime.accesses import Access, Accesses, ProtocolError, join
+from attngen.interpreter.gluon.race_detector import Access, Accesses, ProtocolError, join
 
 
 def access(data, writes, actor, epoch=1):

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from attngen.interpreter.gluon.race_detector import ProtocolError
+from attngen.interpreter.gluon.shared_buffers import Memory, barrier_of, block, extents, plain
+from attngen.interpreter.gluon.warp_scheduler import current
 from attngen.interpreter.language import BUILDER, Handle
 from attngen.interpreter.triton_api import tl
-from attngen.runtime.accesses import ProtocolError
-from attngen.runtime.gluon_memory import Memory, barrier_of, block, extents, plain
-from attngen.runtime.partitions import current
 
 _ALIGNMENT = 16
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from attngen.runtime.timeline import operand_bytes, turn_alone
 from attngen.targets import table as target
+from attngen.toolchain.issue_model import operand_bytes, turn_alone
 from attngen.toolchain.sass import Instruction, Loop
 
 SM90 = target.get("sm90")

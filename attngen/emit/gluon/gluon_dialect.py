@@ -36,11 +36,6 @@ MMA = "gl.NVMMADistributedLayout([3, 0], [4, 1], [16, {columns}, 16])"
 MEMORY = "gl.BlockedLayout([1, 8], [256 // {columns}, {columns} // 8], [4, 1], [1, 0])"
 
 
-def scores_name(role: str) -> Code:
-    """The function that begins the products of a kernel."""
-    return Code(f"{role}_scores")
-
-
 @dataclass(frozen=True, slots=True)
 class Ring:
     """Slots for the tiles of a matrix, which are filled and taken in turn: names of the slots, of the barriers of tiles that are there, and
@@ -196,7 +191,7 @@ class Queue(PrefetchedDots):
         params = free(self.lines, {*LANGUAGES, "turn"})
         values = [param for param in params if not param.isupper()]
         constants = [param for param in params if param.isupper()]
-        name = scores_name(self.lowering.kernel.role)
+        name = Code(f"{self.lowering.kernel.role}_scores")
         following = {result: writer.name(f"{result}_next") for result in results}
         formed = {result: writer.name(f"{result}_formed") for result in results}
 

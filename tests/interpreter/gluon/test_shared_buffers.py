@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import triton.language as tl
 
-from attngen.runtime.accesses import ProtocolError
-from attngen.runtime.gluon_memory import MBARRIER, Barrier, Memory, allocate_shared_memory, barrier_of
-from attngen.runtime.partitions import current, partitioned_program
+from attngen.interpreter.gluon.race_detector import ProtocolError
+from attngen.interpreter.gluon.shared_buffers import MBARRIER, Barrier, Memory, allocate_shared_memory, barrier_of
+from attngen.interpreter.gluon.warp_scheduler import current, partitioned_program
 
 
 @pytest.fixture(autouse=True)

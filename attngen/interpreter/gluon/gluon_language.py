@@ -2,7 +2,7 @@
 
 The simulation shows two things of a kernel whose warps run different functions. Its numbers: blocks, loads and products mean what they
 mean in the interpreter of Triton's own language, and shared memory that nobody has written is NaN. And its protocol: with another
-`partitions.timing_seed`, copies land and products read their operands earlier or later, and partitions overtake one another; a kernel
+`warp_scheduler.timing_seed`, copies land and products read their operands earlier or later, and partitions overtake one another; a kernel
 whose barriers are right gives the same bits for every seed. These are errors, with the functions and lines at fault:
 
 * a deadlock, with what each partition waits for;
@@ -24,10 +24,10 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from attngen.interpreter.gluon.async_operations import TMA, warpgroup_mma, warpgroup_mma_wait
+from attngen.interpreter.gluon.shared_buffers import MBARRIER, allocate_shared_memory, check_rank, extents, fence_async_shared, plain
+from attngen.interpreter.gluon.warp_scheduler import current
 from attngen.interpreter.triton_api import gluon, hopper, tl
-from attngen.runtime.gluon_memory import MBARRIER, allocate_shared_memory, check_rank, extents, fence_async_shared, plain
-from attngen.runtime.gluon_operations import TMA, warpgroup_mma, warpgroup_mma_wait
-from attngen.runtime.partitions import current
 
 
 class _Language:

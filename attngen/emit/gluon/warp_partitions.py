@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-from attngen.emit.context import CallContext, PartitionContext, RingContext, SpecialisedContext
-from attngen.emit.gluon import LANGUAGES, MMA, Gluon, Ring, parted
+from attngen.alternates.warp_specialization.specialised_forward import WORKERS, SpecialisedForward
+from attngen.emit.context import AlternateText
+from attngen.emit.environment import render_template
+from attngen.emit.gluon.gluon_context import CallContext, PartitionContext, RingContext, WarpSpecialisedContext
+from attngen.emit.gluon.gluon_dialect import LANGUAGES, MMA, Gluon, Ring, parted
 from attngen.emit.identifiers import Code
 from attngen.emit.kernel_text import Lowered, Written, place, statements
 from attngen.emit.placement import Shapes
@@ -25,33 +27,26 @@ from attngen.errors import InternalError
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 
-PARTS = ("0", "1")
+PARTS = tuple(str(worker) for worker in range(WORKERS))
 """Numbers of the workers."""
 _WARPS = "[4, 1]"
 """Of those that run beside the first worker: the second one, and the loader."""
 _REGISTERS = "[240, 24]"
 """That each of their threads gets; the first worker has what is left, which is as much as the second has."""
+_ALTERNATE = SpecialisedForward()
 _MAKERS = frozenset({"arange", "full", "zeros", "shared"})
 _REDUCTIONS = frozenset({"min", "max", "sum"})
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The form of a forward, and the helper functions that it calls."""
-
-    context: SpecialisedContext
-    helpers: frozenset[str]
-
-
-def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
-    """The form of a forward.
+def specialised_text(kernel: Kernel, shapes: Shapes, plain: Lowered) -> AlternateText:
+    """The warp-specialised alternate of a forward.
 
     Args:
         kernel, shapes: as for `lower_kernel`.
-        plain: what that gave, with whose arguments this form is launched.
+        plain: what that gave, with whose arguments this kernel is launched.
 
     Raises:
-        InternalError: it multiplies with something else than tiles as they lie in memory, which `unspecialised` should have said.
+        InternalError: it multiplies with something else than tiles as they lie in memory, which `why_ineligible` should have said.
     """
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
     dialect = Gluon(parts.kernel, shapes)
@@ -71,9 +66,9 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
     resident = f"range_{kernel.resident}"
     block = f"BLOCK_{kernel.resident.upper()}"
     own = f"{resident} = gl.arange(0, {block}, gl.BlockedLayout([1], [32], [4], [0]))"
-    context = SpecialisedContext(
+    context = WarpSpecialisedContext(
         plain=plain.context,
-        name=specialised_name(kernel.role),
+        name=Code(_ALTERNATE.function),
         scores=written.prefetched,
         place=needed([Code(own) if target(line) == resident else line for line in before], wanted),
         rings=tuple(_ring(ring) for ring in rings),
@@ -87,12 +82,20 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
         worker=worker,
         calls=(*(_call(worker, {"PART": part, block: f"{block} // {len(PARTS)}"}) for part in PARTS), _call(loader, {})),
     )
-    return Form(context, frozenset(writer.helpers))
+    return AlternateText(
+        flag=_ALTERNATE.flag,
+        plain=plain.context.name,
+        text=_rendered("warp_specialised", context),
+        helpers=frozenset(writer.helpers),
+        imports=tuple(map(Code, _rendered("imports", context).split("\n"))),
+        legend=tuple(map(Code, _rendered("legend", context).split("\n"))),
+        chooser=_rendered("choose_kernel", context),
+        choice=Code(f"kernel, tile = of_form(tile, {plain.context.name}, {context.name})"),
+    )
 
 
-def specialised_name(role: str) -> Code:
-    """What this form of a kernel is called."""
-    return Code(f"{role}_specialised_kernel")
+def _rendered(template: str, context: WarpSpecialisedContext) -> Code:
+    return Code(render_template(f"gluon/{template}.py.j2", kernel=context).removesuffix("\n"))
 
 
 def _ring(ring: Ring) -> RingContext:
