@@ -13,7 +13,7 @@ from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.ir.pieces import Cuts, cuts
 from attngen.pipeline import Program, Source, build, for_dtype
-from attngen.runtime.handle import dtype_name, feature_lengths
+from attngen.plan.feature_lengths import dtype_name, feature_lengths
 from attngen.schedule.plan import ModuleSchedule
 from attngen.version import VERSION
 

@@ -30,9 +30,9 @@ from attngen.explain import watching
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
+from attngen.plan.options import Options
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.measure import Emitted
-from attngen.runtime.options import Options
 from attngen.runtime.resources import compile_settled
 from attngen.runtime.strict import Beforehand
 from attngen.schedule.choose import Request

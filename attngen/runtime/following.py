@@ -18,7 +18,8 @@ from attngen.errors import InternalError
 from attngen.frontend.reader import Reader
 from attngen.frontend.spec import Spec, retraced
 from attngen.frontend.tracing import Roots, Tracing
-from attngen.runtime.variant import Values, Variant
+from attngen.runtime.spec_form import Values
+from attngen.runtime.variant import Variant
 
 _log = logging.getLogger("attngen")
 _MOST = 32
@@ -44,9 +45,10 @@ class _Trace:
             return None
 
     def prepare(self) -> None:
-        """Make the reader for a compiler of bytecode to look into."""
+        """Make what a compiler of bytecode looks into: the reader, and operators."""
         if self.compiled is None:
             self.compiled = self._made(compiled=True)
+            self.variant.prepare_graphs()
 
     def _made(self, *, compiled: bool) -> Reader:
         tracing = self.variant.spec.tracing or Tracing(Roots({}))

@@ -6,7 +6,7 @@ The name of an operator says what it takes and gives, so that such a program loa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -17,6 +17,8 @@ from attngen.errors import MissingOperator
 _TYPES = {"t": "Tensor", "i": "int", "b": "bool"}
 _LETTERS = {word: letter for letter, word in _TYPES.items()}
 _NAME = re.compile(r"\w+_[0-9a-f]{16}_forward_(?P<values>[tib]+)(?P<results>\d+)")
+_PROGRAM = re.compile(r"(?P<program>\w+_[0-9a-f]{16})_(?:forward_[tib]+\d+|backward)")
+_EXPECTED: dict[str, Callable[[], object]] = {}
 _MISSING: dict[str, Any] = {}
 _MAKING: set[str] = set()
 
@@ -30,6 +32,11 @@ def schema(values: Sequence[str], results: int) -> str:
     """As PyTorch writes it."""
     given = ", ".join(f"{word} p{position}" for position, word in enumerate(values))
     return f"({given}) -> {'Tensor' if results == 1 else '(' + ', '.join(['Tensor'] * results) + ')'}"
+
+
+def expect(program: str, make: Callable[[], object]) -> None:
+    """Have the operators of a program made as soon as one of them is named; `make` may be called more than once."""
+    _EXPECTED.setdefault(program, make)
 
 
 @contextmanager
@@ -54,8 +61,14 @@ class _Operators(torch._ops._OpNamespace):  # pyright: ignore[reportPrivateUsage
         try:
             return super().__getattr__(op_name)
         except AttributeError:
+            if op_name in _MAKING:
+                raise
+            program = _PROGRAM.fullmatch(op_name)
+            if program is not None and program["program"] in _EXPECTED:
+                _EXPECTED.pop(program["program"])()
+                return super().__getattr__(op_name)
             found = _NAME.fullmatch(op_name)
-            if found is None or op_name in _MAKING:
+            if found is None:
                 raise
         _stand_in(op_name, schema([_TYPES[letter] for letter in found["values"]], int(found["results"])))
         return super().__getattr__(op_name)

@@ -20,26 +20,46 @@ from attngen.ir.traverse import walk
 
 _Interval = tuple[float, float]
 _GROWING = frozenset(("add", "sub", "mul", "neg", "abs"))
+_MOST = 64
+"""Numbers and lengths that are remembered at once."""
 
 
-def check_numbers(cascade: Cascade, numbers: tuple[tuple[str, int], ...], extents: tuple[tuple[str, int], ...]) -> None:
-    """Refuse a call in which arithmetic with whole numbers can leave its type.
+class WholeNumbers:
+    """The sums and products of whole numbers of a cascade; calls with equal numbers and lengths are checked once."""
 
-    Args:
-        cascade: the variant.
-        numbers: captured Python integers by name; what comes out of tensors is not known here.
-        extents: lengths of the axes.
+    def __init__(self, cascade: Cascade) -> None:
+        self._growing = tuple(
+            (node, step)
+            for step in cascade.steps
+            for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ()))
+            if isinstance(node, Apply) and node.op in _GROWING and kind_of(node) == "int"
+        )
+        self._passed: set[tuple[object, ...]] = set()
 
-    Raises:
-        ArgumentError: naming the expression, its largest value and the line.
-    """
-    known: dict[Expr, _Interval] = {build.read(name, (), "int"): (value, value) for name, value in numbers}
-    known.update({Index(axis): (0, max(length - 1, 0)) for axis, length in extents})
-    known.update({Extent(axis): (length, length) for axis, length in extents})
-    for step in cascade.steps:
-        for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
-            if isinstance(node, Apply) and node.op in _GROWING and kind_of(node) == "int":
-                _check(node, step, known)
+    def check(self, captures: Mapping[str, object], extents: Mapping[str, int]) -> None:
+        """Refuse a call in which arithmetic with whole numbers can leave its type.
+
+        Args:
+            captures: values by name; of tensors nothing is known here.
+            extents: lengths of the axes.
+
+        Raises:
+            ArgumentError: naming the expression, its largest value and the line.
+        """
+        if not self._growing:
+            return
+        numbers = tuple((name, value) for name, value in captures.items() if type(value) is int)
+        key = (numbers, tuple(extents.items()))
+        if key in self._passed:
+            return
+        known: dict[Expr, _Interval] = {build.read(name, (), "int"): (value, value) for name, value in numbers}
+        known.update({Index(axis): (0, max(length - 1, 0)) for axis, length in extents.items()})
+        known.update({Extent(axis): (length, length) for axis, length in extents.items()})
+        for node, step in self._growing:
+            _check(node, step, known)
+        if len(self._passed) >= _MOST:
+            self._passed.clear()
+        self._passed.add(key)
 
 
 def _check(node: Apply, step: Einsum, known: Mapping[Expr, _Interval]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,19 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen.emit.names import tensor_name
-from attngen.errors import CompileFailed, NotDifferentiable, ShapeMismatch
-from attngen.ir.cascade import Cascade, Input, operand_of, without_features
-from attngen.ir.expr import Index, Read
-from attngen.ir.traverse import walk
-from attngen.runtime.arguments import contiguous_features, no_gradient, no_gradient_through
-from attngen.runtime.forms import form, other_form
-from attngen.runtime.handle import kernel_names
-from attngen.runtime.kept import keeping
-from attngen.runtime.kernels import Kernels, Loaded
-from attngen.runtime.namespace import full_name, making, schema
-from attngen.runtime.refusals import failed_launch
-from attngen.runtime.splitting import multiprocessors, parts_of
+from attngen.errors import NotDifferentiable
+from attngen.plan.programs import ProgramKey
+from attngen.runtime.arguments import no_gradient, no_gradient_through
+from attngen.runtime.kernel_table import KernelTable
+from attngen.runtime.launcher import Kind, Launcher
+from attngen.runtime.namespace import expect, full_name, making, schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +33,27 @@ class Operators:
 
 
 _REGISTERED: dict[str, Operators] = {}
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 
 
-def operators(kernels: Kernels) -> Operators:
-    """The operators of a program, registered on first use."""
-    text = "\n".join((str(kernels.program.cascade), repr(kernels.options), repr(kernels.knobs)))
-    name = f"{kernels.name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+def operator_name(table: KernelTable) -> str:
+    """What the names of the operators of a cascade begin with."""
+    text = "\n".join((str(table.start.cascade), repr(table.options), repr(table.knobs)))
+    return f"{table.name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def announce(table: KernelTable) -> None:
+    """Have the operators of a cascade made when a saved program names them."""
+    expect(operator_name(table), lambda: operators(table))
+
+
+def operators(table: KernelTable) -> Operators:
+    """The operators of a cascade, registered on first use."""
+    name = operator_name(table)
     with _LOCK:
         if name not in _REGISTERED:
-            _REGISTERED[name] = _Registration(kernels, name).register()
+            _REGISTERED[name] = _Registration(Launcher(table, ProgramKey()), name).register()
         return _REGISTERED[name]
-
-
-def _origins(cascade: Cascade) -> dict[str, tuple[int, int]]:
-    """Where the length of each axis is found: position of an input, and its dimension. Arguments come before captures."""
-    found: dict[str, tuple[int, int]] = {}
-    for position, item in enumerate(cascade.inputs):
-        for dimension, axis in enumerate(item.axes or ()):
-            found.setdefault(axis, (position, dimension))
-    captures = {item.name: position for position, item in enumerate(cascade.inputs) if item.axes is None}
-    for step in cascade.steps:
-        for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
-            if isinstance(node, Read) and node.tensor in captures:
-                for dimension, at in enumerate(node.at):
-                    if isinstance(at, Index):
-                        found.setdefault(at.axis, (captures[node.tensor], dimension))
-    return found
 
 
 def _each(op: Any, info: Any, in_dims: Sequence[Any], *values: Any) -> tuple[Any, Any]:
@@ -85,229 +72,133 @@ def _each(op: Any, info: Any, in_dims: Sequence[Any], *values: Any) -> tuple[Any
 
 
 class _Registration:
-    """What both operators share: names, shapes and the order of values."""
+    """What both operators share."""
 
-    def __init__(self, kernels: Kernels, name: str) -> None:
-        program = kernels.program
-        self.kernels = kernels
-        self.name = name
-        self.inputs: tuple[Input, ...] = program.cascade.inputs
-        self.features = program.features
-        self.operand = self.inputs.index(operand_of(self.inputs, self.features))
-        self.singles = tuple((self.inputs.index(item), item.name) for item in without_features(self.inputs, self.features))
-        self.origins = _origins(program.cascade)
-        self.forward_axes = {step.name: step.axes for step in program.streamed.cascade.steps}
-        self.outputs = program.cascade.outputs
-        self.saved = kernels.saved
-        self.extras = tuple(name for name in self.saved if name not in self.outputs)
-        self.cotangents = program.backward.cotangents if program.backward is not None else ()
-        self.ungraded = program.backward.ungraded if program.backward is not None else ()
-        self.differentiable = tuple(item for item in self.inputs if item.differentiable)
-        self.copied: set[str] = set()
-
-    # ---- shapes
-
-    def extents(self, tensors: Sequence[Any]) -> dict[str, int]:
-        return {axis: tensors[position].shape[dimension] for axis, (position, dimension) in self.origins.items()}
-
-    def empty(self, name: str, extents: dict[str, int], model: Tensor) -> Tensor:
-        axes = self.forward_axes[name]
-        wide = any(axis in self.features for axis in axes)
-        accumulator = torch.float64 if model.dtype == torch.float64 else torch.float32
-        return model.new_empty([extents[axis] for axis in axes], dtype=model.dtype if wide else accumulator)
-
-    def model(self, tensors: Sequence[Any]) -> Tensor:
-        return tensors[self.operand]
-
-    def dtype(self, tensors: Sequence[Any]) -> str:
-        return str(self.model(tensors).dtype).removeprefix("torch.")
-
-    def load(self, kernels: Kernels, tensors: Sequence[Any], *, backward: bool = False) -> tuple[Kernels, Loaded]:
-        """The kernels that run, which for a backward may be those of its other form, with their tiles."""
-        extents = self.extents(tensors)
-        program = kernels.program
-        dims = {axis: extents[axis] for axis in self.features}
-        for axis, size in dims.items():
-            if size == 0:
-                raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
-        lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
-        model = self.model(tensors)
-        singles = self.narrow_singles(tensors)
-        if not backward:
-            return kernels, kernels.get(dims, model, lengths, singles)
-        asked = (dims, self.dtype(tensors), kernels.target(model.device), lengths)
-        found = form(kernels, *asked).kernels
-        try:
-            return found, found.get(dims, model, lengths, singles)
-        except CompileFailed:
-            found = other_form(kernels, found, *asked)
-            return found, found.get(dims, model, lengths, singles)
-
-    def narrow_singles(self, tensors: Sequence[Any]) -> tuple[str, ...]:
-        """Arguments without features that are fp32 beside others."""
-        model = self.model(tensors)
-        return tuple(name for place, name in self.singles if tensors[place].dtype != model.dtype)
-
-    def kept(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> dict[str, Any]:
-        """The argument that lets lists of tiles outlive a call, where the user asked for it and there are any."""
-        if not kernels.options.keep_lists:
-            return {}
-        extents = self.extents(tensors)
-        source = kernels.source({axis: extents[axis] for axis in self.features})
-        if not any(kernel.lists for kernel, _ in source.lowered):
-            return {}
-        lengths = tuple(sorted((axis, length) for axis, length in extents.items()))
-        return keeping(kernels.kept.of(source, self.inputs, tensors, (lengths, id(loaded))))
-
-    def parts(self, kernels: Kernels, loaded: Loaded, tensors: Sequence[Any]) -> tuple[int, ...]:
-        """How many parts a divided stream has in a call."""
-        if not kernels.options.divided:
-            return ()
-        kernel, device = kernels.program.kernels[0], self.model(tensors).device
-        rows = loaded.tiles[kernel.role][f"BLOCK_{kernel.resident.upper()}"]
-        return (parts_of(kernel, self.extents(tensors), rows, multiprocessors(kernels.target(device), device)),)
+    def __init__(self, launcher: Launcher, name: str) -> None:
+        self.launcher, self.name = launcher, name
+        self.extras = launcher.results[len(launcher.outputs) :]
 
     # ---- implementations
 
-    def ready(self, tensors: Sequence[Any]) -> list[Any]:
-        """Copies of arguments whose features are strided; captures are read through all of their strides."""
-        names = [item.name if item.axes is not None and item.axes[-1:] and item.axes[-1] in self.features else None for item in self.inputs]
-        return contiguous_features(names, tensors, self.copied)
+    def forward(self, *values: Any) -> Any:
+        launcher = self.launcher
+        kind = Kind(launcher.request(values), launcher.model(values).device)
+        found = launcher.launch(kind, lambda bound: launcher.forward(bound, values))
+        return found if len(found) > 1 else found[0]
 
-    def run(self, kernels: Kernels, tensors: Sequence[Any], call: Callable[[Kernels, Loaded], Any], *, backward: bool = False) -> Any:
-        """Launch with the tiles that stand; where Triton fails to compile one of them, others take its place."""
-        while True:
-            running, loaded = self.load(kernels, tensors, backward=backward)
-            try:
-                return call(running, loaded)
-            except Exception as error:
-                failed = failed_launch(error)
-                role = None if failed is None else next((role for role in loaded.tiles if failed[0] in kernel_names(role)), None)
-                if failed is None or role is None:
-                    raise
-                extents, model, program = self.extents(tensors), self.model(tensors), running.program
-                dims = {axis: extents[axis] for axis in self.features}
-                lengths = (extents[program.streamed.resident], extents[program.streamed.streamed])
-                asked = (dims, self.dtype(tensors), running.target(model.device), lengths, self.narrow_singles(tensors))
-                tile = running.settled(*asked)[role]
-                running.refuse(running.request(*asked), [(role, tile, failed[1])])
-
-    def forward(self, *tensors: Any) -> Any:
-        ready = self.ready(tensors)
-
-        def call(kernels: Kernels, loaded: Loaded) -> Any:
-            parts, kept = self.parts(kernels, loaded, tensors), self.kept(kernels, loaded, tensors)
-            return loaded.module.forward(*ready, loaded.tiles, *parts, **kept)
-
-        result = self.run(self.kernels.at(self.dtype(tensors)), tensors, call)
-        return result[0] if isinstance(result, tuple) and len(result) == 1 else result
-
-    def forward_fake(self, *tensors: Any) -> Any:
-        extents, model = self.extents(tensors), self.model(tensors)
-        result = [self.empty(name, extents, model) for name in (*self.outputs, *self.extras)]
+    def forward_fake(self, *values: Any) -> Any:
+        launcher = self.launcher
+        extents, model = launcher.extents(values), launcher.model(values)
+        result = [launcher.empty(name, extents, model) for name in launcher.results]
         return tuple(result) if len(result) > 1 else result[0]
 
-    def backward(self, *values: Any) -> Any:
-        found = self.gradients(*values)
-        return tuple(found) if len(found) > 1 else found[0]
+    def backward(self, *given: Any) -> Any:
+        launcher, needed = self.launcher, given[-1]
+        values, rest = given[: len(launcher.inputs)], given[len(launcher.inputs) : -1]
+        names = frozenset(item.name for item, wanted in zip(launcher.differentiable, needed, strict=True) if wanted)
+        model = launcher.model(values)
+        kind = Kind(launcher.request(values), model.device, names, torch.are_deterministic_algorithms_enabled())
+        saved, cotangents = rest[: len(launcher.saved)], rest[len(launcher.saved) :]
+        found = launcher.launch(kind, lambda bound: launcher.backward(bound, values, saved, cotangents, names))
+        gradients = [model.new_empty(0) if gradient is None else gradient for gradient in found]
+        return tuple(gradients) if len(gradients) > 1 else gradients[0]
 
-    def gradients(self, *values: Any) -> list[Tensor]:
-        needed = values[-1]
-        count = len(self.inputs)
-        tensors, rest = values[:count], values[count:-1]
-        names = {item.name for item, wanted in zip(self.differentiable, needed, strict=True) if wanted}
-        kernels = self.kernels.at(self.dtype(tensors)).wanting(frozenset(names))
-        by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
-        model = self.model(tensors)
-        if kernels.program.backward is None or not kernels.program.backward.gradients:
-            # What is only compared has a gradient, of zeros.
-            return [self.gradient(item, {}, by_name, names, model) for item in self.differentiable]
-        ready = self.ready(tensors)
-        cotangents = contiguous_features([name for _, name in self.cotangents], rest[len(self.saved) :], None)
-        kept = dict(zip(self.saved, rest, strict=False))
-        # Modules call tensors by names of their own where the user's would be in the way.
-        emitted = {str(tensor_name(name)) for name in names}
-
-        def call(kernels: Kernels, loaded: Loaded) -> Any:
-            saved = [kept[name].contiguous() for name in kernels.saved]
-            return loaded.module.backward(*ready, *saved, *cotangents, loaded.tiles, emitted, **self.kept(kernels, loaded, tensors))
-
-        found = self.run(kernels, tensors, call, backward=True)
-        return [self.gradient(item, found, by_name, names, model) for item in self.differentiable]
-
-    def gradient(self, item: Input, found: dict[str, Tensor], by_name: dict[str, Any], names: set[str], model: Tensor) -> Tensor:
-        if item.name not in names:
-            return model.new_empty(0)
-        name = str(tensor_name(item.name))
-        return found[name] if name in found else torch.zeros_like(by_name[item.name], memory_format=torch.contiguous_format)
-
-    def backward_fake(self, *values: Any) -> Any:
-        needed, tensors = values[-1], values[: len(self.inputs)]
-        by_name = dict(zip((item.name for item in self.inputs), tensors, strict=True))
-        model = self.model(tensors)
+    def backward_fake(self, *given: Any) -> Any:
+        launcher, needed, model = self.launcher, given[-1], self.launcher.model(given)
+        by_name = dict(zip((item.name for item in launcher.inputs), given, strict=False))
         found = [
             by_name[item.name].new_empty(by_name[item.name].shape) if wanted else model.new_empty(0)
-            for item, wanted in zip(self.differentiable, needed, strict=True)
+            for item, wanted in zip(launcher.differentiable, needed, strict=True)
         ]
         return tuple(found) if len(found) > 1 else found[0]
 
     # ---- autograd
 
     def setup(self, ctx: Any, inputs: Any, output: Any) -> None:
+        launcher = self.launcher
         results = output if isinstance(output, tuple) else (output,)
-        named = dict(zip((*self.outputs, *self.extras), results, strict=True))
+        named = dict(zip(launcher.results, results, strict=True))
         tensors = [value for value in inputs if isinstance(value, Tensor)]
-        ctx.save_for_backward(*tensors, *(named[name] for name in self.saved))
+        ctx.save_for_backward(*tensors, *(named[name] for name in launcher.saved))
         ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
         ctx.mark_non_differentiable(*(named[name] for name in self.extras))
         # A cotangent that nobody gave is None then.
-        ctx.set_materialize_grads(not self.ungraded)
+        ctx.set_materialize_grads(not launcher.ungraded)
 
     def differentiate(self, ctx: Any, *cotangents: Any) -> Any:
+        launcher = self.launcher
         saved = list(ctx.saved_tensors)
         inputs = [saved.pop(0) if value is None else value for value in ctx.plain]
-        needed = [bool(ctx.needs_input_grad[i]) for i, item in enumerate(self.inputs) if item.differentiable]
-        for name, error in self.kernels.program.refused:
-            if needed[[item.name for item in self.differentiable].index(name)]:
-                raise no_gradient(name, error, self.kernels.program.cascade)
-        for (name, _), grad in zip(self.cotangents, cotangents, strict=False):
-            if grad is not None and name in self.ungraded:
-                raise no_gradient_through(name, self.kernels.program.cascade)
-        extents, model = self.extents(inputs), self.model(inputs)
-        given = [
-            self.empty(name, extents, model).zero_() if grad is None else grad
-            for (name, _), grad in zip(self.cotangents, cotangents[: len(self.cotangents)], strict=True)
-        ]
-        op = _REGISTERED[self.name].backward
-        result = op(*inputs, *saved, *given, needed)
-        results: Sequence[Tensor] = (result,) if isinstance(result, Tensor) else result
-        found = dict(zip((item.name for item in self.differentiable), results, strict=True))
-        wanted = {item.name for item, need in zip(self.differentiable, needed, strict=True) if need}
-        return tuple(found[item.name] if item.name in wanted else None for item in self.inputs)
+        needed = [bool(ctx.needs_input_grad[i]) for i, item in enumerate(launcher.inputs) if item.differentiable]
+        given = given_cotangents(launcher, inputs, needed, cotangents)
+        gradients = through_operator(launcher, inputs, saved, given, needed)
+        found = dict(zip((item.name for item in launcher.differentiable), gradients, strict=True))
+        return tuple(found.get(item.name) for item in launcher.inputs)
 
     def refuse_second_order(self, ctx: Any, *cotangents: Any) -> Any:
         raise NotDifferentiable(
-            f"gradients of the gradients of {self.kernels.name} are not available",
+            f"gradients of the gradients of {self.launcher.table.name} are not available",
             remedy="Use attend.reference(...), which is differentiable twice, for small checks.",
         )
 
     # ---- registration
 
     def register(self) -> Operators:
-        values = ["Tensor" if not item.by_value else "bool" if item.kind == "bool" else "int" for item in self.inputs]
-        count = len(self.outputs) + len(self.extras)
+        launcher = self.launcher
+        values = ["Tensor" if not item.by_value else "bool" if item.kind == "bool" else "int" for item in launcher.inputs]
+        count = len(launcher.results)
         name, types = full_name(f"{self.name}_forward", values, count), schema(values, count)
         with making(name):
             forward = torch.library.custom_op(f"attngen::{name}", self.forward, mutates_args=(), schema=types)
         forward.register_fake(self.forward_fake)
-        values += ["Tensor"] * (len(self.saved) + len(self.cotangents)) + ["bool[]"]
+        values += ["Tensor"] * (len(launcher.saved) + len(launcher.cotangents)) + ["bool[]"]
         # Tensors one by one, not a list: what batches cotangents (is_grads_batched) takes no other.
-        types = schema(values, len(self.differentiable))
+        types = schema(values, len(launcher.differentiable))
         backward = torch.library.custom_op(f"attngen::{self.name}_backward", self.backward, mutates_args=(), schema=types)
         backward.register_fake(self.backward_fake)
-        if self.cotangents and self.kernels.options.gradients:
+        if launcher.cotangents:
             forward.register_autograd(self.differentiate, setup_context=self.setup)
         backward.register_autograd(self.refuse_second_order)
         forward.register_vmap(partial(_each, forward))
         backward.register_vmap(partial(_each, backward))
         return Operators(forward, backward)
+
+
+def given_cotangents(
+    launcher: Launcher, values: Sequence[Any], needed: Sequence[bool], cotangents: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """The cotangents of a backward, zeros where nobody gave one.
+
+    Args:
+        launcher: of the forward. values: of the call.
+        needed: for each differentiable input, whether its gradient is asked for.
+        cotangents: of the outputs.
+
+    Raises:
+        NotDifferentiable: no kernel computes a gradient that is asked for, or takes a cotangent that is given.
+    """
+    program = launcher.program
+    for name, error in program.refused:
+        if needed[[item.name for item in launcher.differentiable].index(name)]:
+            raise no_gradient(name, error, program.cascade)
+    if launcher.ungraded:
+        for (name, _), grad in zip(launcher.cotangents, cotangents, strict=False):
+            if grad is not None and name in launcher.ungraded:
+                raise no_gradient_through(name, program.cascade)
+    given = cotangents[: len(launcher.cotangents)]
+    if None not in given:
+        return list(given)  # pyright: ignore[reportReturnType]
+    extents, model = launcher.extents(values), launcher.model(values)
+    return [
+        launcher.empty(name, extents, model).zero_() if grad is None else grad
+        for (name, _), grad in zip(launcher.cotangents, given, strict=True)
+    ]
+
+
+def through_operator(
+    launcher: Launcher, values: Sequence[Any], saved: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of the differentiable inputs by the backward operator, which compilers, transforms and modes look into."""
+    result = operators(launcher.table).backward(*values, *saved, *cotangents, list(needed))
+    results: Sequence[Tensor] = (result,) if isinstance(result, Tensor) else result
+    return [grad if need else None for grad, need in zip(results, needed, strict=True)]

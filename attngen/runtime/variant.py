@@ -1,39 +1,34 @@
-"""One variant as it was traced, compiled: what runs for the lengths of a call, for given values of its captures.
-
-Several forms of it come about on demand: with its logsumexp, without dropout, with tokens in classes or heads in rows, with its stream in
-parts. They are variants themselves, and take the values that were read once for a call.
-"""
+"""One variant as it was traced, compiled: its forms by what a call asks for, and the plans of its calls."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import Buffer, Parameter
 
 from attngen import target as targets
+from attngen.errors import ArgumentError
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.pipeline import Program, Source
+from attngen.plan.call_plan import CallPlan, plan_call
+from attngen.plan.feature_lengths import feature_lengths, given_lengths
+from attngen.plan.options import Options
+from attngen.plan.programs import ProgramKey
+from attngen.plan.short_captures import Short, guarded
 from attngen.runtime import arguments as binding
-from attngen.runtime.checks import Checks
-from attngen.runtime.classes import classes_pay, in_classes, number_of_classes
-from attngen.runtime.devices import Follower
-from attngen.runtime.forms import settle_forms
-from attngen.runtime.handle import feature_lengths, given_lengths
-from attngen.runtime.options import Options, forward_only, in_parts_only
-from attngen.runtime.ordering import lengths, put_back, taken
-from attngen.runtime.packing import are_stored, few, in_rows
-from attngen.runtime.reach import Short, guarded
-from attngen.runtime.reference import reference as evaluate
-from attngen.runtime.shared import shared_kernels
-from attngen.runtime.splitting import is_divided
+from attngen.runtime.prepared_call import PreparedCall, is_looked_into
+from attngen.runtime.seeds import drawn, followed
+from attngen.runtime.spec_form import SpecForm, Values
 from attngen.runtime.torch_op import operators
+from attngen.schedule.choose import Request
 
-Values = Mapping[str, Any]
-"""Captures by name."""
+_PLAIN = frozenset((Tensor, Parameter, Buffer))
+_MOST = 256
+"""Plans that are kept at once."""
 
 
 class Variant:
@@ -45,147 +40,173 @@ class Variant:
     def __init__(self, spec: Spec, options: Options) -> None:
         self.spec = spec
         self.options = options
-        self._captured = tuple(capture.name for capture in spec.captures)
-        given = [*(item.name for item in spec.arguments), *self._captured]
-        self._places = tuple(given.index(item.name) for item in spec.cascade.inputs)
-        self._on_device = Follower().on
-        self._kernels = shared_kernels(spec.cascade, spec.name, options)
-        self._operators = operators(self._kernels)
-        self._check = Checks(spec, self.program)
-        self._guarded: dict[Short, Variant] = {}
-        self._of_classes: dict[int, Variant | None] = {}
+        self._forms: dict[tuple[bool, bool, Short], SpecForm] = {}
+        self._calls: dict[tuple[Any, ...], tuple[SpecForm, PreparedCall] | None] = {}
+        self.whole = self._forms[False, True, frozenset()] = SpecForm(spec, options)
 
     @property
     def program(self) -> Program:
         """The analysed variant: cascades, kernels, saved state."""
-        return self._kernels.program
+        return self.whole.table.program(ProgramKey())
 
-    # ---- forms
+    def form(self, return_lse: bool, training: bool, short: Short = frozenset()) -> SpecForm:
+        """The form for a call.
 
-    def _asked(self, return_lse: bool, training: bool) -> Variant:
-        """The form for the options of a call."""
-        chosen = self if training or self.spec.seed is None else self._without_dropout
-        return chosen._with_lse if return_lse and not chosen.spec.on_request else chosen
+        Args:
+            return_lse: with its one logsumexp as an output. training: with its dropout.
+            short: captured tensors whose loads look at their size.
 
-    @functools.cached_property
-    def _with_lse(self) -> Variant:
-        """The same variant with its one logsumexp as an extra output."""
-        return Variant(with_lse(self.spec), self.options)
+        Raises:
+            ArgumentError: it has no logsumexp, several, or returns it anyway.
+        """
+        key = (return_lse and not self.spec.on_request, training or self.spec.seed is None, short)
+        if key not in self._forms:
+            spec = self.spec if key[1] else without_dropout(self.spec)
+            spec = with_lse(spec) if key[0] else spec
+            self._forms[key] = SpecForm(guarded(spec, short) if short else spec, self.options)
+        return self._forms[key]
 
-    @functools.cached_property
-    def _without_dropout(self) -> Variant:
-        """The same variant for inference."""
-        return Variant(without_dropout(self.spec), self.options)
-
-    def _reaching(self, short: Short) -> Variant:
-        """The variant whose loads of these captured tensors look at their sizes."""
-        if short and short not in self._guarded:
-            self._guarded[short] = Variant(guarded(self.spec, short), self.options)
-        return self._guarded[short] if short else self
-
-    @functools.cached_property
-    def _number_of_classes(self) -> str | int:
-        return number_of_classes(self.spec)
-
-    def _in_classes(self, captures: Values | None = None) -> Variant | None:
-        """The variant with tokens in classes of equal remainder, where its mask has such gaps; their number may be a captured one."""
-        number = self._number_of_classes
-        given = {capture.name: capture.value for capture in self.spec.captures} if captures is None else captures
-        value = given.get(number, 0) if isinstance(number, str) else number
-        if type(value) is not int:
-            return None
-        if value not in self._of_classes:
-            spec = in_classes(self.spec, {number: value} if isinstance(number, str) else {}) if value > 1 else None
-            self._of_classes[value] = None if spec is None else Variant(spec, self.options)
-        return self._of_classes[value]
-
-    @functools.cached_property
-    def _in_rows(self) -> Variant | None:
-        """The variant without gradients whose rows are pairs of position and head, where heads share what is streamed."""
-        spec = in_rows(self.spec)
-        options = replace(self.options, schedule=forward_only(self.options.schedule), gradients=False)
-        return None if spec is None else Variant(spec, options)
-
-    @functools.cached_property
-    def _in_parts(self) -> Variant:
-        """The variant without gradients whose stream programs share."""
-        return Variant(self.spec, replace(self.options, schedule=in_parts_only(self.options.schedule), gradients=False, divided=True))
-
-    def _suited(self, extents: Mapping[str, int], tensors: Sequence[Tensor] = (), captures: Values | None = None) -> Variant:
-        """What runs for these lengths: this, the variant with tokens in classes, or that with heads in rows, which has no gradients."""
-        target, classes = targets.get(self.options.arch or "sm90"), self._in_classes(captures)
-        if classes is not None and classes.spec.classes is not None and classes_pay(classes.spec.classes, extents, target):
-            return classes
-        rows = self._in_rows if few(extents[self.program.streamed.resident]) else None
-        if rows is None or rows.spec.packing is None or extents.get(rows.spec.packing.heads, 1) == 1:
-            return self
-        return self if self._asks_gradient(tensors, captures) else self._if_stored(rows, extents, tensors)
-
-    def _divided(self, extents: Mapping[str, int], tensors: Sequence[Tensor], captures: Values | None = None) -> Variant:
-        """This, or with its stream in parts, where its programs would leave the device idle."""
-        divided = is_divided(self.spec, self._kernels, extents, tensors[0].device)
-        if not divided or self._asks_gradient(tensors, captures):
-            return self
-        return self._if_stored(self._in_parts, extents, tensors)
-
-    def _asks_gradient(self, tensors: Sequence[Tensor], captures: Values | None) -> bool:
-        given = (capture.value for capture in self.spec.captures) if captures is None else captures.values()
-        return binding.asks_gradient((*tensors, *given))
-
-    def _if_stored(self, other: Variant, extents: Mapping[str, int], tensors: Sequence[Tensor]) -> Variant:
-        """Another form of this, unless strict mode lacks its kernels."""
-        strict = bool(tensors) and other._kernels.knobs.strict
-        return self if strict and not are_stored(other._kernels, other.spec, self.dims(extents=extents), extents, tensors) else other
+    def prepare_graphs(self) -> None:
+        """Make the forms and operators that a compiler of bytecode may meet in a call."""
+        for return_lse in (False, True):
+            for training in (True, False):
+                try:
+                    operators(self.form(return_lse, training).table)
+                except ArgumentError:
+                    # Its calls are refused when they are made.
+                    continue
 
     # ---- running
 
-    def _run(self, views: Sequence[Tensor], extents: Mapping[str, int], captures: Values, return_lse: bool, seed: Tensor | None) -> Any:
-        """The results of a call, from tensors whose dimensions are the axes of the cascade."""
-        tensors = taken(self.spec, views, extents, self._on_device)
-        device = views[0].device
-        given = self._completed(captures, extents, seed)
-        values = [*tensors, *(self._on_device(given[name], device) for name in self._captured)]
-        results = self._operators.forward(*(values[place] for place in self._places))
-        return self._returned(results if isinstance(results, tuple) else (results,), extents, return_lse)
+    def call(
+        self,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        captures: Values,
+        *,
+        return_lse: bool,
+        seed: int | Tensor | None,
+        return_seed: bool,
+        training: bool,
+    ) -> Any:
+        """The results of a call of the user's, whose captures have these values."""
+        tensors = binding.autocast(binding.bind(self.spec, args, kwargs), self.spec, self.whole.table.axes.features)
+        found = None if is_looked_into() else self._prepared(tensors, captures, return_lse, training)
+        if found is None:
+            return self._recorded(tensors, captures, return_lse, seed, return_seed, training)
+        form, call = found
+        used = drawn(form.spec, seed if training else None, return_seed, call.device)
+        if used is not None:
+            captures = {**captures, form.spec.seed or "": used}
+        form.numbers.check(captures, call.extents)
+        if call.plan.facts.short:
+            # What counts of a short tensor depends on the values of others.
+            self.form(return_lse, training).check_lengths(call.extents, captures)
+        if torch.autograd.forward_ad._current_level >= 0:
+            binding.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
+        result = call(tensors, captures)
+        return followed(result, used) if return_seed else result
 
-    def _evaluated(
-        self, views: Sequence[Tensor], extents: Mapping[str, int], captures: Values, return_lse: bool, seed: Tensor | None
+    def _recorded(
+        self, tensors: list[Tensor], captures: Values, return_lse: bool, seed: int | Tensor | None, return_seed: bool, training: bool
+    ) -> Any:
+        """A call that PyTorch looks into."""
+        form = self.form(return_lse, training)
+        views, extents = binding.split(form.spec, tensors)
+        used = drawn(form.spec, seed if training else None, return_seed, views[0].device)
+        if not binding.is_symbolic(extents):
+            form = self.form(return_lse, training, form.check(tensors, extents, captures))
+        result = form.recorded(views, extents, _seeded(form, captures, used), return_lse)
+        return followed(result, used) if return_seed else result
+
+    def evaluate(
+        self,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        captures: Values,
+        *,
+        return_lse: bool,
+        seed: int | Tensor | None,
+        return_seed: bool,
+        training: bool,
     ) -> Any:
         """The same in plain PyTorch."""
-        views = taken(self.spec, views, extents, self._on_device)
-        names = [argument.name for argument in self.spec.arguments]
-        given = self._completed(captures, extents, seed)
-        values = {**dict(zip(names, views, strict=True)), **{name: given[name] for name in self._captured}}
-        found = evaluate(self.spec.cascade, values)
-        return self._returned([found[output.name] for output in self.spec.outputs], extents, return_lse)
+        form = self.form(return_lse, training)
+        views, extents = binding.split(form.spec, binding.bind(form.spec, args, kwargs))
+        used = drawn(form.spec, seed if training else None, return_seed, views[0].device)
+        result = form.evaluated(views, extents, _seeded(form, captures, used), return_lse)
+        return followed(result, used) if return_seed else result
 
-    def _completed(self, captures: Values, extents: Mapping[str, int], seed: Tensor | None) -> Values:
-        if seed is None and self.spec.packing is None and self.spec.classes is None:
-            return captures
-        given = {**captures, **lengths(self.spec, extents)}
-        return given | {self.spec.seed: seed} if self.spec.seed is not None and seed is not None else given
+    # ---- plans
 
-    def _returned(self, results: Sequence[Tensor], extents: Mapping[str, int], return_lse: bool) -> Any:
-        shaped = [
-            binding.join(put_back(self.spec, output.name, result, extents, self._on_device), output.pattern)
-            for output, result in zip(self.spec.outputs, results, strict=False)
-            if return_lse or output.name not in self.spec.on_request
-        ]
-        if self.spec.keys is not None:
-            return dict(zip(self.spec.keys, shaped, strict=False))
-        return shaped[0] if len(shaped) == 1 else tuple(shaped)
+    def plan(self, tensors: Sequence[Tensor], captures: Values, *, return_lse: bool, training: bool) -> CallPlan:
+        """The plan of a call."""
+        return self._planned(tensors, captures, return_lse, training)[1]
+
+    def _prepared(
+        self, tensors: Sequence[Tensor], captures: Values, return_lse: bool, training: bool
+    ) -> tuple[SpecForm, PreparedCall] | None:
+        """The plan of a call bound to modules, from the cache; None where tensors have no memory of their own."""
+        graded = torch.is_grad_enabled()
+        key: list[Any] = [return_lse, training, graded, graded and torch.are_deterministic_algorithms_enabled()]
+        for tensor in tensors:
+            if type(tensor) not in _PLAIN:
+                return None
+            key += (tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad)
+        for value in captures.values():
+            if isinstance(value, Tensor):
+                if type(value) not in _PLAIN:
+                    return None
+                key += (value.shape, value.dtype, value.device, value.requires_grad)
+            else:
+                key.append(type(value))
+        if self.whole.residue_classes:
+            key.append(self.whole.divisor(captures))
+        known = tuple(key)
+        if known not in self._calls:
+            if len(self._calls) >= _MOST:
+                self._calls.clear()
+            self._calls[known] = self._bind(tensors, captures, return_lse, training)
+        return self._calls[known]
+
+    def _planned(
+        self, tensors: Sequence[Tensor], captures: Values, return_lse: bool, training: bool
+    ) -> tuple[SpecForm, CallPlan, dict[str, int]]:
+        form = self.form(return_lse, training)
+        views, extents = binding.split(form.spec, tensors)
+        short = form.check(views, extents, captures)
+        form = self.form(return_lse, training, short)
+        repeatable = torch.are_deterministic_algorithms_enabled()
+        facts = form.facts(views, extents, captures, repeatable=repeatable, return_lse=return_lse, short=short)
+        return form, plan_call(form.layouts(captures), facts), extents
+
+    def _bind(self, tensors: Sequence[Tensor], captures: Values, return_lse: bool, training: bool) -> tuple[SpecForm, PreparedCall] | None:
+        if tensors[0].device.type == "meta":
+            return None
+        form, plan, extents = self._planned(tensors, captures, return_lse, training)
+        layout, table = next(pair for pair in form.layouts(captures) if str(pair[0]) == plan.layout)
+        launcher = form.launcher(layout, table, plan.forward)
+        if plan.backward is not None and not launcher.cotangents:
+            return None
+        return form, PreparedCall(form.spec, layout, table, launcher, plan, tensors, extents, return_lse, form.on_device)
 
     # ---- building
 
-    def _built(self, dtype: str, dims: Mapping[str, int], captures: Values) -> Source:
-        """The source of the module for these lengths, with its tiles settled; and that of tokens in classes."""
-        kernels = self._kernels.at(dtype)
-        settle_forms(kernels, dims, dtype, targets.get(self.options.arch or "sm90"))
-        if (classes := self._in_classes(captures)) is not None:
-            classes._built(dtype, classes.dims(extents=dims), captures)
-        return kernels.source(dims)
+    def built(self, dtype: str, dims: Mapping[str, int], captures: Values) -> Source:
+        """The source of the module for these lengths, with its tiles settled; and that of tokens in residue classes."""
+        target = targets.get(self.options.arch or "sm90")
+        other = self.whole.dilated(captures)
+        for _, table in (*([] if other is None else [other]), (self.whole.layout, self.whole.table)):
+            lengths = given_lengths(table.axes.features, dims, captured_lengths(self.spec))
+            request = Request(tuple(lengths.items()), dtype, target)
+            table.settle(request, repeatable=torch.are_deterministic_algorithms_enabled())
+        return self.whole.table.kernels(ProgramKey(dtype)).source(dims)
 
     def dims(self, head_dim: int | tuple[int, ...] | None = None, extents: Mapping[str, int] | None = None) -> dict[str, int]:
         """Feature axis -> length."""
-        features, known = self.program.features, captured_lengths(self.spec)
+        features, known = self.whole.table.axes.features, captured_lengths(self.spec)
         return feature_lengths(features, head_dim, known) if extents is None else given_lengths(features, extents, known)
+
+
+def _seeded(form: SpecForm, captures: Values, seed: Tensor | None) -> Values:
+    return captures if seed is None else {**captures, form.spec.seed or "": seed}

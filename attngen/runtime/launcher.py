@@ -1,0 +1,223 @@
+"""Launches the host functions of a program: what direct calls and PyTorch's operators share.
+
+Values are tensors whose dimensions are the axes of the cascade, and captured values, in the order of the inputs of the cascade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attngen.emit.names import tensor_name
+from attngen.errors import CompileFailed, ShapeMismatch
+from attngen.ir.cascade import Cascade, Input, operand_of, without_features
+from attngen.ir.expr import Index, Read
+from attngen.ir.traverse import walk
+from attngen.pipeline import Source
+from attngen.plan.call_plan import plan_backward
+from attngen.plan.programs import ProgramKey
+from attngen.runtime.arguments import contiguous_features
+from attngen.runtime.handle import kernel_names
+from attngen.runtime.kept import keeping
+from attngen.runtime.kernel_table import KernelTable
+from attngen.runtime.kernels import Kernels, Loaded
+from attngen.runtime.refusals import failed_launch
+from attngen.schedule.choose import Request
+from attngen.schedule.space import length_class
+
+
+def origins_of(cascade: Cascade) -> dict[str, tuple[int, int]]:
+    """Where the length of each axis is found: position of an input, and its dimension. Arguments come before captures."""
+    found: dict[str, tuple[int, int]] = {}
+    for position, item in enumerate(cascade.inputs):
+        for dimension, axis in enumerate(item.axes or ()):
+            found.setdefault(axis, (position, dimension))
+    captures = {item.name: position for position, item in enumerate(cascade.inputs) if item.axes is None}
+    for step in cascade.steps:
+        for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
+            if isinstance(node, Read) and node.tensor in captures:
+                for dimension, at in enumerate(node.at):
+                    if isinstance(at, Index):
+                        found.setdefault(at.axis, (captures[node.tensor], dimension))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A program with its module and tiles for one kind of call; `lists` is the module if its lists of tiles outlive a call."""
+
+    kernels: Kernels
+    loaded: Loaded
+    lists: Source | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What modules and tiles depend on; for a backward also the inputs whose gradients are asked for, and whether it is repeatable."""
+
+    request: Request
+    device: torch.device
+    gradients: frozenset[str] | None = None
+    repeatable: bool = False
+
+
+class Launcher:
+    """The forward of one program, and the backwards that go with it.
+
+    Args:
+        table: of its cascade.
+        key: the program of the forward, without a dtype.
+    """
+
+    def __init__(self, table: KernelTable, key: ProgramKey) -> None:
+        program = table.program(key)
+        self.table, self.key, self.program = table, key, program
+        self.inputs: tuple[Input, ...] = program.cascade.inputs
+        self.features = program.features
+        self.operand = self.inputs.index(operand_of(self.inputs, self.features))
+        self.singles = tuple((self.inputs.index(item), item.name) for item in without_features(self.inputs, self.features))
+        self.origins = origins_of(program.cascade)
+        self.forward_axes = {step.name: step.axes for step in program.streamed.cascade.steps}
+        self.outputs = program.cascade.outputs
+        self.saved = tuple(item.name for item in program.backward.saved) if program.backward is not None else ()
+        self.results = (*self.outputs, *(name for name in self.saved if name not in self.outputs))
+        self.cotangents = program.backward.cotangents if program.backward is not None else ()
+        self.ungraded = program.backward.ungraded if program.backward is not None else ()
+        self.differentiable = tuple(item for item in self.inputs if item.differentiable)
+        self.emitted = {item.name: str(tensor_name(item.name)) for item in self.differentiable}
+        self.strided = [item.name if item.axes and item.axes[-1] in self.features else None for item in self.inputs]
+        self.copied: set[str] = set()
+        self._bound: dict[Kind, Bound] = {}
+
+    # ---- shapes
+
+    def extents(self, values: Sequence[Any]) -> dict[str, int]:
+        return {axis: values[position].shape[dimension] for axis, (position, dimension) in self.origins.items()}
+
+    def empty(self, name: str, extents: dict[str, int], model: Tensor) -> Tensor:
+        axes = self.forward_axes[name]
+        wide = any(axis in self.features for axis in axes)
+        accumulator = torch.float64 if model.dtype == torch.float64 else torch.float32
+        return model.new_empty([extents[axis] for axis in axes], dtype=model.dtype if wide else accumulator)
+
+    def model(self, values: Sequence[Any]) -> Tensor:
+        return values[self.operand]
+
+    def request(self, values: Sequence[Any]) -> Request:
+        """What tiles are chosen for.
+
+        Raises:
+            ShapeMismatch: there are no features.
+        """
+        extents, model, streamed = self.extents(values), self.model(values), self.program.streamed
+        dims = tuple((axis, extents[axis]) for axis in self.features)
+        for axis, size in dims:
+            if size == 0:
+                raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
+        length = length_class(extents[streamed.resident], extents[streamed.streamed])
+        singles = tuple(name for place, name in self.singles if values[place].dtype != model.dtype)
+        return Request(dims, str(model.dtype).removeprefix("torch."), self.table.target(model.device), length, singles)
+
+    # ---- modules
+
+    def bound(self, kind: Kind) -> Bound:
+        """The program that a kind of call launches, built where it is not.
+
+        Raises:
+            CompileFailed, DoesNotFit, MissingKernel
+        """
+        if kind not in self._bound:
+            kernels, loaded = self._loaded(kind)
+            source = kernels.source(kind.request.extents) if kernels.options.keep_lists else None
+            lists = source if source is not None and any(kernel.lists for kernel, _ in source.lowered) else None
+            self._bound[kind] = Bound(kernels, loaded, lists)
+        return self._bound[kind]
+
+    def _loaded(self, kind: Kind) -> tuple[Kernels, Loaded]:
+        request, table = kind.request, self.table
+        if kind.gradients is None:
+            kernels = table.kernels(ProgramKey(request.dtype, self.key.gradients, self.key.split))
+            return kernels, kernels.get(request, kind.device)
+        key, _ = plan_backward(table, request, kind.gradients, repeatable=kind.repeatable)
+        try:
+            return table.kernels(key), table.kernels(key).get(request, kind.device)
+        except CompileFailed:
+            table.decide_again()
+            other, _ = plan_backward(table, request, kind.gradients, repeatable=kind.repeatable)
+            if other == key:
+                raise
+            return table.kernels(other), table.kernels(other).get(request, kind.device)
+
+    def refuse(self, bound: Bound, request: Request, error: Exception) -> None:
+        """Have a tile passed over that Triton failed to compile at a launch; anything else that went wrong is raised again."""
+        failed = failed_launch(error)
+        role = None if failed is None else next((role for role in bound.loaded.tiles if failed[0] in kernel_names(role)), None)
+        if failed is None or role is None:
+            raise error
+        bound.kernels.refuse(request, [(role, bound.kernels.settled(request)[role], failed[1])])
+        self._bound.clear()
+
+    def launch(self, kind: Kind, call: Callable[[Bound], Any]) -> Any:
+        """Launch with the tiles that stand; where Triton fails to compile one of them, others take its place."""
+        while True:
+            bound = self.bound(kind)
+            try:
+                return call(bound)
+            except Exception as error:
+                self.refuse(bound, kind.request, error)
+
+    def lists(self, bound: Bound, values: Sequence[Any]) -> dict[str, Any]:
+        """The argument that lets lists of tiles outlive a call."""
+        if bound.lists is None:
+            return {}
+        lengths = tuple(sorted((axis, length) for axis, length in self.extents(values).items()))
+        return keeping(bound.kernels.kept.of(bound.lists, self.inputs, values, (lengths, id(bound.loaded))))
+
+    # ---- calls
+
+    def ready(self, values: Sequence[Any]) -> list[Any]:
+        """Copies of arguments whose features are strided; captures are read through all of their strides."""
+        return contiguous_features(self.strided, values, self.copied)
+
+    def forward(self, bound: Bound, values: Sequence[Any], splits: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
+        """Outputs, then what is saved besides.
+
+        Args:
+            bound: the program.
+            values: of the call.
+            splits: their number, for split-KV.
+        """
+        found = bound.loaded.module.forward(*self.ready(values), bound.loaded.tiles, *splits, **self.lists(bound, values))
+        return found if isinstance(found, tuple) else (found,)
+
+    def backward(
+        self, bound: Bound, values: Sequence[Any], saved: Sequence[Tensor], cotangents: Sequence[Tensor], names: frozenset[str]
+    ) -> list[Tensor | None]:
+        """Gradients of the differentiable inputs, None of those that nobody asked for.
+
+        Args:
+            bound: the program.
+            values: of the call. saved: in the order of `saved`. cotangents: in the order of `cotangents`.
+            names: inputs whose gradients are asked for.
+        """
+        kernels, loaded = bound.kernels, bound.loaded
+        if kernels.program.backward is None or not kernels.program.backward.gradients:
+            # What is only compared has a gradient, of zeros.
+            found: dict[str, Tensor] = {}
+        else:
+            kept = dict(zip(self.saved, saved, strict=True))
+            given = contiguous_features([name for _, name in self.cotangents], cotangents, None)
+            # Modules call tensors by names of their own where the user's would be in the way.
+            emitted = {self.emitted[name] for name in names}
+            wanted = [kept[name].contiguous() for name in kernels.saved]
+            found = loaded.module.backward(*self.ready(values), *wanted, *given, loaded.tiles, emitted, **self.lists(bound, values))
+        by_name = dict(zip((item.name for item in self.inputs), values, strict=True))
+        return [self._gradient(item.name, found, by_name) if item.name in names else None for item in self.differentiable]
+
+    def _gradient(self, name: str, found: dict[str, Tensor], by_name: dict[str, Any]) -> Tensor:
+        mine = found.get(self.emitted[name])
+        return torch.zeros_like(by_name[name], memory_format=torch.contiguous_format) if mine is None else mine
