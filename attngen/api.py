@@ -25,7 +25,7 @@ from attngen.plan.token_layout import best_order
 from attngen.runtime import arguments as binding
 from attngen.runtime.following import Following
 from attngen.runtime.handle import KernelHandle, handles
-from attngen.runtime.kernel_table import check_required, rewrites_named
+from attngen.runtime.kernel_table import KernelTable, check_required, rewrites_named
 from attngen.runtime.strict import spelled_out
 from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.variant import Variant
@@ -82,8 +82,8 @@ def compile(
     )
     attend = Attention(spec, options)
     attend._given = given
-    attend._first.whole.table.check_schedule()
-    check_required(attend._first.whole.table, asked, "bfloat16" if dtype is None else dtype)
+    attend._table.check_schedule()
+    check_required(attend._table, asked, "bfloat16" if dtype is None else dtype)
     if dtype is not None and (head_dim is not None or extents is not None):
         try:
             attend.build(dtype, head_dim=head_dim, extents=extents)
@@ -115,6 +115,11 @@ class Attention:
     def program(self) -> Program:
         """The variant as it was traced first, analysed for calls with gradients: cascades, kernels, saved state."""
         return self._first.program
+
+    @property
+    def _table(self) -> KernelTable:
+        """The programs of the variant as it was traced first, with tokens as they come."""
+        return self._first.whole.table
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Attention, (self.spec, self.options)
@@ -198,12 +203,21 @@ class Attention:
             few = (*few, *describe_splits(split.program.kernels, choice, target, dims, name))
         return explain(now.spec.cascade, kernels.program, kernels.choice(request), layout.describe(target), few, form.why)
 
-    def plan(self, *args: Any, return_lse: bool = False, training: bool = True, **kwargs: Any) -> CallPlan:
+    def plan(
+        self,
+        *args: Any,
+        return_lse: bool = False,
+        training: bool = True,
+        dtype: str | torch.dtype = "bfloat16",
+        gradients: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> CallPlan:
         """What a call would run: its token layout, split-KV, the form of its backward, its programs and tiles. Nothing is built.
 
         Args:
-            args, kwargs: as for a call; tensors on the meta device, without memory, stand for those of the target compiled for.
+            args, kwargs: as for a call, or the shape of an argument in its place, as a tuple.
             return_lse, training: as for a call.
+            dtype: of arguments given by their shapes. gradients: names of those that require a gradient.
 
         Returns:
             A value that prints: "packed GQA, 33 splits; bfloat16 on sm90; forward_parts=16x128,w4,s3 ...".
@@ -212,8 +226,17 @@ class Attention:
             As for a call, and DoesNotFit.
         """
         variant, captures = self._following.now()
-        tensors = binding.autocast(binding.bind(variant.spec, args, kwargs), variant.spec, variant.whole.table.axes.features)
-        return variant.plan(tensors, captures, return_lse=return_lse, training=training)
+        named = dict(zip((argument.name for argument in variant.spec.arguments), args, strict=False)) | kwargs
+        wanted, kind = frozenset(gradients), getattr(torch, dtype_name(dtype))
+        device = next((value.device for value in captures.values() if isinstance(value, Tensor) and value.dim() > 0), torch.device("cpu"))
+        given = {
+            # Of no memory but one element.
+            name: torch.empty(1, dtype=kind, device=device).expand(value).requires_grad_(name in wanted)
+            if isinstance(value, tuple)
+            else value
+            for name, value in named.items()
+        }
+        return variant.plan(binding.bind(variant.spec, (), given), captures, return_lse=return_lse, training=training)
 
     def mask_tiles(
         self,

@@ -23,7 +23,7 @@ from attngen.schedule.plan import ModuleSchedule
 
 def not_compiled(kernels: Kernels, request: Request, *_: object) -> tuple[ModuleSchedule, tuple[()]]:
     """In place of `compile_settled`: the schedule that calls run with, and no resources."""
-    return kernels.settled(request.extents, request.dtype, request.target), ()
+    return kernels.settled(request), ()
 
 
 def imported(folder: Path, label: str) -> ModuleType:

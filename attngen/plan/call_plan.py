@@ -28,6 +28,7 @@ class CallFacts:
         dtype: of the arguments with features, by its short name. singles: arguments without features that are fp32 beside others.
         target, sms: where it runs, and its multiprocessors.
         gradients: inputs whose gradients are asked for.
+        interpreted: kernels run in Triton's interpreter, as for tensors on the CPU.
         repeatable: results have to be the same in every run.
         return_lse, dropout: whether the logsumexp is returned, and weights are dropped.
         short: captured tensors that end before their axis does, whose loads look at their size.
@@ -39,6 +40,7 @@ class CallFacts:
     sms: int
     gradients: frozenset[str] = FORWARD_ONLY
     singles: tuple[str, ...] = ()
+    interpreted: bool = False
     repeatable: bool = False
     return_lse: bool = False
     dropout: bool = False
@@ -105,7 +107,9 @@ def _serves(layout: TokenLayout, programs: TiledPrograms, facts: CallFacts) -> b
         return False
     if layout.differentiable:
         return True
-    return not facts.gradients and programs.is_stored(_whole(layout, facts), request_of(layout, programs, facts))
+    return not facts.gradients and programs.is_stored(
+        _whole(layout, facts), request_of(layout, programs, facts), interpreted=facts.interpreted
+    )
 
 
 def _whole(layout: TokenLayout, facts: CallFacts) -> ProgramKey:
@@ -124,7 +128,7 @@ def _plan(layout: TokenLayout, programs: TiledPrograms, facts: CallFacts) -> Cal
     request, extents = request_of(layout, programs, facts), layout.extents(dict(facts.extents))
     if not facts.gradients and layout.splittable and is_split(programs, extents, dict(facts.extents)[programs.axes.resident], facts.sms):
         key = ProgramKey(facts.dtype, FORWARD_ONLY, split=True)
-        if programs.is_stored(key, request):
+        if programs.is_stored(key, request, interpreted=facts.interpreted):
             schedule = programs.choice(key, request).schedule
             splits = num_splits(programs, extents, schedule.tiles[0][1].resident, facts.sms)
             return CallPlan(str(layout), splits, key, None, "", schedule, facts)

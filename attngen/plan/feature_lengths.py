@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attngen.errors import ArgumentError, DtypeMismatch, ShapeMismatch
 from attngen.schedule.plan import DTYPE_BYTES
@@ -57,6 +57,17 @@ def given_lengths(features: Sequence[str], extents: Mapping[str, int], known: Ma
     if missing:
         raise ShapeMismatch(f"extents lacks {', '.join(missing)}", remedy=f"The feature axes are {', '.join(features)}.")
     return {axis: int(extents[axis]) for axis in features}
+
+
+def check_features(dims: Iterable[tuple[str, int]]) -> None:
+    """Refuse features of a call that are not there.
+
+    Raises:
+        ShapeMismatch
+    """
+    for axis, size in dims:
+        if size == 0:
+            raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
 
 
 def check_counts(**given: object) -> None:

@@ -46,8 +46,8 @@ class TiledPrograms(Programs, ABC):
         """
 
     @abstractmethod
-    def is_stored(self, key: ProgramKey, request: Request) -> bool:
-        """Whether calls may run a program: always, but for strict mode, where nothing is built."""
+    def is_stored(self, key: ProgramKey, request: Request, *, interpreted: bool = False) -> bool:
+        """Whether calls may run a program, on a GPU or in the interpreter: always, but for strict mode, where nothing is built."""
 
     def backward_form(self, key: ProgramKey, request: Request, *, repeatable: bool) -> BackwardForm:
         """The form for a class of lengths, decided once.

@@ -32,17 +32,15 @@ class TokenLayout(Protocol):
     splittable: whether it goes with split-KV.
     """
 
+    differentiable: ClassVar[bool]
+    splittable: ClassVar[bool]
+
     @property
     def spec(self) -> Spec: ...
     @property
     def cascade(self) -> Cascade: ...
     @property
     def numbers(self) -> tuple[str, ...]: ...
-    @property
-    def differentiable(self) -> bool: ...
-    @property
-    def splittable(self) -> bool: ...
-
     def split(self, tensors: Sequence[Tensor], extents: Mapping[str, int], move: Move) -> list[Tensor]:
         """Arguments of the user, one dimension an axis, as arguments of the cascade, in the same order.
 
@@ -82,9 +80,12 @@ class Dense:
 
     spec: Spec
     cascade: Cascade
-    numbers: ClassVar[tuple[str, ...]] = ()
     differentiable: ClassVar[bool] = True
     splittable: ClassVar[bool] = True
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        return ()
 
     def split(self, tensors: Sequence[Tensor], extents: Mapping[str, int], move: Move) -> list[Tensor]:
         return list(tensors)
@@ -120,9 +121,12 @@ class Permuted:
     spec: Spec
     cascade: Cascade
     order: Order
-    numbers: ClassVar[tuple[str, ...]] = ()
     differentiable: ClassVar[bool] = True
     splittable: ClassVar[bool] = True
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        return ()
 
     def split(self, tensors: Sequence[Tensor], extents: Mapping[str, int], move: Move) -> list[Tensor]:
         self.order.check(*(extents[axis] for axis in self.order.axes))

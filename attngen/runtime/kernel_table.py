@@ -60,13 +60,15 @@ class KernelTable(TiledPrograms):
     def choice(self, key: ProgramKey, request: Request) -> Choice:
         return self.kernels(key).choice(request)
 
-    def is_stored(self, key: ProgramKey, request: Request) -> bool:
+    def is_stored(self, key: ProgramKey, request: Request, *, interpreted: bool = False) -> bool:
         if not self.knobs.strict:
             return True
         kernels = self.kernels(key)
         try:
-            schedule = kernels.settled(request)
-            kernels.module(kernels.source(request.extents, schedule.specialised), False, request.target, request.extents, request.dtype)
+            schedule = kernels.choice(request).schedule if interpreted else kernels.settled(request)
+            kernels.module(
+                kernels.source(request.extents, schedule.specialised), interpreted, request.target, request.extents, request.dtype
+            )
         except MissingKernel:
             return False
         return True

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from attngen.emit.names import tensor_name
-from attngen.errors import CompileFailed, ShapeMismatch
+from attngen.errors import CompileFailed
 from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Index, Read
 from attngen.ir.traverse import walk
 from attngen.pipeline import Source
 from attngen.plan.call_plan import plan_backward
+from attngen.plan.feature_lengths import check_features
 from attngen.plan.programs import ProgramKey
 from attngen.runtime.arguments import contiguous_features
 from attngen.runtime.handle import kernel_names
@@ -115,9 +116,7 @@ class Launcher:
         """
         extents, model, streamed = self.extents(values), self.model(values), self.program.streamed
         dims = tuple((axis, extents[axis]) for axis in self.features)
-        for axis, size in dims:
-            if size == 0:
-                raise ShapeMismatch(f"the feature axis {axis} has length 0", remedy="Queries, keys and values need at least one feature.")
+        check_features(dims)
         length = length_class(extents[streamed.resident], extents[streamed.streamed])
         singles = tuple(name for place, name in self.singles if values[place].dtype != model.dtype)
         return Request(dims, str(model.dtype).removeprefix("torch."), self.table.target(model.device), length, singles)

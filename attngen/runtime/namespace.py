@@ -39,6 +39,11 @@ def expect(program: str, make: Callable[[], object]) -> None:
     _EXPECTED.setdefault(program, make)
 
 
+def arrived(program: str) -> None:
+    """The operators of a program are being made."""
+    _EXPECTED.pop(program, None)
+
+
 @contextmanager
 def making(name: str) -> Iterator[None]:
     """While an operator is made, nothing stands in for it."""
@@ -65,7 +70,7 @@ class _Operators(torch._ops._OpNamespace):  # pyright: ignore[reportPrivateUsage
                 raise
             program = _PROGRAM.fullmatch(op_name)
             if program is not None and program["program"] in _EXPECTED:
-                _EXPECTED.pop(program["program"])()
+                _EXPECTED[program["program"]]()
                 return super().__getattr__(op_name)
             found = _NAME.fullmatch(op_name)
             if found is None:

@@ -25,11 +25,14 @@ Move = Callable[[Any, torch.device], Any]
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _below_autograd: Any = torch._C._AutoDispatchBelowAutograd  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_included: Callable[[Any], bool] = torch._C._dispatch_tls_is_dispatch_key_included  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_VMAP: Any = torch._C._parse_dispatch_key("VmapMode")  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+"""Where cotangents are batched: `torch.autograd.grad(..., is_grads_batched=True)`."""
 
 
 def is_looked_into() -> bool:
     """Whether a compiler, a mode or a function transform sees what is called now."""
-    return torch.compiler.is_compiling() or _modes() > 0 or _functorch.peek_interpreter_stack() is not None
+    return torch.compiler.is_compiling() or _modes() > 0 or _functorch.peek_interpreter_stack() is not None or _included(_VMAP)
 
 
 class PreparedCall:

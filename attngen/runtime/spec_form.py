@@ -12,6 +12,7 @@ from attngen.frontend.spec import Spec
 from attngen.ir.cascade import operand_of, without_features
 from attngen.plan.call_plan import CallFacts
 from attngen.plan.dilated import dilated, residue_classes
+from attngen.plan.feature_lengths import check_features
 from attngen.plan.options import Options
 from attngen.plan.packed_gqa import PackedGQA, packed_gqa
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
@@ -23,7 +24,7 @@ from attngen.runtime.kernel_table import KernelTable, kernel_table
 from attngen.runtime.launcher import Launcher, origins_of
 from attngen.runtime.overflow import WholeNumbers
 from attngen.runtime.reference import reference as evaluate
-from attngen.runtime.torch_op import announce, operators
+from attngen.runtime.torch_op import Operators, announce, operators
 
 Values = Mapping[str, Any]
 """Captures by name."""
@@ -47,6 +48,7 @@ class SpecForm:
         self._dilated: dict[int, tuple[TokenLayout, KernelTable] | None] = {}
         self._launchers: dict[tuple[str, ProgramKey], Launcher] = {}
         self.numbers = WholeNumbers(self.cascade)
+        self.operators: Operators | None = None
         announce(self.table)
 
     # ---- layouts
@@ -178,6 +180,7 @@ class SpecForm:
         known = {axis: values[name].shape[dim] for axis, (name, dim) in self._captured_axes.items()}
         model = values[self._operand]
         target = self.table.target(model.device)
+        check_features((axis, {**known, **extents}[axis]) for axis in self.table.axes.features)
         wanted = FORWARD_ONLY
         if binding.asks_gradient(values.values()):
             wanted = frozenset(item.name for item in self.cascade.inputs if item.differentiable and values[item.name].requires_grad)
@@ -188,6 +191,7 @@ class SpecForm:
             sms=multiprocessors(target, model.device),
             gradients=wanted,
             singles=tuple(name for name in self._ordered_singles if values[name].dtype != model.dtype),
+            interpreted=model.device.type == "cpu" or self.table.knobs.interpret,
             repeatable=repeatable,
             return_lse=return_lse,
             dropout=self.spec.seed is not None,
@@ -200,12 +204,18 @@ class SpecForm:
 
     # ---- calls that PyTorch looks into, and the oracle
 
+    def registered(self) -> Operators:
+        """The operators, which compilers of bytecode do not see being made."""
+        self.operators = operators(self.table)
+        return self.operators
+
     def recorded(self, views: Sequence[Tensor], extents: Mapping[str, int], captures: Values, return_lse: bool) -> Any:
         """The results of a call by the forward operator, from tensors whose dimensions are axes; `captures` has the seed."""
         tensors = self.layout.split(views, extents, self.on_device)
         device = views[0].device
         values = [*tensors, *(self.on_device(captures[name], device) for name in self.captured)]
-        results = operators(self.table).forward(*(values[place] for place in self.places))
+        forward = self.registered().forward if self.operators is None else self.operators.forward
+        results = forward(*(values[place] for place in self.places))
         return self.returned(results if isinstance(results, tuple) else (results,), extents, return_lse)
 
     def evaluated(self, views: Sequence[Tensor], extents: Mapping[str, int], captures: Values, return_lse: bool) -> Any:

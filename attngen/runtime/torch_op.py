@@ -21,7 +21,7 @@ from attngen.plan.programs import ProgramKey
 from attngen.runtime.arguments import no_gradient, no_gradient_through
 from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.launcher import Kind, Launcher
-from attngen.runtime.namespace import expect, full_name, making, schema
+from attngen.runtime.namespace import arrived, expect, full_name, making, schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,9 @@ def operator_name(table: KernelTable) -> str:
 
 def announce(table: KernelTable) -> None:
     """Have the operators of a cascade made when a saved program names them."""
-    expect(operator_name(table), lambda: operators(table))
+    name = operator_name(table)
+    if name not in _REGISTERED:
+        expect(name, lambda: operators(table))
 
 
 def operators(table: KernelTable) -> Operators:
@@ -52,6 +54,7 @@ def operators(table: KernelTable) -> Operators:
     name = operator_name(table)
     with _LOCK:
         if name not in _REGISTERED:
+            arrived(name)
             _REGISTERED[name] = _Registration(Launcher(table, ProgramKey()), name).register()
         return _REGISTERED[name]
 

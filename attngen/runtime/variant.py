@@ -23,7 +23,6 @@ from attngen.runtime import arguments as binding
 from attngen.runtime.prepared_call import PreparedCall, is_looked_into
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.spec_form import SpecForm, Values
-from attngen.runtime.torch_op import operators
 from attngen.schedule.choose import Request
 
 _PLAIN = frozenset((Tensor, Parameter, Buffer))
@@ -71,7 +70,7 @@ class Variant:
         for return_lse in (False, True):
             for training in (True, False):
                 try:
-                    operators(self.form(return_lse, training).table)
+                    self.form(return_lse, training).registered()
                 except ArgumentError:
                     # Its calls are refused when they are made.
                     continue
@@ -139,8 +138,9 @@ class Variant:
 
     # ---- plans
 
-    def plan(self, tensors: Sequence[Tensor], captures: Values, *, return_lse: bool, training: bool) -> CallPlan:
-        """The plan of a call."""
+    def plan(self, tensors: list[Tensor], captures: Values, *, return_lse: bool, training: bool) -> CallPlan:
+        """The plan of a call with these arguments."""
+        tensors = binding.autocast(tensors, self.spec, self.whole.table.axes.features)
         return self._planned(tensors, captures, return_lse, training)[1]
 
     def _prepared(

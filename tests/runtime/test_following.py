@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 
 import attngen
 from attngen.errors import InternalError, NaNConstant, TraceError
-from attngen.runtime.shared import _KERNELS
+from attngen.runtime.kernel_table import _TABLES
 from tests.runtime.holders import HOLDERS, Holder
 
 HEADS, ROWS, KEYS, DIM = 2, 5, 7, 16
@@ -105,12 +105,12 @@ def test_values_need_no_other_kernels(kind: str) -> None:
     holder = HOLDERS[kind](numbers(HEADS).requires_grad_(), 3)
     attend = attngen.compile(attngen.attention(holder.score, holder.mask))
     attend.reference(*tensors())
-    built, traces = len(_KERNELS), list(attend._following._traces)
+    built, traces = len(_TABLES), list(attend._following._traces)
     for seed in range(3):
         bind(holder, "tensor", seed)
         bind(holder, "number", seed)
         follows(attend.reference, holder.score, holder.mask)
-    assert len(_KERNELS) == built
+    assert len(_TABLES) == built
     assert attend._following._traces == traces
 
 
@@ -305,12 +305,12 @@ def test_what_decided_a_trace() -> None:
         before = getattr(settings, name)
         setattr(settings, name, value)
         follows(attend.reference, score)
-        traces, built = list(attend._following._traces), len(_KERNELS)
+        traces, built = list(attend._following._traces), len(_TABLES)
         for other in (before, value):
             setattr(settings, name, other)
             follows(attend.reference, score)
         assert attend._following._traces == traces
-        assert len(_KERNELS) == built
+        assert len(_TABLES) == built
 
 
 def test_lengths_that_decide_a_trace() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import attngen
 from attngen.errors import ShapeMismatch
 from attngen.ir.parser import parse
-from attngen.runtime.reach import indexed, short_tensors
+from attngen.plan.short_captures import indexed, short_tensors
 from attngen.transform.canonicalize import canonicalize
 from tests.kernels.memory import fenced
 

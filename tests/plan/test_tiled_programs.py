@@ -1,4 +1,4 @@
-"""When a backward runs in one walk, and that two walks are the same to the bit."""
+"""When a backward is fused, and that a split one is the same to the bit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import attngen
 from attngen import catalog, target
 from attngen.errors import ScheduleError
 from attngen.knobs import Knobs
-from attngen.pipeline import analyse
-from attngen.runtime.forms import form
-from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options, freeze
-from attngen.schedule.choose import Choice, Reason
+from attngen.plan.options import Options, freeze
+from attngen.plan.programs import ProgramKey
+from attngen.plan.tiled_programs import BackwardForm
+from attngen.runtime.kernel_table import KernelTable
+from attngen.schedule.choose import Choice, Reason, Request
 from attngen.schedule.forms import MARGIN, SPILLED_BYTES, compare, form_of
 from attngen.schedule.measured import Measured, table
 from attngen.schedule.plan import ModuleSchedule, TileSchedule
 
 SM90 = target.get("sm90")
-DIMS = {"d": 64, "e": 64}
+REQUEST = Request((("d", 64), ("e", 64)), "bfloat16", SM90)
 ONE = {"backward_fused": {"BLOCK_M": 16, "BLOCK_N": 16}}
 
 
@@ -33,31 +33,33 @@ def strictly_deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def kernels(options: Options | None = None) -> Kernels:
-    return Kernels(analyse(catalog.load("causal").cascade), "causal", options or Options("sm90"), Knobs.from_env()).at("bfloat16")
+def programs(options: Options | None = None, name: str = "causal") -> KernelTable:
+    return KernelTable(catalog.load(name).cascade, name, options or Options("sm90"), Knobs.from_env())
 
 
-def is_one_walk(found: Kernels) -> bool:
-    return any(kernel.added for kernel in found.program.kernels)
+def form(mine: KernelTable, wanted: set[str] | None = None, request: Request = REQUEST) -> BackwardForm:
+    """As for a call, which says what PyTorch says."""
+    key = ProgramKey(request.dtype, None if wanted is None else mine.gradients(frozenset(wanted)))
+    return mine.backward_form(key, request, repeatable=torch.are_deterministic_algorithms_enabled())
 
 
 def test_the_cheaper_form_runs() -> None:
-    found = form(kernels(), DIMS, "bfloat16", SM90, (4096, 4096))
-    assert is_one_walk(found.kernels)
+    found = form(programs())
+    assert found.fused
     assert "in one walk" in found.why
 
 
 @pytest.mark.usefixtures("strictly_deterministic")
 def test_pytorch_asks_for_equal_results() -> None:
-    mine = kernels()
-    assert not is_one_walk(form(mine, DIMS, "bfloat16", SM90).kernels)
+    mine = programs()
+    assert not form(mine).fused
     torch.use_deterministic_algorithms(False)
-    assert is_one_walk(form(mine, DIMS, "bfloat16", SM90).kernels), "it counts what PyTorch says at the call"
+    assert form(mine).fused, "it counts what PyTorch says at the call"
 
 
 def test_the_user_asks_for_equal_results() -> None:
-    found = form(kernels(Options("sm90", deterministic=True)), DIMS, "bfloat16", SM90)
-    assert not is_one_walk(found.kernels)
+    found = form(programs(Options("sm90", deterministic=True)))
+    assert not found.fused
     assert found.why == "results are to be the same in every run"
 
 
@@ -69,40 +71,35 @@ def test_the_user_asks_for_equal_results() -> None:
         ("bfloat16", {"k", "v"}, "there is nothing to join"),
     ],
 )
-def test_two_walks_stay(dtype: str, wanted: set[str] | None, why: str) -> None:
-    found = kernels().at(dtype) if wanted is None else kernels().wanting(frozenset(wanted))
-    chosen = form(found, DIMS, dtype, SM90)
-    assert chosen.kernels is found
-    assert chosen.why == why
+def test_the_split_backward_stays(dtype: str, wanted: set[str] | None, why: str) -> None:
+    assert form(programs(), wanted, replace(REQUEST, dtype=dtype)) == BackwardForm(False, why)
 
 
 def test_gradients_of_captured_tensors_are_not_added_up_in_any_order() -> None:
-    mine = Kernels(analyse(catalog.load("alibi_causal").cascade), "alibi", Options("sm90"), Knobs.from_env()).at("bfloat16")
-    found = form(mine, DIMS, "bfloat16", SM90)
-    assert not is_one_walk(found.kernels)
+    mine = programs(name="alibi_causal")
+    found = form(mine)
+    assert not found.fused
     assert found.why.startswith("dslopes")
-    assert "dslopes" not in form(mine.wanting(frozenset({"q", "k", "v"})), DIMS, "bfloat16", SM90).why
+    assert "dslopes" not in form(mine, {"q", "k", "v"}).why
 
 
-@pytest.mark.parametrize(("schedule", "one"), [(ONE, True), ({"backward_rows": {"num_warps": 4}}, False), ({"num_warps": 4}, True)])
-def test_a_schedule_names_the_form(schedule: dict[str, object], one: bool) -> None:
-    found = form(kernels(Options("sm90", freeze(schedule))), DIMS, "bfloat16", SM90)
-    assert is_one_walk(found.kernels) == one
-    assert found.kernels.choice(DIMS, "bfloat16", SM90).schedule
+@pytest.mark.parametrize(("schedule", "fused"), [(ONE, True), ({"backward_rows": {"num_warps": 4}}, False), ({"num_warps": 4}, True)])
+def test_a_schedule_names_the_form(schedule: dict[str, object], fused: bool) -> None:
+    mine = programs(Options("sm90", freeze(schedule)))
+    assert form(mine).fused == fused
+    assert mine.choice(ProgramKey("bfloat16", fused=fused), REQUEST).schedule
 
 
 def test_a_form_is_named_without_tiles() -> None:
     """Its tiles are those of the choice, and are settled as such."""
-    mine = kernels(Options("sm90", freeze({"backward_fused": {}})))
-    found = form(mine, DIMS, "bfloat16", SM90).kernels
-    assert is_one_walk(found)
-    assert (mine.override, found.override) == (None, None)
+    mine = programs(Options("sm90", freeze({"backward_fused": {}})))
+    assert form(mine).fused
+    assert [mine.kernels(ProgramKey("bfloat16", fused=fused)).override for fused in (False, True)] == [None, None]
 
 
 def test_a_schedule_that_no_form_has() -> None:
-    found = kernels(Options("sm90", freeze({"backward_fused_2": {"num_warps": 4}})))
     with pytest.raises(ScheduleError, match="no kernel called 'backward_fused_2'"):
-        found.choice(DIMS, "bfloat16", SM90)
+        programs(Options("sm90", freeze({"backward_fused_2": {"num_warps": 4}}))).check_schedule()
 
 
 def _choice(roles: dict[str, float], row: Measured | None = None) -> Choice:

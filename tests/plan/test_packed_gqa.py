@@ -14,8 +14,9 @@ import attngen
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec
 from attngen.ir.interpret import interpret
+from attngen.pipeline import stream
+from attngen.plan.packed_gqa import PackedGQA, packed_gqa
 from attngen.runtime.interpreter import InterpretedKernel
-from attngen.runtime.packing import in_rows
 from tests.e2e.dense import normal
 from tests.kernels import harness
 
@@ -56,8 +57,12 @@ def tensors(queries: int, group: int, dtype: torch.dtype = torch.float64, batch:
     return [normal(*shape, seed=seed, dtype=dtype).detach() for seed, shape in enumerate(shapes)]
 
 
-def is_packed(attend: attngen.Attention, queries: int, group: int) -> bool:
-    return attend._suited({"m": queries, "n": KEYS, "r": group}) is attend._in_rows
+def layout_of(spec: Spec) -> PackedGQA | None:
+    return packed_gqa(spec, stream(spec.cascade).cascade)
+
+
+def is_packed(attend: attngen.Attention, given: list[Tensor], **options: Any) -> bool:
+    return attend.plan(*given, **options).layout == "packed GQA"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,8 +71,8 @@ def test_results_are_those_of_the_reference(name: str) -> None:
     for queries, group in SHAPES[NAMES.index(name) % 2]:
         attend = attngen.compile(spec_of(name, queries), arch="sm90")
         options: dict[str, Any] = {"dropout": {"seed": 5}, "sink": {"return_lse": True}}.get(name, {})
-        assert is_packed(attend._asked(name == "sink", True), queries, group)
         given = tensors(queries, group)
+        assert is_packed(attend, given, return_lse=name == "sink")
         found, right = attend(*given, **options), attend.reference(*given, **options)
         for mine, golden in zip(*(result if isinstance(result, tuple) else (result,) for result in (found, right)), strict=True):
             assert mine.is_contiguous()
@@ -82,7 +87,7 @@ def test_every_shape_at_half_precision(queries: int, group: int) -> None:
     attend = attngen.compile(spec, arch="sm90")
     given = tensors(queries, group, torch.bfloat16, batch=1)
     o, lse = attend(*given, return_lse=True)
-    assert is_packed(attend._asked(True, True), queries, group)
+    assert is_packed(attend, given, return_lse=True)
     values = {"q": given[0].unflatten(1, (GROUPS, group)), "k": given[1], "v": given[2]} | {c.name: c.value for c in spec.captures}
     plain = interpret(spec.cascade, values, harness.Eager(torch.float32, torch.device("cpu"), torch.bfloat16))
     golden = attend.reference(*given, return_lse=True)
@@ -110,7 +115,7 @@ class TestArguments:
         shapes = [(BATCH, heads, queries, KEYS), (BATCH, queries, KEYS), (BATCH, queries), (heads,), (heads, DIM)]
         others = [normal(*shape, seed=7).detach() for shape in shapes]
         attend = attngen.compile(mixed)
-        assert is_packed(attend, queries, 4)
+        assert is_packed(attend, [q, k, v, *others])
         torch.testing.assert_close(attend(q, k, v, *others), attend.reference(q, k, v, *others), rtol=1e-12, atol=1e-12)
 
     def test_keys_that_all_heads_share(self) -> None:
@@ -124,7 +129,7 @@ class TestArguments:
 
         q, k, v = (normal(*shape).detach() for shape in [(2, 5, 3, DIM), (2, KEYS, DIM), (2, KEYS, DIM)])
         attend = attngen.compile(shared)
-        assert attend._suited({"m": 3, "n": KEYS, "h": 5}) is attend._in_rows
+        assert is_packed(attend, [q, k, v])
         torch.testing.assert_close(attend(q, k, v), attend.reference(q, k, v), rtol=1e-12, atol=1e-12)
 
 
@@ -177,31 +182,30 @@ FACTORS = attngen.low_rank(normal(16, 20, 4).detach(), normal(16, KEYS, 4, seed=
 class TestTheChoice:
     def test_it_depends_on_queries_and_groups(self) -> None:
         attend = attngen.compile(attngen.attention())
-        assert [is_packed(attend, *call) for call in [(1, 2), (16, 8), (17, 8), (1, 1), (0, 4)]] == [True, True, False, False, False]
+        calls = [(1, 2), (16, 8), (17, 8), (1, 1), (0, 4)]
+        assert [is_packed(attend, tensors(*call)) for call in calls] == [True, True, False, False, False]
 
     def test_calls_with_gradients_go_on_as_before(self) -> None:
         slopes = normal(8)
         learned = attngen.compile(attngen.attention(lambda s, b, h, q, k: s + slopes[h] * k))
         plain = attngen.compile(attngen.attention())
         q, k, v = tensors(1, 4)
-        extents = {"m": 1, "n": KEYS, "r": 4}
-        assert learned._suited(extents, (q, k, v)) is learned
-        assert plain._suited(extents, (q.requires_grad_(), k, v)) is plain
+        assert not is_packed(learned, [q, k, v])
+        assert not is_packed(plain, [q.requires_grad_(), k, v])
         assert plain(q, k, v).requires_grad
         with torch.no_grad():
-            assert plain._suited(extents, (q, k, v)) is plain._in_rows
+            assert is_packed(plain, [q, k, v])
 
     def test_strict_mode_takes_what_was_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Kernels with gradients have served calls without; those of rows are taken once a call has built them."""
         tmp_path.chmod(0o700)
         monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
         q, k, v = given = tensors(1, 4)
-        extents = {"m": 1, "n": KEYS, "r": 4, "d": DIM, "e": DIM}
         attngen.compile(attngen.attention())(q.clone().requires_grad_(), k, v)
         for calls in (0, 1):
             monkeypatch.setenv("ATTNGEN_STRICT", "1")
             strict = attngen.compile(attngen.attention())
-            assert strict._suited(extents, given) is (strict._in_rows if calls else strict)
+            assert is_packed(strict, given) is bool(calls)
             strict(*given)
             monkeypatch.delenv("ATTNGEN_STRICT")
             attngen.compile(attngen.attention())(*given)
@@ -221,7 +225,7 @@ class TestTheChoice:
         ],
     )
     def test_keys_that_differ_from_head_to_head_have_none(self, score: Any) -> None:
-        assert in_rows(attngen.attention(score)) is None
+        assert layout_of(attngen.attention(score)) is None
 
     def test_heads_of_their_own_have_none(self) -> None:
         @attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
@@ -229,7 +233,7 @@ class TestTheChoice:
             weights = attngen.softmax(attngen.einsum("b h m d, b h n d -> b h m n", q, k), over="n")
             return attngen.einsum("b h m n, b h n e -> b h m e", weights, v)
 
-        assert in_rows(own) is None
+        assert layout_of(own) is None
 
     def test_tokens_in_an_order_have_none(self) -> None:
-        assert in_rows(attngen.attention(order=torch.randperm(64))) is None
+        assert layout_of(attngen.attention(order=torch.randperm(64))) is None

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 import attngen
-from attngen.frontend.spec import Spec
+from attngen.frontend.spec import Spec, with_lse
 from attngen.ir.interpret import interpret
 from attngen.runtime.interpreter import InterpretedKernel
 from attngen.runtime.interpreter_language import BUILDER
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import in_parts_only
 from attngen.schedule.parts import PART_KEYS, WAVES, part_count
 from tests.e2e.dense import normal
 from tests.kernels import harness
@@ -54,15 +53,8 @@ def tensors(queries: int, group: int, dtype: torch.dtype = torch.float64, batch:
     return [normal(*shape, seed=seed, dtype=dtype).detach() for seed, shape in enumerate(shapes)]
 
 
-def runs(attend: attngen.Attention, given: list[Tensor]) -> attngen.Attention:
-    """What serves a call."""
-    (batch, heads, queries, dim), (_, groups, keys, _) = given[0].shape, given[1].shape
-    extents = {"b": batch, "g": groups, "r": heads // groups, "m": queries, "n": keys, "d": dim, "e": given[2].shape[-1]}
-    return attend._suited(extents, given)._divided(extents, given)
-
-
-def is_divided(attend: attngen.Attention, given: list[Tensor]) -> bool:
-    return runs(attend, given).options.divided
+def is_split(attend: attngen.Attention, given: list[Tensor], **options: Any) -> bool:
+    return attend.plan(*given, **options).num_splits > 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,7 +64,7 @@ def test_results_are_those_of_the_reference(name: str) -> None:
     attend = attngen.compile(spec_of(name, queries), arch="sm90")
     options: dict[str, Any] = {"dropout": {"seed": 5}, "sink": {"return_lse": True}}.get(name, {})
     given = tensors(queries, group)
-    assert is_divided(attend._asked(name == "sink", True), given)
+    assert is_split(attend, given, return_lse=name == "sink")
     found, right = attend(*given, **options), attend.reference(*given, **options)
     for mine, golden in zip(*(result if isinstance(result, tuple) else (result,) for result in (found, right)), strict=True):
         assert mine.is_contiguous()
@@ -89,9 +81,9 @@ def test_the_contract_of_each_precision(queries: int, group: int, dtype: torch.d
     heads = {"slopes": normal(16).detach(), "sink": normal(16, seed=1).detach()} if group == 8 else {}
     spec = attngen.attention(lambda s, b, h, q, k: s + heads["slopes"][h] * (k - q), sink=heads["sink"]) if heads else spec
     attend, given = attngen.compile(spec, arch="sm90"), tensors(queries, group, dtype, batch=1)
-    assert is_divided(attend._asked(True, True), given)
+    assert is_split(attend, given, return_lse=True)
     o, lse = attend(*given, return_lse=True)
-    chosen = attend._asked(True, True).spec
+    chosen = spec if spec.on_request else with_lse(spec)
     values = {"q": given[0].unflatten(1, (GROUPS, group)), "k": given[1], "v": given[2]} | {c.name: c.value for c in chosen.captures}
     rounding = None if dtype == torch.float32 else dtype
     plain = interpret(chosen.cascade, values, harness.Eager(torch.float32, torch.device("cpu"), rounding))
@@ -115,8 +107,7 @@ def test_a_cascade_of_two_softmaxes() -> None:
     k1, k2, v = normal(3, 1, 2, KEYS, DIM).detach()
     given = [q1, q2, k1, k2, v, normal(2).detach()]
     attend = attngen.compile(differential)
-    extents = {"b": 1, "h": 2, "m": 1, "n": KEYS, "d": DIM, "e": DIM}
-    assert attend._divided(extents, given) is attend._in_parts
+    assert is_split(attend, given)
     torch.testing.assert_close(attend(*given), attend.reference(*given), rtol=1e-12, atol=1e-12)
 
 
@@ -145,7 +136,7 @@ class TestWhatIsRead:
     def test_each_key_and_value_once_in_total(self, read: list[np.ndarray[Any, Any]], group: int) -> None:
         given = tensors(1, group)
         attend = attngen.compile(attngen.attention(), arch="sm90")
-        assert is_divided(attend, given)
+        assert is_split(attend, given)
         attend(*given)
         assert [self.times(read, tensor) for tensor in given[1:]] == [(1,), (1,)]
 
@@ -154,7 +145,7 @@ class TestWhatIsRead:
         past = KEYS - 1
         attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: q + past - k < 64), arch="sm90")
         attend(*given)
-        assert is_divided(attend, given)
+        assert is_split(attend, given)
         assert self.times(read, given[1]) == self.times(read, given[2]) == (0, 1)
 
     def test_programs_of_a_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,15 +189,15 @@ class TestTheChoice:
     def test_it_depends_on_lengths_heads_and_queries(self) -> None:
         attend = attngen.compile(attngen.attention(), arch="sm90")
         shapes: list[tuple[int, int, int, int]] = [(1, 4, 1, 1100), (16, 4, 1, 1100), (17, 4, 1, 1100), (1, 4, 1, 511), (1, 1, 67, 1100)]
-        divided = [is_divided(attend, tensors(queries, group, batch=batch, keys=keys)) for queries, group, batch, keys in shapes]
+        divided = [is_split(attend, tensors(queries, group, batch=batch, keys=keys)) for queries, group, batch, keys in shapes]
         assert divided == [True, True, False, False, False]
 
     def test_calls_with_gradients_go_on_as_before(self) -> None:
         attend = attngen.compile(attngen.attention())
         q, k, v = tensors(1, 4)
-        assert runs(attend, [q.requires_grad_(), k, v]) is attend
+        assert not is_split(attend, [q.requires_grad_(), k, v])
         with torch.no_grad():
-            assert is_divided(attend, [q, k, v])
+            assert is_split(attend, [q, k, v])
 
     def test_strict_mode_takes_what_was_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tmp_path.chmod(0o700)
@@ -216,7 +207,7 @@ class TestTheChoice:
         for calls in (0, 1):
             monkeypatch.setenv("ATTNGEN_STRICT", "1")
             strict = attngen.compile(attngen.attention())
-            assert is_divided(strict, given) is bool(calls)
+            assert is_split(strict, given) is bool(calls)
             strict(*given)
             monkeypatch.delenv("ATTNGEN_STRICT")
             attngen.compile(attngen.attention())(*given)
@@ -239,13 +230,8 @@ class TestTheChoice:
         assert {parts for name, parts in launched if name == "forward_merge_kernel"} == set(range(2, 10))
 
     def test_a_schedule_of_the_forward_is_that_of_its_parts(self) -> None:
-        tile = (("BLOCK_N", 32), ("num_warps", 8))
-        assert in_parts_only(tile) == in_parts_only((("forward", tile), ("backward_rows", tile))) == (("forward_parts", tile),)
-        assert in_parts_only(None) is in_parts_only((("backward_rows", tile),)) is None
-        given = tensors(1, 4)
-        parts = runs(attngen.compile(attngen.attention(), arch="sm90", schedule={"num_warps": 8}), given)
-        found = parts._kernels.choice({"d": DIM, "e": DIM}, "float64", parts._kernels.target(torch.device("cpu")), (4, KEYS)).schedule
-        assert [found[role].num_warps for role in ("forward_parts", "forward_merge")] == [8, 4]
+        parts = attngen.compile(attngen.attention(), arch="sm90", schedule={"num_warps": 8}).plan(*tensors(1, 4)).schedule
+        assert [parts[role].num_warps for role in ("forward_parts", "forward_merge")] == [8, 4]
 
     def test_explain_says_so(self) -> None:
         explained = attngen.compile(attngen.attention(), arch="sm90").explained()

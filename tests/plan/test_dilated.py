@@ -11,8 +11,9 @@ from torch import Tensor
 
 import attngen
 from attngen import target
-from attngen.runtime import variant
-from attngen.runtime.classes import classes_pay, in_classes
+from attngen.pipeline import stream
+from attngen.plan.dilated import Dilated, dilated
+from attngen.plan.programs import ProgramKey
 
 Mask = Callable[..., Any]
 SMALL = {role: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}
@@ -30,6 +31,10 @@ def spec_of(mask: Mask, score: Any = None) -> attngen.Spec:
     return attngen.attention(score, mask, name="classes")
 
 
+def layout_of(spec: attngen.Spec) -> Dilated | None:
+    return dilated(spec, stream(spec.cascade).cascade)
+
+
 def gradients(run: Any, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]:
     o, lse = run(*leaves, return_lse=True)
     loss = (o * cotangent).sum() + torch.where(lse.isfinite(), lse, 0.0).sum()
@@ -40,22 +45,23 @@ def gradients(run: Any, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]
 @pytest.mark.parametrize("name", MASKS)
 def test_results_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, name: str, lengths: tuple[int, int]) -> None:
     """Lengths that the number of classes divides and others, padded rows and keys included."""
-    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
+    monkeypatch.setattr(Dilated, "pays", lambda *_: True)
     attend = attngen.compile(spec_of(MASKS[name], lambda s, b, h, q, k: s + 0.1 * (q - k)), schedule=SMALL)
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, 4, lengths[0], 16), (2, 2, lengths[1], 16), (2, 2, lengths[1], 32), (2, 4, lengths[0], 32)]
     *leaves, cotangent = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
     leaves = [leaf.requires_grad_() for leaf in leaves]
-    assert attend._suited({"m": lengths[0], "n": lengths[1]}) is not attend
+    assert attend.plan(*leaves).layout.startswith("dilated by ")
     for mine, right in zip(gradients(attend, leaves, cotangent), gradients(attend.reference, leaves, cotangent), strict=True):
         torch.testing.assert_close(mine, right, rtol=1e-11, atol=1e-12)
 
 
 def test_nothing_is_listed_and_results_are_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
+    monkeypatch.setattr(Dilated, "pays", lambda *_: True)
     attend = attngen.compile(spec_of(MASKS["dilated"]), schedule=SMALL, arch="sm90")
-    classes = attend._suited({"m": 48, "n": 48})
-    assert not any(kernel.lists for kernel, _ in classes._built("bfloat16", {"d": 16, "e": 16}, {}).lowered)
+    _, table = attend._first.whole.dilated({capture.name: capture.value for capture in attend.spec.captures}) or (None, None)
+    assert table is not None
+    assert not any(kernel.lists for kernel, _ in table.kernels(ProgramKey("bfloat16")).source({"d": 16, "e": 16}).lowered)
     for length in (48, 50):
         assert attend(*(torch.randn(1, 1, length, 16) for _ in range(3))).is_contiguous()
 
@@ -72,9 +78,9 @@ def test_fewer_tiles_are_visited() -> None:
 
 class TestTheChoice:
     def test_it_depends_on_the_lengths(self) -> None:
-        spec = in_classes(spec_of(MASKS["causal"]))
-        assert spec is not None and spec.classes is not None
-        choose = [classes_pay(spec.classes, {"m": n, "n": n}, target.get("sm90")) for n in (64, 100, 1024, 65537)]
+        layout = layout_of(spec_of(MASKS["causal"]))
+        assert layout is not None
+        choose = [layout.pays({"m": n, "n": n}, target.get("sm90")) for n in (64, 100, 1024, 65537)]
         assert choose == [False, False, True, True]
 
     def test_explain_says_so(self) -> None:
@@ -92,7 +98,7 @@ class TestTheChoice:
         ],
     )
     def test_other_masks_have_none(self, spec: attngen.Spec) -> None:
-        assert in_classes(spec) is None
+        assert layout_of(spec) is None
 
     def test_gaps_that_differ_have_none(self) -> None:
         @attngen.cascade(q="b h m d", k="b h n d", v="b h n e")
@@ -103,11 +109,11 @@ class TestTheChoice:
             second = attngen.softmax(attngen.where((m - n) % 4 == 0, scores, -torch.inf), over="n")
             return [attngen.einsum("b h m n, b h n e -> b h m e", p, v) for p in (first, second)]
 
-        assert in_classes(two) is None
+        assert layout_of(two) is None
 
 
 def test_a_captured_number_of_classes_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
+    monkeypatch.setattr(Dilated, "pays", lambda *_: True)
     step = 2
     attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: ((q - k) % step == 0) & (q - k < 16)))
     given = [torch.randn(1, 2, 24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3)]
@@ -118,7 +124,7 @@ def test_a_captured_number_of_classes_is_read_again(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("read", ["keys", "pairs", "distances"])
 def test_gradients_of_a_bias_by_position(monkeypatch: pytest.MonkeyPatch, read: str) -> None:
     """Also those of a tensor whose name emitted modules use themselves."""
-    monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
+    monkeypatch.setattr(Dilated, "pays", lambda *_: True)
     size = 37
     dense = torch.randn(size, 2 * size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     mods = {
@@ -127,7 +133,7 @@ def test_gradients_of_a_bias_by_position(monkeypatch: pytest.MonkeyPatch, read: 
         "distances": lambda s, b, h, q, k: s + dense[h, q - k + size],
     }
     attend = attngen.compile(spec_of(MASKS["causal"], mods[read]))
-    assert attend._in_classes() is not None
     q, k, v = (torch.randn(2, 2, size, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    assert attend.plan(q, k, v).layout == "dilated by 4"
     found, expected = (torch.autograd.grad(run(q, k, v).square().sum(), dense)[0] for run in (attend, attend.reference))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
