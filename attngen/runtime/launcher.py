@@ -49,11 +49,22 @@ def origins_of(cascade: Cascade) -> dict[str, tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A program with its module and tiles for one kind of call; `lists` is the module if its lists of tiles outlive a call."""
+    """A program with its module and tiles for one kind of call.
+
+    Attributes:
+        kernels, loaded: the program.
+        lists: its module if its lists of tiles outlive a call.
+        saved: which of the tensors that the forward saved its backward reads.
+        gradients: for each differentiable input, what the backward calls its gradient, None where nobody asks for it.
+        needed: all of them; empty where the backward has no kernels, for what is only compared has a gradient of zeros.
+    """
 
     kernels: Kernels
     loaded: Loaded
     lists: Source | None
+    saved: tuple[int, ...] = ()
+    gradients: tuple[str | None, ...] = ()
+    needed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,7 @@ class Launcher:
         self.cotangents = program.backward.cotangents if program.backward is not None else ()
         self.ungraded = program.backward.ungraded if program.backward is not None else ()
         self.differentiable = tuple(item for item in self.inputs if item.differentiable)
+        self.places = tuple(place for place, item in enumerate(self.inputs) if item.differentiable)
         self.emitted = {item.name: str(tensor_name(item.name)) for item in self.differentiable}
         self.strided = [item.name if item.axes and item.axes[-1] in self.features else None for item in self.inputs]
         self.copied: set[str] = set()
@@ -99,11 +111,14 @@ class Launcher:
     def extents(self, values: Sequence[Any]) -> dict[str, int]:
         return {axis: values[position].shape[dimension] for axis, (position, dimension) in self.origins.items()}
 
+    def dtype_of(self, name: str, model: Tensor) -> torch.dtype:
+        """Of a step of the forward that is an output or saved: row statistics have that of accumulators."""
+        if any(axis in self.features for axis in self.forward_axes[name]):
+            return model.dtype
+        return torch.float64 if model.dtype == torch.float64 else torch.float32
+
     def empty(self, name: str, extents: dict[str, int], model: Tensor) -> Tensor:
-        axes = self.forward_axes[name]
-        wide = any(axis in self.features for axis in axes)
-        accumulator = torch.float64 if model.dtype == torch.float64 else torch.float32
-        return model.new_empty([extents[axis] for axis in axes], dtype=model.dtype if wide else accumulator)
+        return model.new_empty([extents[axis] for axis in self.forward_axes[name]], dtype=self.dtype_of(name, model))
 
     def model(self, values: Sequence[Any]) -> Tensor:
         return values[self.operand]
@@ -133,7 +148,14 @@ class Launcher:
             kernels, loaded = self._loaded(kind)
             source = kernels.source(kind.request.extents) if kernels.options.keep_lists else None
             lists = source if source is not None and any(kernel.lists for kernel, _ in source.lowered) else None
-            self._bound[kind] = Bound(kernels, loaded, lists)
+            names = [(item.name, self.emitted[item.name]) for item in self.differentiable]
+            # Modules call tensors by names of their own where the user's would be in the way.
+            gradients = tuple(mine if name in (kind.gradients or ()) else None for name, mine in names)
+            backward = kernels.program.backward
+            has_kernels = backward is not None and bool(backward.gradients)
+            needed = frozenset(name for name in gradients if name is not None and has_kernels)
+            saved = tuple(self.saved.index(name) for name in kernels.saved) if needed else ()
+            self._bound[kind] = Bound(kernels, loaded, lists, saved, gradients, needed)
         return self._bound[kind]
 
     def _loaded(self, kind: Kind) -> tuple[Kernels, Loaded]:
@@ -182,41 +204,41 @@ class Launcher:
         """Copies of arguments whose features are strided; captures are read through all of their strides."""
         return contiguous_features(self.strided, values, self.copied)
 
-    def forward(self, bound: Bound, values: Sequence[Any], splits: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
+    def forward(self, bound: Bound, values: Sequence[Any], ready: Sequence[Any], splits: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
         """Outputs, then what is saved besides.
 
         Args:
             bound: the program.
-            values: of the call.
+            values: of the call. ready: the same, as `ready` gives them.
             splits: their number, for split-KV.
         """
-        found = bound.loaded.module.forward(*self.ready(values), bound.loaded.tiles, *splits, **self.lists(bound, values))
+        loaded = bound.loaded
+        if bound.lists is None:
+            found = loaded.module.forward(*ready, loaded.tiles, *splits)
+        else:
+            found = loaded.module.forward(*ready, loaded.tiles, *splits, **self.lists(bound, values))
         return found if isinstance(found, tuple) else (found,)
 
     def backward(
-        self, bound: Bound, values: Sequence[Any], saved: Sequence[Tensor], cotangents: Sequence[Tensor], names: frozenset[str]
+        self, bound: Bound, values: Sequence[Any], ready: Sequence[Any], saved: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> list[Tensor | None]:
         """Gradients of the differentiable inputs, None of those that nobody asked for.
 
         Args:
             bound: the program.
-            values: of the call. saved: in the order of `saved`. cotangents: in the order of `cotangents`.
-            names: inputs whose gradients are asked for.
+            values: of the call. ready: the same, as `ready` gives them.
+            saved: in the order of `saved`. cotangents: in the order of `cotangents`.
         """
-        kernels, loaded = bound.kernels, bound.loaded
-        if kernels.program.backward is None or not kernels.program.backward.gradients:
-            # What is only compared has a gradient, of zeros.
-            found: dict[str, Tensor] = {}
-        else:
-            kept = dict(zip(self.saved, saved, strict=True))
+        found: dict[str, Tensor] = {}
+        if bound.needed:
             given = contiguous_features([name for _, name in self.cotangents], cotangents, None)
-            # Modules call tensors by names of their own where the user's would be in the way.
-            emitted = {self.emitted[name] for name in names}
-            wanted = [kept[name].contiguous() for name in kernels.saved]
-            found = loaded.module.backward(*self.ready(values), *wanted, *given, loaded.tiles, emitted, **self.lists(bound, values))
-        by_name = dict(zip((item.name for item in self.inputs), values, strict=True))
-        return [self._gradient(item.name, found, by_name) if item.name in names else None for item in self.differentiable]
-
-    def _gradient(self, name: str, found: dict[str, Tensor], by_name: dict[str, Any]) -> Tensor:
-        mine = found.get(self.emitted[name])
-        return torch.zeros_like(by_name[name], memory_format=torch.contiguous_format) if mine is None else mine
+            kept = [saved[place].contiguous() for place in bound.saved]
+            loaded, lists = bound.loaded, {} if bound.lists is None else self.lists(bound, values)
+            found = loaded.module.backward(*ready, *kept, *given, loaded.tiles, bound.needed, **lists)
+        gradients: list[Tensor | None] = []
+        for place, name in zip(self.places, bound.gradients, strict=True):
+            if name is None or name in found:
+                gradients.append(None if name is None else found[name])
+            else:
+                gradients.append(torch.zeros_like(values[place], memory_format=torch.contiguous_format))
+        return gradients

@@ -6,20 +6,21 @@ PyTorch looks into a call (compilers, modes, function transforms), operators sta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attngen.frontend.spec import Spec
+from attngen.frontend.spec import Pattern, Spec
 from attngen.plan.call_plan import CallPlan, request_of
 from attngen.plan.num_splits import num_splits
 from attngen.plan.token_layout import Dense, TokenLayout
 from attngen.runtime import arguments as binding
 from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.launcher import Bound, Kind, Launcher
-from attngen.runtime.torch_op import given_cotangents, through_operator
+from attngen.runtime.torch_op import check_cotangents, given_cotangents, through_operator
 
 Move = Callable[[Any, torch.device], Any]
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -67,20 +68,41 @@ class PreparedCall:
         self.captured = tuple(capture.name for capture in spec.captures)
         given = [*(item.name for item in spec.arguments), *self.captured, *layout.numbers]
         self.places = tuple(given.index(item.name) for item in launcher.inputs)
+        self.in_order = self.places == tuple(range(len(given)))
         self.returned = tuple(
             (place, output) for place, output in enumerate(spec.outputs) if return_lse or output.name not in spec.on_request
         )
-        self.saved = tuple((name, spec_place(spec, self.returned, name)) for name in launcher.saved)
-        views, _ = binding.split(spec, tensors)
-        # The graph holds one node for the whole call where arguments and results are those of the cascade but for their shapes.
-        self.whole = isinstance(layout, Dense) and all(a.numel() == b.numel() for a, b in zip(tensors, views, strict=True))
-        shapes = [view.shape if self.whole and view.shape != tensor.shape else None for tensor, view in zip(tensors, views, strict=True)]
-        self.shapes = [shapes[place] if place < len(shapes) else None for place in self.places]
-        self.shapes_back = [tensors[place].shape if self.shapes[i] is not None else None for i, place in enumerate(self.places)]
-        self.differentiable = tuple(i for i, item in enumerate(launcher.inputs) if item.differentiable)
         self.bound: Bound | None = None
         self.splits: tuple[int, ...] = ()
-        self.backwards: dict[tuple[tuple[bool, ...], bool], tuple[Kind, frozenset[str]]] = {}
+        self.backwards: dict[tuple[tuple[bool, ...], bool], Bound] = {}
+        self._shape(tensors)
+
+    def _shape(self, tensors: Sequence[Tensor]) -> None:
+        """Find what is reshaped within the node of the graph, which holds the whole call where the layout only changes shapes."""
+        spec, launcher = self.spec, self.launcher
+        views, _ = binding.split(spec, tensors)
+        self.whole = isinstance(self.layout, Dense) and all(a.numel() == b.numel() for a, b in zip(tensors, views, strict=True))
+        changed = [self.whole and view.shape != tensor.shape for tensor, view in zip(tensors, views, strict=True)]
+        # For each input of the cascade: the shape that it has there, and the user's.
+        arguments = [(i, place) for i, place in enumerate(self.places) if place < len(views)]
+        self.reshaped = tuple((i, views[place].shape, tensors[place].shape) for i, place in arguments if changed[place])
+        self.back = {i: shape for i, _, shape in self.reshaped}
+        # Strides of captured tensors do not matter, and those of arguments are the same in every call of the kind.
+        ready = [views[place] if place < len(views) else None for place in self.places]
+        self.copies = not self.whole or launcher.ready(ready) != ready
+        extents = {**dict(self.plan.facts.extents), **self.extents}
+        shapes = {name: tuple(extents[axis] for axis in launcher.forward_axes[name]) for name in launcher.results} if self.whole else {}
+        self.joined = tuple((place, _flat(shapes[output.name], output.pattern) if self.whole else None) for place, output in self.returned)
+        where = {output.name: i for i, (_, output) in enumerate(self.returned)}
+        # For each saved tensor and each cotangent: which result it is or goes with, and its shape in the cascade.
+        self.saved = tuple((name, where.get(name), shapes.get(name)) for name in launcher.saved)
+        self.given = tuple((name, where.get(name), shapes.get(name)) for name, _ in launcher.cotangents)
+        self.flat = tuple(
+            (i, shape) for i, (_, place, shape) in enumerate(self.saved) if place is not None and self.joined[place][1] and shape
+        )
+        self.dtypes = {name: launcher.dtype_of(name, views[self.places[launcher.operand]]) for name, _ in launcher.cotangents}
+        self.refuses = bool(launcher.program.refused or launcher.ungraded)
+        self.by_value = tuple(i for i, item in enumerate(launcher.inputs) if item.by_value)
 
     def __call__(self, tensors: Sequence[Tensor], captures: Mapping[str, Any]) -> Any:
         """The results of one call.
@@ -89,18 +111,17 @@ class PreparedCall:
             tensors: its arguments. captures: captured values by name, with the seed of dropout.
         """
         views = tensors if self.whole else self.layout.split(binding.split(self.spec, tensors)[0], self.extents, self.move)
-        given: list[Any] = list(views)
-        device, move = self.device, self.move
-        given += [move(captures[name], device) for name in self.captured]
-        given += self.numbers
-        values = [given[place] for place in self.places]
-        if self.plan.backward is None:
-            results, _ = self.forward(values)
-        else:
-            results = _Call.apply(self, *values)  # pyright: ignore[reportUnknownMemberType]
+        values: list[Any] = [*views]
+        if self.captured:
+            values += [self.move(captures[name], self.device) for name in self.captured]
+        values += self.numbers
+        if not self.in_order:
+            values = [values[place] for place in self.places]
+        graded = self.plan.backward is not None
+        results = _Call.apply(self, *values) if graded else self.forward(values)[0]  # pyright: ignore[reportUnknownMemberType]
         if not self.whole:
             results = [
-                binding.join(self.layout.join(output.name, result, self.extents, move), output.pattern)
+                binding.join(self.layout.join(output.name, result, self.extents, self.move), output.pattern)
                 for (_, output), result in zip(self.returned, results, strict=True)
             ]
         if self.spec.keys is not None:
@@ -108,25 +129,20 @@ class PreparedCall:
         return results[0] if len(results) == 1 else tuple(results)
 
     def forward(self, values: Sequence[Any]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Results that are returned, and what is saved."""
+        """All results, and those that are returned."""
         launcher = self.launcher
         while True:
             bound = self._bound_forward() if self.bound is None else self.bound
             try:
                 # What is made here is no view to autograd, so that results may be changed in place.
                 with _below_autograd():
-                    found = launcher.forward(bound, self._cascades(values), self.splits)
-                    results = tuple(
-                        binding.join(found[place], output.pattern) if self.whole else found[place] for place, output in self.returned
-                    )
-                break
+                    mine = self._cascades(values)
+                    found = launcher.forward(bound, mine, launcher.ready(mine) if self.copies else mine, self.splits)
+                    results = tuple(found[place] if shape is None else found[place].view(shape) for place, shape in self.joined)
+                return results, found
             except Exception as error:
                 launcher.refuse(bound, self.kind.request, error)
                 self.bound = None
-        if self.plan.backward is None:
-            return results, ()
-        named = dict(zip(launcher.results, found, strict=True))
-        return results, tuple(named[name] if place is None else results[place] for name, place in self.saved)
 
     def _bound_forward(self) -> Bound:
         self.bound = self.launcher.bound(self.kind)
@@ -139,7 +155,15 @@ class PreparedCall:
 
     def _cascades(self, values: Sequence[Any]) -> list[Any]:
         """Values with the shapes that the cascade has."""
-        return [value if shape is None else value.reshape(shape) for value, shape in zip(values, self.shapes, strict=True)]
+        found = list(values)
+        for i, shape, _ in self.reshaped:
+            found[i] = found[i].reshape(shape)
+        return found
+
+    def kept(self, results: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
+        """What the backward needs: of tensors that are returned these themselves, as autograd wants it."""
+        named = dict(zip(self.launcher.results, found, strict=True))
+        return [named[name] if place is None else results[place] for name, place, _ in self.saved]
 
     def backward(
         self, values: Sequence[Any], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None], needs: Sequence[bool]
@@ -149,59 +173,63 @@ class PreparedCall:
         Args:
             values, saved: of the forward. cotangents: of its results. needs: for each value, whether its gradient is asked for.
         """
-        needed = tuple(needs[place] for place in self.differentiable)
+        launcher = self.launcher
+        needed = tuple([needs[place] for place in launcher.places])
+        grads = [None if place is None else cotangents[place] for _, place, _ in self.given]
+        if self.refuses:
+            check_cotangents(launcher, needed, grads)
         if torch.is_grad_enabled() or is_looked_into():
-            return self._gradients(self._shaped(values, saved, cotangents, needed), needed, operator=True)
-        with _below_autograd():
-            return self._gradients(self._shaped(values, saved, cotangents, needed), needed, operator=False)
-
-    def _shaped(
-        self, values: Sequence[Any], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None], needed: Sequence[bool]
-    ) -> tuple[list[Any], list[Tensor], list[Tensor]]:
-        """Values, saved tensors and cotangents as the cascade has them."""
-        launcher, mine = self.launcher, self._cascades(values)
-        extents = launcher.extents(mine) if self.whole else {}
-        kept = list(saved)
-        every: dict[str, Tensor | None] = dict.fromkeys(launcher.outputs)
-        for (_, output), grad in zip(self.returned, cotangents, strict=True):
-            every[output.name] = grad
-        if self.whole:
-            places = zip(self.saved, saved, strict=True)
-            kept = [tensor if place is None else self._apart(name, tensor, extents) for (name, place), tensor in places]
-            every = {name: None if grad is None else self._apart(name, grad, extents) for name, grad in every.items()}
-        given = given_cotangents(launcher, mine, needed, [every[name] for name, _ in launcher.cotangents])
-        return mine, kept, given
-
-    def _apart(self, name: str, tensor: Tensor, extents: Mapping[str, int]) -> Tensor:
-        """A result with one dimension an axis."""
-        return tensor.reshape([extents[axis] for axis in self.launcher.forward_axes[name]])
-
-    def _gradients(
-        self, call: tuple[list[Any], list[Tensor], list[Tensor]], needed: tuple[bool, ...], *, operator: bool
-    ) -> list[Tensor | None]:
-        launcher, (values, saved, cotangents) = self.launcher, call
-        if operator:
-            found = through_operator(launcher, values, saved, cotangents, needed)
-        else:
-            kind, names = self._kind_of_backward(needed)
-            found = launcher.launch(kind, lambda bound: launcher.backward(bound, values, saved, cotangents, names))
-        every: list[Tensor | None] = [None] * len(values)
-        for place, grad in zip(self.differentiable, found, strict=True):
-            shape = self.shapes_back[place]
-            every[place] = grad if grad is None or shape is None else grad.reshape(shape)
-        return every
-
-    def _kind_of_backward(self, needed: tuple[bool, ...]) -> tuple[Kind, frozenset[str]]:
+            mine, kept, given = self._shaped(values, saved, grads)
+            return self._gradients(through_operator(launcher, mine, kept, given, needed))
         key = (needed, torch.are_deterministic_algorithms_enabled())
-        if key not in self.backwards:
-            names = frozenset(item.name for item, wanted in zip(self.launcher.differentiable, needed, strict=True) if wanted)
-            self.backwards[key] = Kind(self.kind.request, self.device, names, key[1]), names
+        while True:
+            bound = self.backwards[key] if key in self.backwards else self._bound_backward(key)
+            try:
+                with _below_autograd():
+                    mine, kept, given = self._shaped(values, saved, grads)
+                    ready = launcher.ready(mine) if self.copies else mine
+                    return self._gradients(launcher.backward(bound, mine, ready, kept, given))
+            except Exception as error:
+                launcher.refuse(bound, self.kind.request, error)
+                self.backwards.clear()
+
+    def _bound_backward(self, key: tuple[tuple[bool, ...], bool]) -> Bound:
+        names = frozenset(item.name for item, wanted in zip(self.launcher.differentiable, key[0], strict=True) if wanted)
+        self.backwards[key] = self.launcher.bound(Kind(self.kind.request, self.device, names, key[1]))
         return self.backwards[key]
 
+    def _shaped(
+        self, values: Sequence[Any], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+    ) -> tuple[list[Any], list[Tensor], list[Tensor]]:
+        """Values, saved tensors and cotangents as the cascade has them, with zeros for cotangents that nobody gave."""
+        mine = self._cascades(values)
+        if not self.whole:
+            return mine, list(saved), given_cotangents(self.launcher, mine, cotangents)
+        kept = list(saved)
+        for i, shape in self.flat:
+            kept[i] = kept[i].reshape(shape)
+        given: list[Tensor] = []
+        for grad, (name, _, shape) in zip(cotangents, self.given, strict=True):
+            if grad is None:
+                given.append(torch.zeros(shape or (), dtype=self.dtypes[name], device=self.device))
+            else:
+                given.append(grad if grad.shape == shape else grad.reshape(shape))
+        return mine, kept, given
 
-def spec_place(spec: Spec, returned: Sequence[tuple[int, Any]], name: str) -> int | None:
-    """Where a saved step is among the results of a call, None if it is none."""
-    return next((place for place, (_, output) in enumerate(returned) if output.name == name), None)
+    def _gradients(self, found: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients of the differentiable inputs as those of all values, in the user's shapes."""
+        every: list[Tensor | None] = [None] * len(self.places)
+        for place, grad in zip(self.launcher.places, found, strict=True):
+            every[place] = grad if grad is None or place not in self.back else grad.reshape(self.back[place])
+        return every
+
+
+def _flat(shape: Sequence[int], pattern: Pattern) -> tuple[int, ...] | None:
+    """The shape of a result with composite dimensions flattened, None if it has none."""
+    if all(len(dim) == 1 for dim in pattern):
+        return None
+    sizes = iter(shape)
+    return tuple(math.prod(next(sizes) for _ in dim) for dim in pattern)
 
 
 class _Call(torch.autograd.Function):
@@ -209,15 +237,19 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: PreparedCall, *values: Any) -> tuple[Tensor, ...]:
-        results, saved = call.forward(values)
+        results, found = call.forward(values)
         ctx.call = call
-        ctx.plain = [None if isinstance(value, Tensor) else value for value in values]
-        ctx.save_for_backward(*(value for value in values if isinstance(value, Tensor)), *saved)
+        ctx.plain = {place: values[place] for place in call.by_value}
+        kept = call.kept(results, found)
+        ctx.save_for_backward(*(None if place in ctx.plain else value for place, value in enumerate(values)), *kept)
         ctx.set_materialize_grads(False)
         return results
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
-        kept = iter(ctx.saved_tensors)
-        values = [next(kept) if value is None else value for value in ctx.plain]
-        return None, *ctx.call.backward(values, list(kept), cotangents, ctx.needs_input_grad[1:])
+        call, saved = ctx.call, ctx.saved_tensors
+        count = len(call.places)
+        values = list(saved[:count])
+        for place, value in ctx.plain.items():
+            values[place] = value
+        return None, *call.backward(values, saved[count:], cotangents, ctx.needs_input_grad[1:])

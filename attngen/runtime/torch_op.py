@@ -86,7 +86,7 @@ class _Registration:
     def forward(self, *values: Any) -> Any:
         launcher = self.launcher
         kind = Kind(launcher.request(values), launcher.model(values).device)
-        found = launcher.launch(kind, lambda bound: launcher.forward(bound, values))
+        found = launcher.launch(kind, lambda bound: launcher.forward(bound, values, launcher.ready(values)))
         return found if len(found) > 1 else found[0]
 
     def forward_fake(self, *values: Any) -> Any:
@@ -102,7 +102,7 @@ class _Registration:
         model = launcher.model(values)
         kind = Kind(launcher.request(values), model.device, names, torch.are_deterministic_algorithms_enabled())
         saved, cotangents = rest[: len(launcher.saved)], rest[len(launcher.saved) :]
-        found = launcher.launch(kind, lambda bound: launcher.backward(bound, values, saved, cotangents, names))
+        found = launcher.launch(kind, lambda bound: launcher.backward(bound, values, launcher.ready(values), saved, cotangents))
         gradients = [model.new_empty(0) if gradient is None else gradient for gradient in found]
         return tuple(gradients) if len(gradients) > 1 else gradients[0]
 
@@ -133,7 +133,8 @@ class _Registration:
         saved = list(ctx.saved_tensors)
         inputs = [saved.pop(0) if value is None else value for value in ctx.plain]
         needed = [bool(ctx.needs_input_grad[i]) for i, item in enumerate(launcher.inputs) if item.differentiable]
-        given = given_cotangents(launcher, inputs, needed, cotangents)
+        check_cotangents(launcher, needed, cotangents)
+        given = given_cotangents(launcher, inputs, cotangents[: len(launcher.cotangents)])
         gradients = through_operator(launcher, inputs, saved, given, needed)
         found = dict(zip((item.name for item in launcher.differentiable), gradients, strict=True))
         return tuple(found.get(item.name) for item in launcher.inputs)
@@ -167,15 +168,13 @@ class _Registration:
         return Operators(forward, backward)
 
 
-def given_cotangents(
-    launcher: Launcher, values: Sequence[Any], needed: Sequence[bool], cotangents: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """The cotangents of a backward, zeros where nobody gave one.
+def check_cotangents(launcher: Launcher, needed: Sequence[bool], cotangents: Sequence[Tensor | None]) -> None:
+    """Refuse gradients that there are not.
 
     Args:
-        launcher: of the forward. values: of the call.
+        launcher: of the forward.
         needed: for each differentiable input, whether its gradient is asked for.
-        cotangents: of the outputs.
+        cotangents: of the outputs that have kernels for theirs, in the order of `launcher.cotangents`.
 
     Raises:
         NotDifferentiable: no kernel computes a gradient that is asked for, or takes a cotangent that is given.
@@ -188,13 +187,14 @@ def given_cotangents(
         for (name, _), grad in zip(launcher.cotangents, cotangents, strict=False):
             if grad is not None and name in launcher.ungraded:
                 raise no_gradient_through(name, program.cascade)
-    given = cotangents[: len(launcher.cotangents)]
-    if None not in given:
-        return list(given)  # pyright: ignore[reportReturnType]
+
+
+def given_cotangents(launcher: Launcher, values: Sequence[Any], cotangents: Sequence[Tensor | None]) -> list[Tensor]:
+    """The cotangents of a backward, zeros where nobody gave one."""
     extents, model = launcher.extents(values), launcher.model(values)
     return [
         launcher.empty(name, extents, model).zero_() if grad is None else grad
-        for (name, _), grad in zip(launcher.cotangents, given, strict=True)
+        for (name, _), grad in zip(launcher.cotangents, cotangents, strict=True)
     ]
 
 
