@@ -53,7 +53,7 @@ class Bound:
 
     Attributes:
         kernels, loaded: the program.
-        lists: its module if its lists of tiles outlive a call.
+        list_source: its module if its lists of tiles outlive a call.
         saved: which of the tensors that the forward saved its backward reads.
         gradients: for each differentiable input, what the backward calls its gradient, None where nobody asks for it.
         needed: all of them; empty where the backward has no kernels, for what is only compared has a gradient of zeros.
@@ -61,7 +61,7 @@ class Bound:
 
     kernels: Kernels
     loaded: Loaded
-    lists: Source | None
+    list_source: Source | None
     saved: tuple[int, ...] = ()
     gradients: tuple[str | None, ...] = ()
     needed: frozenset[str] = frozenset()
@@ -147,7 +147,7 @@ class Launcher:
         if kind not in self._bound:
             kernels, loaded = self._loaded(kind)
             source = kernels.source(kind.request.extents) if kernels.options.keep_lists else None
-            lists = source if source is not None and any(kernel.lists for kernel, _ in source.lowered) else None
+            list_source = source if source is not None and any(kernel.lists for kernel, _ in source.lowered) else None
             names = [(item.name, self.emitted[item.name]) for item in self.differentiable]
             # Modules call tensors by names of their own where the user's would be in the way.
             gradients = tuple(mine if name in (kind.gradients or ()) else None for name, mine in names)
@@ -155,7 +155,7 @@ class Launcher:
             has_kernels = backward is not None and bool(backward.gradients)
             needed = frozenset(name for name in gradients if name is not None and has_kernels)
             saved = tuple(self.saved.index(name) for name in kernels.saved) if needed else ()
-            self._bound[kind] = Bound(kernels, loaded, lists, saved, gradients, needed)
+            self._bound[kind] = Bound(kernels, loaded, list_source, saved, gradients, needed)
         return self._bound[kind]
 
     def _loaded(self, kind: Kind) -> tuple[Kernels, Loaded]:
@@ -193,10 +193,10 @@ class Launcher:
 
     def lists(self, bound: Bound, values: Sequence[Any]) -> dict[str, Any]:
         """The argument that lets lists of tiles outlive a call."""
-        if bound.lists is None:
+        if bound.list_source is None:
             return {}
         lengths = tuple(sorted((axis, length) for axis, length in self.extents(values).items()))
-        return keeping(bound.kernels.kept.of(bound.lists, self.inputs, values, (lengths, id(bound.loaded))))
+        return keeping(bound.kernels.kept.of(bound.list_source, self.inputs, values, (lengths, id(bound.loaded))))
 
     # ---- calls
 
@@ -213,7 +213,7 @@ class Launcher:
             splits: their number, for split-KV.
         """
         loaded = bound.loaded
-        if bound.lists is None:
+        if bound.list_source is None:
             found = loaded.module.forward(*ready, loaded.tiles, *splits)
         else:
             found = loaded.module.forward(*ready, loaded.tiles, *splits, **self.lists(bound, values))
@@ -233,7 +233,7 @@ class Launcher:
         if bound.needed:
             given = contiguous_features([name for _, name in self.cotangents], cotangents, None)
             kept = [saved[place].contiguous() for place in bound.saved]
-            loaded, lists = bound.loaded, {} if bound.lists is None else self.lists(bound, values)
+            loaded, lists = bound.loaded, {} if bound.list_source is None else self.lists(bound, values)
             found = loaded.module.backward(*ready, *kept, *given, loaded.tiles, bound.needed, **lists)
         gradients: list[Tensor | None] = []
         for place, name in zip(self.places, bound.gradients, strict=True):
