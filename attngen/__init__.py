@@ -18,15 +18,15 @@ from attngen.version import VERSION as __version__
 if TYPE_CHECKING:
     from attngen.api import Attention, compile
     from attngen.frontend.attention import attention
-    from attngen.frontend.blocks import block_table
-    from attngen.frontend.cascade import cascade
+    from attngen.frontend.block_sparse import block_table
+    from attngen.frontend.cascade_function import cascade
     from attngen.frontend.dropout import dropout
-    from attngen.frontend.grid import grid
     from attngen.frontend.low_rank import factor, low_rank
+    from attngen.frontend.neighborhood import grid
     from attngen.frontend.spec import Spec
     from attngen.generation import generate
     from attngen.merging import merge
-    from attngen.tuning import tune
+    from attngen.tuning.tune import tune
 
 _FUNCTIONS = tuple(
     """
@@ -39,13 +39,13 @@ _HOMES = {
     "compile": "attngen.api",
     "generate": "attngen.generation",
     "merge": "attngen.merging",
-    "tune": "attngen.tuning",
+    "tune": "attngen.tuning.tune",
     "attention": "attngen.frontend.attention",
-    "block_table": "attngen.frontend.blocks",
-    "cascade": "attngen.frontend.cascade",
+    "block_table": "attngen.frontend.block_sparse",
+    "cascade": "attngen.frontend.cascade_function",
     "dropout": "attngen.frontend.dropout",
     "factor": "attngen.frontend.low_rank",
-    "grid": "attngen.frontend.grid",
+    "grid": "attngen.frontend.neighborhood",
     "low_rank": "attngen.frontend.low_rank",
     "Spec": "attngen.frontend.spec",
     **dict.fromkeys(_FUNCTIONS, "attngen.frontend.functions"),

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen import target as targets
 from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain, visits
-from attngen.frontend.run import outside_of_graphs
 from attngen.frontend.spec import Spec, captured_lengths
+from attngen.frontend.tracing.trace_call import outside_of_graphs
 from attngen.pipeline import Program, Source
 from attngen.plan.call_plan import CallPlan
 from attngen.plan.feature_lengths import check_counts, dtype_name
@@ -22,14 +21,15 @@ from attngen.plan.num_splits import describe_splits, may_split
 from attngen.plan.options import Options, freeze
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
 from attngen.plan.token_layout import best_order
+from attngen.report.mask_tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime import arguments as binding
 from attngen.runtime.following import Following
 from attngen.runtime.handle import KernelHandle, handles
 from attngen.runtime.kernel_table import KernelTable, check_required, rewrites_named
 from attngen.runtime.strict import spelled_out
-from attngen.runtime.tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.variant import Variant
 from attngen.schedule.choose import Request
+from attngen.targets import table as targets
 
 
 @outside_of_graphs
@@ -62,7 +62,7 @@ def compile(
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
             mask reads, or a length, changes. A change of a tensor is one that PyTorch counts: not one through numpy or `.data`.
-        without: rewrites of the kernels to leave out, by the names that `explain` gives them ("fold_scales").
+        without: rewrites of the kernels to leave out, by the names that `explain` gives them ("scale_folding").
         require: rewrites that must apply to some kernel for `dtype`, bfloat16 unless given; also where they are no gain.
 
     Returns:
@@ -96,7 +96,7 @@ class Attention:
     """A compiled variant. Call it with tensors; it has gradients for every floating argument and capture.
 
     What its functions captured is read again at each call, from the variables, attributes and items where it lies. A copy by
-    `copy.deepcopy` reads the copies of what is copied along; what pickle makes of it reads on where it can (`attngen.frontend.tracing`).
+    `copy.deepcopy` reads the copies of what is copied along; what pickle makes of it reads on where it can.
 
     Attributes:
         spec: what was compiled.
@@ -285,7 +285,7 @@ class Attention:
         Returns:
             A matplotlib figure.
         """
-        from attngen.picture import plot_mask
+        from attngen.report.plot import plot_mask
 
         return plot_mask(self.mask_tiles(q_len=q_len, kv_len=kv_len, **options), path, title=self.spec.name)
 

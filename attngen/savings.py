@@ -7,11 +7,11 @@ depends on a row or a key alone is none of a pair. A product counts its multiply
 from __future__ import annotations
 
 from attngen.ir.expr import Apply
-from attngen.ir.special import SPECIAL
 from attngen.ir.traverse import free_axes, walk
+from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program, rewriting
-from attngen.schedule.structure import OPERATIONS, structure
-from attngen.transform.partition import Kernel
+from attngen.schedule.work import OPERATIONS, structure
+from attngen.targets.sfu_cost import SPECIAL
 
 
 def savings(program: Program) -> dict[str, tuple[str, ...]]:
@@ -35,7 +35,7 @@ def _changes(old: Kernel, new: Kernel) -> str:
 
 def _costs(kernel: Kernel) -> dict[str, float]:
     pair = {kernel.resident, kernel.streamed}
-    folded = {fold.step for fold in kernel.folds}
+    folded = {bias_dot.step for bias_dot in kernel.bias_dots}
     steps = [step for step in kernel.steps if pair <= {*step.axes, *step.over} and step.name not in folded]
     nodes = [node for step in steps for node in walk(step.body) if isinstance(node, Apply) and pair <= set(free_axes(node))]
     held = structure(kernel)

@@ -11,7 +11,7 @@ import torch
 
 from attngen.frontend import functions as fn
 from attngen.frontend.attention import attention
-from attngen.frontend.cascade import cascade
+from attngen.frontend.cascade_function import cascade
 from attngen.frontend.spec import Spec
 
 

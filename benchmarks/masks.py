@@ -23,7 +23,7 @@ from mask_cases import CASES, Case, Mod
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 import attngen
-from attngen.runtime.tiles import EMPTY_TILE, FULL_TILE, MaskTiles
+from attngen.report.mask_tiles import EMPTY_TILE, FULL_TILE, MaskTiles
 
 Grid = np.ndarray[Any, np.dtype[np.bool_]]
 CELL = 16
@@ -147,7 +147,7 @@ class Row:
 def setup_of(attend: attngen.Attention, forward: MaskTiles) -> tuple[str, int]:
     """What a call prepares before its forward kernel runs, and the bytes that this takes."""
     kernel = attend.program.kernels[0]
-    if kernel.runs:
+    if kernel.document_extents:
         return "documents", forward.setup_bytes
     return ("list" if forward.setup_bytes else "none"), forward.setup_bytes
 
@@ -197,7 +197,7 @@ def compared(case: Case, attend: attngen.Attention, tiles: MaskTiles, cells: Cel
 
 
 def draw(name: str, length: int, tiles: Sequence[MaskTiles], pairs: int, folder: Path) -> None:
-    from attngen.picture import plot_mask
+    from attngen.report.plot import plot_mask
 
     folder.mkdir(parents=True, exist_ok=True)
     plot_mask(tiles, folder / f"{name.replace(',', '').replace(' ', '_')}-{length}.png", title=f"{name}, {length} tokens", needed=pairs)

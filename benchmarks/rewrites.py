@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 import attngen
-from attngen import target as targets
 from attngen import variants
 from attngen.pipeline import REWRITES
 from attngen.plan.options import Options
 from attngen.plan.programs import ProgramKey
-from attngen.runtime.inspect import CompileFailed, compile_kernel
 from attngen.runtime.kernel_table import kernel_table
-from attngen.runtime.measure import Emitted, Task, compile_job
-from attngen.runtime.sass import Loop, disassemble, main_loops
 from attngen.schedule.choose import Request
-from attngen.schedule.plan import TileSchedule
+from attngen.schedule.tile_schedule import TileSchedule
+from attngen.targets import table as targets
+from attngen.toolchain.compile import CompileFailed, compile_kernel
+from attngen.toolchain.sass import Loop, disassemble, main_loops
+from attngen.toolchain.settle import Emitted, Task, compile_job
 
 TILES = (
     ("forward", TileSchedule(128, 64, 8, 2)),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from attngen.cli import main as attngen
+from attngen.cli.commands import main as attngen
 
 VARIANTS = ("alibi_causal", "softcap", "differential")
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from attngen.frontend.spec import Spec
+from attngen.interpreter.interpreter import interpreted
+from attngen.interpreter.torch_reference import reference
 from attngen.runtime import arguments as binding
-from attngen.runtime.interpreter import interpreted
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.reference import reference
 from attngen.schedule.choose import Request
-from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule
 
 
 def not_compiled(kernels: Kernels, request: Request, *_: object) -> tuple[ModuleSchedule, tuple[()]]:

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 import attngen
-from attngen import catalog, cli
+from attngen import catalog
+from attngen.cli import commands as cli
 from attngen.deploy import Difference, Order, check, folders, generate
 from attngen.deploy.order import modules, rows, surface
-from attngen.emit.deploy import render_package
+from attngen.emit.package import render_package
 from attngen.errors import UnknownArch
 from attngen.frontend.spec import Spec
+from attngen.package_files import generated_dir
 from attngen.pipeline import analyse
-from attngen.resources import generated_dir
-from attngen.schedule.plan import ModuleSchedule, TileSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
 from tests.deployed import expected, imported, small_tiles
 
 CAPTURES: dict[str, dict[str, Any]] = {

@@ -54,7 +54,7 @@ def test_attngen_comes_from_the_wheel(outside: Path) -> None:
 
 @pytest.mark.parametrize(("function", "folder"), [("templates_dir", "templates"), ("generated_dir", "generated")])
 def test_the_wheel_carries_the_folders_beside_the_code(outside: Path, function: str, folder: str) -> None:
-    where = Path(in_environment(outside, f"from attngen.resources import {function}; print({function}())").strip())
+    where = Path(in_environment(outside, f"from attngen.package_files import {function}; print({function}())").strip())
     assert where.is_relative_to(outside)
     assert files_below(where) == files_below(CHECKOUT / folder)
 

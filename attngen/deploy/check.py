@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attngen import catalog
-from attngen import target as targets
 from attngen.deploy.manifest import BadManifest, Difference, Manifest, Settled, foreign_files, planted_byte_code, read_manifest
 from attngen.deploy.order import MANIFEST, Case, Progress, binary, cases, modules, rows, silent, surface
-from attngen.emit.deploy import render_package
+from attngen.emit.package import render_package
 from attngen.errors import AttngenError, SpecError
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
@@ -23,7 +22,8 @@ from attngen.pipeline import Program, analyse, for_dtype
 from attngen.plan.options import Options
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
-from attngen.schedule.plan import ModuleSchedule, parse_schedule
+from attngen.schedule.tile_schedule import ModuleSchedule, parse_schedule
+from attngen.targets import table as targets
 
 _DIFF_LINES = 20
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from attngen import catalog
-from attngen import target as targets
-from attngen.emit.deploy import Row, Surface
+from attngen.emit.package import Row, Surface
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec, captured_lengths
-from attngen.ir.pieces import Cuts, cuts
+from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.pipeline import Program, Source, build, for_dtype
 from attngen.plan.feature_lengths import dtype_name, feature_lengths
-from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule
+from attngen.targets import table as targets
 from attngen.version import VERSION
 
 SCHEMA = 1

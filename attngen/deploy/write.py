@@ -19,24 +19,24 @@ from pathlib import Path
 from types import ModuleType
 
 from attngen import catalog
-from attngen import target as targets
 from attngen.cache.load import load_module
 from attngen.cache.store import CacheWarning
 from attngen.deploy.manifest import BYTE_CODE, read_manifest, written_files
 from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, Progress, binary, entry, modules, rows, silent, surface
-from attngen.emit.deploy import render_package
+from attngen.emit.package import render_package
 from attngen.errors import ArgumentError, CacheError, UnsafeCacheDirectory
 from attngen.explain import watching
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
 from attngen.plan.options import Options
+from attngen.report.resources import compile_settled
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.measure import Emitted
-from attngen.runtime.resources import compile_settled
 from attngen.runtime.strict import Beforehand
 from attngen.schedule.choose import Request
-from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule
+from attngen.targets import table as targets
+from attngen.toolchain.settle import Emitted
 from attngen.version import VERSION
 
 # ---- writing

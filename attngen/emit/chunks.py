@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attngen.emit.names import Code, tensor_name
-from attngen.transform.destinations import Destination, plain_axes
-from attngen.transform.partition import Kernel
+from attngen.emit.identifiers import Code, tensor_name
+from attngen.kernel.partition import Kernel
+from attngen.kernel.scatter import Scatter, plain_axes
 
 CHUNK = ("chunk_begin", "chunk_end")
 """Parameters of a kernel that is called for a chunk of rows: the first one, and the first one behind it."""
@@ -30,9 +30,9 @@ class Buffer:
     skewed: bool
 
 
-def buffers(kernel: Kernel) -> Iterator[tuple[Destination, Buffer, Buffer]]:
+def buffers(kernel: Kernel) -> Iterator[tuple[Scatter, Buffer, Buffer]]:
     """For each gradient in chunks the buffers of its tiles and of their keys."""
-    for item in kernel.destinations:
+    for item in kernel.scatters:
         if item.form != "stored":
             step = tensor_name(item.step)
             grid = tuple(axis for axis in kernel.axes(item.step) if axis not in (kernel.resident, kernel.streamed))
@@ -92,7 +92,7 @@ def added(kernel: Kernel) -> list[Code]:
     return lines
 
 
-def _total(item: Destination) -> str:
+def _total(item: Scatter) -> str:
     """The gradient with its keys in front, and as many columns as there are heads: the tensor may have more."""
     order = (*item.keys, *item.columns)
     text = str(tensor_name(item.step))

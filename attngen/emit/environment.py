@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jinja2
 
-from attngen.emit.names import Code
+from attngen.emit.identifiers import Code
 from attngen.errors import TemplateError, UnsafeValue
-from attngen.resources import templates_dir
+from attngen.package_files import templates_dir
 
 
 def _only_code(value: object) -> object:

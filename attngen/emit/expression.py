@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeGuard
 
 from attngen.emit.dialect import Dialect
-from attngen.emit.names import Code, number
+from attngen.emit.identifiers import Code, number
 from attngen.emit.powers import int_power, power
 from attngen.errors import InternalError, UnsupportedError
 from attngen.ir import build

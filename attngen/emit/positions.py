@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attngen.emit.names import number, tensor_name
+from attngen.emit.identifiers import number, tensor_name
 from attngen.errors import UnsupportedError
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Read
 from attngen.ir.printer import print_expr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attngen.emit.names import number
+from attngen.emit.identifiers import number
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, kind_of
 from attngen.ir.signs import is_normal

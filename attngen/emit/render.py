@@ -6,7 +6,7 @@ import ast
 
 from attngen.emit.context import ModuleContext
 from attngen.emit.environment import library, render_template
-from attngen.emit.layout import break_lines
+from attngen.emit.format import break_lines
 from attngen.errors import InternalError, UnsafeValue
 
 _IMPORTS = {"torch", "triton", "triton.language"}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from attngen.emit.dialect import shape_of
 from attngen.emit.expression import Layout
-from attngen.emit.names import Code, tensor_name
-from attngen.emit.sections import Stage, Value
+from attngen.emit.identifiers import Code, tensor_name
+from attngen.emit.placement import Stage, Value
 from attngen.errors import UnsupportedError
 from attngen.ir import build
 from attngen.ir.algebra import signed_factors
@@ -88,7 +88,7 @@ class Sums:
         name, layout = item.name, item.layout
         if step.reduce == "max":
             self.raise_maximum(step, item)
-        elif self.lowering.kernel.merges:
+        elif self.lowering.kernel.combines_splits:
             self.follow(step)
             # What was loaded for parts that do not exist is 0.
             text = writer.printer.code(step.body, tuple(axis for axis in writer.order if axis in (*layout, streamed)))

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 
 from attngen.errors import CaptureError, ModReturn, SpecError
-from attngen.frontend.blocks import BlockTable, as_mask_mod
-from attngen.frontend.captures import Lifter, name_of
+from attngen.frontend.block_sparse import BlockTable, as_mask_mod
+from attngen.frontend.captures.captures import Lifter, name_of
+from attngen.frontend.captures.origins import Root
 from attngen.frontend.dropout import check_rate, keep_step
-from attngen.frontend.grid import Neighborhood
-from attngen.frontend.ordering import Order, as_order
-from attngen.frontend.origins import Root
-from attngen.frontend.places import definition, locate, user_place
-from attngen.frontend.pointwise import LARGEST_FAST_CAP
-from attngen.frontend.run import call, check_signature, outside_of_graphs, until_settled
+from attngen.frontend.neighborhood import Neighborhood
 from attngen.frontend.spec import Argument, Pattern, Spec
-from attngen.frontend.trace import Trace
-from attngen.frontend.tracer import Traced, lift, pointwise
+from attngen.frontend.token_order import Order, as_order
+from attngen.frontend.torch_functions.pointwise import LARGEST_FAST_CAP
+from attngen.frontend.tracing.trace import Trace
+from attngen.frontend.tracing.trace_call import call, check_signature, outside_of_graphs, until_settled
+from attngen.frontend.tracing.tracer import Traced, lift, pointwise
+from attngen.frontend.tracing.user_frames import definition, locate, user_place
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input, Reduce
 from attngen.ir.expr import Const, Expr, Extent, Index

@@ -11,14 +11,14 @@ from typing import Any
 
 from attngen.errors import SpecError
 from attngen.frontend.functions import axes_of, traced
-from attngen.frontend.places import locate, user_place
 from attngen.frontend.spec import Spec
-from attngen.frontend.trace import Trace
-from attngen.frontend.tracer import Traced, lift, pointwise
+from attngen.frontend.tracing.trace import Trace
+from attngen.frontend.tracing.tracer import Traced, lift, pointwise
+from attngen.frontend.tracing.user_frames import locate, user_place
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
+from attngen.ir.eval.philox import BITS
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
-from attngen.ir.philox import BITS
 from attngen.ir.traverse import live_steps, rewrite, step_reads
 from attngen.source import SourceLoc
 

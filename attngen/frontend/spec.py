@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import torch
 
 from attngen.errors import ArgumentError, CaptureError
-from attngen.frontend.blocks import BlockTable
-from attngen.frontend.ordering import Order
-from attngen.frontend.tracing import Tracing
+from attngen.frontend.block_sparse import BlockTable
+from attngen.frontend.captures.retrace import Tracing
+from attngen.frontend.token_order import Order
 from attngen.ir.cascade import Cascade
 from attngen.ir.expr import Index
 from attngen.ir.traverse import reads

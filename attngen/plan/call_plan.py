@@ -13,10 +13,10 @@ from attngen.plan.programs import FORWARD_ONLY, ProgramKey
 from attngen.plan.short_captures import Short
 from attngen.plan.tiled_programs import BackwardForm, TiledPrograms
 from attngen.plan.token_layout import TokenLayout
-from attngen.schedule.plan import ModuleSchedule
 from attngen.schedule.ranking import Request
 from attngen.schedule.space import length_class
-from attngen.target import Target
+from attngen.schedule.tile_schedule import ModuleSchedule
+from attngen.targets.table import Target
 
 
 @dataclass(frozen=True, slots=True)

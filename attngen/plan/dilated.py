@@ -16,10 +16,10 @@ from torch import Tensor
 from attngen.frontend.spec import Spec
 from attngen.ir.cascade import Cascade
 from attngen.plan.token_layout import Move
-from attngen.schedule.reorder import pays
-from attngen.target import Target
-from attngen.transform.classes import Dilation, by_remainder
-from attngen.transform.classes import number_of_classes as divisor_of
+from attngen.schedule.permutation_profit import pays
+from attngen.targets.table import Target
+from attngen.transform.layout.dilation import Dilation, by_remainder
+from attngen.transform.layout.dilation import number_of_classes as divisor_of
 
 _TILE = (128, 64)
 

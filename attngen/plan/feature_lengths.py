@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from attngen.errors import ArgumentError, DtypeMismatch, ShapeMismatch
-from attngen.schedule.plan import DTYPE_BYTES
+from attngen.schedule.tile_schedule import DTYPE_BYTES
 
 
 def dtype_name(dtype: object) -> str:

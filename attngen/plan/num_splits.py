@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from attngen.kernel.partition import Kernel
 from attngen.plan.packed_gqa import few
 from attngen.plan.programs import Programs
 from attngen.schedule.choose import Choice
-from attngen.schedule.parts import PART_KEYS, WAVES, part_count
-from attngen.schedule.plan import DTYPE_BYTES
 from attngen.schedule.space import DECODE_TOKENS
-from attngen.target import Target
-from attngen.transform.partition import Kernel
+from attngen.schedule.split_count import PART_KEYS, WAVES, part_count
+from attngen.schedule.tile_schedule import DTYPE_BYTES
+from attngen.targets.table import Target
 
 _TALL_ROWS = 128
 """Rows of a tile, at most, where there are more than a few."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from attngen.errors import ScheduleError
+from attngen.kernel.split_kv import PARTS
 from attngen.pipeline import Program
-from attngen.transform.splitting import PARTS
 
 Frozen = tuple[tuple[str, object], ...]
 """A user's schedule as a hashable value."""

@@ -16,8 +16,8 @@ from attngen.frontend.spec import Argument, Spec
 from attngen.ir.cascade import Cascade
 from attngen.plan.token_layout import Move
 from attngen.schedule.space import DECODE_TOKENS
-from attngen.target import Target
-from attngen.transform.packing import HeadPacking, pack, packed_axes
+from attngen.targets.table import Target
+from attngen.transform.layout.pack_gqa import HeadPacking, pack, packed_axes
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
-from attngen.analysis.dependence import roles
+from attngen.analysis.axis_roles import roles
 from attngen.explain import watching
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, analyse, for_dtype, fused, stream
 from attngen.plan.options import Options, thaw
-from attngen.schedule.plan import check_roles
+from attngen.schedule.tile_schedule import check_roles
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from attngen.errors import CompileFailed, DoesNotFit
 from attngen.ir.cascade import Cascade
+from attngen.kernel.fused_backward import fused
 from attngen.knobs import Knobs
 from attngen.plan.options import Options
 from attngen.plan.programs import ProgramKey, Programs
+from attngen.schedule.backward_choice import compare, form_of
 from attngen.schedule.choose import Choice
-from attngen.schedule.forms import compare, form_of
 from attngen.schedule.ranking import Request
-from attngen.transform.fused import fused
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class TiledPrograms(Programs, ABC):
         named = form_of({name for name, value in self.options.schedule or () if isinstance(value, tuple)})
         if named:
             return BackwardForm(named == "one walk", "the schedule names its kernels")
-        summed = [name for kernel in other.kernels for name in kernel.added if not set(kernel.axes(name)) & set(kernel.features)]
+        summed = [name for kernel in other.kernels for name in kernel.atomic_adds if not set(kernel.axes(name)) & set(kernel.features)]
         if summed:
             why = f"{', '.join(summed)} would be added up in any order, and gradients of captured tensors are the same in every run"
             return BackwardForm(False, why)

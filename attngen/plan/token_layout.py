@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from attngen.frontend.ordering import Order
 from attngen.frontend.spec import Spec
+from attngen.frontend.token_order import Order
 from attngen.ir.cascade import Cascade
-from attngen.schedule.reorder import pays
-from attngen.target import Target
+from attngen.schedule.permutation_profit import pays
+from attngen.targets.table import Target
 
 Move = Callable[[Tensor, torch.device], Any]
 """Brings a captured tensor to the device of the arguments."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen import target as targets
 from attngen.errors import ArchMismatch
+from attngen.targets import table as targets
 
 _MOST = 64
 """Values that are remembered at once; a captured number may be another one at each call."""

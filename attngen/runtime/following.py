@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from attngen.errors import InternalError
-from attngen.frontend.reader import Reader
+from attngen.frontend.captures.reader import Reader
+from attngen.frontend.captures.retrace import Roots, Tracing
 from attngen.frontend.spec import Spec, retraced
-from attngen.frontend.tracing import Roots, Tracing
 from attngen.runtime.spec_form import Values
 from attngen.runtime.variant import Variant
 

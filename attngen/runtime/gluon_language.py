@@ -24,10 +24,10 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from attngen.interpreter.triton_api import gluon, hopper, tl
 from attngen.runtime.gluon_memory import MBARRIER, allocate_shared_memory, check_rank, extents, fence_async_shared, plain
 from attngen.runtime.gluon_operations import TMA, warpgroup_mma, warpgroup_mma_wait
 from attngen.runtime.partitions import current
-from attngen.runtime.triton_api import gluon, hopper, tl
 
 
 class _Language:

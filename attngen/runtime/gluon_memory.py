@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from attngen.interpreter.language import Handle
+from attngen.interpreter.triton_api import gluon, hopper, tl
+from attngen.interpreter.triton_api import interpreter as base
 from attngen.runtime.accesses import Clock, ProtocolError, join
-from attngen.runtime.interpreter_language import Handle
 from attngen.runtime.partitions import current
-from attngen.runtime.triton_api import gluon, hopper, tl
-from attngen.runtime.triton_api import interpreter as base
 
 
 def plain(value: Any) -> Any:

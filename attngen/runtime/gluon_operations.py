@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from attngen.interpreter.language import BUILDER, Handle
+from attngen.interpreter.triton_api import tl
 from attngen.runtime.accesses import ProtocolError
 from attngen.runtime.gluon_memory import Memory, barrier_of, block, extents, plain
-from attngen.runtime.interpreter_language import BUILDER, Handle
 from attngen.runtime.partitions import current
-from attngen.runtime.triton_api import tl
 
 _ALIGNMENT = 16
 

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attngen import target as targets
 from attngen.emit.gluon import scores_name
 from attngen.emit.specialised import specialised_name
 from attngen.plan.feature_lengths import dtype_name, feature_lengths
 from attngen.plan.options import asks_specialised
 from attngen.plan.programs import ProgramKey
 from attngen.runtime.kernel_table import KernelTable
+from attngen.targets import table as targets
 
 if TYPE_CHECKING:
-    from attngen.runtime.inspect import Compiled
+    from attngen.toolchain.compile import Compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class KernelHandle:
         Raises:
             CompileFailed: Triton or the assembler refused it. DoesNotFit: no tile fits the target.
         """
-        from attngen.runtime.resources import inspect_kernels
+        from attngen.report.resources import inspect_kernels
 
         target = targets.get(arch or self.table.options.arch or "sm90")
         lengths = feature_lengths(self.table.axes.features, head_dim, dict(self.known))

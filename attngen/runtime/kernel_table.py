@@ -18,7 +18,7 @@ from attngen.plan.tiled_programs import TiledPrograms
 from attngen.runtime.devices import target_for
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Choice, Request
-from attngen.target import Target
+from attngen.targets.table import Target
 
 _TABLES: dict[tuple[str, Options, Knobs], KernelTable] = {}
 _LOCK = threading.Lock()

@@ -12,22 +12,22 @@ from types import ModuleType
 
 import torch
 
-from attngen import target as targets
 from attngen.cache.entry import Artefacts
 from attngen.cache.key import kernel_key
 from attngen.cache.load import load_module
+from attngen.cache.user_table import tuned_tiles
 from attngen.errors import MissingKernel
-from attngen.ir.pieces import Cuts, cuts
+from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, build
 from attngen.plan.options import Frozen, Options, asks_specialised, thaw
-from attngen.runtime.kept import KeptLists
-from attngen.runtime.own_tiles import tuned_tiles
-from attngen.runtime.refusals import Failure, Refusals
-from attngen.runtime.stores import store, stored, toolchain
+from attngen.runtime.tile_list_cache import TileListCache
 from attngen.schedule.choose import Choice, Request, choose, with_asked
-from attngen.schedule.measured import table
-from attngen.schedule.plan import ModuleSchedule, check_specialised, override, parse_schedule
+from attngen.schedule.tables import table
+from attngen.schedule.tile_schedule import ModuleSchedule, check_specialised, override, parse_schedule
+from attngen.targets import table as targets
+from attngen.toolchain.artifact_store import store, stored, toolchain
+from attngen.toolchain.refusals import Failure, Refusals
 
 _log = logging.getLogger("attngen")
 
@@ -57,7 +57,7 @@ class Kernels:
         self.loaded: dict[tuple[object, ...], Loaded] = {}
         self.modules: dict[tuple[Cuts, bool, bool], ModuleType] = {}
         self.refusals = Refusals(program, knobs, options.local)
-        self.kept = KeptLists()
+        self.kept = TileListCache()
 
     @property
     def saved(self) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ class Kernels:
 
     def _settle(self, key: str, choice: Choice, request: Request) -> ModuleSchedule | None:
         """Settle a choice; None where a compiler failed on all that it offers for a kernel."""
-        from attngen.runtime.measure import Emitted, settle
+        from attngen.toolchain.settle import Emitted, settle
 
         entry = store(self.knobs).try_load(key)
         if entry is None:
@@ -178,7 +178,7 @@ class Kernels:
 
     def load(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
         # Imported here, so that tracing works without Triton; its absence is noticed before a module of kernels asks for it.
-        from attngen.runtime.interpreter import interpreted
+        from attngen.interpreter.interpreter import interpreted
 
         text_hash = hashlib.sha256(source.text.encode()).hexdigest()
         key = kernel_key(str(source.program.cascade), f"text={text_hash}", target.name, toolchain(self.knobs))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen.emit.names import tensor_name
+from attngen.emit.identifiers import tensor_name
 from attngen.errors import CompileFailed
 from attngen.ir.cascade import Cascade, Input, operand_of, without_features
 from attngen.ir.expr import Index, Read
@@ -23,12 +23,12 @@ from attngen.plan.feature_lengths import check_features
 from attngen.plan.programs import ProgramKey
 from attngen.runtime.arguments import contiguous_features
 from attngen.runtime.handle import kernel_names
-from attngen.runtime.kept import keeping
 from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels, Loaded
-from attngen.runtime.refusals import failed_launch
+from attngen.runtime.tile_list_cache import keeping
 from attngen.schedule.choose import Request
 from attngen.schedule.space import length_class
+from attngen.toolchain.refusals import failed_launch
 
 
 def origins_of(cascade: Cascade) -> dict[str, tuple[int, int]]:
@@ -147,7 +147,7 @@ class Launcher:
         if kind not in self._bound:
             kernels, loaded = self._loaded(kind)
             source = kernels.source(kind.request.extents) if kernels.options.keep_lists else None
-            list_source = source if source is not None and any(kernel.lists for kernel, _ in source.lowered) else None
+            list_source = source if source is not None and any(kernel.tile_list_of for kernel, _ in source.lowered) else None
             names = [(item.name, self.emitted[item.name]) for item in self.differentiable]
             # Modules call tensors by names of their own where the user's would be in the way.
             gradients = tuple(mine if name in (kind.gradients or ()) else None for name, mine in names)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from attngen.frontend.spec import Spec
+from attngen.interpreter.torch_reference import reference as evaluate
 from attngen.ir.cascade import operand_of, without_features
 from attngen.plan.call_plan import CallFacts
 from attngen.plan.dilated import dilated, residue_classes
@@ -23,7 +24,6 @@ from attngen.runtime.devices import Follower, multiprocessors
 from attngen.runtime.kernel_table import KernelTable, kernel_table
 from attngen.runtime.launcher import Launcher, origins_of
 from attngen.runtime.overflow import WholeNumbers
-from attngen.runtime.reference import reference as evaluate
 from attngen.runtime.torch_op import Operators, announce, operators
 
 Values = Mapping[str, Any]

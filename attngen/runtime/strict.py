@@ -24,7 +24,7 @@ from attngen.plan.programs import ProgramKey
 from attngen.plan.token_layout import best_order
 from attngen.runtime.kernel_table import KernelTable
 from attngen.schedule.choose import Request
-from attngen.target import Target
+from attngen.targets.table import Target
 
 
 @dataclass(frozen=True, slots=True)

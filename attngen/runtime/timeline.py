@@ -7,9 +7,9 @@ beside products that were done long before, and products that nothing runs besid
 
 from __future__ import annotations
 
-from attngen.runtime import sass
-from attngen.runtime.sass import Instruction, Loop
-from attngen.target import Target
+from attngen.targets.table import Target
+from attngen.toolchain import sass
+from attngen.toolchain.sass import Instruction, Loop
 
 SCHEDULERS = 4
 SHARED_BYTES_PER_CLOCK = 128

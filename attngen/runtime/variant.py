@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import Buffer, Parameter
 
-from attngen import target as targets
 from attngen.errors import ArgumentError
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
@@ -24,6 +23,7 @@ from attngen.runtime.prepared_call import PreparedCall, is_looked_into
 from attngen.runtime.seeds import drawn, followed
 from attngen.runtime.spec_form import SpecForm, Values
 from attngen.schedule.choose import Request
+from attngen.targets import table as targets
 
 _PLAIN = frozenset((Tensor, Parameter, Buffer))
 _MOST = 256

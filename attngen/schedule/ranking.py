@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attngen.errors import CompileFailed, DoesNotFit
-from attngen.ir.pieces import columns
-from attngen.schedule.cost import Cost, price
-from attngen.schedule.memory import shared_bytes
-from attngen.schedule.plan import DTYPE_BYTES, FLAGS, TileSchedule
+from attngen.kernel.feature_tiles import columns
+from attngen.schedule.cost.shared_memory import shared_bytes
+from attngen.schedule.cost.time import Cost, price
+from attngen.schedule.cost.warps import repeats
 from attngen.schedule.space import LengthClass, candidates
-from attngen.schedule.structure import Structure
-from attngen.schedule.warps import repeats
-from attngen.target import Target
+from attngen.schedule.tile_schedule import DTYPE_BYTES, FLAGS, TileSchedule
+from attngen.schedule.work import Structure
+from attngen.targets.table import Target
 
 Refused = Callable[[str, TileSchedule], str]
 """Why a compiler failed on a tile of a kernel, "" where it is not known to."""
@@ -164,7 +164,7 @@ def does_not_fit(kernel: Structure, request: Request) -> DoesNotFit:
     smallest = min(tiles, key=lambda tile: shared_bytes(kernel, request.extents, request.dtype, tile, target))
     total = shared_bytes(kernel, request.extents, request.dtype, smallest, target)
     names = {axis: columns(request.extents[axis]) for axis in kernel.features}
-    kept = sum(smallest.resident * names[axis] * item for axis in kernel.kept)
+    kept = sum(smallest.resident * names[axis] * item for axis in kernel.resident_tiles)
     fitting = _largest_extent(kernel, request, smallest)
     extents = ", ".join(f"{axis} = {length}" for axis, length in request.dims if axis in names)
     return DoesNotFit(

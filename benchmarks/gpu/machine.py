@@ -56,7 +56,7 @@ def gpu() -> Machine:
     """The current CUDA device."""
     import torch
 
-    from attngen.runtime.timing import answers, gpu_milliseconds
+    from attngen.tuning.timing import answers, gpu_milliseconds
 
     device = torch.device("cuda", torch.cuda.current_device())
     name, wait = torch.cuda.get_device_name(device), torch.cuda.synchronize
@@ -66,7 +66,7 @@ def gpu() -> Machine:
 def _graph_milliseconds(run: Callable[[], object]) -> float:
     import torch
 
-    from attngen.runtime.timing import gpu_milliseconds
+    from attngen.tuning.timing import gpu_milliseconds
 
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())

@@ -23,23 +23,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from attngen import catalog, target
+from attngen import catalog
 from attngen.cache.load import load_module
 from attngen.errors import CompileFailed, DoesNotFit
-from attngen.ir.pieces import Cuts, cuts
+from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.pipeline import analyse, build, for_dtype, fused
-from attngen.runtime.inspect import Compiled, compile_many
-from attngen.runtime.measure import Emitted, Task, compile_job, fault, row_of
-from attngen.runtime.static import seen, work_of
-from attngen.schedule import measured
+from attngen.schedule import tables as measured
+from attngen.schedule.backward_choice import SPILLED_BYTES
 from attngen.schedule.choose import Candidate, Request, distinct, rank
-from attngen.schedule.cost import price
-from attngen.schedule.forms import SPILLED_BYTES
-from attngen.schedule.measured import Measured
-from attngen.schedule.memory import shared_bytes
+from attngen.schedule.cost.shared_memory import shared_bytes
+from attngen.schedule.cost.time import price
+from attngen.schedule.cost.warps import repeats
 from attngen.schedule.space import LengthClass
-from attngen.schedule.structure import structure
-from attngen.schedule.warps import repeats
+from attngen.schedule.tables import Measured
+from attngen.schedule.work import structure
+from attngen.targets import table as target
+from attngen.toolchain.compile import Compiled, compile_many
+from attngen.toolchain.loop_report import seen, work_of
+from attngen.toolchain.settle import Emitted, Task, compile_job, fault, row_of
 
 TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -106,7 +107,7 @@ class Case:
     def _may_run(self, row: Measured) -> bool:
         """Whether a tile would not be turned down for what it spills; those of one walk have a limit of their own."""
         kernel = next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role)
-        return not fault(row, self.request) and (not kernel.added or row.loop_spill_bytes <= SPILLED_BYTES)
+        return not fault(row, self.request) and (not kernel.atomic_adds or row.loop_spill_bytes <= SPILLED_BYTES)
 
     def _once(self, row: Measured) -> bool:
         """Whether a tile has all its products formed once, and has no fault."""
@@ -152,7 +153,7 @@ def _dims(text: str) -> tuple[tuple[str, int], ...]:
 
 def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[Case]:
     """Kernels without a row, each structure once."""
-    known = {row.case for row in _read()} if not options.again else set()
+    known = {row.case for row in _read()} if not options.reloaded_tiles else set()
     for name in options.variant:
         for request in requests:
             for emitted, kernel in ((form, kernel) for form in _emit(name, request) for kernel in form.source.program.kernels):

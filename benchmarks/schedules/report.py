@@ -8,14 +8,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
-from attngen import catalog, target
+from attngen import catalog
 from attngen.pipeline import analyse, for_dtype
 from attngen.schedule.choose import Request, rank
-from attngen.schedule.cost import price
-from attngen.schedule.measured import Measured, table
-from attngen.schedule.plan import TileSchedule
-from attngen.schedule.structure import Structure, structure
-from attngen.schedule.warps import repeats
+from attngen.schedule.cost.time import price
+from attngen.schedule.cost.warps import repeats
+from attngen.schedule.tables import Measured, table
+from attngen.schedule.tile_schedule import TileSchedule
+from attngen.schedule.work import Structure, structure
+from attngen.targets import table as target
 
 WIDE = ((96, 96), (192, 128), (256, 256), (576, 512))
 ROLES = ("forward", "backward_rows", "backward_columns")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from attngen import catalog, target
+from attngen import catalog
 from attngen.deploy import parse_head_dims
 from attngen.errors import CompileFailed, DoesNotFit
 from attngen.frontend.spec import captured_lengths
@@ -15,11 +15,12 @@ from attngen.knobs import Knobs
 from attngen.plan.feature_lengths import feature_lengths
 from attngen.plan.options import Options, freeze
 from attngen.plan.token_layout import best_order
-from attngen.runtime.inspect import Compiled, CompileJob, compile_kernel
+from attngen.report.resources import inspect_kernels
 from attngen.runtime.kernel_table import KernelTable
-from attngen.runtime.resources import inspect_kernels
-from attngen.runtime.static import Static, Work, statics
-from attngen.schedule.plan import TileSchedule
+from attngen.schedule.tile_schedule import TileSchedule
+from attngen.targets import table as target
+from attngen.toolchain.compile import Compiled, CompileJob, compile_kernel
+from attngen.toolchain.loop_report import Static, Work, statics
 from benchmarks.static import flex, mods, one_loop, one_pass
 from benchmarks.static.record import Row
 

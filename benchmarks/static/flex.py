@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 
 from attngen.cache.load import load_module
-from attngen.schedule.plan import TileSchedule
+from attngen.schedule.tile_schedule import TileSchedule
 
 Role = Literal["forward", "backward_columns"]
 NAME = "flex_attention_kernel"

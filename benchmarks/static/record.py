@@ -23,7 +23,7 @@ class Row:
     """One kernel.
 
     `source` is who wrote it, `head_dim` what was asked for, and `tile` reads "128x64,w8,s2", the resident extent first. Registers and
-    spills are per thread, `spill_bytes` over the whole text; `loops` are `attngen.runtime.static.Static` as mappings.
+    spills are per thread, `spill_bytes` over the whole text; `loops` are `attngen.toolchain.loop_report.Static` as mappings.
     """
 
     source: str

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attngen.runtime.static import Cycles, Static, table_row
+from attngen.toolchain.loop_report import Cycles, Static, table_row
 from benchmarks.static.record import Record, Row, per_pair, shortest
 
 PATH = Path(__file__).parent / "results.md"

@@ -8,8 +8,8 @@ import pytest
 from attngen.analysis.separation import Symbols, Term, separate
 from attngen.errors import NotStreamable
 from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.eval.interpret import interpret
 from attngen.ir.expr import Expr
-from attngen.ir.interpret import interpret
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes

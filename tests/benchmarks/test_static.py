@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from attngen.runtime import interpreter
+from attngen.interpreter import interpreter
 from benchmarks.static import cases, flex, one_loop, one_pass, record
 
 RECORD = record.read()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attngen.deploy.bytecode import is_compiled_from
-from attngen.resources import generated_dir
+from attngen.package_files import generated_dir
 
 TAG = str(sys.implementation.cache_tag)
 SOURCE = b'''"""A module."""

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attngen import catalog, cli
+from attngen import catalog
+from attngen.cli import commands as cli
 from attngen.deploy import Difference, Order, check, generate
 
 ORDER = Order(("sm90",), ("bfloat16",), ((16,),))

@@ -14,7 +14,7 @@ from attngen import catalog
 from attngen.deploy import Order, generate
 from attngen.deploy import write as writing
 from attngen.errors import ArgumentError, CacheError, ForeignFolder
-from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule
 from tests.deployed import not_compiled
 
 ORDER = Order(("sm90",), ("bfloat16",), ((16,),))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import attngen
-from attngen import target
 from attngen.errors import ArgumentError, ShapeMismatch
 from attngen.knobs import Knobs
 from attngen.plan.options import Options
@@ -23,6 +22,7 @@ from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
 from attngen.schedule.space import length_class
+from attngen.targets import table as target
 from tests.e2e import dense
 from tests.e2e.dense import FEW, normal
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import attngen
 from attngen.errors import ArgumentError
-from attngen.ir.philox import BITS, random_bits
+from attngen.ir.eval.philox import BITS, random_bits
 from tests.e2e.dense import FEW, normal
 
 B, G, R, M, N, D, E = 2, 1, 2, 37, 45, 16, 24

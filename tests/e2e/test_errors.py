@@ -322,7 +322,7 @@ def test_without_triton(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.skipif(not (ROOT / "attngen" / "cli.py").is_file(), reason="no command line")
+@pytest.mark.skipif(not (ROOT / "attngen" / "cli").is_dir(), reason="no command line")
 def test_the_list_of_variants_without_triton() -> None:
     run = in_a_process(HIDE + "sys.argv = ['attngen', 'list']\nfrom attngen.cli import main\nsys.exit(main())")
     assert run.returncode == 0, run.stderr

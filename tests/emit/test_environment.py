@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attngen.emit.environment import render_template
-from attngen.emit.names import Code
+from attngen.emit.identifiers import Code
 from attngen.errors import TemplateError, UnsafeValue
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from attngen.frontend.captures import Lifter
-from attngen.frontend.origins import Root
-from attngen.frontend.run import call, until_settled
-from attngen.frontend.trace import Trace, kind_of_dtype
-from attngen.frontend.tracer import Traced, lift
+from attngen.frontend.captures.captures import Lifter
+from attngen.frontend.captures.origins import Root
+from attngen.frontend.tracing.trace import Trace, kind_of_dtype
+from attngen.frontend.tracing.trace_call import call, until_settled
+from attngen.frontend.tracing.tracer import Traced, lift
 from attngen.ir import build
 from attngen.ir.cascade import Einsum, Input
-from attngen.ir.interpret import interpret
+from attngen.ir.eval.interpret import interpret
 
 
 def traced_value(function: Callable[..., Any], *tensors: torch.Tensor) -> np.ndarray:

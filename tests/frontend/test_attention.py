@@ -10,7 +10,7 @@ import torch
 
 from attngen.errors import CaptureError, ModReturn, ModSignature, NaNConstant, SpecError
 from attngen.frontend.attention import attention
-from attngen.ir.interpret import interpret
+from attngen.ir.eval.interpret import interpret
 from attngen.ir.parser import parse
 
 SLOPES = torch.exp2(-torch.arange(1, 9, dtype=torch.float32))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
+from attngen.ir.eval.interpret import interpret
 from attngen.ir.expr import Apply, Const, Expr, Index, Read, kind_of
-from attngen.ir.interpret import interpret
 from attngen.ir.traverse import rewrite
 from tests.cascades import INPUTS, bodies, values
 

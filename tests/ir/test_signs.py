@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attngen.ir import build
+from attngen.ir.eval.numpy_backend import NumpyBackend
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
-from attngen.ir.numpy_backend import NumpyBackend
 from attngen.ir.parser import parse
 from attngen.ir.signs import ANY, NEGATIVE, NOT_NEGATIVE, POSITIVE, signs
 

@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attngen.analysis.dependence import roles
+from attngen.analysis.axis_roles import roles
 from attngen.cache.load import load_module
-from attngen.emit.names import tensor_name
+from attngen.emit.identifiers import tensor_name
 from attngen.frontend.spec import Spec
+from attngen.interpreter.interpreter import interpreted
+from attngen.interpreter.torch_reference import TorchBackend, reference
 from attngen.ir.cascade import Cascade
-from attngen.ir.interpret import axis_extents, interpret
+from attngen.ir.eval.interpret import axis_extents, interpret
 from attngen.ir.parser import parse
-from attngen.ir.pieces import Cuts, cuts
+from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.pipeline import analyse, build, for_dtype, fused
-from attngen.runtime.interpreter import interpreted
-from attngen.runtime.reference import TorchBackend, reference
 from tests.kernels import memory
 
 Tiles = Mapping[str, Mapping[str, int]]

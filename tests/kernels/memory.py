@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngen.analysis.dependence import roles
+from attngen.analysis.axis_roles import roles
 from tests.kernels.cases import Case
 
 _LIBC = ctypes.CDLL(None, use_errno=True)

@@ -28,17 +28,17 @@ MASK = "attngen/analysis/*.py"
 TRANSFORM = "attngen/transform/*.py"
 SCHEDULE = "attngen/schedule/*.py"
 OF_SCHEDULES = "tests/schedule"
-OF_PIECES = "tests/transform/test_pieces.py"
-OF_PRODUCTS = "tests/transform/test_products.py"
+OF_PIECES = "tests/kernel/test_feature_tiling.py"
+OF_PRODUCTS = "tests/kernel/rewrites/test_join_dots.py"
 RUNTIME = "attngen/runtime/*.py"
 FRONTEND = "attngen/frontend/*.py"
 IR = "attngen/ir/*.py"
 OF_MASKS = "tests/ir/test_masks.py"
 OF_REACH = "tests/runtime/test_reach.py"
-OF_TILES = "tests/runtime/test_tiles.py"
+OF_TILES = "tests/report/test_mask_tiles.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
-OF_FORMS = "tests/transform/test_heads.py"
-OF_BIASES = "tests/transform/test_biases.py"
+OF_FORMS = "tests/kernel/test_prefetched_dots.py"
+OF_BIASES = "tests/kernel/rewrites/test_bias_separation.py"
 OF_PLACES = "tests/runtime/test_following.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
@@ -51,11 +51,11 @@ OF_STORES = "tests/cache/test_store.py::TestSwapped"
 OF_STRICT = "tests/runtime/test_strict.py::test_classes_of_lengths_take_the_tiles_of_long_ones"
 OF_COMMANDS = "tests/runtime/test_strict.py::test_the_command_of_the_message_is_enough"
 _LISTED = "another_file_that_is_listed"
-OF_FORMS_CHECKED = "tests/transform/test_verify.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
+OF_FORMS_CHECKED = "tests/kernel/test_stage_forms.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
 OF_KINDS = "tests/e2e/test_random_cascades.py::test_kinds"
 OF_MAXIMA = "tests/e2e/test_maxima.py"
-OF_DELTA = "tests/transform/test_precise_delta.py"
-OF_REFUSALS = "tests/runtime/test_refusals.py"
+OF_DELTA = "tests/transform/autodiff/test_precise_delta.py"
+OF_REFUSALS = "tests/toolchain/test_refusals.py"
 OF_MISTAKES = "tests/e2e/test_mistakes.py"
 OF_TRANSFORMERS = "tests/e2e/test_transformers.py"
 OF_INDEXERS = f"{OF_TRANSFORMERS}::test_keys_that_an_indexer_chose_meet_the_mask"
@@ -65,11 +65,11 @@ OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 _ABSENT = "tests/kernels/test_absent.py"
 OF_ABSENT = f"{_ABSENT}::test_what_is_not_there_does_not_count"
 OF_ENDS = f"{_ABSENT}::test_masks_that_are_an_end"
-OF_ZEROS = "tests/emit/test_zeros.py"
+OF_ZEROS = "tests/emit/test_known_zero.py"
 
 FRONTEND = "attngen/frontend/*.py"
 OF_POINTWISE = "tests/e2e/test_pointwise.py"
-OF_DERIVATIVES = "tests/transform/test_derivative.py"
+OF_DERIVATIVES = "tests/transform/autodiff/test_rules.py"
 
 MUTANTS = (
     # Pointwise functions.
@@ -225,7 +225,7 @@ MUTANTS = (
         TRANSFORM,
         "if not is_positive_constant(part)), None)",
         "if part == build.ZERO), None)",
-        first="tests/transform/test_scales.py",
+        first="tests/kernel/rewrites/test_scale_folding.py",
     ),
     Mutant(
         "two parts of a folded bias",
@@ -268,14 +268,14 @@ MUTANTS = (
         TRANSFORM,
         "build.const((low + high) / 2)",
         "build.const(low)",
-        first="tests/transform/test_bounded.py",
+        first="tests/kernel/rewrites/test_static_max.py",
     ),
     Mutant(
         "distances with the wrong sign",
         TRANSFORM,
         '"add" if count > 0 else "sub"',
         '"sub" if count > 0 else "add"',
-        first="tests/transform/test_distances.py",
+        first="tests/kernel/rewrites/test_float_distances.py",
     ),
     Mutant(
         "division by an empty sum", LIB, "tl.where(b == 0.0, 0.0, a / tl.where(b == 0.0, 1.0, b))", "a / b", first="causal_bottom_right"
@@ -565,29 +565,29 @@ MUTANTS = (
     Mutant(
         "upper bound one short",
         MASK,
-        "return Span(ZERO, rest.plus(constant(1)).expr())",
-        "return Span(ZERO, rest.expr())",
+        "return Interval(ZERO, rest.plus(constant(1)).expr())",
+        "return Interval(ZERO, rest.expr())",
         first="causal_bottom_right",
     ),
     Mutant(
         "lower bound one short",
         MASK,
-        "Span(constant(0).plus(rest, -1).expr(), ",
-        "Span(constant(1).plus(rest, -1).expr(), ",
+        "Interval(constant(0).plus(rest, -1).expr(), ",
+        "Interval(constant(1).plus(rest, -1).expr(), ",
         first="narrow",
     ),
     Mutant(
         "lower bound of a multiple",
         MASK,
-        "return Span(build.neg(steps), Extent(axes.stream))",
-        "return Span(build.sub(build.const(1), steps), Extent(axes.stream))",
+        "return Interval(build.neg(steps), Extent(axes.stream))",
+        "return Interval(build.sub(build.const(1), steps), Extent(axes.stream))",
         first="from_a_third",
     ),
     Mutant(
         "upper bound of a multiple",
         MASK,
-        "return Span(ZERO, build.add(steps, build.const(1)))",
-        "return Span(ZERO, steps)",
+        "return Interval(ZERO, build.add(steps, build.const(1)))",
+        "return Interval(ZERO, steps)",
         first="up_to_a_third",
     ),
     Mutant(
@@ -603,8 +603,8 @@ MUTANTS = (
         "return _at_least_zero(difference, axes)",
         first="strict",
     ),
-    Mutant("full where one of two masks is", MASK, "_meet(x.all, y.all, axes)", "_hull(x.all, y.all, axes)", first="window"),
-    Mutant("visited where both of two masks hold", MASK, "Piece(_hull(a.some, b.some, axes)", "Piece(_meet(a.some, b.some, axes)"),
+    Mutant("full where one of two masks is", MASK, "_meet(x.must, y.must, axes)", "_hull(x.must, y.must, axes)", first="window"),
+    Mutant("visited where both of two masks hold", MASK, "MayMust(_hull(a.may, b.may, axes)", "MayMust(_meet(a.may, b.may, axes)"),
     Mutant("one piece of two", MASK, "        pieces.append(piece)", "        pieces = [piece]", first="pieces"),
     Mutant(
         "not of a conjunction",
@@ -685,8 +685,8 @@ MUTANTS = (
     Mutant(
         "tiles of the first sum only",
         TRANSFORM,
-        'some = None if some is None or mask is None else build.apply("or", some, mask)',
-        "some = None if some is None or mask is None else some",
+        'may_mask = None if may_mask is None or mask is None else build.apply("or", may_mask, mask)',
+        "may_mask = None if may_mask is None or mask is None else may_mask",
         first="two_masks",
     ),
     Mutant(
@@ -700,8 +700,8 @@ MUTANTS = (
     Mutant(
         "full tiles with zeros in them",
         TRANSFORM,
-        "every = build.both(*masks, *patchy(kernel).values())",
-        "every = build.both(*masks)",
+        "must_mask = build.both(*masks, *patchy(kernel).values())",
+        "must_mask = build.both(*masks)",
         first="scores_of_some",
     ),
     # Schedules, which no result depends on: the tests of that folder are the suite.
@@ -749,10 +749,10 @@ MUTANTS = (
     ),
     Mutant(
         "powers of two padded",
-        "attngen/ir/pieces.py",
+        "attngen/kernel/feature_tiles.py",
         "-(-length // _NARROWEST)",
         "(length // _NARROWEST + 1)",
-        first="tests/ir/test_pieces.py",
+        first="tests/kernel/test_feature_tiles.py",
     ),
     Mutant(
         "decoding ends a token early",
@@ -830,21 +830,21 @@ MUTANTS = (
     Mutant(
         "keys behind the last one in a part",
         EMIT,
-        'terms += [f"ok_{resident}[:, None]"] if self.lowering.added else []',
+        'terms += [f"ok_{resident}[:, None]"] if self.lowering.atomic_adds else []',
         "pass",
         first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
     ),
     Mutant(
         "ragged tiles of keys taken for full",
         EMIT,
-        "if not kernel.added or segments.count == 1:",
+        "if not kernel.atomic_adds or segments.count == 1:",
         "if segments.count > 0:",
         first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
     ),
     Mutant(
         "ragged tiles of keys listed as full",
         EMIT,
-        'if kernel.added else f"({every}',
+        'if kernel.atomic_adds else f"({every}',
         'if kernel.steps else f"({every}',
         first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
     ),
@@ -984,8 +984,8 @@ MUTANTS = (
     Mutant(
         "gradients of keys that nobody sees as they are computed",
         EMIT,
-        "if is_of_keys(kernel) and name not in kernel.added",
-        "if name in kernel.added",
+        "if is_of_keys(kernel) and name not in kernel.atomic_adds",
+        "if name in kernel.atomic_adds",
         first=OF_ABSENT,
     ),
     Mutant("cotangents of rows without keys", TRANSFORM, "derived = set(cotangents)", "derived = set[str]()", first=OF_ABSENT),
@@ -1067,7 +1067,7 @@ MUTANTS = (
         "attngen/frontend/*.py",
         "if own not in (1, given):",
         "if own not in (1, given, 2):",
-        first="tests/frontend/test_blocks.py::test_a_table_of_other_batches_or_heads_is_refused",
+        first="tests/frontend/test_block_sparse.py::test_a_table_of_other_batches_or_heads_is_refused",
     ),
     Mutant(
         "tiles counted behind captured tensors",
@@ -1090,14 +1090,20 @@ MUTANTS = (
         "writer.stage, Stage.PROLOGUE, [], False",
         first=f"{OF_TILES}::test_bounds_of_heads_that_a_kernel_sums_over",
     ),
-    Mutant("forms that a kernel lacks", SCHEDULE, "return value is False and", "return not value and", first="tests/schedule/test_plan.py"),
+    Mutant(
+        "forms that a kernel lacks",
+        SCHEDULE,
+        "return value is False and",
+        "return not value and",
+        first="tests/schedule/test_tile_schedule.py",
+    ),
     # What cascades may combine: results of equal steps, statistics without some axes, gates, maxima, mixed dtypes.
     Mutant(
         "layouts of steps",
         "attngen/frontend/*.py",
         "step is not None and step.axes == axes and step.name",
         "step is not None and step.name",
-        first="tests/frontend/test_cascade.py",
+        first="tests/frontend/test_cascade_function.py",
     ),
     Mutant(
         "features stored one after the other",
@@ -1112,7 +1118,7 @@ MUTANTS = (
         TRANSFORM,
         "product(rest, term.coefficient))",
         "product(rest))",
-        first="tests/transform/test_hoist.py",
+        first="tests/transform/test_factor.py",
     ),
     Mutant(
         "finished values summed over the grid",
@@ -1126,7 +1132,7 @@ MUTANTS = (
         TRANSFORM,
         'build.apply("div", adjoint, count)',
         "adjoint",
-        first="tests/transform/test_differentiate.py::test_reductions_over_a_feature",
+        first="tests/transform/autodiff/test_differentiate.py::test_reductions_over_a_feature",
     ),
     Mutant(
         "maxima over features as sums",
@@ -1152,8 +1158,8 @@ MUTANTS = (
     Mutant(
         "maxima of parts added up",
         TRANSFORM,
-        "body, whole.reduce, (self.whole.parts,)",
-        'body, "sum", (self.whole.parts,)',
+        "body, whole.reduce, (self.whole.split_axis,)",
+        'body, "sum", (self.whole.split_axis,)',
         first=OF_MAXIMA,
     ),
     Mutant(

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from attngen.runtime.interpreter import InterpretedKernel
-from attngen.runtime.interpreter_language import BUILDER
+from attngen.interpreter.interpreter import InterpretedKernel
+from attngen.interpreter.language import BUILDER
 
 
 def only_programs(module: ModuleType, chosen: tuple[int, ...]) -> None:

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import attngen
-from attngen.emit.kernel import statements
-from attngen.emit.sections import MASKED, shapes
+from attngen.emit.kernel_text import statements
+from attngen.emit.placement import MASKED, shapes
+from attngen.interpreter.torch_reference import reference
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
+from attngen.kernel.dense_rows import unspecialised
+from attngen.kernel.masked_out import alone, end_of_rows, kept_along
 from attngen.pipeline import analyse, fused
-from attngen.runtime.reference import reference
-from attngen.transform.absent import alone, end_of_rows, kept_along
-from attngen.transform.matrices import unspecialised
 from tests.kernels import cases, harness
 
 _PRODUCT = "  s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]\n"
@@ -313,7 +313,7 @@ def test_windows_of_any_lengths(lengths):
 def test_what_masks_ask_of_one_position(mask, keys, rows):
     (kernel, *_) = analyse(parse(Variant("plain", "softmax", "v", "plain", mask).text())).kernels
     for axis, other, wanted in (("n", "m", keys), ("m", "n", rows)):
-        found = alone(kernel.some, axis, other)
+        found = alone(kernel.may_mask, axis, other)
         assert (None if found is None else print_expr(found)) == wanted
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_step
+from attngen.kernel.partition import Kernel
+from attngen.kernel.split_kv import in_parts
 from attngen.pipeline import analyse
-from attngen.transform.partition import Kernel
-from attngen.transform.splitting import in_parts
 from tests import variants
 from tests.kernels import cases, harness, memory
 from tests.kernels.cases import Sizes

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import attngen
-from attngen import target
 from attngen.pipeline import stream
 from attngen.plan.dilated import Dilated, dilated
 from attngen.plan.programs import ProgramKey
+from attngen.targets import table as target
 
 Mask = Callable[..., Any]
 SMALL = {role: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}

@@ -13,11 +13,11 @@ from torch import Tensor
 
 import attngen
 from attngen.frontend.spec import Spec, with_lse
-from attngen.ir.interpret import interpret
-from attngen.runtime.interpreter import InterpretedKernel
-from attngen.runtime.interpreter_language import BUILDER
+from attngen.interpreter.interpreter import InterpretedKernel
+from attngen.interpreter.language import BUILDER
+from attngen.ir.eval.interpret import interpret
 from attngen.runtime.kernels import Kernels
-from attngen.schedule.parts import PART_KEYS, WAVES, part_count
+from attngen.schedule.split_count import PART_KEYS, WAVES, part_count
 from tests.e2e.dense import normal
 from tests.kernels import harness
 

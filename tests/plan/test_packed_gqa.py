@@ -13,10 +13,10 @@ from torch import Tensor
 import attngen
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec
-from attngen.ir.interpret import interpret
+from attngen.interpreter.interpreter import InterpretedKernel
+from attngen.ir.eval.interpret import interpret
 from attngen.pipeline import stream
 from attngen.plan.packed_gqa import PackedGQA, packed_gqa
-from attngen.runtime.interpreter import InterpretedKernel
 from tests.e2e.dense import normal
 from tests.kernels import harness
 

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 import attngen
-from attngen import catalog, target
+from attngen import catalog
 from attngen.errors import ScheduleError
 from attngen.knobs import Knobs
 from attngen.plan.options import Options, freeze
 from attngen.plan.programs import ProgramKey
 from attngen.plan.tiled_programs import BackwardForm
 from attngen.runtime.kernel_table import KernelTable
+from attngen.schedule.backward_choice import MARGIN, SPILLED_BYTES, compare, form_of
 from attngen.schedule.choose import Choice, Reason, Request
-from attngen.schedule.forms import MARGIN, SPILLED_BYTES, compare, form_of
-from attngen.schedule.measured import Measured, table
-from attngen.schedule.plan import ModuleSchedule, TileSchedule
+from attngen.schedule.tables import Measured, table
+from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
+from attngen.targets import table as target
 
 SM90 = target.get("sm90")
 REQUEST = Request((("d", 64), ("e", 64)), "bfloat16", SM90)

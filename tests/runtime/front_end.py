@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import jit
 from triton.runtime.driver import driver
 
-from attngen.runtime import interpreter
+from attngen.interpreter import interpreter
 
 
 class Device:

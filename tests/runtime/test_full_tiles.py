@@ -6,7 +6,7 @@ import pytest
 
 import attngen
 from attngen import variants
-from attngen.runtime import sass
+from attngen.toolchain import sass
 
 WARPS = 4
 TILES = {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": WARPS, "num_stages": 2}

@@ -13,7 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from attngen.errors import InternalError
-from attngen.runtime import interpreter, partitions
+from attngen.interpreter import interpreter
+from attngen.runtime import partitions
 from attngen.runtime.accesses import Accesses
 from tests.runtime import gluon_kernel, gluon_units
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from attngen.errors import InternalError
-from attngen.runtime import interpreter, partitions
+from attngen.interpreter import interpreter
+from attngen.runtime import partitions
 from tests.runtime import gluon_units
 
 

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 import attngen
-from attngen import catalog, target
+from attngen import catalog
 from attngen.errors import ArgumentError, DtypeMismatch
 from attngen.knobs import Knobs
 from attngen.plan.feature_lengths import dtype_name, feature_lengths
 from attngen.plan.options import Options
 from attngen.plan.programs import ProgramKey
-from attngen.runtime.inspect import Compiled
+from attngen.report.accuracy import Deviation, extents, trial
 from attngen.runtime.kernel_table import KernelTable
-from attngen.runtime.trial import Deviation, extents, trial
 from attngen.schedule.choose import Request
+from attngen.targets import table as target
+from attngen.toolchain.compile import Compiled
 
 
 def test_handles_show_source_and_a_real_compile() -> None:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import attngen
-from attngen import target
 from attngen.errors import CompileFailed
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
@@ -15,7 +14,8 @@ from attngen.plan.programs import ProgramKey
 from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
-from attngen.schedule.plan import parse_tile
+from attngen.schedule.tile_schedule import parse_tile
+from attngen.targets import table as target
 
 DIMS = (("d", 64), ("e", 64))
 REQUEST = Request(DIMS, "bfloat16", target.get("sm90"))

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 import attngen
-from attngen import catalog, cli
-from attngen import target as targets
+from attngen import catalog
 from attngen.api import Attention
+from attngen.cli import commands as cli
 from attngen.deploy import write as writing
 from attngen.errors import MissingKernel
 from attngen.knobs import Knobs
@@ -31,7 +31,8 @@ from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.strict import Beforehand
 from attngen.schedule.choose import Request
-from attngen.schedule.plan import ModuleSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule
+from attngen.targets import table as targets
 from tests.deployed import not_compiled
 
 VARIANTS = """
@@ -170,7 +171,7 @@ def anonymous(mine: ModuleType) -> Attention:
 
 
 def left_out(mine: ModuleType) -> Attention:
-    return attngen.compile(mine.near, without=["join_products"])
+    return attngen.compile(mine.near, without=["join_dots"])
 
 
 def with_tiles(mine: ModuleType) -> Attention:

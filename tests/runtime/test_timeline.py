@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from attngen import target
-from attngen.runtime.sass import Instruction, Loop
 from attngen.runtime.timeline import operand_bytes, turn_alone
+from attngen.targets import table as target
+from attngen.toolchain.sass import Instruction, Loop
 
 SM90 = target.get("sm90")
 # 64 x 128 x 16 of each of two groups: 128 cycles. From registers it reads half of what it reads from shared memory.

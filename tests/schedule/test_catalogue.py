@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from attngen import target
 from attngen.cache.load import load_module
 from attngen.pipeline import analyse, build
-from attngen.runtime.measure import Emitted, Task, measure
 from attngen.schedule.choose import Request, choose
-from attngen.schedule.measured import Measured, table
-from attngen.schedule.plan import TileSchedule
-from attngen.schedule.structure import structure
+from attngen.schedule.tables import Measured, table
+from attngen.schedule.tile_schedule import TileSchedule
+from attngen.schedule.work import structure
+from attngen.targets import table as target
+from attngen.toolchain.settle import Emitted, Task, measure
 
 catalog = pytest.importorskip("attngen.catalog")
 DIMS = (("d", 64), ("e", 64))

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from attngen import target
 from attngen.errors import DoesNotFit
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
 from attngen.schedule.choose import UNSTAGED, Request, choose, distinct, rank
-from attngen.schedule.measured import Table, table
-from attngen.schedule.structure import structure
+from attngen.schedule.tables import Table, table
+from attngen.schedule.work import structure
+from attngen.targets import table as target
 from tests.variants import ALL, CAUSAL_ALIBI, DIFFERENTIAL, SOFTMAX
 
 ARCHS = [t.name for t in target.TARGETS]

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from attngen import target
 from attngen.errors import ScheduleError
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
 from attngen.schedule.choose import Request, choose
-from attngen.schedule.measured import table
-from attngen.schedule.plan import parse_tile
-from attngen.schedule.structure import structure
+from attngen.schedule.tables import table
+from attngen.schedule.tile_schedule import parse_tile
 from attngen.schedule.tuned import Tuned, TunedTable, read, shipped, table_of, write
+from attngen.schedule.work import structure
+from attngen.targets import table as target
 from tests.variants import SOFTMAX
 
 REQUEST = Request((("d", 64), ("e", 64)), "bfloat16", target.get("sm90"))

@@ -10,14 +10,14 @@ import torch
 import triton
 
 import attngen
-from attngen import target as targets
 from attngen.cache.load import load_module
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
-from attngen.runtime.inspect import compile_many
-from attngen.runtime.measure import Emitted, Task, compile_job
 from attngen.runtime.spec_form import programs_of_few
 from attngen.schedule.choose import Request
-from attngen.schedule.plan import TileSchedule
+from attngen.schedule.tile_schedule import TileSchedule
+from attngen.targets import table as targets
+from attngen.toolchain.compile import compile_many
+from attngen.toolchain.settle import Emitted, Task, compile_job
 
 
 def variant() -> attngen.Spec:

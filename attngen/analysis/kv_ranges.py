@@ -1,0 +1,251 @@
+"""Which streamed positions a tile of resident rows needs: closed-form ranges.
+
+Takes a predicate, gives pieces of two half-open ranges of the streamed axis, as expressions of the tile's first and last resident position:
+
+    may:  outside of it no row of the tile may attend        (EMPTY: never visited)
+    must: inside of it every row of the tile may attend      (FULL: no masking code); what is left of `may` is PARTIAL
+
+`may` may be too large and `must` too small, never the other way round. Most masks have one piece; a window beside the first tokens has two.
+A predicate is brought into negation normal form, `solve` solves its comparisons, and `intervals` joins what they give. An equality
+of a streamed with a resident value, as in `doc[m] == doc[n] and m - start[doc[m]] >= n - start[doc[n]]`, lets the other parts of its
+conjunction read the resident one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+from attngen.analysis.affine import Linear, at_least, constant, largest, linear, smallest
+from attngen.analysis.intervals import (
+    ZERO,
+    Axes,
+    Interval,
+    Intervals,
+    MayMust,
+    TileValue,
+    both,
+    either,
+    gate,
+    one_number,
+    opaque,
+    paired,
+    whole,
+)
+from attngen.analysis.solve import solve_comparison
+from attngen.ir import build
+from attngen.ir.expr import Apply, Const, Expr, Extent, Index, kind_of
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import free_axes, names_read, rewrite
+
+_NEGATED = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
+_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+_WHOLE = {"lt": math.ceil, "le": math.floor, "gt": math.floor, "ge": math.ceil}
+"""The whole number that may stand for a fractional bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvRanges:
+    """Half-open ranges of streamed positions, for one tile of resident rows [first, last].
+
+    Each bound is an integer expression of the reads `first` and `last`, extents, and whatever is one number for the tile. Lower
+    bounds are never negative and upper bounds never beyond the axis; a range whose lower bound is not below its upper one is empty.
+
+    Attributes:
+        pieces: in the order of the lower bounds of their `may`; a position may lie in several.
+        over: what bounds read of captured tensors over the rows of a tile, by the name they read it under.
+        tight: whether no `may` was widened over gaps or parts that nothing is known about.
+    """
+
+    stream: str
+    pieces: tuple[MayMust, ...]
+    over: tuple[tuple[str, TileValue], ...] = ()
+    tight: bool = True
+
+    @property
+    def bounds(self) -> tuple[Expr, ...]:
+        """All bounds: of each piece, those of `may` before those of `must`."""
+        return tuple(bound for piece in self.pieces for span in (piece.may, piece.must) for bound in (span.lo, span.hi))
+
+    @property
+    def masked(self) -> bool:
+        """No position is known to be FULL."""
+        return all(build.is_const(piece.must.hi, 0) for piece in self.pieces)
+
+    @property
+    def unmasked(self) -> bool:
+        """Every visited position is FULL."""
+        return all(piece.may == piece.must for piece in self.pieces)
+
+
+def kv_ranges(predicate: Expr | None, stream: str, resident: str) -> KvRanges:
+    """Where a tile of resident rows meets the streamed axis.
+
+    Args:
+        predicate: which (streamed, resident) pairs exist; None for all of them.
+        stream: the axis that the kernel loops over.
+        resident: the axis whose tile is known by `first` and `last`.
+
+    Returns:
+        Bounds that hold for every tile, every extent and every value of the captured numbers.
+    """
+    return loop_ranges(predicate, predicate, stream, resident)
+
+
+def loop_ranges(may: Expr | None, must: Expr | None, stream: str, resident: str) -> KvRanges:
+    """The ranges of a kernel: visited where `may` may hold, without masks where `must` does (a nonempty one lies within)."""
+    axes = Axes(stream, resident)
+    visited, full = (_intervals(build.TRUE if predicate is None else predicate, axes) for predicate in (may, must))
+    intervals = paired(visited, full, axes)
+    pieces = _ordered([_clipped(piece, axes) for piece in intervals.pieces], axes)
+    if pieces is None:
+        intervals = whole(intervals, axes)
+        pieces = [_clipped(piece, axes) for piece in intervals.pieces]
+    used = {name for piece in pieces for span in (piece.may, piece.must) for bound in (span.lo, span.hi) for name in names_read(bound)}
+    return KvRanges(stream, tuple(pieces), tuple(item for item in axes.over.items() if item[0] in used), intervals.tight)
+
+
+def solved(predicate: Expr, stream: str) -> tuple[Interval, tuple[Expr, ...]]:
+    """A mask as seen by one row: the streamed positions where the solvable parts of a conjunction hold, and the parts that are left.
+
+    Args:
+        predicate: which pairs exist.
+        stream: the axis that is solved for.
+
+    Returns:
+        A span, not clipped to the axis, whose bounds may read anything but streamed positions.
+    """
+    row = Axes(stream, "")  # to one row, its own position is a number
+    span = row.everything
+    left: list[Expr] = []
+    for part in related(build.conjuncts(predicate), row):
+        intervals = _intervals(part, row)
+        if len(intervals.pieces) == 1 and intervals.pieces[0].may == intervals.pieces[0].must:
+            may = intervals.pieces[0].may
+            lo = may.lo if span.lo == ZERO else largest(span.lo, may.lo, "")
+            hi = may.hi if span.hi == Extent(stream) else smallest(span.hi, may.hi, "")
+            span = Interval(lo, hi)
+        else:
+            left.append(part)
+    return span, tuple(left)
+
+
+def _clipped(piece: MayMust, axes: Axes) -> MayMust:
+    """A piece without what lies beyond the axis."""
+    end = Extent(axes.stream)
+    may, must = (Interval(largest(ZERO, span.lo, axes.resident), smallest(span.hi, end, axes.resident)) for span in (piece.may, piece.must))
+    return MayMust(may, must)
+
+
+def _ordered(pieces: list[MayMust], axes: Axes) -> list[MayMust] | None:
+    """Pieces by their first positions; None where it takes the values to tell."""
+    result: list[MayMust] = []
+    for piece in pieces:
+        after = [at_least(piece.may.lo, other.may.lo, axes.resident) for other in result]
+        before = [at_least(other.may.lo, piece.may.lo, axes.resident) for other in result]
+        place = sum(after)
+        if not all(after[:place]) or not all(before[place:]):
+            return None
+        result.insert(place, piece)
+    return result
+
+
+def describe(ranges: KvRanges) -> str:
+    """One line for `explain`."""
+    visited = f"visits {ranges.stream} in {_spelled([piece.may for piece in ranges.pieces])}"
+    if ranges.unmasked:
+        return f"{visited}, nothing masked"
+    if ranges.masked:
+        return f"{visited}, all of it masked"
+    full = [piece.must for piece in ranges.pieces if not build.is_const(piece.must.hi, 0)]
+    return f"{visited}, unmasked in {_spelled(full)}"
+
+
+def _spelled(intervals: list[Interval]) -> str:
+    return " and ".join(f"[{print_expr(span.lo)}, {print_expr(span.hi)})" for span in intervals)
+
+
+def _intervals(predicate: Expr, axes: Axes) -> Intervals:
+    if one_number(predicate, axes):
+        return gate(predicate, predicate, axes)
+    match predicate:
+        case Apply(op="and"):
+            first, *more = (_intervals(part, axes) for part in related(build.conjuncts(predicate), axes))
+            return functools.reduce(lambda a, b: both(a, b, axes), more, first)
+        case Apply(op="or", args=(a, b)):
+            return either(_intervals(a, axes), _intervals(b, axes), axes)
+        case Apply(op="not", args=(a,)):
+            inner = _negation(a)
+            return opaque(axes) if inner is None else _intervals(inner, axes)
+        case Apply(op="to_bool", args=(a,)) if kind_of(a) != "float":
+            return _intervals(a if kind_of(a) == "bool" else build.apply("ne", a, ZERO), axes)
+        case Apply(op="where", args=(p, a, b)):
+            return _intervals(_cases(p, a, b), axes)
+        case Apply(op="eq" | "ne" as op, args=(a, b)) if kind_of(a) == kind_of(b) == "bool":
+            other = build.apply("not", b)
+            return _intervals(_cases(a, b, other) if op == "eq" else _cases(a, other, b), axes)
+        case Apply(op=op, args=(a, b)) if op in _NEGATED and kind_of(a) != "float" and kind_of(b) != "float":
+            return _compared(op, linear(a).plus(linear(b), -1), axes)
+        case Apply(op=op, args=(a, Const(value=bound))) if op in _WHOLE and kind_of(a) != "float" and math.isfinite(bound):
+            return _compared(op, linear(a).plus(constant(_WHOLE[op](bound)), -1), axes)
+        case Apply(op=op, args=(Const() as bound, a)) if op in _WHOLE and kind_of(a) != "float":
+            return _intervals(Apply(_MIRRORED[op], (a, bound)), axes)
+        case _:
+            return opaque(axes)
+
+
+def _compared(op: str, difference: Linear, axes: Axes) -> Intervals:
+    """A comparison; a `where` of streamed values in it becomes its two cases."""
+    for term, factor in difference.terms:
+        if isinstance(term, Apply) and term.op == "where" and axes.stream in free_axes(term):
+            rest = difference.without(term)
+            a, b = (Apply(op, (rest.plus(linear(value), factor).expr(), ZERO)) for value in term.args[1:])
+            return _intervals(_cases(term.args[0], a, b), axes)
+    return solve_comparison(op, difference, axes)
+
+
+def related(parts: tuple[Expr, ...], axes: Axes) -> list[Expr]:
+    """Parts of a conjunction, with streamed values that one of them equates with resident ones read as those."""
+    found = list(parts)
+    for i in range(len(found)):
+        streamed, resident = _equated(found[i], axes)
+        if streamed is not None and resident is not None:
+            for j, other in enumerate(found):
+                if j != i:
+                    found[j] = rewrite(other, lambda node, old=streamed, new=resident: new if node == old else None)
+    return found
+
+
+def _equated(part: Expr, axes: Axes) -> tuple[Expr | None, Expr | None]:
+    """A computed or captured streamed value and the resident one it must equal."""
+    if isinstance(part, Apply) and part.op == "eq":
+        for one, other in (part.args, part.args[::-1]):
+            streamed = axes.stream in free_axes(one) and axes.resident not in free_axes(one)
+            if streamed and axes.stream not in free_axes(other) and not isinstance(one, Index):
+                return one, other
+    return None, None
+
+
+def _negation(predicate: Expr) -> Expr | None:
+    """not `predicate`, with the `not` moved inwards; None where there is nothing to move it into."""
+    match predicate:
+        case Apply(op="and", args=(a, b)):
+            return build.apply("or", build.apply("not", a), build.apply("not", b))
+        case Apply(op="or", args=(a, b)):
+            return build.apply("and", build.apply("not", a), build.apply("not", b))
+        case Apply(op="not", args=(a,)):
+            return a
+        case Apply(op="to_bool", args=(a,)) if kind_of(a) != "float":
+            return build.apply("not", a) if kind_of(a) == "bool" else build.apply("eq", a, ZERO)
+        case Apply(op="where", args=(p, a, b)):
+            return _cases(p, build.apply("not", a), build.apply("not", b))
+        case Apply(op=op, args=args) if op in _NEGATED:
+            return build.apply(_NEGATED[op], *args)
+        case _:
+            return None
+
+
+def _cases(p: Expr, a: Expr, b: Expr) -> Expr:
+    """where(p, a, b) of truth values."""
+    return build.apply("or", build.apply("and", p, a), build.apply("and", build.apply("not", p), b))

@@ -1,0 +1,1 @@
+"""What functions of torch mean in a trace."""

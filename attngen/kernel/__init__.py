@@ -1,0 +1,1 @@
+"""Kernels before they have tiles: which steps run together, and what they hold."""

@@ -1,0 +1,286 @@
+"""What is not there: keys that a mask takes from every row, rows that it leaves without keys. Their memory may hold anything.
+
+    n < len[b] and m >= n       asks n < len[b] of a key by itself: behind it k and v may be NaN, and 0 * NaN is NaN
+    lse[m] == -inf              a row that saw nothing: its gradients are 0, whatever cotangent comes in
+
+A kernel reads 0 for such values (`cleared`), as it does behind the end of an axis. That costs full tiles nothing, for every position of a
+full tile exists: what streams is cleared in tiles under masks, what stays once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+
+from attngen.analysis.affine import Linear, linear
+from attngen.analysis.intervals import ZERO
+from attngen.analysis.kv_ranges import solved
+from attngen.analysis.predicates import contributions, guards, mask_of
+from attngen.ir import build
+from attngen.ir.algebra import signed_factors
+from attngen.ir.cascade import Cascade, Einsum, Input
+from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
+from attngen.ir.traverse import free_axes, names_read, reads, rewrite, step_reads, walk
+from attngen.kernel.kernel import Kernel
+from attngen.transform.streaming.streaming import Streamed
+
+
+def alone(predicate: Expr | None, axis: str, other: str, computed: Collection[str] = ()) -> Expr | None:
+    """What a mask asks of a position along one axis by itself: where it fails, no pair with that position exists.
+
+    Args:
+        predicate: of pairs.
+        axis: of the position. other: the axis of its partners.
+        computed: names of steps, which are not known beforehand.
+    """
+
+    def weaker(expr: Expr, within: bool) -> Expr:
+        """Without what depends on the partner: no narrower if `within`, else no wider."""
+        match expr:
+            case Apply(op="and" | "or" as op, args=(a, b)):
+                return build.apply(op, weaker(a, within), weaker(b, within))
+            case Apply(op="not", args=(a,)):
+                return build.apply("not", weaker(a, not within))
+            case _ if other in free_axes(expr) or set(computed) & set(names_read(expr)):
+                return build.TRUE if within else build.FALSE
+            case _:
+                return expr
+
+    if predicate is None:
+        return None
+    return build.both(*(part for part in build.conjuncts(weaker(predicate, True)) if axis in free_axes(part)))
+
+
+def cleared(kernel: Kernel) -> dict[str, Expr]:
+    """Inputs of floats that read as 0 where a predicate along one axis fails, for nothing in the kernel needs them there.
+
+    Of what streams these are operands of sums over it alone: scores of keys that are not there are masked themselves.
+    """
+    found: dict[str, Expr] = {}
+    for axis, _ in partners(kernel):
+        kept = kept_along(kernel, axis)
+        if kept is not None:
+            found |= {name: kept for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel, kept))}
+    return found
+
+
+def kept_along(kernel: Kernel, axis: str) -> Expr | None:
+    """What all masks of a kernel ask of a position along one axis by itself; None too if that differs between turns for what stays."""
+    kept = alone(kernel.may_mask, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
+    return None if axis == kernel.resident and set(free_axes(kept)) & set(kernel.loops) else kept
+
+
+def end_of_rows(kernel: Kernel, kept: Expr) -> Expr | None:
+    """One number for a program behind which no position of what streams counts, if that is all that is asked of it: a matrix of so many
+    rows holds the others. None where it is more."""
+    span, left = solved(kept, kernel.streamed or "")
+    changes = {kernel.resident, kernel.streamed, *kernel.loops} & set(free_axes(span.hi))
+    return span.hi if not left and span.lo == ZERO and not changes and kernel.streamed in free_axes(kept) else None
+
+
+def is_of_few_rows(kernel: Kernel, exists: Expr | None) -> bool:
+    """Whether a mask is of few queries, whose tiles are so short that keys which none of their rows sees can be looked for: those behind
+    the end of a cache are then as if they were not there, whatever the mask says of rows."""
+    if exists is None or kernel.resident not in free_axes(exists):
+        return False
+    numbers = {item.name for item in kernel.inputs if item.by_value}
+
+    def divided(axis: str) -> int:
+        parts = [node.args for node in walk(exists) if isinstance(node, Apply) and node.op in ("floordiv", "mod")]
+        return sum(a == Index(axis) and isinstance(b, Read) and b.tensor in numbers for a, b in parts)
+
+    rows = sum(node == Index(kernel.resident) for node in walk(exists))
+    packed = kernel.role == "forward" and rows == divided(kernel.resident) and not divided(kernel.streamed or "")
+    return kernel.role == "forward_parts" or packed
+
+
+def quieted(kernel: Kernel) -> dict[str, Expr]:
+    """Inputs that read as 0 in rows without keys, each with what holds in the others."""
+    return {name: alive for name, alive in kernel.silent if alive is not None and not _passes_by(kernel, name)}
+
+
+def partners(kernel: Kernel) -> tuple[tuple[str, str], ...]:
+    """Each of the two axes of its tiles, with the other."""
+    if kernel.streamed is None or kernel.combines_splits:
+        return ()
+    return (kernel.resident, kernel.streamed), (kernel.streamed, kernel.resident)
+
+
+def _resident(kernel: Kernel) -> set[str]:
+    inputs = {item.name for item in kernel.inputs}
+    found = {read for step in kernel.steps for read in reads(step.body) if read.tensor in inputs and kind_of(read) == "float"}
+    names = {read.tensor for read in found if kernel.resident in free_axes(read) and kernel.streamed not in free_axes(read)}
+    # What a key adds to a result past all sums over rows is its gradient alone, which is 0.
+    return names if is_of_keys(kernel) else {name for name in names if not _passes_by(kernel, name)}
+
+
+def is_of_keys(kernel: Kernel) -> bool:
+    """Whether keys stay: all that such a kernel stores are sums over rows, and what follows from them."""
+    return kernel.role.startswith(("backward_columns", "backward_fused"))
+
+
+def _operands(kernel: Kernel, kept: Expr) -> set[str]:
+    """Tiles of rows as they lie in memory that are multiplied by weights and summed; in a backward all, if that costs nothing."""
+    inputs = {item.name for item in kernel.inputs}
+    free = end_of_rows(kernel, kept) is not None and kernel.role.startswith("backward")
+    products = [step for step in kernel.steps if kernel.streamed in step.over or (free and step.reduce is not None)]
+    factors = [factor for step in products for factor in signed_factors(step.body)]
+    rows = [factor for factor in factors if isinstance(factor, Read) and factor.tensor in inputs and kernel.streamed in free_axes(factor)]
+    return {factor.tensor for factor in rows if set(free_axes(factor)) & set(kernel.features)}
+
+
+def _passes_by(kernel: Kernel, name: str) -> bool:
+    """Whether an input reaches a result of its own row past all sums over what streams."""
+    reached = {name}
+    for step in kernel.steps:
+        if kernel.streamed not in (*step.axes, *step.over) and reached & set(step_reads(step)):
+            reached.add(step.name)
+    return bool(reached & set(kernel.outputs))
+
+
+# ---- rows without keys
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What is known of the rows that masks may leave without keys.
+
+    Attributes:
+        alive: holds in the others, a predicate of saved statistics; None if none tells.
+        seeing: while all hold there are none, see `Kernel`.
+    """
+
+    alive: Expr | None
+    seeing: tuple[Expr, ...]
+
+
+def silent_rows(forward: Streamed, inputs: Iterable[Input], saved: Collection[str]) -> Silence | None:
+    """The rows that masks may leave without keys; None if every row has one.
+
+    Args:
+        forward: whose masks.
+        inputs: of its cascade, numbers among them. saved: names of the statistics that its backward reads.
+    """
+    cascade, keys = forward.cascade, forward.streamed
+    exists = guards(cascade)
+    masks = [contributions(step, exists) for step in cascade.steps if keys in step.over]
+    if not masks or any(mask is None or sees_a_key(mask, keys, forward.resident) for mask in masks):
+        return None
+    numbers = {item.name for item in inputs if item.by_value}
+    own = [_sees_itself(mask, (forward.resident, keys), numbers) for mask in masks if mask is not None]
+    seeing = next((parts for parts in own if parts is not None), None)
+    if seeing is not None:
+        seeing = (build.apply("le", Extent(forward.resident), Extent(keys)), *seeing)
+    told: dict[Expr, None] = {}
+    for mask in masks:
+        values = [gauge.value for gauge in forward.gauges if not gauge.floor and mask_of(exists.get(gauge.weight)) <= mask_of(mask)]
+        value = next((value for value in values if value in saved), None)
+        if value is None:
+            return Silence(None, seeing or ())
+        told[build.apply("ne", build.read(value, cascade.axes(value)), build.NEG_INF)] = None
+    return Silence(reduce(partial(build.apply, "or"), told), seeing or ())
+
+
+def sees_a_key(mask: Expr, keys: str, rows: str) -> bool:
+    """Whether every row is known to have a key, unless no row has one: the first key, as under a causal mask, or the same keys for all."""
+    span, left = solved(mask, keys)
+    first = not left and span.lo == ZERO and all(rows not in free_axes(part) or _positive(part) for part in _least_of(span.hi))
+    return first or rows not in free_axes(mask)
+
+
+def _least_of(bound: Expr) -> tuple[Expr, ...]:
+    return tuple(part for arg in bound.args for part in _least_of(arg)) if isinstance(bound, Apply) and bound.op == "min" else (bound,)
+
+
+def _sees_itself(mask: Expr, pair: tuple[str, str], numbers: Collection[str]) -> tuple[Expr, ...] | None:
+    """What makes a row see the key at its own position: comparisons of lengths and numbers; None if it is not known to."""
+    rows, keys = pair
+    found: dict[Expr, None] = {}
+    for part in build.conjuncts(rewrite(mask, lambda node: _on_diagonal(node, rows, keys))):
+        if part == build.TRUE:
+            continue
+        if not isinstance(part, Apply) or part.op not in ("lt", "le", "gt", "ge", "eq"):
+            return None
+        left, right = map(linear, part.args)
+        form = left.plus(right, -1)
+        if not form.terms:
+            if build.apply(part.op, build.const(form.constant), build.const(0)) != build.TRUE:
+                return None
+        elif all(isinstance(term, Extent) or (isinstance(term, Read) and not term.at and term.tensor in numbers) for term, _ in form.terms):
+            found[_compared(part.op, form)] = None
+        else:
+            return None
+    return tuple(found)
+
+
+def _compared(op: str, form: Linear) -> Expr:
+    """A form against 0, as a comparison without negative terms."""
+    more = Linear(tuple(item for item in form.terms if item[1] > 0), max(form.constant, 0))
+    less = Linear(tuple((term, -factor) for term, factor in form.terms if factor < 0), max(-form.constant, 0))
+    return build.apply(op, more.expr(), less.expr())
+
+
+def _on_diagonal(node: Expr, rows: str, keys: str) -> Expr | None:
+    """An expression with the row's position for the key's, folded again."""
+    match node:
+        case Index(axis=axis) if axis == keys:
+            return Index(rows)
+        case Apply(op=op, args=args) if op in ("eq", "le", "ge") and args[0] == args[1] and kind_of(args[0]) != "float":
+            return build.TRUE
+        case Apply(op=op, args=args):
+            return build.apply(op, *args)
+        case _:
+            return None
+
+
+def _positive(bound: Expr) -> bool:
+    """Whether a bound is known to be 1 or more: lengths are, positions are 0 or more."""
+    match bound:
+        case Apply(op="max", args=args):
+            return any(map(_positive, args))
+        case Apply(op="min", args=args) | Apply(op="where", args=(_, *args)):
+            return all(map(_positive, args))
+        case _:
+            return _least(linear(bound)) >= 1
+
+
+def _least(form: Linear) -> int:
+    """The least value of a form, 0 if nothing is known."""
+    if not all(factor > 0 and isinstance(term, Index | Extent) for term, factor in form.terms):
+        return 0
+    return form.constant + sum(factor for term, factor in form.terms if isinstance(term, Extent))
+
+
+def silenced(kernel: Kernel, rows: str, silence: Silence, cascade: Cascade, cotangents: Iterable[str]) -> Kernel:
+    """A kernel of a backward that knows which of its inputs count in rows with keys only.
+
+    Args:
+        kernel: has rows as one of its axes. rows: that axis.
+        silence: of the forward.
+        cascade: of the gradients. cotangents: of the outputs.
+    """
+    derived = set(cotangents)
+    for step in cascade.steps:
+        derived |= {step.name} if derived & set(step_reads(step)) else set()
+    names = [item.name for item in kernel.inputs if item.name in derived and rows in (item.axes or ())]
+    if not names:
+        return kernel
+    known = {item.name for item in kernel.inputs}
+    alive = None if silence.alive is None else _as_stored(silence.alive, cascade, known)
+    more = tuple(Input(read.tensor, cascade.axes(read.tensor), len(read.at)) for read in reads(alive) if read.tensor not in known)
+    silent = tuple((name, alive) for name in names)
+    return replace(kernel, inputs=(*kernel.inputs, *more), silent=silent, seeing=silence.seeing)
+
+
+def _as_stored(alive: Expr, cascade: Cascade, known: Collection[str]) -> Expr:
+    """The predicate by what a kernel has anyway: the statistic with infinity for minus infinity, as weights are measured from it."""
+    match alive:
+        case Apply(op="or", args=(a, b)):
+            return build.apply("or", _as_stored(a, cascade, known), _as_stored(b, cascade, known))
+        case Apply(op="ne", args=(Read() as statistic, _)):
+            safe = build.apply("where", build.apply("eq", statistic, build.NEG_INF), build.INF, statistic)
+            same: list[Einsum] = [step for step in cascade.steps if step.body == safe and step.name in known]
+            return build.apply("ne", build.read(same[0].name, same[0].axes), build.INF) if same else alive
+        case _:
+            return alive

@@ -1,0 +1,116 @@
+"""Biases that are the same in every tile go through the tensor cores: a second, narrow product adds them to the scores.
+
+z[m,n] = s[m,n] + (slope / c) * offset(n)    ->    z = s + phi @ psi.T,   phi[m] = (slope / c, ...),   psi[n] = (offset(n), ...)
+
+Both operands are made once, before the stream: where a kernel sums over heads whose biases differ, before the stream of each. An fp32 value
+takes three bfloat16 columns, each holding what the one before rounded away, so that the sum is as exact as an fp32 addition. A bias that
+changes from tile to tile would have to be laid out anew in each turn, which costs more than it saves. In a backward what weights are
+measured from gives its part that stays the same to the product as well (`row_terms`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from attngen.ir import build
+from attngen.ir.algebra import factors, signed_terms, times
+from attngen.ir.cascade import Einsum
+from attngen.ir.expr import Expr, Index, Offset, Read, Start
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import free_axes, names_read, reads, walk
+from attngen.kernel.partition import BiasDot, Kernel, addends
+from attngen.kernel.rewrites.augmented_columns import with_row_terms
+from attngen.kernel.rewrites.note import Note
+from attngen.kernel.rewrites.scale_folding import exponent_row
+
+MOST_COLUMNS = 32
+_PARTS = 3
+
+
+def bias_as_dot(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
+    """The kernel with fewer additions for each pair of positions, and what was done or why not."""
+    notes: list[Note] = []
+    for step in kernel.steps:
+        tile = _added_to(step, kernel)
+        if tile is None:
+            continue
+        found = _sides(step, tile, kernel)
+        if isinstance(found, str):
+            notes.append(Note(step.name, kernel.role, False, found))
+            continue
+        whole = with_row_terms(kernel, step.name, lambda factor, kernel=kernel: not _why_not(factor, kernel))
+        widths = [_with_bias_dot(other, step.name, tile) for other in (whole, kernel)]
+        folded = next((other for other in widths if len(other.bias_dots[-1].columns) <= MOST_COLUMNS), None)
+        if folded is None:
+            text = f"{len(widths[-1].bias_dots[-1].columns)} columns are more than {MOST_COLUMNS}"
+        else:
+            text = (
+                f"rank {len(found)} in {len(folded.bias_dots[-1].columns)} columns of a product, {len(found)} operations less for each pair"
+            )
+        notes.append(Note(step.name, kernel.role, folded is not None, text))
+        kernel = folded or kernel
+    return kernel, tuple(notes)
+
+
+def _with_bias_dot(kernel: Kernel, name: str, tile: Read) -> Kernel:
+    """The kernel with all that a step adds to a tile in a product, however wide."""
+    (step,) = (step for step in kernel.steps if step.name == name)
+    sides = _sides(step, tile, kernel)
+    columns = tuple(column for left, right in sides for column in _columns(left, right)) if not isinstance(sides, str) else ()
+    return replace(kernel, bias_dots=(*kernel.bias_dots, BiasDot(name, tile, columns)))
+
+
+def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
+    """The product of features that a step, part of an exponent, adds products of one side each to."""
+    terms = signed_terms(step.body)
+    pair = {kernel.resident, kernel.streamed}
+    sums = {other.name for other in kernel.steps if other.reduce == "sum" and set(other.over) <= set(kernel.features)}
+    dots = sums | {other.name for other in kernel.steps if addends(other) and sums.issuperset(addends(other))}
+    whole = [isinstance(term, Read) and term.tensor in dots and pair <= set(free_axes(term)) for _, term in terms]
+    tiles = [term for (sign, term), is_tile in zip(terms, whole, strict=True) if is_tile and sign > 0 and isinstance(term, Read)]
+    others = [term for (sign, term), is_tile in zip(terms, whole, strict=True) if not is_tile or sign < 0]
+    narrow = all(not pair <= set(free_axes(factor)) for term in others for factor in factors(term))
+    read = any(step.name in names_read(x.body) and any(exponent_row(w, x) for w in kernel.steps) for x in kernel.steps)
+    return tiles[0] if step.reduce is None and read and len(tiles) == 1 and others and narrow else None
+
+
+def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] | str:
+    """What each term is made of on the side that stays and on the side that passes, or which one has to stay an addition."""
+    found: list[tuple[Expr, Expr]] = []
+    for sign, term in signed_terms(step.body):
+        if term == tile and sign > 0:
+            continue
+        passing = [factor for factor in factors(term) if kernel.streamed in free_axes(factor)]
+        staying = [factor for factor in factors(term) if factor not in passing]
+        reason = next(filter(None, (_why_not(factor, kernel) for factor in (*staying, *passing))), "")
+        if reason:
+            return reason
+        left, right = times(staying), times(passing)
+        found.append((left if sign > 0 else build.neg(left), right))
+    return found
+
+
+def _why_not(expr: Expr, kernel: Kernel) -> str:
+    """Why a value cannot be laid out before the stream, if it cannot."""
+    # Heads take turns inside of the stream where tiles are summed, and a kernel of one walk has no registers left for another operand.
+    moving = {kernel.streamed, *(kernel.loops if kernel.sums_tiles or kernel.atomic_adds else ())}
+    if any(isinstance(node, Index | Start) and node.axis in moving for node in walk(expr)):
+        return f"{print_expr(expr)} changes from turn to turn"
+    if any(free_axes(read) and kernel.resident in free_axes(read) for read in reads(expr)):
+        return f"{print_expr(expr)} may be infinite, and so may its parts"
+    return ""
+
+
+def _columns(left: Expr, right: Expr) -> list[tuple[tuple[Expr, int], tuple[Expr, int]]]:
+    """Parts of both sides whose products make up the product of the sides but for less than an fp32 rounding."""
+    parts = product(range(_parts(right)), range(_parts(left)))
+    return [((left, i), (right, j)) for j, i in parts if i + j < _PARTS]
+
+
+def _parts(expr: Expr) -> int:
+    """How many parts hold a value: one for whole numbers below 256, which offsets are."""
+    if isinstance(expr, Offset) or build.is_const(expr, 1):
+        return 1
+    both = factors(expr)
+    return 2 if len(both) == 2 and all(isinstance(factor, Offset) for factor in both) else _PARTS

@@ -1,0 +1,121 @@
+"""Where gradients go that belong to pairs of positions: those of captured tensors read at both a query and a key.
+
+    bias[g * extent(r) + r,m,n]      each pair has an element of its own: tiles are stored there
+    table[m - n + extent(n),h]       pairs on a diagonal share one: tiles are stored with diagonals as columns, and these are added up
+    table[near[b,m,n],h]             anything else: tiles are stored with their positions, and equal positions are added up
+
+The last two go through a buffer of bounded size, a chunk of rows at a time. Axes that a position does not name are summed in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from attngen.analysis.toeplitz import is_diagonal
+from attngen.ir.cascade import Cascade, Input
+from attngen.ir.expr import Apply, Expr, Extent, Index
+from attngen.ir.traverse import free_axes
+from attngen.transform.autodiff.differentiate import Gradient
+
+Form = Literal["stored", "diagonals", "sorted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Where the tiles of one gradient go.
+
+    Attributes:
+        target: the tensor that was read.
+        step: its gradient by pairs, with the axes that the position names.
+        at: the position.
+        form: "stored": in the gradient itself; "diagonals" or "sorted": in a buffer, and added up from there.
+        columns: dimensions of the target that are indexed by axes of the grid which nothing else depends on. They stay what they are
+            while positions along the others, the `keys`, are brought together.
+    """
+
+    target: Input
+    step: str
+    at: tuple[Expr, ...]
+    form: Form
+    columns: tuple[int, ...] = ()
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """The dimensions that are no columns."""
+        return tuple(i for i, _ in enumerate(self.at) if i not in self.columns)
+
+    @property
+    def column_axes(self) -> tuple[str, ...]:
+        """Axes of the columns, in their order."""
+        return tuple(axis for i in self.columns for axis in plain_axes(self.at[i]))
+
+
+def scatters(gradients: Sequence[Gradient], cascade: Cascade, pair: tuple[str, str]) -> dict[str, Scatter]:
+    """The destination of every gradient that varies along both sequence axes, by its step.
+
+    Args:
+        gradients: of the backward.
+        cascade: the gradient cascade.
+        pair: the resident and the streamed axis.
+    """
+    steps = {step.name: step for step in cascade.steps}
+    inputs = {item.name: item for item in cascade.inputs}
+    found: dict[str, Scatter] = {}
+    for gradient in gradients:
+        step = steps.get(gradient.step)
+        if gradient.at is not None and step is not None and set(pair) <= set(step.axes):
+            found[step.name] = Scatter(inputs[gradient.target], step.name, gradient.at, _form(gradient.at, step.axes, pair))
+    return found
+
+
+def _form(at: tuple[Expr, ...], axes: tuple[str, ...], pair: tuple[str, str]) -> Form:
+    if is_injective(at, axes):
+        return "stored"
+    return "diagonals" if all(is_diagonal(expr, *pair) for expr in at) else "sorted"
+
+
+def with_columns(scatter: Scatter, axes: tuple[str, ...], apart: Sequence[str]) -> Scatter:
+    """The destination with its columns.
+
+    Args:
+        axes: grid axes of the step.
+        apart: those among them that the mask tells apart: where a tile is visited for one head only, others have no positions to share.
+    """
+    if scatter.form == "stored":
+        return scatter
+    uses: dict[str, int] = {}
+    for expr in scatter.at:
+        for axis in free_axes(expr):
+            uses[axis] = uses.get(axis, 0) + 1
+
+    def stays(expr: Expr) -> bool:
+        mine = plain_axes(expr)
+        return bool(mine) and all(axis in axes and axis not in apart and uses[axis] == 1 for axis in mine)
+
+    columns = tuple(i for i, expr in enumerate(scatter.at) if stays(expr))
+    return Scatter(scatter.target, scatter.step, scatter.at, scatter.form, columns)
+
+
+def plain_axes(at: Expr) -> tuple[str, ...]:
+    """The axes of a position that is an index, or the composite of two; none for any other."""
+    match at:
+        case Index(axis=axis):
+            return (axis,)
+        case Apply(op="add", args=(Apply(op="mul", args=(Index(axis=outer), Extent(axis=length))), Index(axis=inner))) if length == inner:
+            return outer, inner
+        case _:
+            return ()
+
+
+def is_injective(at: tuple[Expr, ...], axes: tuple[str, ...]) -> bool:
+    """Whether different positions along `axes` always read different elements: each axis alone in a dimension, or a composite."""
+    plain = [plain_axes(expr) for expr in at]
+    known = all(axes_ or not free_axes(expr) for axes_, expr in zip(plain, at, strict=True))
+    return known and set(axes) <= {axis for mine in plain for axis in mine}
+
+
+def by_step(found: Mapping[str, Scatter], outputs: Sequence[str]) -> tuple[Scatter, ...]:
+    """The destinations of these steps, in order."""
+    return tuple(found[name] for name in outputs if name in found)

@@ -1,0 +1,1 @@
+"""What people look at: derivations, resources, accuracy, tiles of masks."""

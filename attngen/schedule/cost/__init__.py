@@ -1,0 +1,1 @@
+"""What a tile costs: time, shared memory, warps, atomic adds."""

@@ -1,0 +1,1 @@
+"""Real compiles for a named target, and what their machine code says."""

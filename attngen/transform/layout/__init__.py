@@ -1,0 +1,1 @@
+"""Cascades over other layouts of the tokens: packed GQA heads, residue classes."""

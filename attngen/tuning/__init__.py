@@ -1,0 +1,1 @@
+"""Tiles by the clock of the GPU at hand."""
