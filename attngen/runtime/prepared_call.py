@@ -213,7 +213,7 @@ class PreparedCall:
             if grad is None:
                 given.append(torch.zeros(shape or (), dtype=self.dtypes[name], device=self.device))
             else:
-                given.append(grad if grad.shape == shape else grad.reshape(shape))
+                given.append(grad if shape is None or grad.shape == shape else grad.reshape(shape))
         return mine, kept, given
 
     def _gradients(self, found: Sequence[Tensor | None]) -> list[Tensor | None]:

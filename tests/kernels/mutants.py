@@ -23,20 +23,20 @@ class Mutant:
 
 LIB = "templates/lib/*.py"
 TEMPLATES = "templates/*.j2"
-EMIT = "attngen/emit/*.py"
-MASK = "attngen/analysis/*.py"
-TRANSFORM = "attngen/transform/*.py"
-SCHEDULE = "attngen/schedule/*.py"
+EMIT = "attngen/**/*.py"
+MASK = "attngen/**/*.py"
+TRANSFORM = "attngen/**/*.py"
+SCHEDULE = "attngen/**/*.py"
 OF_SCHEDULES = "tests/schedule"
 OF_PIECES = "tests/kernel/test_feature_tiling.py"
 OF_PRODUCTS = "tests/kernel/rewrites/test_join_dots.py"
-RUNTIME = "attngen/runtime/*.py"
-FRONTEND = "attngen/frontend/*.py"
-IR = "attngen/ir/*.py"
+RUNTIME = "attngen/**/*.py"
+FRONTEND = "attngen/**/*.py"
+IR = "attngen/**/*.py"
 OF_MASKS = "tests/ir/test_masks.py"
-OF_REACH = "tests/runtime/test_reach.py"
+OF_REACH = "tests/plan/test_short_captures.py"
 OF_TILES = "tests/report/test_mask_tiles.py"
-OF_CLASSES = "tests/frontend/test_classes.py"
+OF_CLASSES = "tests/plan/test_dilated.py"
 OF_FORMS = "tests/kernel/test_prefetched_dots.py"
 OF_BIASES = "tests/kernel/rewrites/test_bias_separation.py"
 OF_PLACES = "tests/runtime/test_following.py"
@@ -59,7 +59,7 @@ OF_REFUSALS = "tests/toolchain/test_refusals.py"
 OF_MISTAKES = "tests/e2e/test_mistakes.py"
 OF_TRANSFORMERS = "tests/e2e/test_transformers.py"
 OF_INDEXERS = f"{OF_TRANSFORMERS}::test_keys_that_an_indexer_chose_meet_the_mask"
-FRONTEND = "attngen/frontend/*.py"
+FRONTEND = "attngen/**/*.py"
 INTEGRATIONS = "attngen/integrations/*.py"
 OF_SPECIALISED = "tests/kernels/test_specialised.py::test_lengths"
 _ABSENT = "tests/kernels/test_absent.py"
@@ -67,7 +67,7 @@ OF_ABSENT = f"{_ABSENT}::test_what_is_not_there_does_not_count"
 OF_ENDS = f"{_ABSENT}::test_masks_that_are_an_end"
 OF_ZEROS = "tests/emit/test_known_zero.py"
 
-FRONTEND = "attngen/frontend/*.py"
+FRONTEND = "attngen/**/*.py"
 OF_POINTWISE = "tests/e2e/test_pointwise.py"
 OF_DERIVATIVES = "tests/transform/autodiff/test_rules.py"
 
@@ -783,7 +783,7 @@ MUTANTS = (
     ),
     Mutant(
         "draws that share their bits",
-        "attngen/frontend/*.py",
+        "attngen/**/*.py",
         'return Read(self.seed, (), "int"), self._draws - 1',
         'return Read(self.seed, (), "int"), 0',
         first="tests/frontend/test_dropout.py",
@@ -791,8 +791,8 @@ MUTANTS = (
     Mutant(
         "gradients by the names of users",
         RUNTIME,
-        "emitted = {str(tensor_name(name)) for name in names}",
-        "emitted = set(names)",
+        "self.emitted = {item.name: str(tensor_name(item.name))",
+        "self.emitted = {item.name: item.name",
         first="tests/runtime/test_torch_op.py",
     ),
     Mutant(
@@ -813,8 +813,8 @@ MUTANTS = (
     Mutant(
         "keys behind the end of a class",
         TRANSFORM,
-        'build.apply("lt", self.position(self.classes.axes[1]),',
-        'build.apply("le", self.position(self.classes.axes[1]),',
+        'build.apply("lt", self.position(self.dilation.axes[1]),',
+        'build.apply("le", self.position(self.dilation.axes[1]),',
         first=OF_CLASSES,
     ),
     Mutant("remainders that differ", TRANSFORM, "if len(divisors) == 1 else None", "if divisors else None", first=OF_CLASSES),
@@ -937,8 +937,8 @@ MUTANTS = (
     Mutant(
         "forms for the numbers of the trace",
         RUNTIME,
-        "for capture in self.spec.captures} if captures is None else captures",
-        "for capture in self.spec.captures}",
+        "value = captures.get(number, 0) if isinstance(number, str)",
+        "value = {item.name: item.value for item in self.spec.captures}.get(number, 0) if isinstance(number, str)",
         first=f"{OF_CLASSES}::test_a_captured_number_of_classes_is_read_again",
     ),
     # What is deployed, stored and checked.
@@ -1064,7 +1064,7 @@ MUTANTS = (
     ),
     Mutant(
         "tables of other batches",
-        "attngen/frontend/*.py",
+        "attngen/**/*.py",
         "if own not in (1, given):",
         "if own not in (1, given, 2):",
         first="tests/frontend/test_block_sparse.py::test_a_table_of_other_batches_or_heads_is_refused",
@@ -1072,8 +1072,8 @@ MUTANTS = (
     Mutant(
         "tiles counted behind captured tensors",
         "attngen/*.py",
-        "now._reaching(now._check.lengths(extents, captures))._suited(",
-        "now._suited(",
+        "form = now.form(False, True, now.whole.check_lengths(extents, captures))",
+        "form = now.form(False, True)",
         first=f"{OF_TILES}::test_what_a_call_refuses_is_not_counted",
     ),
     Mutant(
@@ -1100,7 +1100,7 @@ MUTANTS = (
     # What cascades may combine: results of equal steps, statistics without some axes, gates, maxima, mixed dtypes.
     Mutant(
         "layouts of steps",
-        "attngen/frontend/*.py",
+        "attngen/**/*.py",
         "step is not None and step.axes == axes and step.name",
         "step is not None and step.name",
         first="tests/frontend/test_cascade_function.py",
@@ -1165,8 +1165,8 @@ MUTANTS = (
     Mutant(
         "gradients through maxima that nobody derives",
         RUNTIME,
-        "if grad is not None and name in self.ungraded",
-        "if grad is None and name in self.ungraded",
+        "if grad is not None and name in launcher.ungraded",
+        "if grad is None and name in launcher.ungraded",
         first=OF_MAXIMA,
     ),
     Mutant(
