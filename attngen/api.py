@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from attngen.explain import Explanation, explain, visits
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.frontend.tracing.trace_call import outside_of_graphs
 from attngen.pipeline import Program, Source
-from attngen.plan.call_plan import CallPlan
+from attngen.plan.call_plan import CallPlan, example_plans
 from attngen.plan.feature_lengths import check_counts, dtype_name
 from attngen.plan.num_splits import describe_splits, may_split
 from attngen.plan.options import Options, freeze
@@ -201,7 +202,8 @@ class Attention:
             split = (whole.table if packed is None else packed[1]).kernels(ProgramKey(name, FORWARD_ONLY, split=True))
             choice = split.choice(Request(tuple(dims.items()), name, target, "decode"))
             few = (*few, *describe_splits(split.program.kernels, choice, target, dims, name))
-        return explain(now.spec.cascade, kernels.program, kernels.choice(request), layout.describe(target), few, form.why)
+        told = explain(now.spec.cascade, kernels.program, kernels.choice(request), layout.describe(target), few, form.why)
+        return replace(told, plans=example_plans(whole.layouts(captures), dims, name, target))
 
     def plan(
         self,

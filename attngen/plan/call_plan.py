@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from attngen.errors import DoesNotFit
 from attngen.plan.num_splits import is_split, num_splits
+from attngen.plan.packed_gqa import PackedGQA
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
 from attngen.plan.short_captures import Short
 from attngen.plan.tiled_programs import BackwardForm, TiledPrograms
@@ -154,3 +156,34 @@ def plan_backward(
     key = ProgramKey(request.dtype, programs.gradients(gradients))
     form = programs.backward_form(key, request, repeatable=repeatable)
     return replace(key, fused=form.fused), form
+
+
+_EXAMPLES = (("training", 4, 4096, 4096), ("decoding", 1, 1, 8192))
+"""Batch, queries and keys of calls that stand for many."""
+
+
+def example_plans(
+    layouts: Sequence[tuple[TokenLayout, TiledPrograms]], dims: Mapping[str, int], dtype: str, target: Target
+) -> tuple[str, ...]:
+    """For `explain`: the plans of a call that trains and of one that decodes, with 8 heads, of 4 queries each where they are grouped.
+
+    Args:
+        layouts: as for `plan_call`.
+        dims: lengths of the feature axes. dtype: of the arguments, by its short name. target: where they run.
+    """
+    programs = layouts[-1][1]
+    axes, found = programs.axes, list[str]()
+    groups = {layout.packing.heads: 4 for layout, _ in layouts if isinstance(layout, PackedGQA)}
+    for name, batch, queries, keys in _EXAMPLES:
+        grid = {axis: batch if place == 0 else 8 for place, axis in enumerate(axes.grid)} | groups
+        extents = {**grid, axes.resident: queries, axes.streamed: keys}
+        trained = (item.name for item in programs.start.cascade.inputs if item.differentiable and item.axes is not None)
+        gradients = frozenset(trained) if name == "training" else FORWARD_ONLY
+        facts = CallFacts(tuple({**extents, **dims}.items()), dtype, target, target.sms, gradients)
+        try:
+            plan = str(plan_call(layouts, facts))
+        except DoesNotFit as error:
+            plan = error.rule
+        lengths = ", ".join(f"{axis} = {length}" for axis, length in extents.items())
+        found.append(f"{name}, {lengths}: {plan}")
+    return tuple(found)
