@@ -24,7 +24,7 @@ from attngen.runtime.torch_op import check_cotangents, given_cotangents, through
 
 Move = Callable[[Any, torch.device], Any]
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-_below_autograd: Any = torch._C._AutoDispatchBelowAutograd  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_untracked: Any = torch._C._AutoDispatchBelowADInplaceOrView  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _included: Callable[[Any], bool] = torch._C._dispatch_tls_is_dispatch_key_included  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _VMAP: Any = torch._C._parse_dispatch_key("VmapMode")  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -135,7 +135,7 @@ class PreparedCall:
             bound = self._bound_forward() if self.bound is None else self.bound
             try:
                 # What is made here is no view to autograd, so that results may be changed in place.
-                with _below_autograd():
+                with _untracked():
                     mine = self._cascades(values)
                     found = launcher.forward(bound, mine, launcher.ready(mine) if self.copies else mine, self.splits)
                     results = tuple(found[place] if shape is None else found[place].view(shape) for place, shape in self.joined)
@@ -185,7 +185,7 @@ class PreparedCall:
         while True:
             bound = self.backwards[key] if key in self.backwards else self._bound_backward(key)
             try:
-                with _below_autograd():
+                with _untracked():
                     mine, kept, given = self._shaped(values, saved, grads)
                     ready = launcher.ready(mine) if self.copies else mine
                     return self._gradients(launcher.backward(bound, mine, ready, kept, given))
