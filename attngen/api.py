@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.calls import arguments as binding
+from attngen.calls import refused_gradients
+from attngen.calls.following import Following
+from attngen.calls.variant import Variant
 from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain, visits
 from attngen.frontend.spec import Spec, captured_lengths
@@ -23,12 +27,9 @@ from attngen.plan.options import Options, freeze
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
 from attngen.plan.token_layout import best_order
 from attngen.report.mask_tiles import MaskTiles, lengths_of, mask_tiles
-from attngen.runtime import arguments as binding
-from attngen.runtime.following import Following
 from attngen.runtime.handle import KernelHandle, handles
 from attngen.runtime.kernel_table import KernelTable, check_required, rewrites_named
 from attngen.runtime.strict import spelled_out
-from attngen.runtime.variant import Variant
 from attngen.schedule.choose import Request
 from attngen.targets import table as targets
 
@@ -270,7 +271,7 @@ class Attention:
         extents = lengths_of(now.whole.table.axes, sizes, group)
         form = now.form(False, True, now.whole.check_lengths(extents, captures))
         target = targets.get(self.options.arch or "sm90")
-        graded = binding.asks_gradient(captures.values())
+        graded = refused_gradients.asks_gradient(captures.values())
         usable = (pair for pair in form.layouts(captures) if pair[0].differentiable or not graded)
         layout, table = next(pair for pair in usable if pair[0].pays(extents, target))
         given = {**captures, **layout.lengths(extents)}

@@ -237,8 +237,8 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from attngen.calls.spec_form import programs_of_few
     from attngen.report.resources import report
-    from attngen.runtime.spec_form import programs_of_few
 
     spec, kernels, lengths, dtype = _prepared(arguments)
     found = _inspected(arguments, programs_of_few(spec, arguments.arch) if arguments.few else kernels, lengths, dtype)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import attngen
+from attngen.calls import spec_form
 from attngen.plan.programs import ProgramKey
-from attngen.runtime import variant
 from attngen.schedule.choose import Request
 from attngen.schedule.space import length_class
 from attngen.tuning.timing import gpu_milliseconds
@@ -97,7 +97,7 @@ def tensors(dtype: torch.dtype, dim: int, q_len: int, kv_len: int) -> list[torch
 def plainly(attend: attngen.Attention, args: list[torch.Tensor], cotangent: torch.Tensor | None = None) -> list[torch.Tensor]:
     """Output and gradients by PyTorch in float32: large scores lose as many digits there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variant, "evaluate", partial(variant.evaluate, dtype=torch.float32))
+        patch.setattr(spec_form, "evaluate", partial(spec_form.evaluate, dtype=torch.float32))
         out = attend.reference(*args)
     return [out.detach(), *(() if cotangent is None else torch.autograd.grad(out, args, cotangent.float()))]
 

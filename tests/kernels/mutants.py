@@ -39,7 +39,7 @@ OF_TILES = "tests/report/test_mask_tiles.py"
 OF_CLASSES = "tests/plan/test_dilated.py"
 OF_FORMS = "tests/kernel/test_prefetched_dots.py"
 OF_BIASES = "tests/kernel/rewrites/test_bias_separation.py"
-OF_PLACES = "tests/runtime/test_following.py"
+OF_PLACES = "tests/calls/test_following.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
@@ -793,7 +793,7 @@ MUTANTS = (
         RUNTIME,
         "self.emitted = {item.name: str(tensor_name(item.name))",
         "self.emitted = {item.name: item.name",
-        first="tests/runtime/test_torch_op.py",
+        first="tests/calls/test_torch_op.py",
     ),
     Mutant(
         "shared products without a program of their own",

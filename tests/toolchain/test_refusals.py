@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import attngen
+from attngen.calls import launcher
 from attngen.errors import CompileFailed
 from attngen.frontend.spec import Spec
 from attngen.interpreter.triton_api import knobs, triton
@@ -20,7 +21,6 @@ from attngen.pipeline import analyse
 from attngen.plan.options import Options, freeze
 from attngen.plan.programs import ProgramKey
 from attngen.report.resources import compile_settled, inspect_kernels
-from attngen.runtime import launcher
 from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request, choose

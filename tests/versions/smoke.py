@@ -11,8 +11,8 @@ import triton
 
 import attngen
 from attngen.cache.load import load_module
+from attngen.calls.spec_form import programs_of_few
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
-from attngen.runtime.spec_form import programs_of_few
 from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import TileSchedule
 from attngen.targets import table as targets

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from attngen.calls.spec_form import Values
+from attngen.calls.variant import Variant
 from attngen.errors import InternalError
 from attngen.frontend.captures.reader import Reader
 from attngen.frontend.captures.retrace import Roots, Tracing
 from attngen.frontend.spec import Spec, retraced
-from attngen.runtime.spec_form import Values
-from attngen.runtime.variant import Variant
 
 _log = logging.getLogger("attngen")
 _MOST = 32

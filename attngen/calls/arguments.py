@@ -6,18 +6,14 @@ Composite dimensions are split as views, heads and batches of length 1 are broad
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, NotDifferentiable, ShapeMismatch, UnsupportedError
+from attngen.errors import ArgumentError, DeviceMismatch, DtypeMismatch, ShapeMismatch
 from attngen.frontend.spec import Argument, Pattern, Spec
-from attngen.ir.cascade import Cascade, Input, without_features
-from attngen.ir.expr import Apply, Expr, Read, kind_of
-from attngen.ir.traverse import children, step_reads
-from attngen.source import SourceLoc
+from attngen.ir.cascade import Input, without_features
 
 _log = logging.getLogger("attngen")
 _PACKED = (
@@ -34,6 +30,20 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
     Raises:
         ArgumentError: one is missing, unknown, given twice or no tensor.
     """
+    values = args if not kwargs and len(args) == len(spec.arguments) else _by_name(spec, args, kwargs)
+    tensors: list[Tensor] = []
+    for argument, value in zip(spec.arguments, values, strict=True):
+        if not isinstance(value, Tensor):
+            raise ArgumentError(f"{argument.name} is no tensor, but {type(value).__name__}", remedy="Numbers belong into the spec.")
+        if value.is_nested or value.layout != torch.strided:
+            kind, remedy = ("nested", _PACKED) if value.is_nested else (f"of layout {value.layout}", "Call .to_dense() before.")
+            raise ArgumentError(f"{argument.name} is {kind}, and attention takes dense tensors", remedy=remedy)
+        tensors.append(value)
+    return tensors
+
+
+def _by_name(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> list[object]:
+    """The values of a call in the order of the arguments."""
     names = [argument.name for argument in spec.arguments]
     remedy = f"It takes {', '.join(names)}."
     if len(args) > len(names):
@@ -48,16 +58,7 @@ def bind(spec: Spec, args: Sequence[object], kwargs: Mapping[str, object]) -> li
     missing = [name for name in names if name not in given]
     if missing:
         raise ArgumentError(f"missing argument{'s' if len(missing) > 1 else ''}: {', '.join(missing)}", remedy=remedy)
-    tensors: list[Tensor] = []
-    for name in names:
-        value = given[name]
-        if not isinstance(value, Tensor):
-            raise ArgumentError(f"{name} is no tensor, but {type(value).__name__}", remedy="Numbers belong into the spec.")
-        if value.is_nested or value.layout != torch.strided:
-            kind, remedy = ("nested", _PACKED) if value.is_nested else (f"of layout {value.layout}", "Call .to_dense() before.")
-            raise ArgumentError(f"{name} is {kind}, and attention takes dense tensors", remedy=remedy)
-        tensors.append(value)
-    return tensors
+    return [given[name] for name in names]
 
 
 def autocast(tensors: list[Tensor], spec: Spec, features: Sequence[str]) -> list[Tensor]:
@@ -76,114 +77,6 @@ def autocast(tensors: list[Tensor], spec: Spec, features: Sequence[str]) -> list
 def is_symbolic(extents: Mapping[str, int]) -> bool:
     """Whether a call is only recorded, for lengths that may be symbols."""
     return torch.compiler.is_compiling() or any(isinstance(extent, torch.SymInt) for extent in extents.values())
-
-
-def refuse_transforms(tensors: Sequence[Tensor]) -> None:
-    """Gradients that torch.func takes would meet an operator that has none of that kind, and forward-mode derivatives silently be zero.
-
-    Raises:
-        NotDifferentiable
-    """
-    functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    levels = functorch.get_interpreter_stack() or ()
-    kinds = {level.key().name for level in levels}
-    if "Grad" in kinds and any(map(functorch.is_gradtrackingtensor, tensors)):
-        raise NotDifferentiable(
-            "gradients by torch.func (grad, vjp, jacrev, ...) are not available",
-            remedy="Use torch.autograd.grad or backward, with is_grads_batched=True for several cotangents, or attend.reference(...).",
-        )
-    for tensor in tensors:
-        if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
-            raise NotDifferentiable(
-                "forward-mode derivatives are not available",
-                remedy="Use reverse mode (backward), or attend.reference(...) for small checks.",
-            )
-
-
-def whole_only(cascade: Cascade) -> dict[str, SourceLoc | None]:
-    """Float inputs that are converted to whole numbers wherever they are read, with the place of the first conversion.
-
-    Their gradients would be zero without a word. In a comparison PyTorch says nothing either, so that one is no conversion.
-    """
-    converted: dict[str, SourceLoc | None] = {}
-    others: set[str] = set()
-
-    def visit(expr: Expr, loc: SourceLoc | None, inside: bool) -> None:
-        match expr:
-            case Read(tensor=name, at=at, kind="float"):
-                if inside:
-                    converted.setdefault(name, loc)
-                else:
-                    others.add(name)
-                for position in at:
-                    visit(position, loc, False)
-            case _:
-                rounds = isinstance(expr, Apply) and expr.op == "to_int"
-                compares = isinstance(expr, Apply) and kind_of(expr) == "bool"
-                for child in children(expr):
-                    visit(child, loc, (inside or rounds) and not compares)
-
-    for step in cascade.steps:
-        for part in (step.body, *([step.where] if step.where is not None else [])):
-            visit(part, step.loc, False)
-    inputs = {item.name for item in cascade.inputs if item.differentiable}
-    return {name: loc for name, loc in converted.items() if name in inputs - others}
-
-
-def refuse_lost_gradients(
-    converted: Mapping[str, SourceLoc | None], cascade: Cascade, tensors: Sequence[Tensor], captures: Mapping[str, object]
-) -> None:
-    """A tensor that requires a gradient and is only ever converted to whole numbers (`whole_only`) would silently get zeros.
-
-    Raises:
-        NotDifferentiable
-    """
-    values = {**{item.name: tensor for item, tensor in zip(cascade.inputs, tensors, strict=False)}, **captures}
-    for name, loc in converted.items():
-        value = values.get(name)
-        if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
-            raise NotDifferentiable(
-                f"{name} requires a gradient, but is only converted to whole numbers, which have none",
-                loc=loc,
-                remedy=f"Pass {name}.detach(), or integers.",
-            )
-
-
-def refuse_gradients(
-    refused: Sequence[tuple[str, UnsupportedError]], cascade: Cascade, tensors: Sequence[Tensor], captures: Mapping[str, object]
-) -> None:
-    """Tensors that require a gradient which no kernel computes.
-
-    Raises:
-        NotDifferentiable
-    """
-    if not refused or not torch.is_grad_enabled():
-        return
-    values = {**{item.name: tensor for item, tensor in zip(cascade.inputs, tensors, strict=False)}, **captures}
-    for name, error in refused:
-        value = values.get(name)
-        if isinstance(value, Tensor) and value.requires_grad:
-            raise no_gradient(name, error, cascade)
-
-
-def no_gradient(name: str, error: UnsupportedError, cascade: Cascade) -> NotDifferentiable:
-    """The refusal of one gradient, at the user's line that the reason is about, or the first that reads the tensor."""
-    readers = (step.loc for step in cascade.steps if step.loc is not None and name in step_reads(step))
-    return NotDifferentiable(
-        f"{name} requires a gradient, but no kernel computes it: {error.rule}",
-        loc=error.loc if error.loc is not None else next(readers, None),
-        remedy=f"Pass {name}.detach(), or call under torch.no_grad(), if nobody needs it. {error.remedy}".rstrip(),
-    )
-
-
-def no_gradient_through(output: str, cascade: Cascade) -> NotDifferentiable:
-    """The refusal of a gradient through an output that depends on a maximum over keys."""
-    step = cascade.step(output)
-    return NotDifferentiable(
-        f"the output {output} depends on a maximum over keys, through which no kernel computes gradients",
-        loc=None if step is None else step.loc,
-        remedy=f"Use {output}.detach() in the loss, or attngen.logsumexp, which has a gradient.",
-    )
 
 
 def split(spec: Spec, tensors: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, int]]:
@@ -329,11 +222,6 @@ def check_types(
                 f"the captured tensor {name} is on {value.device}, the arguments are on {device}",
                 remedy=f"Move {name} to {device} once, where it is made.",
             )
-
-
-def asks_gradient(values: Iterable[object]) -> bool:
-    """Whether a call with these arguments and captures asks for a gradient."""
-    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
 
 def contiguous_features(names: Sequence[str | None], tensors: Sequence[object], notice: set[str] | None) -> list[object]:

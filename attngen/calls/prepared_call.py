@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.calls import arguments as binding
+from attngen.calls.launcher import Bound, Kind, Launcher
+from attngen.calls.torch_op import check_cotangents, given_cotangents, through_operator
 from attngen.frontend.spec import Pattern, Spec
 from attngen.plan.call_plan import CallPlan, request_of
 from attngen.plan.num_splits import num_splits
 from attngen.plan.token_layout import Dense, TokenLayout
-from attngen.runtime import arguments as binding
 from attngen.runtime.kernel_table import KernelTable
-from attngen.runtime.launcher import Bound, Kind, Launcher
-from attngen.runtime.torch_op import check_cotangents, given_cotangents, through_operator
 
 Move = Callable[[Any, torch.device], Any]
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attngen
-from attngen.runtime import variant
+from attngen.calls import variant
 from tests.e2e.dense import FEW, normal
 
 

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import Buffer, Parameter
 
+from attngen.calls import arguments as binding
+from attngen.calls import refused_gradients
+from attngen.calls.prepared_call import PreparedCall, is_looked_into
+from attngen.calls.seeds import drawn, followed
+from attngen.calls.spec_form import SpecForm, Values
 from attngen.errors import ArgumentError
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
@@ -18,10 +23,6 @@ from attngen.plan.feature_lengths import feature_lengths, given_lengths
 from attngen.plan.options import Options
 from attngen.plan.programs import ProgramKey
 from attngen.plan.short_captures import Short, guarded
-from attngen.runtime import arguments as binding
-from attngen.runtime.prepared_call import PreparedCall, is_looked_into
-from attngen.runtime.seeds import drawn, followed
-from attngen.runtime.spec_form import SpecForm, Values
 from attngen.schedule.choose import Request
 from attngen.targets import table as targets
 
@@ -102,7 +103,7 @@ class Variant:
             # What counts of a short tensor depends on the values of others.
             self.form(return_lse, training).check_lengths(call.extents, captures)
         if torch.autograd.forward_ad._current_level >= 0:
-            binding.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
+            refused_gradients.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
         result = call(tensors, captures)
         return followed(result, used) if return_seed else result
 

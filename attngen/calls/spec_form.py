@@ -8,6 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from attngen.calls import arguments as binding
+from attngen.calls import refused_gradients
+from attngen.calls.launcher import Launcher, origins_of
+from attngen.calls.overflow import WholeNumbers
+from attngen.calls.torch_op import Operators, announce, operators
 from attngen.frontend.spec import Spec
 from attngen.interpreter.torch_reference import reference as evaluate
 from attngen.ir.cascade import operand_of, without_features
@@ -19,12 +24,8 @@ from attngen.plan.packed_gqa import PackedGQA, packed_gqa
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
 from attngen.plan.short_captures import Short, indexed, short_tensors
 from attngen.plan.token_layout import Dense, Permuted, TokenLayout
-from attngen.runtime import arguments as binding
 from attngen.runtime.devices import Follower, multiprocessors
 from attngen.runtime.kernel_table import KernelTable, kernel_table
-from attngen.runtime.launcher import Launcher, origins_of
-from attngen.runtime.overflow import WholeNumbers
-from attngen.runtime.torch_op import Operators, announce, operators
 
 Values = Mapping[str, Any]
 """Captures by name."""
@@ -102,7 +103,7 @@ class SpecForm:
 
     @functools.cached_property
     def _converted(self) -> Any:
-        return binding.whole_only(self.spec.cascade)
+        return refused_gradients.whole_only(self.spec.cascade)
 
     @functools.cached_property
     def _singles(self) -> frozenset[str]:
@@ -159,10 +160,10 @@ class SpecForm:
             inputs, tensors, {name: value for name, value in captures.items() if places is None or value is not places},
             self._operand, self._singles,
         )  # fmt: skip
-        if binding.asks_gradient((*tensors, *captures.values())):
-            binding.refuse_gradients(self.table.program(ProgramKey()).refused, spec.cascade, tensors, captures)
-            binding.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
-        binding.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
+        if refused_gradients.asks_gradient((*tensors, *captures.values())):
+            refused_gradients.refuse_gradients(self.table.program(ProgramKey()).refused, spec.cascade, tensors, captures)
+            refused_gradients.refuse_lost_gradients(self._converted, spec.cascade, tensors, captures)
+        refused_gradients.refuse_transforms([*tensors, *(value for value in captures.values() if isinstance(value, Tensor))])
         return self.check_lengths(extents, captures)
 
     def facts(
@@ -182,7 +183,7 @@ class SpecForm:
         target = self.table.target(model.device)
         check_features((axis, {**known, **extents}[axis]) for axis in self.table.axes.features)
         wanted = FORWARD_ONLY
-        if binding.asks_gradient(values.values()):
+        if refused_gradients.asks_gradient(values.values()):
             wanted = frozenset(item.name for item in self.cascade.inputs if item.differentiable and values[item.name].requires_grad)
         return CallFacts(
             extents=tuple({**known, **extents}.items()),

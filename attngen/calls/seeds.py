@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.calls.arguments import INTEGERS
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec
-from attngen.runtime.arguments import INTEGERS
 
 _INT64 = range(-(2**63), 2**63)
 

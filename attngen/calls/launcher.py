@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.calls.arguments import contiguous_features
 from attngen.emit.identifiers import tensor_name
 from attngen.errors import CompileFailed
 from attngen.ir.cascade import Cascade, Input, operand_of, without_features
@@ -21,7 +22,6 @@ from attngen.pipeline import Source
 from attngen.plan.call_plan import plan_backward
 from attngen.plan.feature_lengths import check_features
 from attngen.plan.programs import ProgramKey
-from attngen.runtime.arguments import contiguous_features
 from attngen.runtime.handle import kernel_names
 from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels, Loaded

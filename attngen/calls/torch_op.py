@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.calls.launcher import Kind, Launcher
+from attngen.calls.namespace import arrived, expect, full_name, making, schema
+from attngen.calls.refused_gradients import no_gradient, no_gradient_through
 from attngen.errors import NotDifferentiable
 from attngen.plan.programs import ProgramKey
-from attngen.runtime.arguments import no_gradient, no_gradient_through
 from attngen.runtime.kernel_table import KernelTable
-from attngen.runtime.launcher import Kind, Launcher
-from attngen.runtime.namespace import arrived, expect, full_name, making, schema
 
 
 @dataclass(frozen=True, slots=True)

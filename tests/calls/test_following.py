@@ -26,7 +26,7 @@ from torch.nn.utils import parametrize
 import attngen
 from attngen.errors import InternalError, NaNConstant, TraceError
 from attngen.runtime.kernel_table import _TABLES
-from tests.runtime.holders import HOLDERS, Holder
+from tests.calls.holders import HOLDERS, Holder
 
 HEADS, ROWS, KEYS, DIM = 2, 5, 7, 16
 Mod = Callable[..., Any]
