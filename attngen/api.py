@@ -268,7 +268,7 @@ class Attention:
         packed = now.whole.packed
         group = None if kv_heads is None or packed is None else packed[0].group(heads, kv_heads)
         sizes = (batch, heads, q_len, kv_len)
-        extents = lengths_of(now.whole.table.axes, sizes, group)
+        extents = lengths_of(now.program, sizes, group)
         form = now.form(False, True, now.whole.check_lengths(extents, captures))
         target = targets.get(self.options.arch or "sm90")
         graded = refused_gradients.asks_gradient(captures.values())

@@ -164,11 +164,13 @@ class Variant:
         if self.whole.residue_classes:
             key.append(self.whole.divisor(captures))
         known = tuple(key)
-        if known not in self._calls:
+        found = self._calls.get(known)
+        if found is None and known not in self._calls:
+            found = self._bind(tensors, captures, return_lse, training)
             if len(self._calls) >= _MOST:
                 self._calls.clear()
-            self._calls[known] = self._bind(tensors, captures, return_lse, training)
-        return self._calls[known]
+            self._calls[known] = found
+        return found
 
     def _planned(
         self, tensors: Sequence[Tensor], captures: Values, return_lse: bool, training: bool

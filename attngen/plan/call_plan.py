@@ -175,7 +175,7 @@ def example_plans(
     axes, found = programs.axes, list[str]()
     groups = {layout.packing.heads: 4 for layout, _ in layouts if isinstance(layout, PackedGQA)}
     for name, batch, queries, keys in _EXAMPLES:
-        grid = {axis: batch if place == 0 else 8 for place, axis in enumerate(axes.grid)} | groups
+        grid = {axis: batch if place == 0 else 8 for place, axis in enumerate(programs.grid)} | groups
         extents = {**grid, axes.resident: queries, axes.streamed: keys}
         trained = (item.name for item in programs.start.cascade.inputs if item.differentiable and item.axes is not None)
         gradients = frozenset(trained) if name == "training" else FORWARD_ONLY

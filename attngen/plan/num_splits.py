@@ -25,7 +25,7 @@ _SHOWN_KEYS = (2048, 8192, 32768, 131072)
 def may_split(programs: Programs) -> bool:
     """Whether all results have the axes of the grid, along which slices store what they carry."""
     cascade = programs.start.cascade
-    return all(set(programs.axes.grid) <= set(cascade.axes(name)) for name in cascade.outputs)
+    return all(set(programs.grid) <= set(cascade.axes(name)) for name in cascade.outputs)
 
 
 def is_split(programs: Programs, extents: Mapping[str, int], queries: int, sms: int) -> bool:
@@ -40,7 +40,7 @@ def is_split(programs: Programs, extents: Mapping[str, int], queries: int, sms: 
     axes = programs.axes
     given = {axis for item in programs.start.cascade.inputs for axis in item.axes or ()}
     # Captured tensors alone may have an axis of keys.
-    if not few(queries) or not may_split(programs) or not {*axes.grid, axes.streamed} <= given:
+    if not few(queries) or not may_split(programs) or not {*programs.grid, axes.streamed} <= given:
         return False
     rows = DECODE_TOKENS if extents[axes.resident] <= DECODE_TOKENS else _TALL_ROWS
     return num_splits(programs, extents, rows, sms) > 1
@@ -54,7 +54,7 @@ def num_splits(programs: Programs, extents: Mapping[str, int], rows: int, sms: i
         rows: of a tile. sms: multiprocessors of the device.
     """
     axes = programs.axes
-    heads = math.prod(extents[axis] for axis in axes.grid)
+    heads = math.prod(extents[axis] for axis in programs.grid)
     return part_count(heads * -(-extents[axes.resident] // rows), extents[axes.streamed], sms)
 
 

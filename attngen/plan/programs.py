@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from attngen.analysis.axis_roles import roles
 from attngen.explain import watching
 from attngen.ir.cascade import Cascade
+from attngen.kernel.partition import forward_kernel
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, analyse, for_dtype, fused, stream
 from attngen.plan.options import Options, thaw
@@ -36,11 +37,14 @@ FORWARD_ONLY: frozenset[str] = frozenset()
 
 
 class Programs:
-    """The table of one cascade.
+    """The table of one cascade. `start` is its one-pass form, `axes` are the roles of its axes, `grid` those that CTAs are spread over.
 
     Args:
         cascade: TracedForm; or CanonicalForm, where `canonical` says so.
         options: of `compile`. knobs: of the environment.
+
+    Raises:
+        NotStreamable, UnsupportedError, AxisError, ...: the variant is refused, with the reason.
     """
 
     def __init__(self, cascade: Cascade, options: Options, knobs: Knobs, *, canonical: bool = False) -> None:
@@ -48,6 +52,8 @@ class Programs:
         self.lock = threading.RLock()
         self.start = stream(cascade, watching(knobs), canonical=canonical)
         self.axes = roles(self.start.cascade)
+        # What no kernel can be made of is refused here.
+        self.grid = forward_kernel(self.start.streamed, (), self.start.features).grid
         self._programs: dict[ProgramKey, Program | None] = {}
 
     def program(self, key: ProgramKey) -> Program:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from attngen.analysis.axis_roles import Roles
 from attngen.emit.identifiers import tensor_name
 from attngen.emit.kernel_text import Lowered
 from attngen.emit.segments import Segments, bound_names, segments_of
@@ -27,6 +26,7 @@ from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Read, kind_of
 from attngen.ir.traverse import free_axes, names_read
 from attngen.kernel.partition import Kernel
+from attngen.pipeline import Program
 from attngen.plan.dilated import Dilated
 from attngen.plan.token_layout import TokenLayout
 from attngen.runtime.kernels import Kernels, Loaded
@@ -104,10 +104,10 @@ def mask_tiles(
     )
 
 
-def lengths_of(axes: Roles, sizes: tuple[int, int, int, int], group: tuple[str, int] | None) -> dict[str, int]:
+def lengths_of(program: Program, sizes: tuple[int, int, int, int], group: tuple[str, int] | None) -> dict[str, int]:
     """The length of every axis but features, of batches, query heads, queries and keys as `mask_tiles` takes them."""
     batch, heads, queries, keys = sizes
-    grid = axes.grid
+    grid, axes = program.kernels[0].grid, program.streamed
     found = dict(zip(grid, (batch, heads if group is None else heads // group[1], *[1] * len(grid)), strict=False))
     return found | {axes.resident: queries, axes.streamed: keys} | dict([] if group is None else [group])
 
