@@ -89,7 +89,7 @@ class PreparedCall:
         self.back = {i: shape for i, _, shape in self.reshaped}
         # Strides of captured tensors do not matter, and those of arguments are the same in every call of the kind.
         ready = [views[place] if place < len(views) else None for place in self.places]
-        self.copies = not self.whole or launcher.ready(ready) != ready
+        self.copies = not self.whole or any(mine is not given for mine, given in zip(launcher.ready(ready), ready, strict=True))
         extents = {**dict(self.plan.facts.extents), **self.extents}
         shapes = {name: tuple(extents[axis] for axis in launcher.forward_axes[name]) for name in launcher.results} if self.whole else {}
         self.joined = tuple((place, _flat(shapes[output.name], output.pattern) if self.whole else None) for place, output in self.returned)

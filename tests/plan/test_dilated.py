@@ -61,7 +61,7 @@ def test_nothing_is_listed_and_results_are_contiguous(monkeypatch: pytest.Monkey
     attend = attngen.compile(spec_of(MASKS["dilated"]), schedule=SMALL, arch="sm90")
     _, table = attend._first.whole.dilated({capture.name: capture.value for capture in attend.spec.captures}) or (None, None)
     assert table is not None
-    assert not any(kernel.lists for kernel, _ in table.kernels(ProgramKey("bfloat16")).source({"d": 16, "e": 16}).lowered)
+    assert not any(kernel.tile_list_of for kernel, _ in table.kernels(ProgramKey("bfloat16")).source({"d": 16, "e": 16}).lowered)
     for length in (48, 50):
         assert attend(*(torch.randn(1, 1, length, 16) for _ in range(3))).is_contiguous()
 
