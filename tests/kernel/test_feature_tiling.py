@@ -75,6 +75,7 @@ def test_loads_are_plain() -> None:
     assert "ok_d" not in text
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(("d", "e"), [(96, 16), (72, 40), (24, 112)])
 @pytest.mark.parametrize(
     ("factor", "of_values"), [("(1 + 0.01 * d)", "(e - 3)"), ("weight[d]", "weight[e]"), ("cos(0.1 * m * d)", "1.0")], ids=str

@@ -61,6 +61,7 @@ def test_others_stay(score: str, found: dict[str, tuple[bool, str]]) -> None:
     assert notes(latent(score)) == found
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     "score",
     [
@@ -76,6 +77,7 @@ def test_results_and_gradients(score: str) -> None:
     check(latent(score), SIZES)
 
 
+@pytest.mark.kernels
 def test_products_in_pieces() -> None:
     check(latent(), SIZES | {"d": 48, "r": 24, "e": 40})
 
