@@ -58,4 +58,17 @@ def of_rows(steps: int) -> Spec:
     return function
 
 
-ALL = {"score_mod": score_mod, "mixed": mixed, "of_rows": of_rows}
+def masked(steps: int) -> Spec:
+    """Scores that are masked half way."""
+
+    def score_mod(score: Any, b: Any, h: Any, q: Any, k: Any) -> Any:
+        for step in range(steps):
+            score = score * torch.sigmoid(score)
+            if step == steps // 2:
+                score = torch.where(q >= k, score, float("-inf"))
+        return score
+
+    return attngen.attention(score_mod=score_mod)
+
+
+ALL = {"score_mod": score_mod, "mixed": mixed, "of_rows": of_rows, "masked": masked}

@@ -225,7 +225,7 @@ class Trace:
         return (*(axis for axis in self.axes if axis in given), *features)
 
     def add(self, step: Einsum) -> Read:
-        """Append a step, reading whatever already has a name; what a long body uses more than once gets one before it.
+        """Append a step, reading whatever already has a name.
 
         Returns:
             A read of the step at its own axes; where an equal reduction was made before, a read of that one.
@@ -233,27 +233,15 @@ class Trace:
         Raises:
             AxisError: a position or a length along an axis that no argument has.
         """
-        self._check_axes(step)
-        for value in shared_values(step.body, self.named, self._inputs.__contains__):
-            self._name(value, step)
         where = None if step.where is None else self.use_names(step.where)
         step = replace(step, body=self.use_names(step.body), where=where)
+        self._check_axes(step)
         for earlier in self.steps:
             if step.reduce is not None and replace(earlier, name=step.name) == step:
                 self.release(step.name)
                 return build.read(earlier.name, earlier.axes, kind_of(earlier.body))
         self.steps.append(step)
         return build.read(step.name, step.axes, kind_of(step.body))
-
-    def _name(self, value: Expr, step: Einsum) -> None:
-        """Give a part of a step's body a step of its own, under the name of the user's variable if it has one."""
-        place = self.places.get(value)
-        variable = assigned(place)
-        name = self.fresh(variable or f"{step.name}_part")
-        body = self.use_names(value)
-        axes = self.order(free_axes(body))
-        self.steps.append(Einsum(name, axes, body, loc=naming(locate(place) or step.loc, variable or name)))
-        self.named[value] = build.read(name, axes)
 
     def _check_axes(self, step: Einsum) -> None:
         known = {*self.axes, *self._features.values()}
@@ -281,6 +269,23 @@ class Trace:
         """Say in the predicates of the steps so far what their bodies mask."""
         inputs = (*self.arguments, *self._inputs.values())
         self.steps[:] = lift_masks(Cascade(inputs, live_steps(Cascade((), tuple(self.steps), outputs)), outputs)).steps
+
+    def name_shared_values(self) -> None:
+        """Give what long bodies use more than once steps of their own, under the names of the user's variables where they have any. After
+        masks are lifted: they are predicates of the values that the user computed, not of parts."""
+        named: dict[Expr, Expr] = {}
+        steps: list[Einsum] = []
+        for step in self.steps:
+            for value in shared_values(step.body, named, self._inputs.__contains__):
+                place = self.places.get(value)
+                variable = assigned(place)
+                name = self.fresh(variable or f"{step.name}_part")
+                body = replace_parts(value, named)
+                axes = self.order(free_axes(body))
+                steps.append(Einsum(name, axes, body, loc=naming(locate(place) or step.loc, variable or name)))
+                named[value] = build.read(name, axes)
+            steps.append(replace(step, body=replace_parts(step.body, named)))
+        self.steps[:] = steps
 
     def finish(self, outputs: tuple[str, ...]) -> tuple[Cascade, tuple[Capture, ...]]:
         """The cascade of the steps that the outputs need, and the captured values in order of first use."""

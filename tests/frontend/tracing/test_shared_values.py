@@ -51,6 +51,12 @@ def test_values_without_a_variable_are_parts_of_their_step() -> None:
     assert str(found["x_part2"]) == "x_part2[b,g,r,m,n] = x_part[b,g,r,m,n] * sigmoid(x_part[b,g,r,m,n])"
 
 
+def test_a_mask_among_them_is_of_the_whole_score() -> None:
+    found = steps(reused.masked(20))
+    assert [name for name, step in found.items() if step.where is not None] == ["x"]
+    assert str(found["x"]).endswith("  if m >= n")
+
+
 def test_positions_stay_where_analyses_read_them() -> None:
     slopes = torch.rand(4)
 
