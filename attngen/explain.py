@@ -18,7 +18,7 @@ from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError, InvalidKnob
 from attngen.ir.cascade import Cascade, Einsum, operand_of, without_features
 from attngen.ir.masks import masks_that_stayed
-from attngen.ir.printer import print_expr, print_step
+from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes
 from attngen.kernel.partition import Kernel
 from attngen.kernel.rewrites.note import told
@@ -243,7 +243,7 @@ def _rewrites(program: Program) -> tuple[str, ...]:
 def _line(step: Einsum) -> str:
     """The user's line that made a step, or the step where there is none."""
     loc = step.loc
-    return print_step(step) if loc is None else f"{Path(loc.filename).name}:{loc.line}: {loc.text().strip()}"
+    return str(step) if loc is None else f"{Path(loc.filename).name}:{loc.line}: {loc.text().strip()}"
 
 
 def _gaps(program: Program) -> str:
@@ -282,7 +282,7 @@ def _facts(kernel: Kernel) -> KernelFacts:
         programs_over=kernel.grid,
         sums_over=kernel.loops,
         stores=kernel.outputs,
-        steps=tuple(print_step(step) for step in kernel.steps),
+        steps=tuple(str(step) for step in kernel.steps),
         visits=visits(kernel),
     )
 

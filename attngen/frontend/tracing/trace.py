@@ -22,13 +22,15 @@ from attngen.frontend.captures.origins import Guard, Origin, called
 from attngen.frontend.captures.reader import Places
 from attngen.frontend.captures.retrace import Roots, Tracing
 from attngen.frontend.spec import Capture
-from attngen.frontend.tracing.user_frames import user_frame
+from attngen.frontend.tracing.shared_values import replace_parts, shared_values
+from attngen.frontend.tracing.user_frames import Place, assigned, locate, user_frame
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
-from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
+from attngen.ir.expr import OPS, Const, Expr, Index, Kind, Read, kind_of
 from attngen.ir.masks import lift_masks
 from attngen.ir.traverse import extents, free_axes, live_steps, rewrite, step_reads
 from attngen.ir.verify import TracedForm, verify
+from attngen.source import naming
 
 RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "first", "inf", "last", "logsumexp", "sum", "tl", "torch", "triton"))
 # What bounds read of captured tensors over a tile is called so.
@@ -62,6 +64,7 @@ class Trace:
         self.kept: set[str] = set()
         self.created: dict[int, torch.Tensor] = {}
         self.named: dict[Expr, Expr] = {}
+        self.places: dict[Expr, Place] = {}
         of_tiles = {f"{end}_{axis}" for axis in axes for end in ("first", "last")}
         self._taken = {item.name for item in arguments} | set(axes) | set(reserved) | of_tiles
         self._inputs: dict[str, Input] = {}
@@ -222,7 +225,7 @@ class Trace:
         return (*(axis for axis in self.axes if axis in given), *features)
 
     def add(self, step: Einsum) -> Read:
-        """Append a step, reading whatever already has a name.
+        """Append a step, reading whatever already has a name; what a long body uses more than once gets one before it.
 
         Returns:
             A read of the step at its own axes; where an equal reduction was made before, a read of that one.
@@ -230,15 +233,27 @@ class Trace:
         Raises:
             AxisError: a position or a length along an axis that no argument has.
         """
+        self._check_axes(step)
+        for value in shared_values(step.body, self.named, self._inputs.__contains__):
+            self._name(value, step)
         where = None if step.where is None else self.use_names(step.where)
         step = replace(step, body=self.use_names(step.body), where=where)
-        self._check_axes(step)
         for earlier in self.steps:
             if step.reduce is not None and replace(earlier, name=step.name) == step:
                 self.release(step.name)
                 return build.read(earlier.name, earlier.axes, kind_of(earlier.body))
         self.steps.append(step)
         return build.read(step.name, step.axes, kind_of(step.body))
+
+    def _name(self, value: Expr, step: Einsum) -> None:
+        """Give a part of a step's body a step of its own, under the name of the user's variable if it has one."""
+        place = self.places.get(value)
+        variable = assigned(place)
+        name = self.fresh(variable or f"{step.name}_part")
+        body = self.use_names(value)
+        axes = self.order(free_axes(body))
+        self.steps.append(Einsum(name, axes, body, loc=naming(locate(place) or step.loc, variable or name)))
+        self.named[value] = build.read(name, axes)
 
     def _check_axes(self, step: Einsum) -> None:
         known = {*self.axes, *self._features.values()}
@@ -320,19 +335,3 @@ def substitute(expr: Expr, mapping: dict[str, Expr]) -> Expr:
     if not mapping:
         return expr
     return rewrite(expr, lambda node: mapping.get(node.axis) if isinstance(node, Index) else None)
-
-
-def replace_parts(expr: Expr, table: dict[Expr, Expr]) -> Expr:
-    """The expression with the largest parts found in the table replaced."""
-    found = table.get(expr)
-    if found is not None:
-        return found
-    match expr:
-        case Apply(op=op, args=args):
-            new = tuple(replace_parts(arg, table) for arg in args)
-            return expr if new == args else Apply(op, new)
-        case Read(tensor=tensor, at=at, kind=kind):
-            new = tuple(replace_parts(arg, table) for arg in at)
-            return expr if new == at else Read(tensor, new, kind)
-        case _:
-            return expr
