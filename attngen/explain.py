@@ -64,6 +64,7 @@ class Explanation:
         form: of the backward, and why it is that.
         masks: those that bound no tiles, for they are numbers to the kernels, each with the user's line and the reason.
         delta: why delta is summed over the keys, "" where it is not.
+        plans: what calls run, for lengths that stand for many.
         refused: gradients that there are not, and why. dtypes: which arguments may be fp32 beside others.
     """
 
@@ -90,6 +91,7 @@ class Explanation:
     delta: str = ""
     refused: tuple[str, ...] = ()
     dtypes: str = ""
+    plans: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -115,6 +117,7 @@ class Explanation:
             *([_block("gradients of captured tensors", self.captured)] if self.captured else []),
             *([_block("order of tokens", (self.order,))] if self.order else []),
             *([_block("few queries", self.few)] if self.few else []),
+            *([_block("plans of calls", self.plans)] if self.plans else []),
         ]
         return "\n".join(blocks)
 

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attngen.alternates.known_alternates import eligible
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, occurrences, reads
-from attngen.kernel.dense_rows import streamed_rows, unspecialised
+from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.feature_tiles import label
 from attngen.kernel.partition import Kernel, addends
 from attngen.kernel.prefetched_dots import prefetchable_dots
@@ -52,7 +53,7 @@ class Structure:
         maxima: row values that run along as maxima; `sums` counts them too.
         rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
         atomic_adds: features of the tiles [S, f] that a turn adds to memory; added_rows: the vectors [S].
-        specialised: whether its warps may divide into those that fetch and those that compute.
+        alternates: flags of the alternate kernels that it has.
         streams: whether anything passes, if only positions and numbers.
     """
 
@@ -80,7 +81,7 @@ class Structure:
     rows: bool = False
     atomic_adds: tuple[str, ...] = ()
     added_rows: int = 0
-    specialised: bool = False
+    alternates: tuple[str, ...] = ()
     streams: bool = True
 
     def key(self, dims: Mapping[str, int]) -> str:
@@ -165,7 +166,7 @@ def structure(kernel: Kernel) -> Structure:
         rows=bool(streamed_rows(kernel)),
         atomic_adds=tuple(axis for step in inside if step.name in kernel.atomic_adds for axis in step.axes if axis in features),
         added_rows=sum(step.name in kernel.atomic_adds and not features & set(step.axes) for step in inside),
-        specialised=not unspecialised(kernel),
+        alternates=eligible(kernel),
         streams=kernel.streamed is not None,
     )
 

@@ -7,7 +7,8 @@ import torch
 import attngen
 from attngen.errors import ArgumentError, ShapeMismatch
 from attngen.frontend.neighborhood import Neighborhood
-from attngen.runtime.ordering import best_order, describe
+from attngen.pipeline import stream
+from attngen.plan.token_layout import Dense, best_order
 from attngen.schedule.permutation_profit import pays
 from attngen.targets import table as target
 
@@ -111,7 +112,7 @@ class TestTheChoice:
     def test_a_small_one_is_not(self) -> None:
         spec = best_order(attngen.attention(mask_mod=attngen.grid(16, 16).neighborhood(5)), target.get("sm90"))
         assert spec.order is None
-        assert "which would not make up for the copies" in describe(spec, target.get("sm90"))
+        assert "which would not make up for the copies" in Dense(spec, stream(spec.cascade).cascade).describe(target.get("sm90"))
 
     @pytest.mark.parametrize("case", [((24, 24), (7, 7), (1, 1), (False, False)), ((12, 40), (3, 9), (1, 3), (True, False))])
     def test_estimated_pairs_hold_every_neighbour(self, case: tuple[tuple[int, ...], ...]) -> None:

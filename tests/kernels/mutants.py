@@ -27,12 +27,12 @@ OF_SCHEDULES = "tests/schedule"
 OF_PIECES = "tests/kernel/test_feature_tiling.py"
 OF_PRODUCTS = "tests/kernel/rewrites/test_join_dots.py"
 OF_MASKS = "tests/ir/test_masks.py"
-OF_REACH = "tests/runtime/test_reach.py"
+OF_REACH = "tests/plan/test_short_captures.py"
 OF_TILES = "tests/report/test_mask_tiles.py"
-OF_CLASSES = "tests/frontend/test_classes.py"
+OF_CLASSES = "tests/plan/test_dilated.py"
 OF_FORMS = "tests/kernel/test_prefetched_dots.py"
 OF_BIASES = "tests/kernel/rewrites/test_bias_separation.py"
-OF_PLACES = "tests/runtime/test_following.py"
+OF_PLACES = "tests/calls/test_following.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
 OF_ONE_WALK = "tests/kernels/test_fused.py"
 OF_PARTS = "tests/kernels/test_parts.py"
@@ -426,7 +426,7 @@ MUTANTS = (
     Mutant(
         "a tile is taken before it is there", "take", "mbarrier.wait(ready.index(slot), (turn // STAGES) & 1)", "pass", first=OF_SPECIALISED
     ),
-    Mutant("a slot is left by one group", "specialise", "workers=len(PARTS)", "workers=1", first=OF_SPECIALISED),
+    Mutant("a slot is left by one group", "specialised_text", "workers=len(PARTS)", "workers=1", first=OF_SPECIALISED),
     Mutant("both groups compute the same rows", "Gluon.positions", 'f"PART * {end} + {own}"', "own", first=OF_SPECIALISED),
     Mutant("keys are left while products read them", "Queue.function", "return [*waits, *(f", "return [*(f", first=OF_SPECIALISED),
     Mutant(
@@ -864,10 +864,10 @@ MUTANTS = (
     ),
     Mutant(
         "gradients by the names of users",
-        "_Registration.gradients",
-        "emitted = {str(tensor_name(name)) for name in names}",
-        "emitted = set(names)",
-        first="tests/runtime/test_torch_op.py",
+        "Launcher.__init__",
+        "self.emitted = {item.name: str(tensor_name(item.name))",
+        "self.emitted = {item.name: item.name",
+        first="tests/calls/test_torch_op.py",
     ),
     Mutant(
         "shared products without a program of their own",
@@ -887,14 +887,14 @@ MUTANTS = (
     Mutant(
         "keys behind the end of a class",
         "_Move.step",
-        'build.apply("lt", self.position(self.classes.axes[1]),',
-        'build.apply("le", self.position(self.classes.axes[1]),',
+        'build.apply("lt", self.position(self.dilation.axes[1]),',
+        'build.apply("le", self.position(self.dilation.axes[1]),',
         first=OF_CLASSES,
     ),
     Mutant("remainders that differ", "_divisor", "if len(divisors) == 1 else None", "if divisors else None", first=OF_CLASSES),
     Mutant(
         "strides of classes and positions exchanged",
-        "_split",
+        "_by_class",
         ".unflatten(dim, (-1, divisor)).movedim(dim + 1, dim)",
         ".unflatten(dim, (divisor, -1))",
         first=OF_CLASSES,
@@ -1010,9 +1010,9 @@ MUTANTS = (
     ),
     Mutant(
         "forms for the numbers of the trace",
-        "Variant._in_classes",
-        "for capture in self.spec.captures} if captures is None else captures",
-        "for capture in self.spec.captures}",
+        "SpecForm.divisor",
+        "value = captures.get(number, 0) if isinstance(number, str)",
+        "value = {item.name: item.value for item in self.spec.captures}.get(number, 0) if isinstance(number, str)",
         first=f"{OF_CLASSES}::test_a_captured_number_of_classes_is_read_again",
     ),
     # What is deployed, stored and checked.
@@ -1164,8 +1164,8 @@ MUTANTS = (
     Mutant(
         "tiles counted behind captured tensors",
         "Attention.mask_tiles",
-        "now._reaching(now._check.lengths(extents, captures))._suited(",
-        "now._suited(",
+        "form = now.form(False, True, now.whole.check_lengths(extents, captures))",
+        "form = now.form(False, True)",
         first=f"{OF_TILES}::test_what_a_call_refuses_is_not_counted",
     ),
     Mutant(
@@ -1256,9 +1256,9 @@ MUTANTS = (
     ),
     Mutant(
         "gradients through maxima that nobody derives",
-        "_Registration.differentiate",
-        "if grad is not None and name in self.ungraded",
-        "if grad is None and name in self.ungraded",
+        "check_cotangents",
+        "if grad is not None and name in launcher.ungraded",
+        "if grad is None and name in launcher.ungraded",
         first=OF_MAXIMA,
     ),
     Mutant(

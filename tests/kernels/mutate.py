@@ -70,13 +70,13 @@ def place(mutant: Mutant) -> tuple[Path, int]:
 def symbols() -> dict[str, list[tuple[Path, int, int]]]:
     """What a mutant may name -> its places: a file below the checkout, and from where to where.
 
-    A name is that of a function, a class or a table at the top of a module or of a function of templates/lib, a method after its
+    A name is that of a function, a class or a table at the top of a module or of a function of the templates, a method after its
     class (`Class.method`), or the file name of a template.
     """
     found: dict[str, list[tuple[Path, int, int]]] = {}
-    for path in sorted((ROOT / "templates").glob("*.j2")):
+    for path in sorted((ROOT / "templates").rglob("*.j2")):
         found[path.name] = [(path.relative_to(ROOT), 0, len(path.read_text(encoding="utf-8")))]
-    for path in (*sorted((ROOT / "attngen").rglob("*.py")), *sorted((ROOT / "templates" / "lib").glob("*.py"))):
+    for path in (*sorted((ROOT / "attngen").rglob("*.py")), *sorted((ROOT / "templates").rglob("*.py"))):
         text = path.read_text(encoding="utf-8")
         starts = [0, *accumulate(len(line) for line in text.splitlines(keepends=True))]
         for name, first, last in _definitions(ast.parse(text).body):
