@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attngen.ir.expr import Read
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_step
 from attngen.ir.traverse import free_axes
 from attngen.kernel.kernel import Kernel
 from attngen.kernel.split_kv import MERGE, PARTS, in_parts
@@ -61,12 +60,12 @@ def test_the_softmax_of_parts() -> None:
     parts, merge = in_parts(forward(variants.SOFTMAX))
     assert (parts.role, merge.role) == (PARTS, MERGE)
     assert parts.grid == ("part", "b", "g", "r") and merge.streamed == "part"
-    assert [print_step(step) for step in parts.steps[-3:]] == [
+    assert [str(step) for step in parts.steps[-3:]] == [
         "m_i_parts[part,b,g,r,m] = m_i[b,g,r,m]",
         "l_i_parts[part,b,g,r,m] = l_i[b,g,r,m]",
         "acc_parts[part,b,g,r,m,e] = acc[b,g,r,m,e]",
     ]
-    assert [print_step(step) for step in merge.steps] == [
+    assert [str(step) for step in merge.steps] == [
         "w[b,g,r,m,part] = exp(m_i_parts[part,b,g,r,m] - m_i[b,g,r,m])",
         "l_i[b,g,r,m] = sum[part] w[b,g,r,m,part] * l_i_parts[part,b,g,r,m]",
         "acc[b,g,r,m,e] = sum[part] w[b,g,r,m,part] * acc_parts[part,b,g,r,m,e]",
@@ -78,7 +77,7 @@ def test_the_softmax_of_parts() -> None:
 def test_offsets_follow_by_their_power() -> None:
     """A sum with an offset to the power 1 takes in the sum without it, as far as its part is from the common gauge."""
     _, merge = in_parts(forward(variants.ENTROPY))
-    (moved,) = (print_step(step) for step in merge.steps if step.name == "t_i")
+    (moved,) = (str(step) for step in merge.steps if step.name == "t_i")
     assert "where(m_i_parts[part,b,g,r,m] > -inf, y[b,g,r,m,part], 0.0)" in moved
 
 

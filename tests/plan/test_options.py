@@ -7,7 +7,7 @@ import pytest
 import attngen
 from attngen.errors import ScheduleError
 from attngen.knobs import Knobs
-from attngen.plan.options import Frozen, Options, asks_specialised, freeze, own_schedule, thaw
+from attngen.plan.options import Frozen, Options, asked_alternates, freeze, own_schedule, thaw
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
 from attngen.runtime.kernel_table import KernelTable
 
@@ -46,7 +46,7 @@ def test_a_slice_of_the_keys_has_the_tile_of_the_forward() -> None:
 
 def test_few_rows_do_not_specialise_warps() -> None:
     asked = {"forward": {"SPECIALISED": True, "BLOCK_N": 64}}
-    assert asks_specialised(own(asked, ProgramKey()))
+    assert asked_alternates(own(asked, ProgramKey()))
     assert own(asked, PACKED) == (("forward", (("BLOCK_N", 64),)),)
     assert own(asked, SPLIT) == (("forward_parts", (("BLOCK_N", 64),)),)
     assert own({"SPECIALISED": True}, PACKED) is None

@@ -6,7 +6,6 @@ import torch
 from attngen.interpreter.torch_reference import reference
 from attngen.ir.cascade import Cascade
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_step
 from attngen.kernel.rewrites.loop_invariants import with_row_values
 
 HEAD = "cascade(x[m,n], lse[m], other[m])\n"
@@ -36,7 +35,7 @@ def rewritten(steps: str, saved: tuple[str, ...] = ("lse",)) -> tuple[Cascade, C
 )  # fmt: skip
 def test_choices_by_saved_statistics_are_computed_once_a_row(steps: str, found: list[str]) -> None:
     before, after, names = rewritten(steps)
-    bodies = {print_step(step).partition(" = ")[2] for step in after.steps if step.name in names}
+    bodies = {str(step).partition(" = ")[2] for step in after.steps if step.name in names}
     assert bodies == set(found) and len(names) == len(found)
     generator = torch.Generator().manual_seed(0)
     values = {item.name: torch.randn([4, 5][: len(item.axes or ())], generator=generator).double() for item in before.inputs}

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from attngen.interpreter.torch_reference import reference
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_cascade, print_step
 from attngen.ir.verify import CanonicalForm, verify
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.layout.pack_gqa import pack, packed_axes
@@ -52,7 +51,7 @@ def test_packed_rows_are_the_rows(name: str) -> None:
     packed, packing = found
     assert (packing.rows, packing.heads) == ("m", "r")
     verify(packed, CanonicalForm)
-    assert parse(print_cascade(packed)) == packed
+    assert parse(str(packed)) == packed
     values = drawn(cascade.inputs)
     own = {item.name: item.axes for item in packed.inputs}
     moved = {
@@ -68,7 +67,7 @@ def test_packed_rows_are_the_rows(name: str) -> None:
 def test_masks_and_heads_by_the_number_of_heads() -> None:
     found = pack(canonicalize(parse(variants.CAUSAL_ALIBI)))
     assert found is not None
-    assert [print_step(step) for step in found[0].steps[:2]] == [
+    assert [str(step) for step in found[0].steps[:2]] == [
         "s[b,g,m,n] = sum[d] q[b,g,m,d] * k[b,g,n,d]",
         "x[b,g,m,n] = s[b,g,m,n] * extent(d) ** -0.5 + slopes[g * heads + m % heads] * (n - m // heads)  if m // heads >= n",
     ]

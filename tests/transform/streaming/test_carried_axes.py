@@ -5,7 +5,6 @@ import pytest
 from attngen.interpreter.torch_reference import reference
 from attngen.ir.cascade import Cascade
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_step
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.streaming.carried_axes import maxima_apart, over_the_grid, without_grid_steps
 from tests import variants
@@ -17,7 +16,7 @@ GRIDS = {True: ("b", "g", "r"), False: ("b", "h")}
 
 
 def text(cascade: Cascade) -> list[str]:
-    return [print_step(step) for step in cascade.steps]
+    return [str(step) for step in cascade.steps]
 
 
 def assert_same(before: Cascade, after: Cascade) -> None:
