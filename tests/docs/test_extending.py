@@ -14,6 +14,7 @@ import torch
 import attngen
 from attngen import pipeline
 from attngen.cache.load import load_module
+from attngen.calls.spec_form import SpecForm
 from attngen.interpreter.interpreter import interpreted
 from attngen.kernel.feature_tiles import cuts
 from attngen.targets import table as targets
@@ -82,3 +83,17 @@ def gradients(program: pipeline.Program, values: dict[str, torch.Tensor], path: 
     known = harness.forward(kernels, values, harness.tiles())
     cotangents = {name: torch.ones_like(known[name]) for name in program.cascade.outputs}
     return harness.backward(kernels, values, known, cotangents, harness.tiles())
+
+
+@pytest.mark.kernels
+def test_a_token_layout_is_one_more_of_a_variant(toys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = trained(attngen.compile(toys["spec"], arch="sm90"))
+
+    def layouts(form: SpecForm, captures: Any) -> list[Any]:
+        return [(toys["Padded"](form.spec, form.cascade), form.table), (form.layout, form.table)]
+
+    monkeypatch.setattr(SpecForm, "layouts", layouts)
+    attend = attngen.compile(toys["spec"], arch="sm90")
+    assert str(attend.plan(q=(1, 2, 40, 16), k=(1, 2, 40, 16), v=(1, 2, 40, 16))).startswith("padded")
+    for new, old in zip(trained(attend), before, strict=True):
+        torch.testing.assert_close(new, old)

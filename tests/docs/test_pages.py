@@ -52,6 +52,19 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("path", (*PAGES, CHECKOUT / "CONTRIBUTING.md"), ids=lambda path: path.stem)
+def test_files_that_are_named_exist(path: Path) -> None:
+    """Paths are from the top of the checkout, from attngen/, or beside a file named before."""
+    before = CHECKOUT
+    for name in re.findall(r"`([\w/]+\.(?:py|md|json|toml))`", prose(path.read_text(encoding="utf-8"))):
+        places = [folder / name for folder in (CHECKOUT, CHECKOUT / "attngen", before) if (folder / name).exists()]
+        assert places or name in _YOURS, name
+        before = places[0].parent if places else before
+
+
+_YOURS = ("my_model.py",)
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     assert {path.name for path in (CHECKOUT / "docs").glob("*.md")} <= {Path(link).name for link in _LINK.findall(README)}
 

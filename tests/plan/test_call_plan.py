@@ -247,6 +247,7 @@ def test_pytorch_may_ask_for_equal_results() -> None:
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.kernels
 def test_programs_of_a_call_of_two_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The spec is canonicalised once, and nothing but the program that runs is analysed."""
     from attngen import pipeline

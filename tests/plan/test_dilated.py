@@ -41,6 +41,7 @@ def gradients(run: Any, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]
     return [o, lse, *torch.autograd.grad(loss, leaves)]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("lengths", [(37, 37), (36, 48)])
 @pytest.mark.parametrize("name", MASKS)
 def test_results_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, name: str, lengths: tuple[int, int]) -> None:
@@ -56,6 +57,7 @@ def test_results_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, nam
         torch.testing.assert_close(mine, right, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.kernels
 def test_nothing_is_listed_and_results_are_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dilated, "pays", lambda *_: True)
     attend = attngen.compile(spec_of(MASKS["dilated"]), schedule=SMALL, arch="sm90")
@@ -66,6 +68,7 @@ def test_nothing_is_listed_and_results_are_contiguous(monkeypatch: pytest.Monkey
         assert attend(*(torch.randn(1, 1, length, 16) for _ in range(3))).is_contiguous()
 
 
+@pytest.mark.kernels
 def test_fewer_tiles_are_visited() -> None:
     spec = spec_of(lambda b, h, q, k: ((q - k) % 4 == 0) & (q - k < 256) & (k - q < 256))
     found = attngen.compile(spec, arch="sm90").mask_tiles(q_len=4096, kv_len=4096, head_dim=64)[0]
@@ -112,6 +115,7 @@ class TestTheChoice:
         assert layout_of(two) is None
 
 
+@pytest.mark.kernels
 def test_a_captured_number_of_classes_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dilated, "pays", lambda *_: True)
     step = 2
@@ -121,6 +125,7 @@ def test_a_captured_number_of_classes_is_read_again(monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(attend(*given), attend.reference(*given), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("read", ["keys", "pairs", "distances"])
 def test_gradients_of_a_bias_by_position(monkeypatch: pytest.MonkeyPatch, read: str) -> None:
     """Also those of a tensor whose name emitted modules use themselves."""

@@ -57,6 +57,7 @@ def is_split(attend: attngen.Attention, given: list[Tensor], **options: Any) -> 
     return attend.plan(*given, **options).num_splits > 1
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", NAMES)
 def test_results_are_those_of_the_reference(name: str) -> None:
     """In float64; heads in rows and heads of their own, a window that leaves all parts but one without keys."""
@@ -71,6 +72,7 @@ def test_results_are_those_of_the_reference(name: str) -> None:
         torch.testing.assert_close(mine, golden, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     ("queries", "group", "dtype"),
     [(1, 8, torch.bfloat16), (1, 8, torch.float32), (16, 1, torch.float16), (16, 1, torch.bfloat16), (4, 8, torch.float16)],
@@ -96,6 +98,7 @@ def test_the_contract_of_each_precision(queries: int, group: int, dtype: torch.d
     )
 
 
+@pytest.mark.kernels
 def test_a_cascade_of_two_softmaxes() -> None:
     @attngen.cascade(q1="b h m d", q2="b h m d", k1="b h n d", k2="b h n d", v="b h n e", lam="h")
     def differential(q1: Any, q2: Any, k1: Any, k2: Any, v: Any, lam: Any) -> Any:
@@ -132,6 +135,7 @@ class TestWhatIsRead:
         counts = np.bincount(inside // tensor.element_size(), minlength=tensor.numel())
         return tuple(np.unique(counts).tolist())
 
+    @pytest.mark.kernels
     @pytest.mark.parametrize("group", [1, 4])
     def test_each_key_and_value_once_in_total(self, read: list[np.ndarray[Any, Any]], group: int) -> None:
         given = tensors(1, group)
@@ -140,6 +144,7 @@ class TestWhatIsRead:
         attend(*given)
         assert [self.times(read, tensor) for tensor in given[1:]] == [(1,), (1,)]
 
+    @pytest.mark.kernels
     def test_no_key_outside_of_a_window(self, read: list[np.ndarray[Any, Any]]) -> None:
         given = tensors(1, 1)
         past = KEYS - 1
@@ -148,6 +153,7 @@ class TestWhatIsRead:
         assert is_split(attend, given)
         assert self.times(read, given[1]) == self.times(read, given[2]) == (0, 1)
 
+    @pytest.mark.kernels
     def test_programs_of_a_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As many as there are parts for each group, then one for each row."""
         counted: dict[str, int] = {}
@@ -199,6 +205,7 @@ class TestTheChoice:
         with torch.no_grad():
             assert is_split(attend, [q, k, v])
 
+    @pytest.mark.kernels
     def test_strict_mode_takes_what_was_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tmp_path.chmod(0o700)
         monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
@@ -212,6 +219,7 @@ class TestTheChoice:
             monkeypatch.delenv("ATTNGEN_STRICT")
             attngen.compile(attngen.attention())(*given)
 
+    @pytest.mark.kernels
     def test_a_hundred_lengths_build_nothing_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nor does any length become a constant of a kernel."""
         attend = attngen.compile(attngen.attention(), arch="sm90")

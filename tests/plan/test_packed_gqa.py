@@ -65,6 +65,7 @@ def is_packed(attend: attngen.Attention, given: list[Tensor], **options: Any) ->
     return attend.plan(*given, **options).layout == "packed GQA"
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", NAMES)
 def test_results_are_those_of_the_reference(name: str) -> None:
     """In float64, rows beyond a tile and groups that do not divide one included."""
@@ -79,6 +80,7 @@ def test_results_are_those_of_the_reference(name: str) -> None:
             torch.testing.assert_close(mine, golden, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("queries", [1, 3, 16])
 @pytest.mark.parametrize("group", [2, 4, 5, 8])
 def test_every_shape_at_half_precision(queries: int, group: int) -> None:
@@ -102,6 +104,7 @@ def test_every_shape_at_half_precision(queries: int, group: int) -> None:
 class TestArguments:
     """Tensors that a call passes besides queries, keys and values."""
 
+    @pytest.mark.kernels
     @pytest.mark.parametrize("queries", [1, 4])
     def test_of_pairs_of_rows_and_of_heads(self, queries: int) -> None:
         @attngen.cascade(q="b (g r) m d", k="b g n d", v="b g n e", bias="b (g r) m n", keep="b m n", gate="b m", lam="(g r)", w="(g r) d")
@@ -118,6 +121,7 @@ class TestArguments:
         assert is_packed(attend, [q, k, v, *others])
         torch.testing.assert_close(attend(q, k, v, *others), attend.reference(q, k, v, *others), rtol=1e-12, atol=1e-12)
 
+    @pytest.mark.kernels
     def test_keys_that_all_heads_share(self) -> None:
         """Whatever the axis of the heads is called; lengths in masks are those of the call."""
 
@@ -147,6 +151,7 @@ class TestWhatIsRead:
         monkeypatch.setattr(InterpretedKernel, "_run_program", counting)
         return counted
 
+    @pytest.mark.kernels
     @pytest.mark.parametrize(("queries", "expected"), [(1, BATCH * GROUPS), (8, BATCH * GROUPS), (17, BATCH * GROUPS * 4)])
     def test_programs_of_a_call(self, programs: list[int], queries: int, expected: int) -> None:
         """One a group for few queries; otherwise one a head, as ever."""
@@ -154,6 +159,7 @@ class TestWhatIsRead:
         attend(*tensors(queries, 4))
         assert len(programs) == expected
 
+    @pytest.mark.kernels
     @pytest.mark.parametrize(
         "mask",
         [
@@ -185,6 +191,7 @@ class TestTheChoice:
         calls = [(1, 2), (16, 8), (17, 8), (1, 1), (0, 4)]
         assert [is_packed(attend, tensors(*call)) for call in calls] == [True, True, False, False, False]
 
+    @pytest.mark.kernels
     def test_calls_with_gradients_go_on_as_before(self) -> None:
         slopes = normal(8)
         learned = attngen.compile(attngen.attention(lambda s, b, h, q, k: s + slopes[h] * k))
@@ -196,6 +203,7 @@ class TestTheChoice:
         with torch.no_grad():
             assert is_packed(plain, [q, k, v])
 
+    @pytest.mark.kernels
     def test_strict_mode_takes_what_was_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Kernels with gradients have served calls without; those of rows are taken once a call has built them."""
         tmp_path.chmod(0o700)

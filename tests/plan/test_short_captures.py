@@ -74,6 +74,7 @@ def learned(size: int, seed: int) -> torch.Tensor:
     return fenced(values).requires_grad_()
 
 
+@pytest.mark.kernels
 @settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(st.sampled_from(sorted(CLAMPED)), st.booleans(), st.integers(0, 2**16))
 def test_clamped_positions(name: str, product: bool, seed: int) -> None:
@@ -86,6 +87,7 @@ def test_clamped_positions(name: str, product: bool, seed: int) -> None:
     assert_right(attend, plus, None, table, seed)
 
 
+@pytest.mark.kernels
 @settings(max_examples=4, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(st.sampled_from(sorted(HIDING)), st.sampled_from([SIZE, SIZE + 3, KEYS]), st.integers(0, 2**16))
 def test_a_mask_may_hide_what_is_behind_a_table(name: str, size: int, seed: int) -> None:
@@ -102,6 +104,7 @@ def test_a_mask_may_hide_what_is_behind_a_table(name: str, size: int, seed: int)
         attngen.compile(spec, arch="sm90")(*(torch.zeros(2, HEADS, n, WIDTH) for n in (ROWS, KEYS, KEYS)))
 
 
+@pytest.mark.kernels
 def test_a_table_of_a_mask_may_end_where_the_rest_of_it_fails() -> None:
     kept = torch.arange(SIZE) % 3 != 0
     attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, i, j: kept[j] & (j < SIZE) & (i >= j)), arch="sm90", schedule=SCHEDULE)

@@ -135,6 +135,7 @@ def test_kernels_of_both_forms_name_none() -> None:
     assert form_of({"backward_rows", "backward_finish"}) == form_of({"forward"}) == ""
 
 
+@pytest.mark.kernels
 def test_calls() -> None:
     """Gradients of either form, of both in turn, and to the bit the same in two walks."""
     torch.manual_seed(0)
