@@ -112,8 +112,27 @@ REWRITES: dict[str, Rewrite] = {
 """In the order in which they are tried, by the names under which they can be left out."""
 
 
+def stream(cascade: Cascade, observe: Observe[object] = ignore, *, canonical: bool = False) -> Program:
+    """From a traced cascade to its one-pass form, which every program of a variant starts from.
+
+    Args:
+        cascade: TracedForm, with the outputs that the module shall return.
+        observe: called with the name and the result of every step.
+        canonical: it is in CanonicalForm already.
+    """
+    if not canonical:
+        observe("trace", cascade)
+        cascade = canonicalize(cascade)
+        observe("canonicalize", cascade)
+    axes = roles(cascade)
+    spread = tuple(axis for axis in axes.grid if any(axis in cascade.axes(name) for name in cascade.outputs))
+    streamed = streaming(cascade, axes.resident, axes.streamed, spread)
+    observe("streaming", streamed)
+    return Program(cascade, streamed, None, None, axes.features, (), frozenset(), frozenset())
+
+
 def analyse(
-    cascade: Cascade,
+    cascade: Cascade | Program,
     observe: Observe[object] = ignore,
     wanted: frozenset[str] | None = None,
     without: frozenset[str] = frozenset(),
@@ -124,22 +143,16 @@ def analyse(
     """From a traced cascade to kernels.
 
     Args:
-        cascade: TracedForm, with the outputs that the module shall return.
+        cascade: TracedForm, with the outputs that the module shall return; or what `stream` made of it.
         observe: called with the name and the result of every step.
         wanted: inputs to differentiate by; None for all that have kernels for their gradients.
         without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
         precise_delta: whether delta is summed over the keys; None where the derivation knows that it matters.
     """
-    observe("trace", cascade)
-    canonical = canonicalize(cascade)
-    observe("canonicalize", canonical)
-    axes = roles(canonical)
-    spread = tuple(axis for axis in axes.grid if any(axis in canonical.axes(name) for name in canonical.outputs))
-    streamed = streaming(canonical, axes.resident, axes.streamed, spread)
-    observe("streaming", streamed)
-    start = Program(canonical, streamed, None, None, axes.features, (), without, asked, divided=divided)
-    wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
+    start = cascade if isinstance(cascade, Program) else stream(cascade, observe)
+    start = replace(start, without=without, asked=asked, divided=divided)
+    wrt = tuple(item.name for item in start.cascade.inputs if item.differentiable and (wanted is None or item.name in wanted))
     program = _differentiated(start, wrt, precise_delta) if wanted is not None else _with_gradients(start, wrt, precise_delta)
     assert program.backward is not None
     observe("differentiate", program.backward)

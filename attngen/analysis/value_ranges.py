@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from attngen.analysis.affine import linear
 from attngen.ir.expr import Apply, Const, Expr, kind_of
+from attngen.ir.traverse import once_a_node
 
 ValueRange = tuple[float, float]
 """Smallest and largest value, both included; infinite where nothing is known."""
@@ -22,26 +24,31 @@ def value_range(expr: Expr, known: Mapping[Expr, ValueRange]) -> ValueRange:
     Returns:
         An interval that holds every value; exact for a linear form of independent terms.
     """
+    return once_a_node(partial(_interval, known))(expr)
+
+
+def _interval(known: Mapping[Expr, ValueRange], expr: Expr, visit: Callable[[Expr], ValueRange]) -> ValueRange:
+    """Of whole numbers by their linear form, of others by the operation."""
     if kind_of(expr) != "int":
-        return _interval(expr, known)
+        return _of_node(expr, known, visit)
     form = linear(expr)
     low = high = float(form.constant)
     for term, factor in form.terms:
-        bounds = _interval(term, known)
+        bounds = _of_node(term, known, visit)
         ends = sorted((factor * bounds[0], factor * bounds[1]))
         low, high = low + ends[0], high + ends[1]
     return low, high
 
 
-def _interval(expr: Expr, known: Mapping[Expr, ValueRange]) -> ValueRange:
+def _of_node(expr: Expr, known: Mapping[Expr, ValueRange], visit: Callable[[Expr], ValueRange]) -> ValueRange:
     match expr:
         case Const(value=value):
             return float(value), float(value)
         case Apply(op="where", args=(_, a, b)):
-            first, second = value_range(a, known), value_range(b, known)
+            first, second = visit(a), visit(b)
             return min(first[0], second[0]), max(first[1], second[1])
         case Apply(op=op, args=args):
-            return _operation(op, tuple(value_range(arg, known) for arg in args))
+            return _operation(op, tuple(visit(arg) for arg in args))
         case _:
             return known.get(expr, UNKNOWN)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from attngen.alternates.known_alternates import eligible
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
-from attngen.ir.traverse import free_axes, reads, walk
+from attngen.ir.traverse import free_axes, occurrences, reads
 from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.feature_tiles import label
 from attngen.kernel.partition import Kernel, addends
@@ -138,7 +138,7 @@ def structure(kernel: Kernel) -> Structure:
     held = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
     on_pairs = [step for step in inside if pair <= {*step.axes, *step.over}]
     bias_dots = {bias_dot.step: bias_dot for bias_dot in kernel.bias_dots}
-    ops = [op for step in on_pairs if step.name not in bias_dots for op in _ops(step.body, pair)]
+    ops = [item for step in on_pairs if step.name not in bias_dots for item in _ops(step.body, pair)]
     predicates = dict.fromkeys(expr for expr in (kernel.may_mask, kernel.must_mask, *(step.where for step in on_pairs)) if expr is not None)
     prefetched = prefetchable_dots(kernel)
     return Structure(
@@ -156,9 +156,9 @@ def structure(kernel: Kernel) -> Structure:
         totals=sum(pair <= set(step.axes) and bool(set(step.over) & set(kernel.loops)) for step in inside),
         gathered=sum(_is_gather(read, pair) for read in _reads(kernel, inside)),
         stored=sum(1 if item.form == "stored" else 2 for item in kernel.scatters),
-        special=sum(SPECIAL.get(op, 0) for op in ops),
-        simple=sum(OPERATIONS.get(op, 1) for op in ops),
-        masks=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr, pair)),
+        special=sum(count * SPECIAL.get(op, 0) for op, count in ops),
+        simple=sum(count * OPERATIONS.get(op, 1) for op, count in ops),
+        masks=sum(count * OPERATIONS.get(op, 1) for expr in predicates for op, count in _ops(expr, pair)),
         folded=sum(bias_dot.width for bias_dot in bias_dots.values()),
         prefetched=tuple(axis for step in inside if step.name in prefetched for axis in step.over),
         behind=_behind(kernel, prefetched),
@@ -184,9 +184,11 @@ def _behind(kernel: Kernel, prefetched: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(axis for axes in last.values() for axis in axes)
 
 
-def _ops(expr: Expr, pair: set[str | None]) -> list[str]:
-    """Operations carried out for every pair of positions; what is the same for all pairs of a tile costs nothing beside them."""
-    return [node.op for node in walk(expr) if isinstance(node, Apply) and pair & set(free_axes(node))]
+def _ops(expr: Expr, pair: set[str | None]) -> list[tuple[str, int]]:
+    """Operations carried out for every pair of positions, and how often; what is the same for all pairs of a tile costs nothing beside
+    them."""
+    found = occurrences(expr).items()
+    return [(node.op, count) for node, count in found if isinstance(node, Apply) and pair & set(free_axes(node))]
 
 
 def _reads(kernel: Kernel, steps: list[Einsum]) -> list[Read]:

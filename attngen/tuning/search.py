@@ -17,7 +17,9 @@ import torch
 
 from attngen.errors import CompileFailed, DeviceLost
 from attngen.kernel.partition import Kernel
+from attngen.plan.programs import ProgramKey
 from attngen.report.accuracy import shortened
+from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Choice, Request, choose, distinct, rank
 from attngen.schedule.cost.shared_memory import shared_bytes
@@ -86,7 +88,7 @@ def gpu_clock(attempt: Attempt) -> float:
 
 
 def tune_kernels(
-    kernels: Kernels,
+    programs: KernelTable,
     captures: Mapping[str, Any],
     features: Mapping[str, int],
     dtype: str,
@@ -100,7 +102,7 @@ def tune_kernels(
     """Time the leaders of every kernel, and the tiles of alternate kernels after all of them.
 
     Args:
-        kernels: of the variant.
+        programs: of the variant.
         captures: values of the captured inputs, on any device.
         features: lengths of the feature axes.
         dtype: of the arguments, by its short name.
@@ -113,7 +115,7 @@ def tune_kernels(
     Raises:
         CompileFailed: no tile of a kernel runs. DoesNotFit: none fits. DeviceLost: a tile took the device with it.
     """
-    kernels = kernels.at(dtype)
+    kernels = programs.kernels(ProgramKey(dtype))
     rows: dict[tuple[str, str], Tuned] = {}
     lost: list[Lost] = []
     notes: list[str] = []
@@ -131,7 +133,7 @@ def tune_kernels(
             notes.append(f"{length}: left out, captured tensors are too short for {' x '.join(map(str, LENGTHS[length]))} tokens")
             continue
         request = Request(tuple(features.items()), dtype, setting.target, length)
-        for form, roles in _forms(kernels):
+        for form, roles in _forms(programs.forms(dtype)):
             calls = Calls(form, captures, request, extents, setting.device)
             usual = choose(form.program.kernels, request, table())
             best = usual.schedule
@@ -146,13 +148,13 @@ def tune_kernels(
     return Tuning(tuple(rows.values()), tuple(lost), tuple(notes))
 
 
-def _forms(kernels: Kernels) -> Iterator[tuple[Kernels, frozenset[str]]]:
-    """Both forms of the backward, each with the kernels that the one before it has not."""
-    mine = frozenset(kernel.role for kernel in kernels.program.kernels)
-    yield kernels, mine
-    other = kernels.fused()
-    if other is not None:
-        yield other, frozenset(kernel.role for kernel in other.program.kernels) - mine
+def _forms(forms: Sequence[Kernels]) -> Iterator[tuple[Kernels, frozenset[str]]]:
+    """The split backward and the fused one, each with the kernels that the one before it has not."""
+    known: frozenset[str] = frozenset()
+    for kernels in forms:
+        mine = frozenset(kernel.role for kernel in kernels.program.kernels)
+        yield kernels, mine - known
+        known |= mine
 
 
 def filled(

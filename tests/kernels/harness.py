@@ -25,7 +25,8 @@ from attngen.frontend.spec import Spec
 from attngen.interpreter.interpreter import interpreted
 from attngen.interpreter.torch_reference import TorchBackend, reference
 from attngen.ir.cascade import Cascade
-from attngen.ir.eval.interpret import axis_extents, interpret
+from attngen.ir.eval.axis_lengths import axis_extents
+from attngen.ir.eval.interpret import interpret
 from attngen.ir.parser import parse
 from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.pipeline import analyse, build, for_dtype, fused

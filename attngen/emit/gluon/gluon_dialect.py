@@ -21,7 +21,6 @@ from attngen.emit.identifiers import Code, folded
 from attngen.emit.placement import Shapes, Stage
 from attngen.emit.software_pipeline import PrefetchedDots, free
 from attngen.errors import InternalError
-from attngen.ir.printer import print_step
 from attngen.kernel.partition import Kernel
 
 if TYPE_CHECKING:
@@ -219,7 +218,7 @@ class Queue(PrefetchedDots):
             name=name,
             params=(*map(Code, (*values, "turn")), *(Code(f"{param}: gl.constexpr") for param in constants)),
             title=Code("Begins the products with the tiles of a turn, counted over both walks."),
-            note=tuple(part for step in steps for part in folded(print_step(step), WIDTH - 4)),
+            note=tuple(part for step in steps for part in folded(str(step), WIDTH - 4)),
             body=tuple(self.lines),
             returned=Code(", ".join(results)),
         )
