@@ -44,7 +44,7 @@ def _costs(kernel: Kernel) -> dict[str, float]:
         "exponentials and the like": sum(SPECIAL.get(node.op, 0) for node in nodes),
         "values read": held.pairs,
         "sums and maxima of rows": held.sums,
-        "flops of products": 2 * held.folded,
+        "flops of products": 2 * held.bias_columns,
     }
 
 

@@ -93,7 +93,7 @@ def own_part(schedule: Frozen | None, program: Program) -> Frozen | None:
     named = {name for name, value in schedule or () if isinstance(value, tuple)}
     gone = {name for name, value in schedule or () if value == () and name in own}
     if any(kernel.atomic_adds for kernel in program.kernels):
-        gone |= {name for name in named if form_of({name}) == "two walks"}
-    elif any(form_of({name}) == "one walk" for name in named):
+        gone |= {name for name in named if form_of({name}) == "split"}
+    elif any(form_of({name}) == "fused" for name in named):
         gone |= roles(program) - own
     return tuple(item for item in schedule or () if item[0] not in gone) or None

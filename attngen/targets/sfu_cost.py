@@ -1,4 +1,4 @@
-"""What functions cost: issues of the special function unit, helpers counted by what they expand to."""
+"""SFU instructions of each operation, helper functions counted by their expansion."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ SPECIAL = {
     "expm1": 2, "log1p": 2, "atan": 2, "atan2": 2, "asinh": 3, "tanh_small": 2,
     "tanh": 2, "sigmoid": 2, "softplus": 2, "gelu": 2, "gelu_tanh": 3, "logaddexp": 2,
 }  # fmt: skip
-"""By operation; what is not named needs none."""
+"""By operation; operations not listed need none."""

@@ -764,8 +764,8 @@ MUTANTS = (
     Mutant(
         "limits for the interpreter",
         SCHEDULE,
-        'return "" if request.dtype == "float64" else _misfit(cost, request.target)',
-        "return _misfit(cost, request.target)",
+        'return "" if request.dtype == "float64" else _excess(cost, request.target)',
+        "return _excess(cost, request.target)",
         first=OF_SCHEDULES,
     ),
     Mutant(

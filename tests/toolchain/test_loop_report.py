@@ -18,8 +18,8 @@ TILE = TileSchedule(128, 64, 8, 2)
 LENGTHS = {"d": 128, "e": 128}
 
 FORWARD = Structure(
-    role="forward", resident_tiles=("d",), once=(), streamed_tiles=("d", "e"), held=(), vectors=0, pairs=0, dots=("d",), carried=("e",),
-    sums=2, special=1, simple=3, masks=0,
+    role="forward", resident_tiles=("d",), once=(), streamed_tiles=("d", "e"), reused_tiles=(), vectors=0, pairs=0, dots=("d",),
+    carried=("e",), sums=2, sfu_ops=1, alu_ops=3, mask_ops=0,
 )  # fmt: skip
 WORK = static.work_of(FORWARD, LENGTHS, "bfloat16", TILE)
 

@@ -225,7 +225,7 @@ def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, mon
     both = (*schedule.tiles, *other.settled(DIMS, "bfloat16", SETTING.target).tiles)
     assert {role: str(tile) for role, tile in both} == wanted
     why = form(after, DIMS, "bfloat16", SETTING.target).why
-    assert "us a call in one walk" in why, "what a GPU said decides between the forms"
+    assert "us a call fused" in why, "GPU timings decide between the forms"
     assert product.settled(DIMS, "bfloat16", SETTING.target) != schedule
     assert {reason.evidence for reason in product.choice(DIMS, "bfloat16", SETTING.target).reasons} == {"measured"}
     # What runs has these tiles, so that Triton builds and finds kernels by them.
