@@ -1,7 +1,7 @@
-"""Where the files are that are no Python of attngen: the templates and the kernels generated beforehand.
+"""Locates the templates and the pregenerated kernels.
 
-A wheel carries both inside the package; a checkout, editable installs included, keeps them at its top level under the names that people
-read. Callers ask here and nowhere else. Nothing is written, and nothing is imported from these folders.
+A wheel has both inside the package; a checkout, editable installs included, has them at its top level. All callers ask here. Nothing is
+written, and nothing is imported from these folders.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def templates_dir() -> Path:
 
 
 def generated_dir() -> Path | None:
-    """The folder of the kernels that ship with attngen, or None where none were installed. It is read only to attngen at run time."""
+    """The folder of the kernels that ship with attngen, or None where none were installed. Never written at run time."""
     return _first_folder(_PACKAGE / "pregenerated", _CHECKOUT / "generated")
 
 
 def _first_folder(packaged: Path, checkout: Path) -> Path | None:
-    """`packaged`, else `checkout` where it really is one: a stray `site-packages/templates` of another project is not ours."""
+    """`packaged`, else `checkout` if it is one: a stray `site-packages/templates` belongs to another project."""
     if packaged.is_dir():
         return packaged
     if (_CHECKOUT / "pyproject.toml").is_file() and checkout.is_dir():

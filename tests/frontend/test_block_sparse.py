@@ -94,13 +94,13 @@ def test_a_table_must_reach_far_enough() -> None:
     counts, numbers = listed(torch.ones(1, 1, 2, 2, dtype=torch.bool))
     attend = attngen.compile(attngen.attention(mask_mod=attngen.block_table(counts, numbers, block_size=16)), arch="sm90")
     attend(*(torch.zeros(1, 1, n, 16) for n in (30, 32, 32)))
-    with pytest.raises(ShapeMismatch, match="reaches 32 by 32"):
+    with pytest.raises(ShapeMismatch, match="covers 32 queries and 32 keys"):
         attend(*(torch.zeros(1, 1, n, 16) for n in (33, 32, 32)))
 
 
 def test_tables_that_do_not_fit_together() -> None:
     counts, numbers = listed(torch.ones(1, 1, 2, 2, dtype=torch.bool))
-    with pytest.raises(ShapeMismatch, match="do not belong together"):
+    with pytest.raises(ShapeMismatch, match="inconsistent shapes"):
         attngen.block_table(counts[0], numbers)
     with pytest.raises(ArgumentError, match="not one of the 2 blocks"):
         attngen.block_table(counts, numbers + 5)

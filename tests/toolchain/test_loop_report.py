@@ -57,7 +57,7 @@ PV = "HGMMA.64x128x16.F32.BF16 R56, R152, gdesc[UR8].tnspB, R56, gsb0"
 
 def test_work_is_exact():
     assert static.Work(2 * 128 * 64 * 256, 64 * 256 * 2) == WORK
-    wider = replace(FORWARD, folded=16, reloaded_tiles=("d",))
+    wider = replace(FORWARD, bias_columns=16, reloaded_tiles=("d",))
     assert static.work_of(wider, LENGTHS, "bfloat16", TILE) == static.Work(2 * 128 * 64 * 272, (64 * 256 + 128 * 128) * 2)
 
 
