@@ -56,9 +56,9 @@ def test_flex_attention_block_mask() -> None:
     q, k = torch.arange(70)[:, None], torch.arange(90)[None, :]
     dense = window(0, 0, q, k).expand(1, 2, 70, 90)
     attend = assert_matches(mask, dense)
-    with pytest.raises(ShapeMismatch, match="made for 70 queries and 90 keys, and the call has 71 queries and 90 keys"):
+    with pytest.raises(ShapeMismatch, match="is for 70 queries and 90 keys, and the call has 71 queries and 90 keys"):
         attend(*(torch.zeros(1, 2, n, 16) for n in (71, 90, 90)))
-    with pytest.raises(ShapeMismatch, match="made for 70 queries and 90 keys"):
+    with pytest.raises(ShapeMismatch, match="is for 70 queries and 90 keys"):
         attend.mask_tiles(q_len=70, kv_len=91)
 
 

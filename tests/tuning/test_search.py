@@ -239,7 +239,7 @@ def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, mon
 def test_a_file_that_is_no_table_is_not_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.json"
     path.write_text(text)
-    with pytest.raises(CacheError, match="no table of tuned schedules"):
+    with pytest.raises(CacheError, match="not a table of tuned schedules"):
         record(table_of([]), path)
     assert path.read_text() == text
 
