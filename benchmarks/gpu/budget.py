@@ -1,4 +1,4 @@
-"""Time that is kept: a budget for the run, a share of what is left for each section, an alarm and a watchdog for what hangs."""
+"""Time limits: a budget for the run, a share of the remaining time for each section, an alarm and a watchdog for hanging steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of sections: results after each, and what is left to do where the device was lost on the way."""
+"""One run of sections: results after each, and the remaining ones after the loss of the device."""
 
 from __future__ import annotations
 

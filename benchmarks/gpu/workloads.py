@@ -1,7 +1,7 @@
-"""What is measured, in the order of its worth: when the budget runs out, the rest is left.
+"""The workloads by priority: when the budget runs out, the rest is skipped.
 
-Plain values without torch, so that a plan is made at once on any machine. `problems` turns a workload into tensors and mods, `contenders`
-says who can run it.
+Plain values without torch, so that planning is fast on any machine. `problems` turns a workload into tensors and mods, `contenders` says
+who can run it.
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
-"""Compile every kernel of plain attention and of the catalogue for every target, and write down which tile serves it best.
+"""Compile every kernel of plain attention and of the catalogue for every target, and record the best tile of each.
 
     python benchmarks/schedules/measure.py --arch sm90 --dtype bfloat16
     python benchmarks/schedules/measure.py --variant differential --dims 64 128
 
-For each kernel the candidates are taken in the order of the cost model. The first that fits shared memory, runs its wgmma
-asynchronously and spills nothing is chosen; where none of the first few does, the one that spills least. Where that one has warps
-compute the same products, one that computes them once and spills a little takes its place if it is cheaper. Where a kernel may take several
-forms, or the leader repeats products, what comes of it only shows in machine code, so the first few are all compiled and the one whose
-loops promise the least time is chosen. Rows go into
-`attngen/schedule/table.json` after every target and dtype; what stands there already is left alone unless `--again` is given.
-No GPU is needed. `report.py` makes the readable tables.
+For each kernel the candidates are taken in the order of the cost model. The first that fits shared memory, has asynchronous wgmma and does
+not spill is chosen; if none of the first few does, the one that spills least. If the warps of that one repeat dots, one without repeats and
+with few spills replaces it if it is cheaper. Where a kernel has several forms, or the leader repeats dots, only SASS tells, so the first
+few are all compiled and the one with the least predicted time of its loops is chosen. Rows go into `attngen/schedule/table.json` after
+every target and dtype; existing rows are kept unless `--again` is given. No GPU is needed. `report.py` makes the readable tables.
 """
 
 from __future__ import annotations
@@ -105,7 +103,7 @@ class Case:
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
 
     def _may_run(self, row: Measured) -> bool:
-        """Whether a tile would not be turned down for what it spills; those of one walk have a limit of their own."""
+        """Whether a tile's spills are acceptable; the fused backward has a limit of its own."""
         kernel = next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role)
         return not fault(row, self.request) and (not kernel.atomic_adds or row.loop_spill_bytes <= SPILLED_BYTES)
 
