@@ -11,7 +11,7 @@ from attngen.ir.traverse import free_axes, walk
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program, rewriting
 from attngen.schedule.work import OPERATIONS, structure
-from attngen.targets.sfu_cost import SPECIAL
+from attngen.targets.sfu_cost import SFU_OPS
 
 
 def savings(program: Program) -> dict[str, tuple[str, ...]]:
@@ -40,8 +40,8 @@ def _costs(kernel: Kernel) -> dict[str, float]:
     nodes = [node for step in steps for node in walk(step.body) if isinstance(node, Apply) and pair <= set(free_axes(node))]
     held = structure(kernel)
     return {
-        "operations": sum(OPERATIONS.get(node.op, 1) for node in nodes if node.op not in SPECIAL) - sum(map(_is_fused, nodes)),
-        "exponentials and the like": sum(SPECIAL.get(node.op, 0) for node in nodes),
+        "operations": sum(OPERATIONS.get(node.op, 1) for node in nodes if node.op not in SFU_OPS) - sum(map(_is_fused, nodes)),
+        "exponentials and the like": sum(SFU_OPS.get(node.op, 0) for node in nodes),
         "values read": held.pairs,
         "sums and maxima of rows": held.sums,
         "flops of products": 2 * held.bias_columns,

@@ -18,7 +18,7 @@ from attngen.kernel.feature_tiles import label
 from attngen.kernel.partition import Kernel, addends
 from attngen.kernel.prefetched_dots import prefetchable_dots
 from attngen.kernel.split_kv import MERGE, PARTS
-from attngen.targets.sfu_cost import SPECIAL
+from attngen.targets.sfu_cost import SFU_OPS
 
 OPERATIONS = dict(floordiv=8, mod=8, erf=12, gelu=12, sin=8, cos=8, pow=4, random_bits=50) | dict(
     int_pow=300, atan=20, atan2=30, asinh=20, log1p=8, expm1=8, rint=6
@@ -155,7 +155,7 @@ def structure(kernel: Kernel) -> Structure:
         summed_tiles=sum(pair <= set(step.axes) and bool(set(step.over) & set(kernel.loops)) for step in inside),
         gathered=sum(_is_gather(read, pair) for read in _reads(kernel, inside)),
         stored_tiles=sum(1 if item.form == "stored" else 2 for item in kernel.scatters),
-        sfu_ops=sum(SPECIAL.get(op, 0) for op in ops),
+        sfu_ops=sum(SFU_OPS.get(op, 0) for op in ops),
         alu_ops=sum(OPERATIONS.get(op, 1) for op in ops),
         mask_ops=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr, pair)),
         bias_columns=sum(bias_dot.width for bias_dot in bias_dots.values()),

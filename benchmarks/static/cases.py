@@ -87,7 +87,7 @@ def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
         return (_baseline(case, "forward", *_by_hand(one_pass.one_pass_kernel, case.name, head_dim)),)
     if case.source == "one loop in divided warps":
         job, tile = _by_hand(one_loop.one_loop_kernel, case.name, head_dim)
-        # Triton is given the warps of one group and makes three: one that loads, two that compute, whose loops are alike.
+        # Triton makes three groups from the given warps: one producer and two consumers with equal loops.
         row = _baseline(case, "forward", replace(job, num_warps=4), tile)
         return (replace(row, loops=row.loops[:1]),)
     found: list[Row] = []
