@@ -86,7 +86,7 @@ def read_manifest(folder: Path, name: str | None = None) -> Manifest:
     """
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            raise BadManifest("is not in a real folder")
+            raise BadManifest("is not in a folder, or in a link to one")
         said = json.loads(_content(folder, MANIFEST, _MAX_MANIFEST_BYTES), object_pairs_hook=_once)
         found = _parsed(said)
     except (OSError, ValueError, RecursionError) as error:

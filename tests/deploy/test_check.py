@@ -209,7 +209,7 @@ FILES = {
     linked_module: "kernels.py: is a link",
     linked_package: "__init__.py: is a link",
     linked_manifest: "manifest.json: cannot be read",
-    linked_folder: "manifest.json: is not in a real folder",
+    linked_folder: "manifest.json: is not in a folder, or in a link to one",
     module_is_a_folder: "kernels.py: is a folder",
     module_is_a_pipe: "kernels.py: is something special",
     manifest_is_a_pipe: "manifest.json: cannot be read",

@@ -102,9 +102,9 @@ def test_tables_that_do_not_fit_together() -> None:
     counts, numbers = listed(torch.ones(1, 1, 2, 2, dtype=torch.bool))
     with pytest.raises(ShapeMismatch, match="inconsistent shapes"):
         attngen.block_table(counts[0], numbers)
-    with pytest.raises(ArgumentError, match="not one of the 2 blocks"):
+    with pytest.raises(ArgumentError, match="not one of the 2 KV blocks"):
         attngen.block_table(counts, numbers + 5)
     with pytest.raises(ArgumentError, match="block_size"):
         attngen.block_table(counts, numbers, block_size=0)
-    with pytest.raises(ShapeMismatch, match="full and of other"):
+    with pytest.raises(ShapeMismatch, match="full and partial blocks"):
         attngen.block_table(counts, numbers, full_kv_num_blocks=counts[:, :, :1], full_kv_indices=numbers[:, :, :1])

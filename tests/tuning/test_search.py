@@ -187,7 +187,7 @@ def test_captured_tensors_that_are_too_short_leave_a_class_out():
     kernels, captures = kernels_of(attngen.attention(score_mod=lambda s, b, h, q, k: s + bias[q, k]))
     found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long", "short"), clock=area)
     assert {row.length for row in found.rows} == {"short"}
-    assert found.notes[0].startswith("long: left out")
+    assert found.notes[0].startswith("long: omitted")
 
 
 def test_calls_run_and_agree_in_the_interpreter(monkeypatch):
