@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TypeVar
 
 from attngen.analysis.axis_roles import roles
-from attngen.emit.context import ModuleContext
+from attngen.emit.alternate_text import alternate_texts
+from attngen.emit.context import AlternateText, ModuleContext
 from attngen.emit.format import WIDTH
 from attngen.emit.host import Plan, gradient_axes, host_context
 from attngen.emit.identifiers import Code, comment, folded
 from attngen.emit.kernel_text import Lowered, listings, lower_kernel
 from attngen.emit.placement import Shapes, shapes
 from attngen.emit.render import helper_sources, render
-from attngen.emit.specialised import Form, specialise
 from attngen.errors import UnsupportedError
 from attngen.ir.cascade import Cascade
-from attngen.kernel.dense_rows import unspecialised
 from attngen.kernel.feature_tiles import Cuts
 from attngen.kernel.fused_backward import fused as fused_kernels
 from attngen.kernel.partition import Kernel, backward_kernels, forward_kernel
@@ -82,14 +81,14 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An emitted module: its text, the role and signature of each kernel, the program behind it, the shapes it is for, and whether its
-    forward has the warp-specialised form too."""
+    """An emitted module: its text, the role and signature of each kernel, the program behind it, the shapes it is for, and the flags of the
+    alternate kernels that it has."""
 
     text: str
     program: Program
     lowered: tuple[tuple[Kernel, Lowered], ...]
     shapes: Shapes
-    specialised: bool
+    alternates: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +112,27 @@ REWRITES: dict[str, Rewrite] = {
 """In the order in which they are tried, by the names under which they can be left out."""
 
 
+def stream(cascade: Cascade, observe: Observe[object] = ignore, *, canonical: bool = False) -> Program:
+    """From a traced cascade to its one-pass form, which every program of a variant starts from.
+
+    Args:
+        cascade: TracedForm, with the outputs that the module shall return.
+        observe: called with the name and the result of every step.
+        canonical: it is in CanonicalForm already.
+    """
+    if not canonical:
+        observe("trace", cascade)
+        cascade = canonicalize(cascade)
+        observe("canonicalize", cascade)
+    axes = roles(cascade)
+    spread = tuple(axis for axis in axes.grid if any(axis in cascade.axes(name) for name in cascade.outputs))
+    streamed = streaming(cascade, axes.resident, axes.streamed, spread)
+    observe("streaming", streamed)
+    return Program(cascade, streamed, None, None, axes.features, (), frozenset(), frozenset())
+
+
 def analyse(
-    cascade: Cascade,
+    cascade: Cascade | Program,
     observe: Observe[object] = ignore,
     wanted: frozenset[str] | None = None,
     without: frozenset[str] = frozenset(),
@@ -125,22 +143,16 @@ def analyse(
     """From a traced cascade to kernels.
 
     Args:
-        cascade: TracedForm, with the outputs that the module shall return.
+        cascade: TracedForm, with the outputs that the module shall return; or what `stream` made of it.
         observe: called with the name and the result of every step.
         wanted: inputs to differentiate by; None for all that have kernels for their gradients.
         without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
         precise_delta: whether delta is summed over the keys; None where the derivation knows that it matters.
     """
-    observe("trace", cascade)
-    canonical = canonicalize(cascade)
-    observe("canonicalize", canonical)
-    axes = roles(canonical)
-    spread = tuple(axis for axis in axes.grid if any(axis in canonical.axes(name) for name in canonical.outputs))
-    streamed = streaming(canonical, axes.resident, axes.streamed, spread)
-    observe("streaming", streamed)
-    start = Program(canonical, streamed, None, None, axes.features, (), without, asked, divided=divided)
-    wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
+    start = cascade if isinstance(cascade, Program) else stream(cascade, observe)
+    start = replace(start, without=without, asked=asked, divided=divided)
+    wrt = tuple(item.name for item in start.cascade.inputs if item.differentiable and (wanted is None or item.name in wanted))
     program = _differentiated(start, wrt, precise_delta) if wanted is not None else _with_gradients(start, wrt, precise_delta)
     assert program.backward is not None
     observe("differentiate", program.backward)
@@ -246,32 +258,34 @@ def _rewritten(program: Program) -> Program:
     return replace(program, kernels=tuple(with_document_extents(cse(kernel)) for kernel in kernels), rewrites=told)
 
 
-def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = False) -> Source:
+def build(program: Program, name: str, cuts: Cuts = (), alternates: frozenset[str] = frozenset()) -> Source:
     """From kernels to the text of a module.
 
     Args:
         program: result of `analyse`.
         name: of the variant, for the module's title.
         cuts: of the feature axes that are not one tile of their own length.
-        specialised: whether the forward has its warp-specialised form as well.
+        alternates: flags of the alternate kernels that the module has as well, where a kernel has them.
     """
     own = _shapes(program, cuts)
     written = lowered(program.kernels, own)
-    forms = [specialise(kernel, own, plain) for kernel, plain in written if specialised and not unspecialised(kernel)]
-    helpers = frozenset().union(*(item.helpers for _, item in written), *(form.helpers for form in forms))
+    others = tuple(other for kernel, plain in written for other in alternate_texts(kernel, own, plain, alternates))
+    helpers = frozenset().union(*(item.helpers for _, item in written), *(other.helpers for other in others))
     module = ModuleContext(
         title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
         version=Code(VERSION),
         cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
         helpers=tuple(Code(text) for text in helper_sources(helpers)),
         kernels=tuple(item.context for _, item in written),
-        specialised=tuple(form.context for form in forms),
-        host=host_context(_plan(program, own, written, forms)),
+        alternates=tuple(other.text for other in others),
+        imports=tuple(dict.fromkeys(line for other in others for line in other.imports)),
+        legend=tuple(dict.fromkeys(line for other in others for line in other.legend)),
+        host=host_context(_plan(program, own, written, others)),
     )
-    return Source(render(module), program, written, own, bool(forms))
+    return Source(render(module), program, written, own, frozenset(other.flag for other in others))
 
 
-def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], ...], forms: Sequence[Form] = ()) -> Plan:
+def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], ...], alternates: tuple[AlternateText, ...] = ()) -> Plan:
     """What the host side of a module depends on."""
     backward = program.backward
     forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].tile_list_of})
@@ -286,8 +300,7 @@ def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], 
         gradients=backward.gradients if backward is not None else (),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
         shapes=own,
-        specialised={form.context.plain.name: form.context.name for form in forms},
-        workers=max((form.context.workers for form in forms), default=0),
+        alternates=alternates,
     )
 
 

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.kernel.partition import Kernel
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.cost.time import CompiledCost, price
 from attngen.schedule.ranking import SINGLE_STAGE_PENALTY, Candidate, Refused, Request, distinct, does_not_fit, rank, skip_refused
 from attngen.schedule.tables import Measured, Table
-from attngen.schedule.tile_schedule import FLAGS, ModuleSchedule, TileSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
 from attngen.schedule.tuned import Tuned, TunedTable
 from attngen.schedule.work import Structure, structure
 
@@ -28,7 +29,7 @@ _FORMS = {
     "pipe": "software-pipelined: the dots of the next tile overlap the softmax of this one",
     "late": "issued after the maximum of this one",
     "tma": "tiles are loaded by tensor descriptors where their tensors are aligned, else by pointers",
-    "specialised": "one producer warp and two consumer warpgroups with half of the rows each; never run on a GPU yet",
+    **{flag: alternate.summary for flag, alternate in ALTERNATES.items()},
 }
 # A fallback needs at most this share of the registers of the tile it replaces.
 _FALLBACK_SHARE = 0.85
@@ -73,7 +74,7 @@ class Reason:
         elif self.row is not None:
             row = self.row
             head += f": {row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared, compiled for {row.arch}"
-        lines = [head, *(f"  {flag}: {_FORMS[flag]}" for flag in FLAGS if getattr(runs, flag))]
+        lines = [head, *(f"  {flag}: {_FORMS[flag]}" for flag in runs.flags)]
         if self.alternative is not None:
             lines.append(f"  without spills: {self.alternative.tile}, {self.alternative.registers} registers")
         return (*lines, *(f"  {candidate}" for candidate in self.candidates))
@@ -153,7 +154,7 @@ def with_asked(choice: Choice, kernels: Iterable[Kernel], request: Request, sche
 def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTable, refused: Refused) -> Reason:
     row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), kernel.arithmetic)
     timed = tuned.find(request.target.name, request.dtype, request.length, kernel, request.extents)
-    if timed is not None and timed.schedule.specialised and not kernel.specialised:
+    if timed is not None and timed.schedule.alternate and timed.schedule.alternate not in kernel.alternates:
         timed = None
     known = (timed.schedule if timed is not None else None, row.schedule if row is not None else None)
     ranked, failed = skip_refused(rank(kernel, request), known, kernel, request, refused)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from attngen.alternates.alternate_kernel import AlternateKernel
+from attngen.alternates.known_alternates import ALTERNATES, eligible
 from attngen.errors import ScheduleError
-from attngen.kernel.dense_rows import streamed_rows, unspecialised
-from attngen.kernel.feature_tiles import pieces
+from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.partition import Kernel
 from attngen.kernel.prefetched_dots import prefetchable_dots
 from attngen.targets.table import Target
@@ -24,22 +25,20 @@ COMBINE_ROWS = (1, 2, 4, 8)
 WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5, 6)
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-MAX_COLUMNS = 256
-"""Columns of a wgmma whose layout is explicit, at most."""
 FIELDS = ("resident", "streamed", "num_warps", "num_stages")
-FLAGS = ("pipe", "late", "tma", "specialised")
-SPECIALISED = {"resident": 128, "num_warps": 8, "pipe": False, "late": False, "tma": True}
-"""Values that the warp-specialised form requires: two consumer warpgroups with 64 rows each."""
+FLAGS = ("pipe", "late", "tma")
+_SWITCHES = (*FLAGS, *ALTERNATES)
+"""The boolean values of schedules."""
 _LEGAL = {
     "resident": (*COMBINE_ROWS, *BLOCKS),
     "streamed": BLOCKS,
     "num_warps": WARPS,
     "num_stages": STAGES,
-    **dict.fromkeys(FLAGS, (False, True)),
+    **dict.fromkeys(_SWITCHES, (False, True)),
 }
 _TEXT = re.compile(
     r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)(?P<pipe>,pipe(?P<late>,late)?)?(?P<tma>,tma)?"
-    r"(?P<specialised>,specialised)?"
+    rf"(?:,(?P<alternate>{'|'.join(ALTERNATES)}))?"
 )
 
 
@@ -48,7 +47,7 @@ class TileSchedule:
     """Tile extents in positions (`streamed` None without a loop) and the form of the kernel. `str` gives "128x64,w8,s2,pipe,tma".
 
     `pipe` software-pipelines: the dots of the next iteration are issued in this one, with `late` after its maximum. `tma` loads tiles by
-    tensor descriptors. `specialised` has a producer warp besides its `num_warps` consumer warps.
+    tensor descriptors. `alternate` is the flag of an alternate kernel, "" for the plain one.
     """
 
     resident: int
@@ -58,7 +57,7 @@ class TileSchedule:
     pipe: bool = False
     late: bool = False
     tma: bool = False
-    specialised: bool = False
+    alternate: str = ""
 
     def __post_init__(self) -> None:
         for field in (*FIELDS, *FLAGS):
@@ -72,19 +71,32 @@ class TileSchedule:
                 )
         if self.late and not self.pipe:
             raise ScheduleError("late=True places the prefetched dots, which a kernel without pipe=True does not have", remedy="Set both.")
-        wrong = [f"{field}={getattr(self, field)}" for field, value in SPECIALISED.items() if getattr(self, field) != value]
-        if self.specialised and wrong:
-            legal = ", ".join(f"{field}={value}" for field, value in SPECIALISED.items())
-            raise ScheduleError(f"specialised=True excludes {', '.join(wrong)}", remedy=f"It requires {legal}.")
+        if self.alternate:
+            self._check_alternate()
+
+    def _check_alternate(self) -> None:
+        if self.alternate not in ALTERNATES:
+            known = ", ".join(ALTERNATES)
+            raise ScheduleError(f"{self.alternate!r} is not an alternate kernel", remedy=f"alternate is one of {known}, or empty.")
+        fields = ALTERNATES[self.alternate].fields
+        wrong = [f"{field}={getattr(self, field)}" for field, value in fields.items() if getattr(self, field) != value]
+        if wrong:
+            legal = ", ".join(f"{field}={value}" for field, value in fields.items())
+            raise ScheduleError(f"{self.alternate}=True excludes {', '.join(wrong)}", remedy=f"It requires {legal}.")
 
     def __str__(self) -> str:
         tile = f"{self.resident}" if self.streamed is None else f"{self.resident}x{self.streamed}"
-        return f"{tile},w{self.num_warps},s{self.num_stages}" + "".join(f",{flag}" for flag in FLAGS if getattr(self, flag))
+        return f"{tile},w{self.num_warps},s{self.num_stages}" + "".join(f",{flag}" for flag in self.flags)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags that are set, then that of the alternate kernel."""
+        return (*(flag for flag in FLAGS if getattr(self, flag)), *([self.alternate] if self.alternate else ()))
 
 
 def _is_legal(field: str, value: object) -> bool:
     """Types are compared exactly, since True is an int."""
-    return type(value) is (bool if field in FLAGS else int) and value in _LEGAL[field]
+    return type(value) is (bool if field in _SWITCHES else int) and value in _LEGAL[field]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +120,9 @@ class ModuleSchedule:
         return " ".join(f"{role}={tile}" for role, tile in self.tiles)
 
     @property
-    def specialised(self) -> bool:
-        """Whether any kernel is warp-specialised."""
-        return any(tile.specialised for _, tile in self.tiles)
+    def alternates(self) -> frozenset[str]:
+        """Flags of the alternate kernels in use."""
+        return frozenset(tile.alternate for _, tile in self.tiles if tile.alternate)
 
     def replace(self, changes: Mapping[str, TileSchedule]) -> ModuleSchedule:
         """The schedule with the tiles of some roles replaced."""
@@ -125,8 +137,8 @@ class ModuleSchedule:
             kernels: of the module; their axes name the blocks.
 
         Returns:
-            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and `PIPE`, `LATE`,
-            `TMA` and `SPECIALISED` where they are set.
+            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and the flags
+            that are set, in capitals.
         """
         return {kernel.role: _launch_values(kernel, self[kernel.role]) for kernel in kernels}
 
@@ -137,7 +149,7 @@ def _launch_values(kernel: Kernel, tile: TileSchedule) -> dict[str, int]:
         if tile.streamed is None:
             raise ScheduleError(f"the kernel {kernel.role} streams {kernel.streamed}, but its schedule {tile} has no streamed block")
         values[f"BLOCK_{kernel.streamed.upper()}"] = tile.streamed
-    flags = {field.upper(): True for field in FLAGS if getattr(tile, field)}
+    flags = {flag.upper(): True for flag in tile.flags}
     return {**values, "num_warps": tile.num_warps, "num_stages": tile.num_stages, **flags}
 
 
@@ -157,6 +169,7 @@ def parse_tile(text: str) -> TileSchedule:
         int(found["num_warps"]),
         int(found["num_stages"]),
         *(found[flag] is not None for flag in FLAGS),
+        alternate=found["alternate"] or "",
     )
 
 
@@ -182,8 +195,8 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         chosen: the defaults.
         kernels: of the module.
         given: role -> values, or values for all kernels. Values are `BLOCK_<AXIS>` for the kernel's own axes, `num_warps`, `num_stages`,
-            and `PIPE`, `LATE`, `TMA` and `SPECIALISED` for kernels that have these forms (other kernels accept False). Values left out
-            stay as chosen, except that PIPE=False clears LATE and that SPECIALISED sets the values it requires.
+            and `PIPE`, `LATE`, `TMA` and alternates, in capitals, for kernels that have these forms (other kernels accept False). Values
+            left out stay as chosen, except that PIPE=False clears LATE and that an alternate sets the values it requires.
 
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
@@ -203,8 +216,9 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         changes[kernel.role] = _changed(kernel, chosen[kernel.role], _mapping(values[role], f"the schedule of {role}", roles))
     if by_role:
         return chosen.replace(changes)
-    if all(unspecialised(kernel) for kernel in kernels):
-        _refuse_specialised(kernels[0], values)
+    for alternate in ALTERNATES.values():
+        if all(alternate.why_ineligible(kernel) for kernel in kernels):
+            _refuse_ineligible(alternate, kernels[0], values)
     known = {name for kernel in kernels for name in _names(kernel)}
     values = {name: value for name, value in values.items() if name in known or not _is_plain(name, value)}
     _check_names("schedule=", values, known)
@@ -247,18 +261,20 @@ def _names(kernel: Kernel) -> dict[str, str]:
 
 def forms(kernel: Kernel) -> tuple[str, ...]:
     """The flags a kernel supports: `pipe` with prefetchable dots, `late` if a running maximum depends on them, `tma` with dense streamed
-    rows, `specialised` for a forward whose dots read such rows."""
+    rows, and those of its alternates."""
     prefetched, rows = prefetchable_dots(kernel), streamed_rows(kernel)
-    known = {"pipe": prefetched, "late": prefetched and kernel.gauges, "tma": rows, "specialised": not unspecialised(kernel)}
-    return tuple(flag for flag in FLAGS if known[flag])
+    known = {"pipe": prefetched, "late": prefetched and kernel.gauges, "tma": rows}
+    return (*(flag for flag in FLAGS if known[flag]), *eligible(kernel))
 
 
 def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
     names = _names(kernel)
-    _refuse_specialised(kernel, values)
+    for alternate in ALTERNATES.values():
+        _refuse_ineligible(alternate, kernel, values)
     values = {name: value for name, value in values.items() if name in names or not _is_plain(name, value)}
     _check_names(f"the schedule of {kernel.role}", values, names)
     fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
+    fields |= {flag: tile.alternate == flag for flag in ALTERNATES}
     for name, value in values.items():
         field = names[str(name)]
         legal = BLOCKS if field == "resident" and not kernel.combines_splits else _LEGAL[field]
@@ -268,37 +284,33 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
                 remedy=f"{name} is one of {', '.join(map(str, legal))}.",
             )
         fields[field] = value
-    if fields["specialised"]:
-        fields |= {field: value for field, value in SPECIALISED.items() if field not in {names[str(name)] for name in values}}
+    asked = [alternate for flag, alternate in ALTERNATES.items() if fields.pop(flag)]
+    for alternate in asked:
+        fields |= {field: value for field, value in alternate.fields.items() if field not in {names[str(name)] for name in values}}
     fields["late"] = fields["late"] and (fields["pipe"] or values.get("LATE") is True)
-    return TileSchedule(**fields)
+    return TileSchedule(**fields, alternate=asked[0].flag if asked else "")
 
 
 def _is_plain(name: object, value: object) -> bool:
     """Whether a value switches a form off, which is legal for every kernel."""
-    return value is False and name in {flag.upper() for flag in FLAGS}
+    return value is False and name in {flag.upper() for flag in _SWITCHES}
 
 
-def _refuse_specialised(kernel: Kernel, values: Mapping[object, object]) -> None:
-    """Raise with the reason if SPECIALISED is set for a kernel without that form."""
-    why = unspecialised(kernel)
-    if why and values.get("SPECIALISED") is True:
-        raise ScheduleError(f"{kernel.role} has no warp-specialised form: {why}", remedy="Leave SPECIALISED out of schedule=.")
+def _refuse_ineligible(alternate: AlternateKernel, kernel: Kernel, values: Mapping[object, object]) -> None:
+    """Raise with the reason if an alternate is set for a kernel without it."""
+    name, why = alternate.flag.upper(), alternate.why_ineligible(kernel)
+    if why and values.get(name) is True:
+        raise ScheduleError(f"{kernel.role} has no {alternate.title}: {why}", remedy=f"Leave {name} out of schedule=.")
 
 
-def check_specialised(schedule: ModuleSchedule, dims: Mapping[str, int], dtype: str, target: Target) -> None:
-    """Check the head dims, dtype and target of a warp-specialised schedule.
+def check_alternates(schedule: ModuleSchedule, dims: Mapping[str, int], dtype: str, target: Target) -> None:
+    """Check the head dims, dtype and target of the alternate kernels of a schedule.
 
     Raises:
-        ScheduleError: it needs wgmma, 2-byte elements and tiles of at most `MAX_COLUMNS` columns.
+        ScheduleError: one does not support them.
     """
-    wide = max((pieces(length)[0] for length in dims.values()), default=0)
-    if schedule.specialised and wide > MAX_COLUMNS:
-        remedy = "Leave SPECIALISED out of schedule= for them."
-        raise ScheduleError(f"SPECIALISED supports tiles of up to {MAX_COLUMNS} columns, not {wide}", remedy=remedy)
-    if schedule.specialised and (target.matrix_unit != "wgmma" or DTYPE_BYTES[dtype] != 2):
-        remedy = "Leave SPECIALISED out of schedule= there."
-        raise ScheduleError(f"SPECIALISED supports float16 and bfloat16 on sm90, not {dtype} on {target.name}", remedy=remedy)
+    for flag in sorted(schedule.alternates):
+        ALTERNATES[flag].check(dims, dtype, target)
 
 
 def _check_names(where: str, given: Iterable[object], known: Iterable[str]) -> None:

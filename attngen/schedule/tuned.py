@@ -68,9 +68,9 @@ class TunedTable:
         """The row of this exact kernel, None where it was not timed."""
         return _index(self).get((arch, dtype, length, kernel.key(extents), *kernel.arithmetic))
 
-    def unspecialised(self) -> TunedTable:
-        """The table without rows of warp-specialised kernels."""
-        return TunedTable(tuple(row for row in self.rows if not row.schedule.specialised))
+    def without_alternates(self) -> TunedTable:
+        """The table without rows of alternate kernels."""
+        return TunedTable(tuple(row for row in self.rows if not row.schedule.alternate))
 
     def over(self, other: TunedTable) -> TunedTable:
         """Both tables merged, with precedence for this one."""

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attngen.alternates.known_alternates import eligible
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
-from attngen.ir.traverse import free_axes, reads, walk
-from attngen.kernel.dense_rows import streamed_rows, unspecialised
+from attngen.ir.traverse import free_axes, occurrences, reads
+from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.feature_tiles import label
 from attngen.kernel.partition import Kernel, addends
 from attngen.kernel.prefetched_dots import prefetchable_dots
@@ -52,7 +53,7 @@ class Structure:
         maxima: running row maxima, which `sums` includes.
         dense_rows: whether streamed tiles are dense rows, which tensor descriptors can load.
         atomic_adds: features of the tiles [S, f] that an iteration adds to memory; atomic_vectors: the vectors [S].
-        specialised: whether it has the warp-specialised form.
+        alternates: flags of its alternate kernels.
         streams: whether it has a loop, if only over positions and numbers.
     """
 
@@ -80,7 +81,7 @@ class Structure:
     dense_rows: bool = False
     atomic_adds: tuple[str, ...] = ()
     atomic_vectors: int = 0
-    specialised: bool = False
+    alternates: tuple[str, ...] = ()
     streams: bool = True
 
     def key(self, dims: Mapping[str, int]) -> str:
@@ -137,7 +138,7 @@ def structure(kernel: Kernel) -> Structure:
     reused = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
     on_pairs = [step for step in inside if pair <= {*step.axes, *step.over}]
     bias_dots = {bias_dot.step: bias_dot for bias_dot in kernel.bias_dots}
-    ops = [op for step in on_pairs if step.name not in bias_dots for op in _ops(step.body, pair)]
+    ops = [item for step in on_pairs if step.name not in bias_dots for item in _ops(step.body, pair)]
     predicates = dict.fromkeys(expr for expr in (kernel.may_mask, kernel.must_mask, *(step.where for step in on_pairs)) if expr is not None)
     prefetched = prefetchable_dots(kernel)
     return Structure(
@@ -155,9 +156,9 @@ def structure(kernel: Kernel) -> Structure:
         summed_tiles=sum(pair <= set(step.axes) and bool(set(step.over) & set(kernel.loops)) for step in inside),
         gathered=sum(_is_gather(read, pair) for read in _reads(kernel, inside)),
         stored_tiles=sum(1 if item.form == "stored" else 2 for item in kernel.scatters),
-        sfu_ops=sum(SFU_OPS.get(op, 0) for op in ops),
-        alu_ops=sum(OPERATIONS.get(op, 1) for op in ops),
-        mask_ops=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr, pair)),
+        sfu_ops=sum(count * SFU_OPS.get(op, 0) for op, count in ops),
+        alu_ops=sum(count * OPERATIONS.get(op, 1) for op, count in ops),
+        mask_ops=sum(count * OPERATIONS.get(op, 1) for expr in predicates for op, count in _ops(expr, pair)),
         bias_columns=sum(bias_dot.width for bias_dot in bias_dots.values()),
         prefetched=tuple(axis for step in inside if step.name in prefetched for axis in step.over),
         last_dots=_last_dots(kernel, prefetched),
@@ -165,7 +166,7 @@ def structure(kernel: Kernel) -> Structure:
         dense_rows=bool(streamed_rows(kernel)),
         atomic_adds=tuple(axis for step in inside if step.name in kernel.atomic_adds for axis in step.axes if axis in features),
         atomic_vectors=sum(step.name in kernel.atomic_adds and not features & set(step.axes) for step in inside),
-        specialised=not unspecialised(kernel),
+        alternates=eligible(kernel),
         streams=kernel.streamed is not None,
     )
 
@@ -183,9 +184,11 @@ def _last_dots(kernel: Kernel, prefetched: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(axis for axes in last.values() for axis in axes)
 
 
-def _ops(expr: Expr, pair: set[str | None]) -> list[str]:
-    """Operations that depend on the pair of positions; those that are uniform in a tile are negligible."""
-    return [node.op for node in walk(expr) if isinstance(node, Apply) and pair & set(free_axes(node))]
+def _ops(expr: Expr, pair: set[str | None]) -> list[tuple[str, int]]:
+    """Operations carried out for every pair of positions, and how often; what is the same for all pairs of a tile costs nothing beside
+    them."""
+    found = occurrences(expr).items()
+    return [(node.op, count) for node, count in found if isinstance(node, Apply) and pair & set(free_axes(node))]
 
 
 def _reads(kernel: Kernel, steps: list[Einsum]) -> list[Read]:

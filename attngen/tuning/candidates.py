@@ -18,7 +18,7 @@ from attngen.errors import CompileFailed
 from attngen.ir.cascade import Input
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
-from attngen.schedule.space import specialised_tiles
+from attngen.schedule.space import alternate_tiles
 from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
 from attngen.schedule.work import structure
 
@@ -98,8 +98,9 @@ class Calls:
     def _module(self) -> Any:
         kernels, dims = self.kernels, self.request.extents
         structures, request = map(structure, kernels.program.kernels), self.request
-        specialised = any(specialised_tiles(held, request.dtype, request.target, request.length) for held in structures)
-        return kernels.module(kernels.source(dims, specialised), self.device.type == "cpu", self.request.target, dims, self.request.dtype)
+        tiles = [tile for held in structures for tile in alternate_tiles(held, request.dtype, request.target, request.length)]
+        source = kernels.source(dims, frozenset(tile.alternate for tile in tiles))
+        return kernels.module(source, self.device.type == "cpu", self.request.target, dims, self.request.dtype)
 
     def _inputs(self) -> list[Any]:
         generator = torch.Generator(self.device).manual_seed(0)

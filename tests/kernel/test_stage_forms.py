@@ -161,7 +161,7 @@ def test_what_a_step_gives_is_checked_where_it_is_asked_for(monkeypatch: pytest.
     monkeypatch.setattr(pipeline, "factor", lambda *args: replace(found := factor(*args), steps=(*found.steps, DEAD)))
     attngen.compile(attngen.attention(name="unwatched", softcap=3.0))
     monkeypatch.setenv("ATTNGEN_VERIFY", "1")
-    with pytest.raises(InternalError, match="the step hoist"):
+    with pytest.raises(InternalError, match="the step factor"):
         attngen.compile(attngen.attention(name="watched", softcap=3.0))
 
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import attngen
+from attngen.alternates.warp_specialization.eligibility import why_ineligible
 from attngen.emit.kernel_text import statements
 from attngen.emit.placement import MASKED, shapes
 from attngen.interpreter.torch_reference import reference
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
-from attngen.kernel.dense_rows import unspecialised
 from attngen.kernel.masked_out import alone, end_of_rows, kept_along
 from attngen.pipeline import analyse, fused
 from tests.kernels import cases, harness
@@ -326,4 +326,4 @@ def test_masks_that_are_an_end(kept, end):
     found = kept_along(kernel, "n")
     assert found is not None
     assert (end_of_rows(kernel, found) is not None) == end
-    assert bool(unspecialised(kernel)) != end
+    assert bool(why_ineligible(kernel)) != end

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.kernel.feature_tiles import columns, pieces
 from attngen.schedule.cost.atomics import atomic_cost
 from attngen.schedule.space import uses_wide_units
@@ -102,9 +103,8 @@ def _tcgen05(parts: _Parts, structure: Structure, dims: Mapping[str, int], item:
 def _wgmma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int, tile: TileSchedule) -> int:
     streamed = tile.streamed or 0
     ring, extra = parts.ring(tile.num_stages), parts.narrow
-    if tile.specialised:
-        # Buffers and barriers only; the compiler adds nothing.
-        return sum(parts.resident_tiles) + ring + _BARRIER_BYTES
+    if tile.alternate:
+        return ALTERNATES[tile.alternate].shared_bytes(sum(parts.resident_tiles), ring)
     if tile.pipe:
         # The first prefetched tile has a buffer of its own, as far as it is in flight when the loop begins. Issued before the maximum,
         # a bias is added without a dot.

@@ -181,7 +181,7 @@ def price(
         spilled = seen.spill_bytes * tile.num_warps * target.warp_size
         issue, moved = issue + spilled / 4 / _LANES_PER_CLOCK, moved + spilled / _SHARED_BYTES_PER_CLOCK
     parts = (tensor, special + issue, moved, traffic / _L2_BYTES_PER_CLOCK)
-    # Programs on one SM hide each other's stalls; a single program stalls on every unit in turn.
+    # Programs on one SM hide each other's stalls; a single program stalls on every unit in iteration.
     exposed = (tensor + special + issue - max(tensor, special + issue)) / resident_programs
     exposed *= 1 - _PREFETCH_OVERLAP if tile.pipe else 1
     busy = max(*parts) + exposed if seen is None or seen.iteration_cycles is None else max(seen.iteration_cycles, parts[-1])
