@@ -183,10 +183,16 @@ MUTANTS = (
     ),
     # Tiles that do not compile.
     Mutant(
-        "refused tiles are taken again", "passed_over", "if not (why := refused(kernel.role, rest[0].tile)):", "if True:", first=OF_REFUSALS
+        "refused tiles are taken again",
+        "skip_refused",
+        "if not (why := refused(kernel.role, rest[0].tile)):",
+        "if True:",
+        first=OF_REFUSALS,
     ),
-    Mutant("measured tiles are never refused", "passed_over", "if not (why := refused(kernel.role, tile)):", "if True:", first=OF_REFUSALS),
-    Mutant("forms are never suspected", "passed_over", "if not suspect & _form(item.tile)]", "if item]", first=OF_REFUSALS),
+    Mutant(
+        "measured tiles are never refused", "skip_refused", "if not (why := refused(kernel.role, tile)):", "if True:", first=OF_REFUSALS
+    ),
+    Mutant("forms are never suspected", "skip_refused", "if not suspect & _form(item.tile)]", "if item]", first=OF_REFUSALS),
     Mutant(
         "a refused fallback stays", "_reason", "if reason.fallback is not None and refused(", "if False and refused(", first=OF_REFUSALS
     ),
@@ -798,7 +804,7 @@ MUTANTS = (
     ),
     Mutant(
         "twice the shared memory",
-        "_misfit",
+        "_excess",
         "if cost.shared_bytes > target.shared_bytes:",
         "if cost.shared_bytes > 2 * target.shared_bytes:",
         first=OF_SCHEDULES,
@@ -834,8 +840,8 @@ MUTANTS = (
     Mutant(
         "limits for the interpreter",
         "_lost",
-        'return "" if request.dtype == "float64" else _misfit(cost, request.target)',
-        "return _misfit(cost, request.target)",
+        'return "" if request.dtype == "float64" else _excess(cost, request.target)',
+        "return _excess(cost, request.target)",
         first=OF_SCHEDULES,
     ),
     Mutant(
