@@ -57,7 +57,7 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
     dialect = Gluon(parts.kernel, shapes)
     written = statements(kernel, shapes, [plain], dialect)
     segments, writer = written.segments, written.writer
-    if segments is None or written.ahead is None or not set(writer.parameters) <= set(plain.params):
+    if segments is None or written.ahead is None or not set(writer.parameters.values()) <= set(plain.params):
         raise InternalError(f"the specialised form of {kernel.role} has no products to begin, or other arguments than the plain one")
     before = [*place(kernel, writer, segments), *writer.sections.prologue]
     local = local_names(before)

@@ -470,7 +470,7 @@ MUTANTS = (
     Mutant(
         "gathers beyond the end",
         EMIT,
-        'masks.append(self.lifted(f"({text} < {size})", own, layout))',
+        'masks.append(self.lifted(f"({text} < {end})", own, layout))',
         "pass",
         first="learned_bias",
     ),
