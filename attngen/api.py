@@ -61,7 +61,7 @@ def compile(
         schedule: tiles that override the choice: {"forward": {"BLOCK_M": 64, ...}}.
         keep_lists: where tiles are listed by a kernel, for masks without closed bounds, lists are kept until a captured value that the
             mask reads, or a length, changes. A change of a tensor is one that PyTorch counts: not one through numpy or `.data`.
-        without: rewrites of the kernels to leave out, by the names that `explain` gives them ("fold_scales").
+        without: rewrites of the kernels to leave out, by the names that `explain` gives them ("scale_folding").
         require: rewrites that must apply to some kernel for `dtype`, bfloat16 unless given; also where they are no gain.
 
     Returns:

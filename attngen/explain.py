@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from attngen.analysis.congruence import common_divisor
-from attngen.analysis.kv_ranges import describe, walked_ranges
+from attngen.analysis.kv_ranges import describe, loop_ranges
 from attngen.analysis.pass_count import pass_count
 from attngen.emit.segments import segments_of
 from attngen.errors import ArgumentError, InvalidKnob
@@ -224,7 +224,7 @@ def visits(kernel: Kernel) -> str:
     """Which part of the passing axis a kernel looks at, for a tile of positions `first` to `last`."""
     if kernel.streamed is None:
         return "nothing passes"
-    found = describe(walked_ranges(*kernel.bounding, kernel.streamed, kernel.resident))
+    found = describe(loop_ranges(*kernel.bounding, kernel.streamed, kernel.resident))
     segments = segments_of(kernel)
     listed = segments is not None and segments.listed
     return f"{found}; of these the tiles that {kernel.role}_list lists" if listed else found
@@ -249,7 +249,7 @@ def _line(step: Einsum) -> str:
 def _gaps(program: Program) -> str:
     """What another order of tokens would do for a mask that holds for equal remainders only."""
     kernel = program.kernels[0]
-    divisor = common_divisor(kernel.some, kernel.resident, kernel.streamed or "")
+    divisor = common_divisor(kernel.may_mask, kernel.resident, kernel.streamed or "")
     if divisor is None:
         return ""
     name = print_expr(divisor)
@@ -297,7 +297,7 @@ def _kernel_lines(kernel: KernelFacts, full: bool) -> list[str]:
 
 def _form(program: Program, why: str) -> str:
     """Which form the backward has."""
-    added = [name for kernel in program.kernels for name in kernel.added]
+    added = [name for kernel in program.kernels for name in kernel.atomic_adds]
     if not why or not any(kernel.role != "forward" for kernel in program.kernels):
         return ""
     if not added:
@@ -323,12 +323,12 @@ def _captured(program: Program) -> tuple[str, ...]:
 
 
 def _formed(kernel: Kernel, step: str, position: set[str]) -> str:
-    place = next((item for item in kernel.destinations if item.step == step), None)
+    place = next((item for item in kernel.scatters if item.step == step), None)
     if place is not None:
         summed = f"summed over {', '.join(kernel.loops)}, " if kernel.loops else ""
         return f"{summed}{_FORMS[place.form]} in {kernel.role}"
     rest = [axis for axis in kernel.axes(step) if axis not in position]
-    by_rows = step in kernel.added or (
+    by_rows = step in kernel.atomic_adds or (
         kernel.resident in kernel.axes(step) and kernel.role.startswith(("backward_rows", "backward_finish"))
     )
     return f"by {'rows' if by_rows else 'columns'} in {kernel.role}" + (f", partials summed over {', '.join(rest)}" if rest else "")

@@ -22,26 +22,26 @@ from attngen.kernel.dense_rows import unspecialised
 from attngen.kernel.feature_tiles import Cuts
 from attngen.kernel.fused_backward import fused as fused_kernels
 from attngen.kernel.partition import Kernel, backward_kernels, forward_kernel
-from attngen.kernel.rewrites.bias_as_dot import fold_biases
-from attngen.kernel.rewrites.bias_separation import split_biases
-from attngen.kernel.rewrites.cse import name_common_parts
-from attngen.kernel.rewrites.document_extents import with_runs
+from attngen.kernel.rewrites.bias_as_dot import bias_as_dot
+from attngen.kernel.rewrites.bias_separation import bias_separation
+from attngen.kernel.rewrites.cse import cse
+from attngen.kernel.rewrites.document_extents import with_document_extents
 from attngen.kernel.rewrites.float_distances import float_distances
-from attngen.kernel.rewrites.join_dots import join_products
+from attngen.kernel.rewrites.join_dots import join_dots
 from attngen.kernel.rewrites.note import Note
-from attngen.kernel.rewrites.scale_folding import fold_scales
-from attngen.kernel.rewrites.static_max import drop_maxima
+from attngen.kernel.rewrites.scale_folding import scale_folding
+from attngen.kernel.rewrites.static_max import static_max
 from attngen.kernel.split_kv import MERGE, PARTS, in_parts
 from attngen.transform.autodiff.differentiate import Backward, differentiate
 from attngen.transform.autodiff.precise_delta import cancellation, cancelling_gradient
 from attngen.transform.canonicalize import canonicalize
-from attngen.transform.factor import hoist
+from attngen.transform.factor import factor
 from attngen.transform.streaming.streaming import Streamed, streaming
 from attngen.version import VERSION
 
 FORWARD = frozenset(("forward", PARTS, MERGE))
 """Roles of the kernels that the forward launches."""
-STEPS = ("trace", "canonicalize", "streaming", "differentiate", "hoist", "partition", "rewrite")
+STEPS = ("trace", "canonicalize", "streaming", "differentiate", "factor", "partition", "rewrite")
 """Names of the steps whose results can be looked at."""
 _T = TypeVar("_T")
 Observe = Callable[[str, _T], _T]
@@ -103,11 +103,11 @@ class Rewrite:
 
 
 REWRITES: dict[str, Rewrite] = {
-    "drop_maxima": Rewrite(drop_maxima, frozenset({"bfloat16"})),
-    "join_products": Rewrite(join_products),
-    "split_biases": Rewrite(split_biases, frozenset({"float16", "bfloat16"}), partial(split_biases, asked=True)),
-    "fold_biases": Rewrite(fold_biases, frozenset({"bfloat16"})),
-    "fold_scales": Rewrite(fold_scales),
+    "static_max": Rewrite(static_max, frozenset({"bfloat16"})),
+    "join_dots": Rewrite(join_dots),
+    "bias_separation": Rewrite(bias_separation, frozenset({"float16", "bfloat16"}), partial(bias_separation, asked=True)),
+    "bias_as_dot": Rewrite(bias_as_dot, frozenset({"bfloat16"})),
+    "scale_folding": Rewrite(scale_folding),
     "float_distances": Rewrite(float_distances),
 }
 """In the order in which they are tried, by the names under which they can be left out."""
@@ -144,7 +144,7 @@ def analyse(
     program = _differentiated(start, wrt, precise_delta) if wanted is not None else _with_gradients(start, wrt, precise_delta)
     assert program.backward is not None
     observe("differentiate", program.backward)
-    observe("hoist", program.gradient)
+    observe("factor", program.gradient)
     observe("partition", program.parts)
     observe("rewrite", program.kernels)
     return program
@@ -168,7 +168,7 @@ def _differentiated(program: Program, wrt: tuple[str, ...], precise_delta: bool 
     """A streamed forward with its kernels and those of some gradients."""
     features = program.features
     backward, delta = _gradients(program.streamed, wrt, precise_delta)
-    gradient = hoist(backward.cascade, features)
+    gradient = factor(backward.cascade, features)
     forward = forward_kernel(backward.forward, tuple(item.name for item in backward.saved), features)
     parts = (forward, *backward_kernels(backward, gradient, features))
     return _rewritten(replace(program, streamed=backward.forward, backward=backward, gradient=gradient, parts=parts, delta=delta))
@@ -243,7 +243,7 @@ def _rewritten(program: Program) -> Program:
     kernels = done[-1][1] if done else program.parts
     kernels = (*in_parts(kernels[0]), *kernels[1:]) if program.divided else kernels
     told = tuple((name, notes) for name, _, notes in done)
-    return replace(program, kernels=tuple(with_runs(name_common_parts(kernel)) for kernel in kernels), rewrites=told)
+    return replace(program, kernels=tuple(with_document_extents(cse(kernel)) for kernel in kernels), rewrites=told)
 
 
 def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = False) -> Source:
@@ -274,7 +274,7 @@ def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = Fals
 def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], ...], forms: Sequence[Form] = ()) -> Plan:
     """What the host side of a module depends on."""
     backward = program.backward
-    forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].lists})
+    forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].tile_list_of})
     return Plan(
         inputs=tuple(item for item in program.cascade.inputs),
         outputs=program.cascade.outputs,

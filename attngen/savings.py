@@ -35,7 +35,7 @@ def _changes(old: Kernel, new: Kernel) -> str:
 
 def _costs(kernel: Kernel) -> dict[str, float]:
     pair = {kernel.resident, kernel.streamed}
-    folded = {fold.step for fold in kernel.folds}
+    folded = {bias_dot.step for bias_dot in kernel.bias_dots}
     steps = [step for step in kernel.steps if pair <= {*step.axes, *step.over} and step.name not in folded]
     nodes = [node for step in steps for node in walk(step.body) if isinstance(node, Apply) and pair <= set(free_axes(node))]
     held = structure(kernel)

@@ -53,12 +53,12 @@ def median_seconds(action: Callable[[], object], device: torch.device) -> float:
 def prepared(name: str, length: int, device: torch.device) -> tuple[float, int]:
     """Seconds and bytes of attngen's preparations."""
     attend = attngen.compile(attngen.attention(mask_mod=masks(length, device)[name], name=name), arch="sm90")
-    (runs, *_), captures = (attend.program.kernels[0].runs or (None,)), {item.name: item.value for item in attend.spec.captures}
+    (runs, *_), captures = (attend.program.kernels[0].document_extents or (None,)), {item.name: item.value for item in attend.spec.captures}
     if runs is None:
         return 0.0, 0
     kernels = attend._kernels  # pyright: ignore[reportPrivateUsage]  the emitted function, by itself
     dims = attend.dims(64)
-    function = kernels.module(kernels.source(dims), False, targets.get("sm90"), dims, "bfloat16").runs
+    function = kernels.module(kernels.source(dims), False, targets.get("sm90"), dims, "bfloat16").document_extents
     found = function(captures[runs.values], captures[runs.keys])
     return median_seconds(lambda: function(captures[runs.values], captures[runs.keys]), device), sum(4 * x.numel() for x in found)
 

@@ -147,7 +147,7 @@ class Row:
 def setup_of(attend: attngen.Attention, forward: MaskTiles) -> tuple[str, int]:
     """What a call prepares before its forward kernel runs, and the bytes that this takes."""
     kernel = attend.program.kernels[0]
-    if kernel.runs:
+    if kernel.document_extents:
         return "documents", forward.setup_bytes
     return ("list" if forward.setup_bytes else "none"), forward.setup_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import attngen
-from attngen.analysis.kv_ranges import describe, stream_ranges
+from attngen.analysis.kv_ranges import describe, kv_ranges
 
 
 def sliding_window(size):
@@ -49,7 +49,7 @@ def main() -> None:
     for name, mask in masks.items():
         attend = attngen.compile(attngen.attention(mask_mod=mask), arch="sm90")
         forward = attend.program.kernels[0]
-        print(f"{name}: {describe(stream_ranges(forward.some, 'n', 'm'))}")
+        print(f"{name}: {describe(kv_ranges(forward.may_mask, 'n', 'm'))}")
         print("  largest error:", f"{(attend(q, k, v) - attend.reference(q, k, v)).abs().max():.1e}")
     attend = attngen.compile(attngen.attention(mask_mod=dilated(4, 256)), arch="sm90")
     print("dilated by 4:", attend.explained().order)

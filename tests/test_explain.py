@@ -51,11 +51,11 @@ def test_what_rewrites_save_is_counted() -> None:
     instead, which leaves the scale by itself, for the exponent to take in."""
     program = for_dtype(analyse(parse(CAUSAL_ALIBI)), "bfloat16")
     found = savings(program)
-    assert found["split_biases"] == ("operations 2 less in forward, backward_rows, backward_columns",)
-    assert found["fold_biases"] == ("flops of products 32 more in forward, backward_rows, backward_columns",)
-    assert found["fold_scales"] == ("operations 1 less in forward, backward_rows, backward_columns",)
-    assert "fold_biases" not in savings(for_dtype(analyse(parse(CAUSAL_ALIBI), without=frozenset({"fold_biases"})), "bfloat16"))
-    assert "drop_maxima" not in savings(for_dtype(analyse(parse(SOFTMAX)), "bfloat16")), "scores without bounds keep their maximum"
+    assert found["bias_separation"] == ("operations 2 less in forward, backward_rows, backward_columns",)
+    assert found["bias_as_dot"] == ("flops of products 32 more in forward, backward_rows, backward_columns",)
+    assert found["scale_folding"] == ("operations 1 less in forward, backward_rows, backward_columns",)
+    assert "bias_as_dot" not in savings(for_dtype(analyse(parse(CAUSAL_ALIBI), without=frozenset({"bias_as_dot"})), "bfloat16"))
+    assert "static_max" not in savings(for_dtype(analyse(parse(SOFTMAX)), "bfloat16")), "scores without bounds keep their maximum"
 
 
 def test_differential_saves_one_tensor_as_large_as_an_output() -> None:
@@ -89,7 +89,7 @@ def test_gradients_of_captured_tensors_tell_how_they_are_formed() -> None:
     assert whole.captured == ("bias[b, g * extent(r) + r, m, n]: stored once in backward_rows",)
 
 
-@pytest.mark.parametrize("step", ["trace", "canonicalize", "streaming", "differentiate", "hoist", "partition"])
+@pytest.mark.parametrize("step", ["trace", "canonicalize", "streaming", "differentiate", "factor", "partition"])
 def test_the_result_of_every_step_can_be_seen(step: str) -> None:
     assert after(parse(CAUSAL_ALIBI), step)
 

@@ -1,7 +1,7 @@
 """Half-open spans of the streamed axis, and what `and` and `or` make of them.
 
-A predicate has pieces of two spans each: the `some` of all pieces hold every position that some row of the tile may attend to, the `all`
-only positions that every row may attend to. `tight` says that no `some` was widened on the way: a hull over a gap or a part that nothing
+A predicate has pieces of two spans each: the `may` of all pieces hold every position that some row of the tile may attend to, the `must`
+only positions that every row may attend to. `tight` says that no `may` was widened on the way: a hull over a gap or a part that nothing
 is known about loses tiles.
 """
 
@@ -21,7 +21,7 @@ ZERO = build.const(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Interval:
     """lo <= position < hi, not yet clipped to the axis."""
 
     lo: Expr
@@ -29,18 +29,18 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class MayMust:
     """A run of positions where some row may attend, and within it, unless it is empty, one where every row may."""
 
-    some: Span
-    all: Span
+    may: Interval
+    must: Interval
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
+class Intervals:
     """Pieces in no order, which may overlap."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[MayMust, ...]
     tight: bool = True
 
 
@@ -72,12 +72,12 @@ class Axes:
         return Read(name, (), "int")
 
     @property
-    def everything(self) -> Span:
-        return Span(ZERO, Extent(self.stream))
+    def everything(self) -> Interval:
+        return Interval(ZERO, Extent(self.stream))
 
     @property
-    def nothing(self) -> Span:
-        return Span(ZERO, ZERO)
+    def nothing(self) -> Interval:
+        return Interval(ZERO, ZERO)
 
 
 def one_number(expr: Expr, axes: Axes) -> bool:
@@ -86,68 +86,68 @@ def one_number(expr: Expr, axes: Axes) -> bool:
     return not any(axis in varying for axis in free_axes(expr))
 
 
-def opaque(axes: Axes) -> Spans:
+def opaque(axes: Axes) -> Intervals:
     """Nothing is known: visited, and masked."""
-    return Spans((Piece(axes.everything, axes.nothing),), tight=False)
+    return Intervals((MayMust(axes.everything, axes.nothing),), tight=False)
 
 
-def gate(some: Expr, every: Expr, axes: Axes) -> Spans:
+def gate(may: Expr, must: Expr, axes: Axes) -> Intervals:
     """Everything or nothing, by conditions that hold for the tile as a whole."""
-    return Spans((Piece(_gated(some, axes), _gated(every, axes)),))
+    return Intervals((MayMust(_gated(may, axes), _gated(must, axes)),))
 
 
-def both(a: Spans, b: Spans, axes: Axes) -> Spans:
+def both(a: Intervals, b: Intervals, axes: Axes) -> Intervals:
     """Where two predicates hold."""
-    pieces = [Piece(_meet(x.some, y.some, axes), _meet(x.all, y.all, axes)) for x in a.pieces for y in b.pieces]
+    pieces = [MayMust(_meet(x.may, y.may, axes), _meet(x.must, y.must, axes)) for x in a.pieces for y in b.pieces]
     return _bounded(pieces, a.tight and b.tight, axes)
 
 
-def either(a: Spans, b: Spans, axes: Axes) -> Spans:
+def either(a: Intervals, b: Intervals, axes: Axes) -> Intervals:
     """Where one of two predicates holds."""
-    pieces: list[Piece] = []
+    pieces: list[MayMust] = []
     for piece in (*a.pieces, *b.pieces):
         for other in list(pieces):
-            if _touch(piece.some, other.some, axes):
+            if _touch(piece.may, other.may, axes):
                 pieces.remove(other)
                 piece = _merged(other, piece, axes)
         pieces.append(piece)
     return _bounded(pieces, a.tight and b.tight, axes)
 
 
-def paired(weak: Spans, strong: Spans, axes: Axes) -> Spans:
-    """`some` of one predicate and `all` of another that implies it."""
+def paired(weak: Intervals, strong: Intervals, axes: Axes) -> Intervals:
+    """`may` of one predicate and `must` of another that implies it."""
     if len(weak.pieces) != len(strong.pieces):
         weak, strong = whole(weak, axes), whole(strong, axes)
-    pieces = tuple(Piece(x.some, y.all) for x, y in zip(weak.pieces, strong.pieces, strict=True))
-    return Spans(pieces, weak.tight and strong.tight)
+    pieces = tuple(MayMust(x.may, y.must) for x, y in zip(weak.pieces, strong.pieces, strict=True))
+    return Intervals(pieces, weak.tight and strong.tight)
 
 
-def whole(spans: Spans, axes: Axes) -> Spans:
-    """One piece: the hull of `some`, and what is known to be one span of `all`."""
-    merged = functools.reduce(lambda x, y: _merged(x, y, axes), spans.pieces)
-    return Spans((merged,), spans.tight and len(spans.pieces) == 1)
+def whole(intervals: Intervals, axes: Axes) -> Intervals:
+    """One piece: the hull of `may`, and what is known to be one span of `must`."""
+    merged = functools.reduce(lambda x, y: _merged(x, y, axes), intervals.pieces)
+    return Intervals((merged,), intervals.tight and len(intervals.pieces) == 1)
 
 
-def _merged(a: Piece, b: Piece, axes: Axes) -> Piece:
-    return Piece(_hull(a.some, b.some, axes), _join(a.all, b.all, axes))
+def _merged(a: MayMust, b: MayMust, axes: Axes) -> MayMust:
+    return MayMust(_hull(a.may, b.may, axes), _join(a.must, b.must, axes))
 
 
-def _touch(a: Span, b: Span, axes: Axes) -> bool:
+def _touch(a: Interval, b: Interval, axes: Axes) -> bool:
     """Whether the hull of two spans has no gap."""
     return a.lo == b.lo or a.hi == b.hi or _simple_union(a, b, axes) is not None
 
 
-def _bounded(pieces: list[Piece], tight: bool, axes: Axes) -> Spans:
+def _bounded(pieces: list[MayMust], tight: bool, axes: Axes) -> Intervals:
     """Pieces, one in place of too many, or nothing known where bounds have grown beyond what a kernel should compute."""
-    kept = [piece for piece in pieces if not _empty(piece.some, axes)] or pieces[:1]
-    spans = Spans(tuple(dict.fromkeys(kept)), tight)
-    if len(spans.pieces) > MOST_PIECES:
-        spans = whole(spans, axes)
-    bounds = (bound for piece in spans.pieces for span in (piece.some, piece.all) for bound in (span.lo, span.hi))
-    return opaque(axes) if any(len(set(islice(walk(bound), _MOST_NODES))) > _LONGEST for bound in bounds) else spans
+    kept = [piece for piece in pieces if not _empty(piece.may, axes)] or pieces[:1]
+    intervals = Intervals(tuple(dict.fromkeys(kept)), tight)
+    if len(intervals.pieces) > MOST_PIECES:
+        intervals = whole(intervals, axes)
+    bounds = (bound for piece in intervals.pieces for span in (piece.may, piece.must) for bound in (span.lo, span.hi))
+    return opaque(axes) if any(len(set(islice(walk(bound), _MOST_NODES))) > _LONGEST for bound in bounds) else intervals
 
 
-def _empty(span: Span, axes: Axes) -> bool:
+def _empty(span: Interval, axes: Axes) -> bool:
     """Whether no row has a position here: known of a tile of one row, which every tile is made of."""
 
     def of_one_row(node: Expr) -> Expr | None:
@@ -162,11 +162,11 @@ _LONGEST = 80
 _MOST_NODES = 2000
 
 
-def _gated(condition: Expr, axes: Axes) -> Span:
-    return Span(ZERO, build.apply("where", condition, Extent(axes.stream), ZERO))
+def _gated(condition: Expr, axes: Axes) -> Interval:
+    return Interval(ZERO, build.apply("where", condition, Extent(axes.stream), ZERO))
 
 
-def _gate_of(span: Span, axes: Axes) -> Expr | None:
+def _gate_of(span: Interval, axes: Axes) -> Expr | None:
     """The condition of a span that is everything or nothing."""
     match span.hi:
         case Apply(op="where", args=(condition, whole, none)) if (span.lo, whole, none) == (ZERO, Extent(axes.stream), ZERO):
@@ -175,23 +175,23 @@ def _gate_of(span: Span, axes: Axes) -> Expr | None:
             return None
 
 
-def _meet(a: Span, b: Span, axes: Axes) -> Span:
-    return Span(largest(a.lo, b.lo, axes.resident), smallest(a.hi, b.hi, axes.resident))
+def _meet(a: Interval, b: Interval, axes: Axes) -> Interval:
+    return Interval(largest(a.lo, b.lo, axes.resident), smallest(a.hi, b.hi, axes.resident))
 
 
-def _hull(a: Span, b: Span, axes: Axes) -> Span:
+def _hull(a: Interval, b: Interval, axes: Axes) -> Interval:
     simple = _simple_union(a, b, axes)
     if simple is not None:
         return simple
-    return Span(smallest(a.lo, b.lo, axes.resident), largest(a.hi, b.hi, axes.resident))
+    return Interval(smallest(a.lo, b.lo, axes.resident), largest(a.hi, b.hi, axes.resident))
 
 
-def _join(a: Span, b: Span, axes: Axes) -> Span:
+def _join(a: Interval, b: Interval, axes: Axes) -> Interval:
     """The hull of two spans without a gap, else one of them."""
     return _hull(a, b, axes) if _touch(a, b, axes) else a
 
 
-def _simple_union(a: Span, b: Span, axes: Axes) -> Span | None:
+def _simple_union(a: Interval, b: Interval, axes: Axes) -> Interval | None:
     """The union where one of the spans is nothing, everything, or either of them by a condition."""
     if axes.everything in (a, b):
         return axes.everything
@@ -203,5 +203,5 @@ def _simple_union(a: Span, b: Span, axes: Axes) -> Span | None:
             return _gated(build.apply("or", condition, second), axes)
         if condition is not None:
             whole = axes.everything
-            return Span(build.apply("where", condition, whole.lo, other.lo), build.apply("where", condition, whole.hi, other.hi))
+            return Interval(build.apply("where", condition, whole.lo, other.lo), build.apply("where", condition, whole.hi, other.hi))
     return None

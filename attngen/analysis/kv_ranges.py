@@ -2,11 +2,11 @@
 
 Takes a predicate, gives pieces of two half-open ranges of the streamed axis, as expressions of the tile's first and last resident position:
 
-    some: outside of it no row of the tile may attend        (EMPTY: never visited)
-    all:  inside of it every row of the tile may attend      (FULL: no masking code); what is left of `some` is PARTIAL
+    may:  outside of it no row of the tile may attend        (EMPTY: never visited)
+    must: inside of it every row of the tile may attend      (FULL: no masking code); what is left of `may` is PARTIAL
 
-`some` may be too large and `all` too small, never the other way round. Most masks have one piece; a window beside the first tokens has two.
-A predicate is brought into negation normal form, its comparisons are solved by `comparison`, and `spans` joins what they give. An equality
+`may` may be too large and `must` too small, never the other way round. Most masks have one piece; a window beside the first tokens has two.
+A predicate is brought into negation normal form, `solve` solves its comparisons, and `intervals` joins what they give. An equality
 of a streamed with a resident value, as in `doc[m] == doc[n] and m - start[doc[m]] >= n - start[doc[n]]`, lets the other parts of its
 conjunction read the resident one.
 """
@@ -18,8 +18,22 @@ import math
 from dataclasses import dataclass
 
 from attngen.analysis.affine import Linear, at_least, constant, largest, linear, smallest
-from attngen.analysis.intervals import ZERO, Axes, Piece, Span, Spans, TileValue, both, either, gate, one_number, opaque, paired, whole
-from attngen.analysis.solve import comparison
+from attngen.analysis.intervals import (
+    ZERO,
+    Axes,
+    Interval,
+    Intervals,
+    MayMust,
+    TileValue,
+    both,
+    either,
+    gate,
+    one_number,
+    opaque,
+    paired,
+    whole,
+)
+from attngen.analysis.solve import solve_comparison
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, kind_of
 from attngen.ir.printer import print_expr
@@ -32,40 +46,40 @@ _WHOLE = {"lt": math.ceil, "le": math.floor, "gt": math.floor, "ge": math.ceil}
 
 
 @dataclass(frozen=True, slots=True)
-class Ranges:
+class KvRanges:
     """Half-open ranges of streamed positions, for one tile of resident rows [first, last].
 
     Each bound is an integer expression of the reads `first` and `last`, extents, and whatever is one number for the tile. Lower
     bounds are never negative and upper bounds never beyond the axis; a range whose lower bound is not below its upper one is empty.
 
     Attributes:
-        pieces: in the order of the lower bounds of their `some`; a position may lie in several.
+        pieces: in the order of the lower bounds of their `may`; a position may lie in several.
         over: what bounds read of captured tensors over the rows of a tile, by the name they read it under.
-        tight: whether no `some` was widened over gaps or parts that nothing is known about.
+        tight: whether no `may` was widened over gaps or parts that nothing is known about.
     """
 
     stream: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[MayMust, ...]
     over: tuple[tuple[str, TileValue], ...] = ()
     tight: bool = True
 
     @property
     def bounds(self) -> tuple[Expr, ...]:
-        """All bounds: of each piece, those of `some` before those of `all`."""
-        return tuple(bound for piece in self.pieces for span in (piece.some, piece.all) for bound in (span.lo, span.hi))
+        """All bounds: of each piece, those of `may` before those of `must`."""
+        return tuple(bound for piece in self.pieces for span in (piece.may, piece.must) for bound in (span.lo, span.hi))
 
     @property
     def masked(self) -> bool:
         """No position is known to be FULL."""
-        return all(build.is_const(piece.all.hi, 0) for piece in self.pieces)
+        return all(build.is_const(piece.must.hi, 0) for piece in self.pieces)
 
     @property
     def unmasked(self) -> bool:
         """Every visited position is FULL."""
-        return all(piece.some == piece.all for piece in self.pieces)
+        return all(piece.may == piece.must for piece in self.pieces)
 
 
-def stream_ranges(predicate: Expr | None, stream: str, resident: str) -> Ranges:
+def kv_ranges(predicate: Expr | None, stream: str, resident: str) -> KvRanges:
     """Where a tile of resident rows meets the streamed axis.
 
     Args:
@@ -76,23 +90,23 @@ def stream_ranges(predicate: Expr | None, stream: str, resident: str) -> Ranges:
     Returns:
         Bounds that hold for every tile, every extent and every value of the captured numbers.
     """
-    return walked_ranges(predicate, predicate, stream, resident)
+    return loop_ranges(predicate, predicate, stream, resident)
 
 
-def walked_ranges(some: Expr | None, every: Expr | None, stream: str, resident: str) -> Ranges:
-    """The ranges of a kernel: visited where `some` may hold, without masks where `every` does (a nonempty one lies within)."""
+def loop_ranges(may: Expr | None, must: Expr | None, stream: str, resident: str) -> KvRanges:
+    """The ranges of a kernel: visited where `may` may hold, without masks where `must` does (a nonempty one lies within)."""
     axes = Axes(stream, resident)
-    visited, full = (_spans(build.TRUE if predicate is None else predicate, axes) for predicate in (some, every))
-    spans = paired(visited, full, axes)
-    pieces = _ordered([_clipped(piece, axes) for piece in spans.pieces], axes)
+    visited, full = (_intervals(build.TRUE if predicate is None else predicate, axes) for predicate in (may, must))
+    intervals = paired(visited, full, axes)
+    pieces = _ordered([_clipped(piece, axes) for piece in intervals.pieces], axes)
     if pieces is None:
-        spans = whole(spans, axes)
-        pieces = [_clipped(piece, axes) for piece in spans.pieces]
-    used = {name for piece in pieces for span in (piece.some, piece.all) for bound in (span.lo, span.hi) for name in names_read(bound)}
-    return Ranges(stream, tuple(pieces), tuple(item for item in axes.over.items() if item[0] in used), spans.tight)
+        intervals = whole(intervals, axes)
+        pieces = [_clipped(piece, axes) for piece in intervals.pieces]
+    used = {name for piece in pieces for span in (piece.may, piece.must) for bound in (span.lo, span.hi) for name in names_read(bound)}
+    return KvRanges(stream, tuple(pieces), tuple(item for item in axes.over.items() if item[0] in used), intervals.tight)
 
 
-def solved(predicate: Expr, stream: str) -> tuple[Span, tuple[Expr, ...]]:
+def solved(predicate: Expr, stream: str) -> tuple[Interval, tuple[Expr, ...]]:
     """A mask as seen by one row: the streamed positions where the solvable parts of a conjunction hold, and the parts that are left.
 
     Args:
@@ -106,30 +120,30 @@ def solved(predicate: Expr, stream: str) -> tuple[Span, tuple[Expr, ...]]:
     span = row.everything
     left: list[Expr] = []
     for part in related(build.conjuncts(predicate), row):
-        spans = _spans(part, row)
-        if len(spans.pieces) == 1 and spans.pieces[0].some == spans.pieces[0].all:
-            some = spans.pieces[0].some
-            lo = some.lo if span.lo == ZERO else largest(span.lo, some.lo, "")
-            hi = some.hi if span.hi == Extent(stream) else smallest(span.hi, some.hi, "")
-            span = Span(lo, hi)
+        intervals = _intervals(part, row)
+        if len(intervals.pieces) == 1 and intervals.pieces[0].may == intervals.pieces[0].must:
+            may = intervals.pieces[0].may
+            lo = may.lo if span.lo == ZERO else largest(span.lo, may.lo, "")
+            hi = may.hi if span.hi == Extent(stream) else smallest(span.hi, may.hi, "")
+            span = Interval(lo, hi)
         else:
             left.append(part)
     return span, tuple(left)
 
 
-def _clipped(piece: Piece, axes: Axes) -> Piece:
+def _clipped(piece: MayMust, axes: Axes) -> MayMust:
     """A piece without what lies beyond the axis."""
     end = Extent(axes.stream)
-    some, every = (Span(largest(ZERO, span.lo, axes.resident), smallest(span.hi, end, axes.resident)) for span in (piece.some, piece.all))
-    return Piece(some, every)
+    may, must = (Interval(largest(ZERO, span.lo, axes.resident), smallest(span.hi, end, axes.resident)) for span in (piece.may, piece.must))
+    return MayMust(may, must)
 
 
-def _ordered(pieces: list[Piece], axes: Axes) -> list[Piece] | None:
+def _ordered(pieces: list[MayMust], axes: Axes) -> list[MayMust] | None:
     """Pieces by their first positions; None where it takes the values to tell."""
-    result: list[Piece] = []
+    result: list[MayMust] = []
     for piece in pieces:
-        after = [at_least(piece.some.lo, other.some.lo, axes.resident) for other in result]
-        before = [at_least(other.some.lo, piece.some.lo, axes.resident) for other in result]
+        after = [at_least(piece.may.lo, other.may.lo, axes.resident) for other in result]
+        before = [at_least(other.may.lo, piece.may.lo, axes.resident) for other in result]
         place = sum(after)
         if not all(after[:place]) or not all(before[place:]):
             return None
@@ -137,58 +151,58 @@ def _ordered(pieces: list[Piece], axes: Axes) -> list[Piece] | None:
     return result
 
 
-def describe(ranges: Ranges) -> str:
+def describe(ranges: KvRanges) -> str:
     """One line for `explain`."""
-    visited = f"visits {ranges.stream} in {_spelled([piece.some for piece in ranges.pieces])}"
+    visited = f"visits {ranges.stream} in {_spelled([piece.may for piece in ranges.pieces])}"
     if ranges.unmasked:
         return f"{visited}, nothing masked"
     if ranges.masked:
         return f"{visited}, all of it masked"
-    full = [piece.all for piece in ranges.pieces if not build.is_const(piece.all.hi, 0)]
+    full = [piece.must for piece in ranges.pieces if not build.is_const(piece.must.hi, 0)]
     return f"{visited}, unmasked in {_spelled(full)}"
 
 
-def _spelled(spans: list[Span]) -> str:
-    return " and ".join(f"[{print_expr(span.lo)}, {print_expr(span.hi)})" for span in spans)
+def _spelled(intervals: list[Interval]) -> str:
+    return " and ".join(f"[{print_expr(span.lo)}, {print_expr(span.hi)})" for span in intervals)
 
 
-def _spans(predicate: Expr, axes: Axes) -> Spans:
+def _intervals(predicate: Expr, axes: Axes) -> Intervals:
     if one_number(predicate, axes):
         return gate(predicate, predicate, axes)
     match predicate:
         case Apply(op="and"):
-            first, *more = (_spans(part, axes) for part in related(build.conjuncts(predicate), axes))
+            first, *more = (_intervals(part, axes) for part in related(build.conjuncts(predicate), axes))
             return functools.reduce(lambda a, b: both(a, b, axes), more, first)
         case Apply(op="or", args=(a, b)):
-            return either(_spans(a, axes), _spans(b, axes), axes)
+            return either(_intervals(a, axes), _intervals(b, axes), axes)
         case Apply(op="not", args=(a,)):
             inner = _negation(a)
-            return opaque(axes) if inner is None else _spans(inner, axes)
+            return opaque(axes) if inner is None else _intervals(inner, axes)
         case Apply(op="to_bool", args=(a,)) if kind_of(a) != "float":
-            return _spans(a if kind_of(a) == "bool" else build.apply("ne", a, ZERO), axes)
+            return _intervals(a if kind_of(a) == "bool" else build.apply("ne", a, ZERO), axes)
         case Apply(op="where", args=(p, a, b)):
-            return _spans(_cases(p, a, b), axes)
+            return _intervals(_cases(p, a, b), axes)
         case Apply(op="eq" | "ne" as op, args=(a, b)) if kind_of(a) == kind_of(b) == "bool":
             other = build.apply("not", b)
-            return _spans(_cases(a, b, other) if op == "eq" else _cases(a, other, b), axes)
+            return _intervals(_cases(a, b, other) if op == "eq" else _cases(a, other, b), axes)
         case Apply(op=op, args=(a, b)) if op in _NEGATED and kind_of(a) != "float" and kind_of(b) != "float":
             return _compared(op, linear(a).plus(linear(b), -1), axes)
         case Apply(op=op, args=(a, Const(value=bound))) if op in _WHOLE and kind_of(a) != "float" and math.isfinite(bound):
             return _compared(op, linear(a).plus(constant(_WHOLE[op](bound)), -1), axes)
         case Apply(op=op, args=(Const() as bound, a)) if op in _WHOLE and kind_of(a) != "float":
-            return _spans(Apply(_MIRRORED[op], (a, bound)), axes)
+            return _intervals(Apply(_MIRRORED[op], (a, bound)), axes)
         case _:
             return opaque(axes)
 
 
-def _compared(op: str, difference: Linear, axes: Axes) -> Spans:
+def _compared(op: str, difference: Linear, axes: Axes) -> Intervals:
     """A comparison; a `where` of streamed values in it becomes its two cases."""
     for term, factor in difference.terms:
         if isinstance(term, Apply) and term.op == "where" and axes.stream in free_axes(term):
             rest = difference.without(term)
             a, b = (Apply(op, (rest.plus(linear(value), factor).expr(), ZERO)) for value in term.args[1:])
-            return _spans(_cases(term.args[0], a, b), axes)
-    return comparison(op, difference, axes)
+            return _intervals(_cases(term.args[0], a, b), axes)
+    return solve_comparison(op, difference, axes)
 
 
 def related(parts: tuple[Expr, ...], axes: Axes) -> list[Expr]:

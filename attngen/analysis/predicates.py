@@ -12,7 +12,7 @@ from attngen.ir.traverse import names_read
 Mask = frozenset[Expr]
 """A conjunction as a set, for comparisons; the empty one holds always."""
 
-Existence = Mapping[str, Expr | None]
+Guards = Mapping[str, Expr | None]
 """A predicate by name; None, and a name that is lacking, exist always."""
 
 
@@ -26,7 +26,7 @@ def without(predicate: Expr | None, mask: Mask) -> Expr | None:
     return build.both(*(part for part in build.conjuncts(predicate) if part not in mask))
 
 
-def existence(cascade: Cascade) -> dict[str, Expr | None]:
+def guards(cascade: Cascade) -> dict[str, Expr | None]:
     """The predicate of every step; a reduction ends masks."""
     found: dict[str, Expr | None] = {}
     for step in cascade.steps:
@@ -34,11 +34,11 @@ def existence(cascade: Cascade) -> dict[str, Expr | None]:
     return found
 
 
-def contributions(step: Einsum, exists: Existence) -> Expr | None:
+def contributions(step: Einsum, exists: Guards) -> Expr | None:
     """The predicate of what a step computes or, if it reduces, of what it reduces."""
     return build.both(known(step.body, exists), known(step.where, exists), step.where)
 
 
-def known(expr: Expr | None, exists: Existence) -> Expr | None:
+def known(expr: Expr | None, exists: Guards) -> Expr | None:
     """Where everything that an expression reads exists."""
     return build.both(*(exists.get(name) for name in names_read(expr)))

@@ -11,7 +11,7 @@ the tile. max, min and abs of streamed positions are split into cases. What has 
 from __future__ import annotations
 
 from attngen.analysis.affine import FIRST, LAST, Linear, compare_least, constant, largest, linear, smallest
-from attngen.analysis.intervals import ZERO, Axes, Piece, Span, Spans, both, either, gate, one_number, opaque, paired
+from attngen.analysis.intervals import ZERO, Axes, Interval, Intervals, MayMust, both, either, gate, one_number, opaque, paired
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import free_axes
@@ -20,7 +20,7 @@ _Bounds = tuple[Expr, Expr]
 """The least and the greatest value over a tile."""
 
 
-def comparison(op: str, difference: Linear, axes: Axes) -> Spans:
+def solve_comparison(op: str, difference: Linear, axes: Axes) -> Intervals:
     """difference `op` 0, for integers."""
     less = constant(0).plus(difference, -1)
     match op:
@@ -39,7 +39,7 @@ def comparison(op: str, difference: Linear, axes: Axes) -> Spans:
             return either(_at_least_zero(above, axes), _at_least_zero(below, axes), axes)
 
 
-def _at_least_zero(form: Linear, axes: Axes) -> Spans:
+def _at_least_zero(form: Linear, axes: Axes) -> Intervals:
     stream = Index(axes.stream)
     for term, factor in form.terms:
         if term != stream and axes.stream in free_axes(term):
@@ -51,26 +51,26 @@ def _at_least_zero(form: Linear, axes: Axes) -> Spans:
     least, most = bounds
     if a == 0:
         return gate(compare_least(most, ZERO, axes.resident), compare_least(least, ZERO, axes.resident), axes)
-    return Spans((Piece(_solve(a, linear(most), axes), _solve(a, linear(least), axes)),))
+    return Intervals((MayMust(_solve(a, linear(most), axes), _solve(a, linear(least), axes)),))
 
 
-def _solve(a: int, rest: Linear, axes: Axes) -> Span:
+def _solve(a: int, rest: Linear, axes: Axes) -> Interval:
     """The positions n with a * n + rest >= 0, for a != 0."""
     if a == 1:
-        return Span(constant(0).plus(rest, -1).expr(), Extent(axes.stream))
+        return Interval(constant(0).plus(rest, -1).expr(), Extent(axes.stream))
     if a == -1:
-        return Span(ZERO, rest.plus(constant(1)).expr())
+        return Interval(ZERO, rest.plus(constant(1)).expr())
     steps = build.apply("floordiv", rest.expr(), build.const(abs(a)))
     if a > 0:
-        return Span(build.neg(steps), Extent(axes.stream))
-    return Span(ZERO, build.add(steps, build.const(1)))
+        return Interval(build.neg(steps), Extent(axes.stream))
+    return Interval(ZERO, build.add(steps, build.const(1)))
 
 
-def _without_term(form: Linear, term: Expr, factor: int, axes: Axes) -> Spans:
+def _without_term(form: Linear, term: Expr, factor: int, axes: Axes) -> Intervals:
     """The comparison by the cases of a max, min or abs of streamed positions, or with a quotient multiplied out."""
     rest = form.without(term)
 
-    def case(value: Expr) -> Spans:
+    def case(value: Expr) -> Intervals:
         return _at_least_zero(rest.plus(linear(value), factor), axes)
 
     match term:
@@ -86,13 +86,13 @@ def _without_term(form: Linear, term: Expr, factor: int, axes: Axes) -> Spans:
             return opaque(axes)
 
 
-def _quotient(a: Expr, c: Expr, rest: Linear, factor: int, axes: Axes) -> Spans:
+def _quotient(a: Expr, c: Expr, rest: Linear, factor: int, axes: Axes) -> Intervals:
     """factor * (a // c) + rest >= 0; for a divisor below 1 nothing is known."""
     bounds = _extremes_of_sum(rest, axes)
     if bounds is None or (isinstance(c, Const) and c.value < 1):
         return opaque(axes)
 
-    def solved(bound: Expr) -> Spans:
+    def solved(bound: Expr) -> Intervals:
         """a // c >= -bound, or a // c <= bound."""
         steps = linear(build.apply("floordiv", bound, build.const(abs(factor))) if abs(factor) > 1 else bound)
         if factor > 0:

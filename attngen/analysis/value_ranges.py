@@ -43,7 +43,7 @@ def classify(
     Returns:
         EMPTY or FULL only if every element of the tile is missing or existing.
     """
-    known: dict[Expr, Interval] = {Index(axis): (lo, hi - 1) for axis, (lo, hi) in positions.items()}
+    known: dict[Expr, ValueRange] = {Index(axis): (lo, hi - 1) for axis, (lo, hi) in positions.items()}
     known.update({Extent(axis): (length, length) for axis, length in (extents or {}).items()})
     for node in walk(build.TRUE if predicate is None else predicate):
         if isinstance(node, Read) and node.tensor in (scalars or {}) and not node.at:
@@ -55,7 +55,7 @@ def classify(
     return TileClass.FULL if may_hold else TileClass.EMPTY
 
 
-def _truth(predicate: Expr, known: Mapping[Expr, Interval]) -> tuple[bool, bool]:
+def _truth(predicate: Expr, known: Mapping[Expr, ValueRange]) -> tuple[bool, bool]:
     """Whether the predicate may be true, and whether it may be false."""
     match predicate:
         case Const(value=value):
@@ -70,14 +70,14 @@ def _truth(predicate: Expr, known: Mapping[Expr, Interval]) -> tuple[bool, bool]
             holds, fails = _truth(a, known)
             return fails, holds
         case Apply(op=op, args=(a, b)) if op in _COMPARISONS and kind_of(a) != "bool":
-            return _compare(op, interval(build.sub(a, b), known))
+            return _compare(op, value_range(build.sub(a, b), known))
         case Read() if predicate in known:
             return known[predicate][1] != 0, known[predicate][0] == 0
         case _:
             return True, True
 
 
-def _compare(op: str, difference: Interval) -> tuple[bool, bool]:
+def _compare(op: str, difference: ValueRange) -> tuple[bool, bool]:
     low, high = difference
     match op:
         case "ge":
@@ -94,12 +94,12 @@ def _compare(op: str, difference: Interval) -> tuple[bool, bool]:
             return not low == high == 0, low <= 0 <= high
 
 
-Interval = tuple[float, float]
+ValueRange = tuple[float, float]
 """Smallest and largest value, both included; infinite where nothing is known."""
-UNKNOWN: Interval = (-math.inf, math.inf)
+UNKNOWN: ValueRange = (-math.inf, math.inf)
 
 
-def interval(expr: Expr, known: Mapping[Expr, Interval]) -> Interval:
+def value_range(expr: Expr, known: Mapping[Expr, ValueRange]) -> ValueRange:
     """Bounds of a numeric expression.
 
     Args:
@@ -119,20 +119,20 @@ def interval(expr: Expr, known: Mapping[Expr, Interval]) -> Interval:
     return low, high
 
 
-def _interval(expr: Expr, known: Mapping[Expr, Interval]) -> Interval:
+def _interval(expr: Expr, known: Mapping[Expr, ValueRange]) -> ValueRange:
     match expr:
         case Const(value=value):
             return float(value), float(value)
         case Apply(op="where", args=(_, a, b)):
-            first, second = interval(a, known), interval(b, known)
+            first, second = value_range(a, known), value_range(b, known)
             return min(first[0], second[0]), max(first[1], second[1])
         case Apply(op=op, args=args):
-            return _operation(op, tuple(interval(arg, known) for arg in args))
+            return _operation(op, tuple(value_range(arg, known) for arg in args))
         case _:
             return known.get(expr, UNKNOWN)
 
 
-def _operation(op: str, args: tuple[Interval, ...]) -> Interval:
+def _operation(op: str, args: tuple[ValueRange, ...]) -> ValueRange:
     match op, args:
         case "add", ((a, b), (c, d)):
             return a + c, b + d

@@ -53,7 +53,7 @@ class Loads:
 
     def emit_load(self, read: Read, stage: Stage) -> Value:
         layout = self.writer.layout(read)
-        if len(layout) > 2 and not self.writer.kernel.merges:
+        if len(layout) > 2 and not self.writer.kernel.combines_splits:
             raise refuse_shape(read, layout)
         if stage == Stage.TILE and read.tensor not in self.writer.shapes.owned and is_matrix(read, self.writer.kernel):
             return self.fetch(read, layout)
@@ -135,7 +135,7 @@ class Loads:
 
     def is_of_runs(self, read: Read) -> bool:
         """Whether it is of a tensor that the host has found about documents, which is contiguous in its last dimension."""
-        return any(read.tensor in runs.names for runs in self.writer.kernel.runs)
+        return any(read.tensor in runs.names for runs in self.writer.kernel.document_extents)
 
     def fetch_vector(self, read: Read, layout: Layout) -> Value:
         """A tile of such a vector, whose descriptor is made before the stream."""

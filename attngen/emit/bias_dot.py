@@ -20,54 +20,54 @@ from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr
 from attngen.ir.traverse import free_axes
-from attngen.kernel.partition import Fold, Kernel
+from attngen.kernel.partition import BiasDot, Kernel
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
 
 
-def add_fold(lowering: Lowering, step: Einsum, fold: Fold) -> None:
+def add_bias_dot(lowering: Lowering, step: Einsum, bias_dot: BiasDot) -> None:
     """The step as a product added to a tile."""
     writer = lowering.writer
     name = writer.name(tensor_name(step.name))
-    sides = [_operand(lowering, f"{name}_{side}", fold, place) for place, side in enumerate(("phi", "psi"))]
-    tile = writer.steps[fold.tile.tensor].code
-    line = f"{name} = {writer.dialect.product(writer, (sides[0], sides[1]), str(tile), ahead=False)}"
-    goes_ahead = step.name in lowering.ahead.names
+    sides = [_operand(lowering, f"{name}_{side}", bias_dot, place) for place, side in enumerate(("phi", "psi"))]
+    tile = writer.steps[bias_dot.tile.tensor].code
+    line = f"{name} = {writer.dialect.product(writer, (sides[0], sides[1]), str(tile), prefetched=False)}"
+    goes_ahead = step.name in lowering.prefetched.names
     for text in [f"{name} = {tile}", "if not EARLY:", f"    {line}"] if goes_ahead else [line]:
         writer.put(text, Stage.TILE)
     writer.steps[step.name] = Value(name, lowering.pair, Stage.TILE)
     if goes_ahead:
-        lowering.ahead.apart += _added(lowering, step, fold, name)
+        lowering.prefetched.apart += _added(lowering, step, bias_dot, name)
 
 
 def is_nested(kernel: Kernel) -> bool:
     """Whether operands depend on the turn of a loop around the stream."""
     loops = set(kernel.loops)
-    return any(loops & set(free_axes(value)) for fold in kernel.folds for column in fold.columns for value, _ in column)
+    return any(loops & set(free_axes(value)) for bias_dot in kernel.bias_dots for column in bias_dot.columns for value, _ in column)
 
 
-def _added(lowering: Lowering, step: Einsum, fold: Fold, name: Code) -> list[Code]:
+def _added(lowering: Lowering, step: Einsum, bias_dot: BiasDot, name: Code) -> list[Code]:
     """Statements that add the bias to the tile, which has the name of their sum already, element by element."""
     writer = lowering.writer
-    known, section, tile = dict(writer.known), writer.sections.tile, writer.steps[fold.tile.tensor]
-    writer.sections.tile, writer.steps[fold.tile.tensor] = [], replace(tile, code=name)
+    known, section, tile = dict(writer.known), writer.sections.tile, writer.steps[bias_dot.tile.tensor]
+    writer.sections.tile, writer.steps[bias_dot.tile.tensor] = [], replace(tile, code=name)
     writer.assign(name, step.body, lowering.pair, Stage.TILE)
     lines = [code for code, _ in writer.sections.tile]
-    writer.known, writer.sections.tile, writer.steps[fold.tile.tensor] = known, section, tile
+    writer.known, writer.sections.tile, writer.steps[bias_dot.tile.tensor] = known, section, tile
     return lines
 
 
-def _operand(lowering: Lowering, base: str, fold: Fold, place: int) -> Code:
+def _operand(lowering: Lowering, base: str, bias_dot: BiasDot, place: int) -> Code:
     """One side of the product: [positions, columns]."""
     writer, axis = lowering.writer, lowering.pair[place]
     name = writer.name(base)
-    before, writer.stage = writer.stage, max(writer.stage_of(column[place][0]) for column in fold.columns)
-    writer.put(f"{name} = tl.zeros(({writer.block(axis)}, {fold.width}), DTYPE)")
+    before, writer.stage = writer.stage, max(writer.stage_of(column[place][0]) for column in bias_dot.columns)
+    writer.put(f"{name} = tl.zeros(({writer.block(axis)}, {bias_dot.width}), DTYPE)")
     writer.use("columns")
     writer.use("rounded")
     first = 0
-    for (value, order), same in groupby(column[place] for column in fold.columns):
+    for (value, order), same in groupby(column[place] for column in bias_dot.columns):
         last = first + len(list(same))
         writer.put(f"{name} = columns({name}, rounded({_text(lowering, value, axis)}, {order}, DTYPE), {first}, {last})")
         first = last

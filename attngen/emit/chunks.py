@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from attngen.emit.identifiers import Code, tensor_name
 from attngen.emit.params import Param, result
 from attngen.kernel.partition import Kernel
-from attngen.kernel.scatter import Destination, plain_axes
+from attngen.kernel.scatter import Scatter, plain_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Buffer:
     skewed: bool
 
 
-def buffers(kernel: Kernel) -> Iterator[tuple[Destination, Buffer, Buffer]]:
+def buffers(kernel: Kernel) -> Iterator[tuple[Scatter, Buffer, Buffer]]:
     """For each gradient in chunks the buffers of its tiles and of their keys."""
-    for item in kernel.destinations:
+    for item in kernel.scatters:
         if item.form != "stored":
             step = tensor_name(item.step)
             grid = tuple(axis for axis in kernel.axes(item.step) if axis not in (kernel.resident, kernel.streamed))
@@ -41,7 +41,7 @@ def buffers(kernel: Kernel) -> Iterator[tuple[Destination, Buffer, Buffer]]:
             yield item, Buffer(tiles, grid, "accumulator", "0", skewed), Buffer(keys, kept, wide, "-1", skewed)
 
 
-def buffers_of(item: Destination) -> tuple[Param, Param]:
+def buffers_of(item: Scatter) -> tuple[Param, Param]:
     """The pointers to the buffers of a gradient in chunks: to its tiles, and to their keys."""
     step = tensor_name(item.step)
     return result(Code(f"tiles_{step}"), "gradient_tiles"), result(Code(f"keys_{step}"), "gradient_keys")
@@ -97,7 +97,7 @@ def added(kernel: Kernel) -> list[Code]:
     return lines
 
 
-def _total(item: Destination) -> str:
+def _total(item: Scatter) -> str:
     """The gradient with its keys in front, and as many columns as there are heads: the tensor may have more."""
     order = (*item.keys, *item.columns)
     text = str(tensor_name(item.step))

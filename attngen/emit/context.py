@@ -168,8 +168,8 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """The launching functions of a module. `runs`: whether they need to know where equal captured values lie; `pieces`: whether a feature
-    axis has several tiles; `forward_near`, `backward_near`: statements that copy tensors whose positions lie too far apart; `tiled`:
+    """The launching functions of a module. `document_extents`: whether they need to know where equal captured values lie; `pieces`: whether
+    a feature axis has several tiles; `forward_near`, `backward_near`: copies of tensors whose positions lie too far apart; `tiled`:
     whether descriptors may fetch tiles; `workers`: how many groups of warps compute in the specialised form of the forward, 0 for none;
     `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`: whether some kernel is called for a chunk
     of rows at a time."""
@@ -178,7 +178,7 @@ class HostContext:
     forward_params: tuple[Code, ...]
     forward_near: tuple[Code, ...]
     lengths: tuple[Code, ...]
-    runs: bool
+    document_extents: bool
     pieces: bool
     tiled: bool
     workers: int

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from attngen.emit.builder import Writer
     from attngen.emit.expression import Layout
     from attngen.emit.lower import Lowering
-    from attngen.emit.software_pipeline import Ahead
+    from attngen.emit.software_pipeline import PrefetchedDots
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Dialect:
         writer.use(made)
         return f"{made}({', '.join((rows.name, *rows.head, rows.start, rows.stride, ok, *rows.blocks))}, {full}, TMA)"
 
-    def product(self, writer: Writer, sides: tuple[str, str], total: str, *, ahead: bool) -> str:
+    def product(self, writer: Writer, sides: tuple[str, str], total: str, *, prefetched: bool) -> str:
         """A product over features, added to `total` unless that is "".
 
         Args:
@@ -101,7 +101,7 @@ class Dialect:
             ahead: whether it is formed in the turn before; some forms add it by itself then.
         """
         a, b = sides
-        if total and ahead:
+        if total and prefetched:
             writer.use("add_product")
             return f"add_product({a}, tl.trans({b}), {total}, ACC, EARLY)"
         return f'tl.dot({a}, tl.trans({b}){f", {total}" if total else ""}, input_precision="ieee", out_dtype=ACC)'
@@ -111,9 +111,9 @@ class Dialect:
         a, b = sides
         return f'tl.dot({a}, {b}, {total}, input_precision="ieee", out_dtype=ACC)'
 
-    def compared(self, writer: Writer, sides: tuple[str, str], sign: Literal["<", ">="], *, ahead: bool) -> str:
-        """A truth tile; `ahead`: of a kernel whose products are formed in the turn before."""
-        if not ahead:
+    def compared(self, writer: Writer, sides: tuple[str, str], sign: Literal["<", ">="], *, prefetched: bool) -> str:
+        """A truth tile; `prefetched`: of a kernel whose products are formed in the turn before."""
+        if not prefetched:
             return f"{sides[0]} {sign} {sides[1]}"
         writer.use("below")
         return f"{'' if sign == '<' else '~'}below({sides[0]}, {sides[1]}, EARLY)"
@@ -126,11 +126,11 @@ class Dialect:
         """The maxima of a tile's rows."""
         return f"tl.max({text}, 1)"
 
-    def ahead(self, lowering: Lowering) -> Ahead:
+    def prefetched(self, lowering: Lowering) -> PrefetchedDots:
         """The products that are formed in the turn before."""
-        from attngen.emit.software_pipeline import Ahead
+        from attngen.emit.software_pipeline import PrefetchedDots
 
-        return Ahead(lowering)
+        return PrefetchedDots(lowering)
 
 
 PLAIN = Dialect()

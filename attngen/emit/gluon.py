@@ -20,7 +20,7 @@ from attngen.emit.dialect import Dialect, Rows
 from attngen.emit.format import WIDTH
 from attngen.emit.identifiers import Code, folded
 from attngen.emit.placement import Shapes, Stage
-from attngen.emit.software_pipeline import Ahead, free
+from attngen.emit.software_pipeline import PrefetchedDots, free
 from attngen.errors import InternalError
 from attngen.ir.printer import print_step
 from attngen.kernel.partition import Kernel
@@ -150,15 +150,15 @@ class Gluon(Dialect):
         writer.helpers |= {"slots", "barriers", "put", "take", "give"}
         return f"take({names[0]}, {names[1]}, turn, STAGES)"
 
-    def product(self, writer: Writer, sides: tuple[str, str], total: str, *, ahead: bool) -> str:
+    def product(self, writer: Writer, sides: tuple[str, str], total: str, *, prefetched: bool) -> str:
         a, b = self.in_shared(writer, sides[0]), self.in_ring(sides[1])
         if total:
             return f"warpgroup_mma({a}, {b}.permute((1, 0)), {total}, is_async=True)"
         writer.use("start_product")
         return f"start_product({a}, {b}, BLOCK_{self.pair[0].upper()}, BLOCK_{self.pair[1].upper()}, ACC, PAIRS)"
 
-    def compared(self, writer: Writer, sides: tuple[str, str], sign: Literal["<", ">="], *, ahead: bool) -> str:
-        return super().compared(writer, sides, sign, ahead=False)
+    def compared(self, writer: Writer, sides: tuple[str, str], sign: Literal["<", ">="], *, prefetched: bool) -> str:
+        return super().compared(writer, sides, sign, prefetched=False)
 
     def accumulate(self, writer: Writer, sides: tuple[str, str], total: str, feature: str) -> str:
         writer.use("left")
@@ -179,11 +179,11 @@ class Gluon(Dialect):
             raise InternalError(f"the specialised form multiplies with tiles as they lie in memory, and {text} is computed")
         return text
 
-    def ahead(self, lowering: Lowering) -> Ahead:
+    def prefetched(self, lowering: Lowering) -> PrefetchedDots:
         return Queue(lowering, self)
 
 
-class Queue(Ahead):
+class Queue(PrefetchedDots):
     """Products that go ahead as asynchronous ones: begun before the weights of the turn are formed, waited for behind them."""
 
     def __init__(self, lowering: Lowering, dialect: Gluon) -> None:
@@ -204,11 +204,11 @@ class Queue(Ahead):
         def form(turn: str) -> str:
             return f"{', '.join(formed.values())} = {name}({', '.join((*values, turn, *constants))})"
 
-        ahead, behind = parted(self.dialect.rings, self.lines)
+        prefetched, behind = parted(self.dialect.rings, self.lines)
 
         def wait(turn: str) -> list[str]:
             waits = [f"{following[result]} = warpgroup_mma_wait(0, ({formed[result]},))" for result in results]
-            return [*waits, *(f"give({ring.names[2]}, {turn}, STAGES)" for ring in ahead)]
+            return [*waits, *(f"give({ring.names[2]}, {turn}, STAGES)" for ring in prefetched)]
 
         tile = writer.sections.tile
         place = self.behind_loads(results)

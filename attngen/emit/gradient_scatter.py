@@ -16,13 +16,13 @@ from attngen.emit.placement import Stage
 from attngen.ir import build
 from attngen.ir.expr import Index, Read
 from attngen.kernel.partition import Kernel
-from attngen.kernel.scatter import Destination
+from attngen.kernel.scatter import Scatter
 
 
 def store_tiles(lowering: Lowering) -> None:
     """Write the statements that store tiles, at the end of a turn of the stream."""
     kernel, writer = lowering.kernel, lowering.writer
-    values = [(item, _value(lowering, item)) for item in kernel.destinations]
+    values = [(item, _value(lowering, item)) for item in kernel.scatters]
     before = writer.stage, writer.partial, writer.sections.tile
     writer.stage, writer.partial = Stage.TILE, False
     if kernel.sums_tiles:
@@ -37,7 +37,7 @@ def store_tiles(lowering: Lowering) -> None:
     writer.stage, writer.partial = before[:2]
 
 
-def _value(lowering: Lowering, item: Destination) -> str:
+def _value(lowering: Lowering, item: Scatter) -> str:
     """The finished tile; a sum holds nothing where nothing exists."""
     step, code = lowering.by_name[item.step], str(lowering.writer.steps[item.step].code)
     return code if step.reduce is not None else lowering.selected(step, build.read(step.name, step.axes), code)
@@ -46,7 +46,7 @@ def _value(lowering: Lowering, item: Destination) -> str:
 class _Store:
     """The statements for one destination."""
 
-    def __init__(self, lowering: Lowering, item: Destination) -> None:
+    def __init__(self, lowering: Lowering, item: Scatter) -> None:
         self.kernel: Kernel = lowering.kernel
         self.writer: Writer = lowering.writer
         self.item, self.pair = item, lowering.pair

@@ -17,7 +17,7 @@ from attngen.emit.tile_list import NARROW_TILES, names_of
 from attngen.ir.cascade import Cascade, Input, operand_of
 from attngen.ir.expr import OPS, Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, walk
-from attngen.kernel.partition import Kernel, Runs
+from attngen.kernel.partition import DocumentExtents, Kernel
 from attngen.transform.autodiff.differentiate import Gradient
 
 
@@ -60,14 +60,14 @@ def host_context(plan: Plan) -> HostContext:
     cotangents = [Code(tensor_name(name)) for _, name in plan.cotangents]
     titles = ", ".join((*results, *extra))
     tensors = [item.name for item in plan.inputs if not item.by_value]
-    listed = any(kernel.lists for kernel, _ in (*plan.forward, *plan.backward))
+    listed = any(kernel.tile_list_of for kernel, _ in (*plan.forward, *plan.backward))
     options = (Code("lists=None"),) if listed else ()
     return HostContext(
         forward_title=Code(f"Returns {titles}."),
         forward_params=(*inputs, Code("tiles"), *(Code("parts") for _ in _parts(plan)), *options),
         forward_near=near_lines((kernel for kernel, _ in plan.forward), tensors),
         lengths=tuple(_lengths(plan)),
-        runs=any(kernel.runs for kernel, _ in (*plan.forward, *plan.backward)),
+        document_extents=any(kernel.document_extents for kernel, _ in (*plan.forward, *plan.backward)),
         pieces=bool(plan.shapes.pieces),
         tiled=any(lowered.tiled for _, lowered in (*plan.forward, *plan.backward)),
         workers=plan.workers,
@@ -92,7 +92,7 @@ def host_context(plan: Plan) -> HostContext:
 
 def _parts(plan: Plan) -> list[str]:
     """The axis of the parts that the stream is divided into, if it is."""
-    return list(dict.fromkeys(kernel.parts for kernel, _ in plan.forward if kernel.parts))
+    return list(dict.fromkeys(kernel.split_axis for kernel, _ in plan.forward if kernel.split_axis))
 
 
 # ---- lengths and allocation
@@ -119,13 +119,13 @@ def _lengths(plan: Plan) -> list[Code]:
         elif names:
             lines[names[0]] = Code(f"{', '.join(names)} = pieces(len_{axis})")
     lines |= {part: Code(f"len_{part} = parts") for part in _parts(plan)}
-    lines |= {runs.first: _runs(runs) for kernel, _ in (*plan.forward, *plan.backward) for runs in kernel.runs}
+    lines |= {runs.first: _runs(runs) for kernel, _ in (*plan.forward, *plan.backward) for runs in kernel.document_extents}
     first = tensor_name(_model(plan))
     accumulator = Code(f"accumulator = torch.float64 if {first}.dtype == torch.float64 else torch.float32")
     return [*lines.values(), accumulator]
 
 
-def _runs(runs: Runs) -> Code:
+def _runs(runs: DocumentExtents) -> Code:
     names = ", ".join(map(tensor_name, runs.names))
     return Code(f"{names} = runs({tensor_name(runs.values)}, {tensor_name(runs.keys)})")
 
@@ -135,24 +135,24 @@ def _model(plan: Plan) -> str:
     return operand_of(plan.inputs, plan.features).name
 
 
-def _empty(plan: Plan, name: str, axes: tuple[str, ...], *, added: bool) -> Code:
+def _empty(plan: Plan, name: str, axes: tuple[str, ...], *, atomic_adds: bool) -> Code:
     """Memory for a result: that to which programs add begins at 0 and is as wide as their sums."""
     model = tensor_name(_model(plan))
-    wide = any(axis in plan.features for axis in axes) and not added and name not in plan.shapes.states
+    wide = any(axis in plan.features for axis in axes) and not atomic_adds and name not in plan.shapes.states
     shape = ", ".join(f"len_{axis}" for axis in axes) + ("," if len(axes) == 1 else "")
     dtype = f"{model}.dtype" if wide else "accumulator"
-    return Code(f"{tensor_name(name)} = torch.{'zeros' if added else 'empty'}(({shape}), dtype={dtype}, device={model}.device)")
+    return Code(f"{tensor_name(name)} = torch.{'zeros' if atomic_adds else 'empty'}(({shape}), dtype={dtype}, device={model}.device)")
 
 
 def _allocate(plan: Plan, kernel: Kernel) -> list[Code]:
     lines: list[Code] = []
     model = tensor_name(_model(plan))
-    if kernel.lists:
+    if kernel.tile_list_of:
         return _allocate_lists(kernel, model)
     for name in kernel.outputs:
-        place = next((item for item in kernel.destinations if item.step == name), None)
+        place = next((item for item in kernel.scatters if item.step == name), None)
         if place is None:
-            lines.append(_empty(plan, name, kernel.axes(name), added=name in kernel.added))
+            lines.append(_empty(plan, name, kernel.axes(name), atomic_adds=name in kernel.atomic_adds))
             continue
         target = tensor_name(place.target.name)
         dtype = f"{target}.dtype" if place.form == "stored" else "accumulator"
@@ -164,7 +164,7 @@ def _allocate_lists(kernel: Kernel, model: str) -> list[Code]:
     """A row for each resident tile of a head, as long as there are tiles to visit; two bytes a tile while their numbers fit."""
     heads = "".join(f"len_{axis}, " for axis in kernel.grid)
     resident, streamed = (f'triton.cdiv(len_{axis}, tile["BLOCK_{axis.upper()}"])' for axis in (kernel.resident, kernel.streamed or ""))
-    lists, counts = names_of(kernel.lists)
+    lists, counts = names_of(kernel.tile_list_of)
     return [
         Code(f"rows = ({heads}{resident}{'' if heads else ','})"),
         Code(f"list_length = {streamed}"),
@@ -188,10 +188,12 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     constants += [f'"DTYPE": TYPES[{model}.dtype]', '"ACC": TYPES[accumulator]']
     constants += [f'"SILENT": not ({_truth(kernel.seeing)})'] if "SILENT" in lowered.context.flags else []
     needed = ", ".join(f'"{tensor_name(name)}"' for name in sorted(targets))
-    lists = ", ".join(names_of(kernel.lists or kernel.role))
-    tile = f'plain(tiles["{kernel.lists}"])' if kernel.lists else f'tiles["{kernel.role}"]'
-    takes = any(other.lists == kernel.role for other, _ in (*plan.forward, *plan.backward))
-    conditions = ([f"needed & {{{needed}}}"] if targets else []) + ([f'"{kernel.lists}" not in lists'] if kernel.lists else [])
+    lists = ", ".join(names_of(kernel.tile_list_of or kernel.role))
+    tile = f'plain(tiles["{kernel.tile_list_of}"])' if kernel.tile_list_of else f'tiles["{kernel.role}"]'
+    takes = any(other.tile_list_of == kernel.role for other, _ in (*plan.forward, *plan.backward))
+    conditions = ([f"needed & {{{needed}}}"] if targets else []) + (
+        [f'"{kernel.tile_list_of}" not in lists'] if kernel.tile_list_of else []
+    )
     form = plan.specialised.get(lowered.context.name)
     chosen = [] if form is None else [Code(f"kernel, tile = of_form(tile, {lowered.context.name}, {form})")]
     return Launch(
@@ -203,7 +205,7 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
         programs=Code(grid),
         arguments=tuple(map(_argument, lowered.params)),
         constants=Code(f"{{{', '.join(constants)}}}"),
-        keep=(Code(f'lists["{kernel.lists}"] = {lists}'),) if kernel.lists else tuple(chunks.added(kernel)),
+        keep=(Code(f'lists["{kernel.tile_list_of}"] = {lists}'),) if kernel.tile_list_of else tuple(chunks.added(kernel)),
         condition=Code(" and ".join(conditions)),
     )
 
@@ -224,8 +226,8 @@ def _argument(param: Param) -> Code:
 def _targets(plan: Plan, kernel: Kernel) -> frozenset[str]:
     """Inputs whose gradients need this kernel, directly or through a value it prepares."""
     steps = set(kernel.outputs)
-    if kernel.lists:
-        return next(_targets(plan, other) for other, _ in plan.backward if other.role == kernel.lists)
+    if kernel.tile_list_of:
+        return next(_targets(plan, other) for other, _ in plan.backward if other.role == kernel.tile_list_of)
     for other, _ in plan.backward:
         if other is not kernel and steps & {item.name for item in other.inputs}:
             steps |= set(other.outputs)
@@ -253,7 +255,7 @@ def _finish(plan: Plan) -> list[Finish]:
 
 
 def _complete(plan: Plan, item: Input, gradient: Gradient) -> list[str]:
-    if any(gradient.step == item.step for kernel, _ in plan.backward for item in kernel.destinations):
+    if any(gradient.step == item.step for kernel, _ in plan.backward for item in kernel.scatters):
         return []
     step, axes = tensor_name(gradient.step), plan.axes[gradient.step]
     if gradient.at is None:

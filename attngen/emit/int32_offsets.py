@@ -20,7 +20,7 @@ def near_lines(kernels: Iterable[Kernel], names: Collection[str]) -> tuple[Code,
     for kernel in kernels:
         pair = {kernel.resident, kernel.streamed}
         exprs = [expr for step in kernel.steps for expr in (step.body, step.where)]
-        for read in (read for expr in (*exprs, kernel.some, kernel.every) for read in reads(expr)):
+        for read in (read for expr in (*exprs, kernel.may_mask, kernel.must_mask) for read in reads(expr)):
             if read.tensor in names:
                 found.setdefault(read.tensor, set()).update(i for i, at in enumerate(read.at) if pair & set(free_axes(at)))
     near = {tensor_name(name): ", ".join(map(str, sorted(dims))) for name, dims in found.items() if dims}

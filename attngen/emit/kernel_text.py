@@ -56,8 +56,8 @@ def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ())
     """
     written = statements(kernel, shapes, before)
     lowered = _assemble(kernel, written)
-    if written.ahead is not None:
-        context = replace(lowered.context, products=(written.ahead,), flags=(*written.flags, *lowered.context.flags))
+    if written.prefetched is not None:
+        context = replace(lowered.context, products=(written.prefetched,), flags=(*written.flags, *lowered.context.flags))
         lowered = replace(lowered, context=context)
     return replace(lowered, context=replace(lowered.context, bounds=())) if written.known else lowered
 
@@ -69,14 +69,14 @@ class Written:
     Attributes:
         writer: that holds them. segments: the walks of its stream.
         limits: of these walks. known: whether another kernel has the function that finds them.
-        ahead: the function of what goes ahead. flags: that choose a form of it.
+        prefetched: the function of what goes ahead. flags: that choose a form of it.
     """
 
     writer: Writer
     segments: Segments | None
     limits: Bounds
     known: bool
-    ahead: FunctionContext | None
+    prefetched: FunctionContext | None
     flags: tuple[Code, ...]
 
 
@@ -87,13 +87,13 @@ def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), d
     lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None, dialect)
     writer = lowering.run()
     store_tiles(lowering)
-    for name in kernel.added:
+    for name in kernel.atomic_adds:
         add_parts(lowering, name, kernel.axes(name), parts.stored[name])
-    ahead = lowering.ahead.function(segments) if segments is not None else None
+    prefetched = lowering.prefetched.function(segments) if segments is not None else None
     known = [item.limits.function for item in before if item.limits.function is not None]
     limits = bounds(writer, segments, known) if segments is not None else Bounds(Stage.PROLOGUE, ())
     for name in kernel.outputs:
-        if name not in {*kernel.added, *(item.step for item in kernel.destinations)}:
+        if name not in {*kernel.atomic_adds, *(item.step for item in kernel.scatters)}:
             for part in parts.stored[name]:
                 if part.tensor in writer.steps:
                     lowering.masks.stored_outside(name, part, writer.steps[part.tensor])
@@ -101,7 +101,7 @@ def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), d
     if limits.stage == Stage.PROLOGUE:
         writer.sections.prologue += limits.lines
         limits = replace(limits, lines=())
-    return Written(writer, segments, limits, limits.function in known, ahead, lowering.ahead.flags)
+    return Written(writer, segments, limits, limits.function in known, prefetched, lowering.prefetched.flags)
 
 
 def listings(kernel: Kernel, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
@@ -172,7 +172,7 @@ def _assemble(kernel: Kernel, written: Written) -> Lowered:
         bounds=(limits.function,) if limits.function is not None else (),
         products=(),
         name=identifier(f"{kernel.role}_kernel"),
-        title=Code(_TITLES["list" if kernel.lists else kernel.role.rstrip("_0123456789")]),
+        title=Code(_TITLES["list" if kernel.tile_list_of else kernel.role.rstrip("_0123456789")]),
         summary=tuple(line for text in _summary(kernel) for line in folded(text, WIDTH - 4)),
         params=tuple(param.name for param in params),
         constexprs=tuple(Code(name) for name in constexprs),
@@ -209,9 +209,9 @@ def features_of(kernel: Kernel, writer: Writer) -> list[str]:
 
 def _summary(kernel: Kernel) -> list[str]:
     """What a kernel computes, in the notation of the cascade."""
-    if not kernel.lists:
+    if not kernel.tile_list_of:
         return [print_step(step) for step in kernel.steps]
-    texts = ["every pair" if part is None else print_expr(part) for part in (kernel.some, kernel.every)]
+    texts = ["every pair" if part is None else print_expr(part) for part in (kernel.may_mask, kernel.must_mask)]
     return [f"visited for {texts[0]}", *([] if texts[0] == texts[1] else [f"full for {texts[1]}"])]
 
 

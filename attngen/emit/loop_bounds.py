@@ -81,7 +81,7 @@ def bounds(writer: Writer, segments: Segments, known: Iterable[FunctionContext] 
 def _ragged(writer: Writer, segments: Segments) -> list[str]:
     """No tile is full for programs whose own one ends behind the last position, where something is summed over the axis that stays."""
     kernel = writer.kernel
-    if not kernel.added or segments.count == 1:
+    if not kernel.atomic_adds or segments.count == 1:
         return []
     inside = f"first_{kernel.resident} + BLOCK_{kernel.resident.upper()} <= len_{kernel.resident}"
     name, empty = ("full_length", "0") if segments.jumps else ("full_end", "begin")
@@ -126,7 +126,7 @@ def _turns_of_part(writer: Writer, segments: Segments) -> list[str]:
 
     A walk that ends before the first turn of the part begins where that turn is: tiles that go ahead begin there too.
     """
-    part = writer.kernel.parts
+    part = writer.kernel.split_axis
     if not part or part == segments.ranges.stream:
         return []
     step = "" if segments.listed else f" * BLOCK_{segments.ranges.stream.upper()}"

@@ -4,7 +4,7 @@
     sum[S] A[R,S] * B[S,f]      an accumulating dot
     sum[S] A[R,S]               a row accumulator
     sum[f] of one side          a row sum
-    sum[R]                      what the tile adds to a sum in memory (`added`)
+    sum[R]                      what the tile adds to a sum in memory (`atomic_adds`)
     anything else               a pointwise statement
 
 A contraction factor that fits neither side is refused by name. Under masks a tile value that feeds a sum is set to 0 where it does
@@ -13,10 +13,10 @@ not exist, unless it already is.
 
 from __future__ import annotations
 
-from attngen.analysis.predicates import contributions, existence
+from attngen.analysis.predicates import contributions, guards
 from attngen.emit.accumulation_chains import chains
 from attngen.emit.atomic_adds import form_part
-from attngen.emit.bias_dot import add_fold
+from attngen.emit.bias_dot import add_bias_dot
 from attngen.emit.builder import Writer, hint
 from attngen.emit.dialect import PLAIN, Dialect, shape_of
 from attngen.emit.expression import Layout
@@ -44,7 +44,7 @@ class Lowering:
     def __init__(self, kernel: Kernel, shapes: Shapes, full: int | None, dialect: Dialect = PLAIN) -> None:
         self.kernel = kernel
         self.writer = Writer(kernel, shapes, full, dialect)
-        exists = existence(kernel.cascade)
+        exists = guards(kernel.cascade)
         self.exists = {step.name: contributions(step, exists) for step in kernel.steps}
         self.patchy = patchy(kernel)
         self.chains = chains(kernel, self.patchy)
@@ -56,13 +56,13 @@ class Lowering:
         self.operands: dict[tuple[Expr, Expr | None, str], Code] = {}
         self.offsets = {gauge.offset for gauge in kernel.gauges if gauge.offset is not None}
         self.lower = {item.lower for item in kernel.accumulators if item.lower is not None}
-        self.folds = {fold.step: fold for fold in kernel.folds}
-        self.added = frozenset(kernel.added)
+        self.bias_dots = {bias_dot.step: bias_dot for bias_dot in kernel.bias_dots}
+        self.atomic_adds = frozenset(kernel.atomic_adds)
         self.masks = Masks(self)
         self.writer.loads.clear, self.writer.loads.end = self.masks.clear, self.masks.end_of
         self.sums = Sums(self)
         self.online = Online(self)
-        self.ahead = dialect.ahead(self)
+        self.prefetched = dialect.prefetched(self)
         self.pair = (kernel.resident, kernel.streamed or "")
 
     def run(self) -> Writer:
@@ -70,8 +70,8 @@ class Lowering:
         for gauge in self.kernel.gauges:
             self.online.carry(gauge)
         for step in products_first(self.kernel):
-            if step.name in self.ahead.names:
-                self.ahead.step(step)
+            if step.name in self.prefetched.names:
+                self.prefetched.step(step)
             else:
                 self.step(step)
         for name in self.online.moved:
@@ -84,14 +84,14 @@ class Lowering:
         """An offset `y = x - m_i` was written together with its weight."""
         if self.kernel.streamed is not None and self.kernel.streamed in step.over:
             self.sums.accumulate(step)
-        elif step.name in self.added:
+        elif step.name in self.atomic_adds:
             form_part(self, step)
         elif step.name in self.offsets:
             return
         elif step.name in self.gauges:
             self.online.weight(step, self.gauges[step.name])
-        elif step.name in self.folds:
-            add_fold(self, step, self.folds[step.name])
+        elif step.name in self.bias_dots:
+            add_bias_dot(self, step, self.bias_dots[step.name])
         elif set(step.over) & set(self.kernel.loops):
             add_total(self, step)
         elif step.over:
@@ -162,8 +162,8 @@ class Lowering:
         a = self.operand(left, (resident, *step.over))
         b = self.operand(right, (streamed, *step.over))
         factor = "" if rest == build.ONE else f" * {writer.printer.operand(rest, layout, 11)}"
-        into, ahead = str(name) if total is not None and not factor else "", step.name in self.ahead.names
-        text = writer.dialect.product(writer, (a, b), into, ahead=ahead and not factor) + factor
+        into, prefetched = str(name) if total is not None and not factor else "", step.name in self.prefetched.names
+        text = writer.dialect.product(writer, (a, b), into, prefetched=prefetched and not factor) + factor
         writer.put(f"{name} = {name} + {text}" if total is not None and factor else f"{name} = {text}")
         writer.stage = previous
         if step.name in self.patchy and (chain is None or step.name == chain.products[-1]):

@@ -64,7 +64,7 @@ class Online:
         shift = "" if gauge.shift == build.ZERO else writer.printer.operand(gauge.shift, (resident,), 10)
         largest = f"{largest} + {shift}" if shift else largest
         writer.put(f"{name}_new = tl.maximum({name}, {largest})", Stage.TILE)
-        self.lowering.ahead.after_maximum()
+        self.lowering.prefetched.after_maximum()
         self.floor(gauge, name)
         writer.put(f"{alpha} = tl.exp2(({name} - {name}_safe) * LOG2E)", Stage.TILE)
         if gauge.offset is not None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attngen.analysis.affine import FIRST, LAST
-from attngen.analysis.kv_ranges import Ranges, walked_ranges
+from attngen.analysis.kv_ranges import KvRanges, loop_ranges
 from attngen.emit.identifiers import Code
 from attngen.emit.placement import FULL, MASKED
 from attngen.emit.tile_list import is_listable
@@ -40,7 +40,7 @@ class Segments:
         listed: whether they go over a list of tiles.
     """
 
-    ranges: Ranges
+    ranges: KvRanges
     count: int
     listed: bool = False
 
@@ -53,14 +53,14 @@ class Segments:
     def jumps(self) -> bool:
         """Whether a walk passes over tiles: the full ones, or what lies between two pieces."""
         first = self.ranges.pieces[0]
-        starts_full = build.is_const(first.all.lo, 0) and build.is_const(first.some.lo, 0)
+        starts_full = build.is_const(first.must.lo, 0) and build.is_const(first.may.lo, 0)
         return not self.listed and (len(self.ranges.pieces) > 1 or (self.count == 2 and not starts_full))
 
     @property
     def grows(self) -> bool:
         """Whether later tiles meet more of the stream: under a causal mask the last rows have the most to do."""
         tile = {FIRST.tensor, LAST.tensor}
-        last = self.ranges.pieces[-1].some
+        last = self.ranges.pieces[-1].may
         return bool(tile & set(names_read(last.hi))) and not tile & set(names_read(last.lo))
 
     @property
@@ -73,8 +73,8 @@ def segments_of(kernel: Kernel) -> Segments | None:
     """The walks of a kernel; None where nothing streams."""
     if kernel.streamed is None:
         return None
-    ranges = walked_ranges(*kernel.bounding, kernel.streamed, kernel.resident)
-    if kernel.merges:
+    ranges = loop_ranges(*kernel.bounding, kernel.streamed, kernel.resident)
+    if kernel.combines_splits:
         return Segments(ranges, 1)
     if not ranges.tight and is_listable(kernel):
         return Segments(ranges, 2, listed=True)

@@ -1,4 +1,4 @@
-"""The pipelined form of a stream: with PIPE, the products of the next tile are formed beside the weights of this one (`heads`).
+"""The pipelined form of a stream: with PIPE, the products of the next tile are formed beside the weights of this one (`prefetchable_dots`).
 
     ahead_n = start_n + BLOCK_N if PIPE else start_n
     if not LATE:
@@ -33,7 +33,7 @@ from attngen.emit.segments import Segments, first_tile, next_tile
 from attngen.ir.cascade import Einsum
 from attngen.ir.printer import print_step
 from attngen.ir.traverse import step_reads
-from attngen.kernel.prefetched_dots import heads
+from attngen.kernel.prefetched_dots import prefetchable_dots
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 _LOADS = re.compile(r"\b(tl\.load|fetch_vector)\(")
 
 
-class Ahead:
+class PrefetchedDots:
     """The steps of one kernel that go ahead, and their statements."""
 
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
-        self.names = heads(lowering.kernel)
+        self.names = prefetchable_dots(lowering.kernel)
         self.place = 0
         self.late: int | None = None
         self.lines: list[Code] = []
@@ -104,7 +104,7 @@ class Ahead:
             inside.append(Code(f"ok_{streamed} = start_{streamed} + range_{streamed} < len_{streamed}"))
         params = free([*self.lines, *inside], {"tl", "FULL", f"start_{streamed}"})
         name = identifier(f"{kernel.role}_products")
-        ahead = {result: writer.name(f"{result}_next") for result in results}
+        prefetched = {result: writer.name(f"{result}_next") for result in results}
         formed = {result: writer.name(f"{result}_formed") for result in results}
 
         values = [param for param in params if not param.isupper()]
@@ -118,7 +118,7 @@ class Ahead:
 
         lines, position = next_tile(segments)
         whole = "False" if writer.whole_tiles == "False" else f"{writer.whole_tiles} and not PIPE"
-        kept = ["if PIPE:", *(f"    {ahead[result]} = {formed[result]}" for result in results)]
+        kept = ["if PIPE:", *(f"    {prefetched[result]} = {formed[result]}" for result in results)]
         first = [form(whole)] if self.late is None else ["if not LATE:", f"    {form(whole)}"]
         turn = [
             f"ahead_{streamed} = start_{streamed}",
@@ -126,7 +126,7 @@ class Ahead:
             *(f"    {line}" for line in lines),
             f"    ahead_{streamed} = {position}",
             *first,
-            *(f"{result} = {ahead[result]} if PIPE else {formed[result]}" for result in results),
+            *(f"{result} = {prefetched[result]} if PIPE else {formed[result]}" for result in results),
         ]
         if self.apart:
             turn += ["if EARLY:", *(f"    {line}" for line in self.apart)]
@@ -139,7 +139,7 @@ class Ahead:
         writer.sections.tile[place:place] = [(Code(line), None) for line in turn]
         self.define_early()
         lines, position = first_tile(segments)
-        start = [*lines, f"{', '.join(ahead.values())} = {call(position, 'False')}"]
+        start = [*lines, f"{', '.join(prefetched.values())} = {call(position, 'False')}"]
         writer.sections.init += [Code("if PIPE:  # the first tile"), *(Code(f"    {line}") for line in start)]
         steps = [step for step in kernel.steps if step.name in self.names]
         return FunctionContext(

@@ -57,13 +57,13 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
     dialect = Gluon(parts.kernel, shapes)
     written = statements(kernel, shapes, [plain], dialect)
     segments, writer = written.segments, written.writer
-    if segments is None or written.ahead is None or not set(writer.parameters.values()) <= set(plain.params):
+    if segments is None or written.prefetched is None or not set(writer.parameters.values()) <= set(plain.params):
         raise InternalError(f"the specialised form of {kernel.role} has no products to begin, or other arguments than the plain one")
     before = [*place(kernel, writer, segments), *writer.sections.prologue]
     local = local_names(before)
     rings = list(dialect.rings.values())
     walks = [line for line in before if target(line) in ("begins", "ends")]
-    loader = _loader(kernel, segments, parted(dialect.rings, written.ahead.body), walks)
+    loader = _loader(kernel, segments, parted(dialect.rings, written.prefetched.body), walks)
     worker = _worker(kernel, written, dialect, [line for line in before if target(line) in local])
     shared = {name for ring in rings for name in ring.names}
     wanted = [name for partition in (loader, worker) for name in partition.values if name not in shared]
@@ -74,7 +74,7 @@ def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
     context = SpecialisedContext(
         plain=plain.context,
         name=specialised_name(kernel.role),
-        scores=written.ahead,
+        scores=written.prefetched,
         place=needed([Code(own) if target(line) == resident else line for line in before], wanted),
         rings=tuple(_ring(ring) for ring in rings),
         workers=len(PARTS),
@@ -109,16 +109,16 @@ def _loader(kernel: Kernel, segments: Segments, rings: tuple[list[Ring], list[Ri
     def put(ring: Ring, turn: str, start: str) -> Code:
         return Code(f"put({', '.join((*ring.names, turn, ring.rows.name, start, 'STAGES'))})")
 
-    ahead, behind = rings
+    prefetched, behind = rings
     starts = [item for item in offsets(segments) if target(item[0]) == f"start_{streamed}"]
     tile = (
         *guarded(starts, segments),
         *map(Code, following),
-        *(put(ring, "turn + 1", position) for ring in ahead),
+        *(put(ring, "turn + 1", position) for ring in prefetched),
         *(put(ring, "turn", f"start_{streamed}") for ring in behind),
         Code("turn += 1"),
     )
-    before = (*walks, Code("turn = 0"), *map(Code, first), *(put(ring, "turn", beginning) for ring in ahead))
+    before = (*walks, Code("turn = 0"), *map(Code, first), *(put(ring, "turn", beginning) for ring in prefetched))
     name, title = Code(f"{kernel.role}_loader"), Code("Fills the rings, as the workers take tiles.")
     return _partition((name, title), segments, before, (), tile, ())
 

@@ -88,7 +88,7 @@ class Sums:
         name, layout = item.name, item.layout
         if step.reduce == "max":
             self.raise_maximum(step, item)
-        elif self.lowering.kernel.merges:
+        elif self.lowering.kernel.combines_splits:
             self.follow(step)
             # What was loaded for parts that do not exist is 0.
             text = writer.printer.code(step.body, tuple(axis for axis in writer.order if axis in (*layout, streamed)))

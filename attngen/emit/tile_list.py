@@ -27,13 +27,13 @@ _MEMORIES: tuple[Memory, Memory] = ("tile_list", "tile_counts")
 
 def listing_kernel(kernel: Kernel) -> Kernel:
     """The kernel that lists the tiles of another one: the same tiles, spread over the heads that the mask tells apart."""
-    predicates = tuple(part for part in (kernel.some, kernel.every, *kernel.bounding) if part is not None)
+    predicates = tuple(part for part in (kernel.may_mask, kernel.must_mask, *kernel.bounding) if part is not None)
     apart = {axis for part in predicates for axis in free_axes(part)}
     used = {name for part in predicates for name in names_read(part)}
     return replace(
         kernel,
         role=f"{kernel.role}_list",
-        lists=kernel.role,
+        tile_list_of=kernel.role,
         grid=tuple(axis for axis in (*kernel.grid, *kernel.loops) if axis in apart),
         loops=(),
         inputs=tuple(item for item in kernel.inputs if item.name in used),
@@ -41,15 +41,15 @@ def listing_kernel(kernel: Kernel) -> Kernel:
         outputs=(),
         gauges=(),
         accumulators=(),
-        destinations=(),
-        parts="",
+        scatters=(),
+        split_axis="",
     )
 
 
 def is_listable(kernel: Kernel) -> bool:
     """Whether the mask is known before the kernel runs: it reads nothing that the kernel computes."""
     steps = {step.name for step in kernel.steps}
-    return not any(steps & set(names_read(part)) for part in (kernel.some, kernel.every))
+    return not any(steps & set(names_read(part)) for part in (kernel.may_mask, kernel.must_mask))
 
 
 def names_of(role: str) -> tuple[Code, Code]:
@@ -61,7 +61,7 @@ def row_lines(writer: Writer, listing: Kernel, access: Callable[[Code, Memory], 
     """Where the row of the resident tile lies: `list_start` and `count_start`; `access` is how the kernel takes the lists."""
     resident, streamed = listing.resident, listing.streamed or ""
     block = f"BLOCK_{resident.upper()}"
-    names = zip(names_of(listing.lists), _MEMORIES, strict=True)
+    names = zip(names_of(listing.tile_list_of), _MEMORIES, strict=True)
     lists, counts = (writer.parameter(access(name, memory)) for name, memory in names)
     writer.length(streamed)
     row = ""
@@ -85,12 +85,12 @@ def write_lists(writer: Writer, kernel: Kernel) -> None:
     writer.stage = Stage.TILE
     pair = (kernel.resident, streamed)
     outside = f"(ok_{kernel.resident}[:, None] & ok_{streamed}[None, :])"
-    writer.assign("pair_holds", kernel.some or build.TRUE, pair, Stage.TILE)
+    writer.assign("pair_holds", kernel.may_mask or build.TRUE, pair, Stage.TILE)
     every = "pair_holds"
-    if kernel.every != kernel.some:
-        every = writer.assign("pair_full", kernel.every or build.TRUE, pair, Stage.TILE)
+    if kernel.must_mask != kernel.may_mask:
+        every = writer.assign("pair_full", kernel.must_mask or build.TRUE, pair, Stage.TILE)
     # Positions behind the last one that stays are nobody's, unless something is summed over them.
-    full = f"{every} & {outside}" if kernel.added else f"({every} | ~ok_{kernel.resident}[:, None]) & ok_{streamed}[None, :]"
+    full = f"{every} & {outside}" if kernel.atomic_adds else f"({every} | ~ok_{kernel.resident}[:, None]) & ok_{streamed}[None, :]"
     number = f"start_{streamed} // BLOCK_{streamed.upper()}"
     for line in (
         f"any_holds = tl.max(tl.max((pair_holds & {outside}).to(tl.int32), 1), 0)",

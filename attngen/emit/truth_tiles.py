@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from attngen.analysis.affine import smallest
-from attngen.analysis.intervals import ZERO, Span
+from attngen.analysis.intervals import ZERO, Interval
 from attngen.analysis.kv_ranges import solved
 from attngen.emit.identifiers import Code
 from attngen.emit.loop_bounds import large, unclipped
@@ -130,7 +130,7 @@ class Masks:
         """Set a gradient of keys to 0 before it is stored, where no row sees the key and what is left to compute may be no number."""
         kernel, writer = self.lowering.kernel, self.lowering.writer
         axis = kernel.resident
-        kept = kept_along(kernel, axis) if is_of_keys(kernel) and name not in kernel.added else None
+        kept = kept_along(kernel, axis) if is_of_keys(kernel) and name not in kernel.atomic_adds else None
         if kept is not None and not self.lowering.zeros.is_settled(part, axis) and part.tensor in self.lowering.by_name:
             lifted = writer.printer.broadcast(self.kept(kept, axis, Stage.PROLOGUE), (axis,), value.layout)
             writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", Stage.EPILOGUE)
@@ -139,7 +139,7 @@ class Masks:
         """Comparisons with limits of rows, or that the tile has such positions, and the part of a predicate that is left."""
         resident, stream = self.lowering.pair
         end = Extent(stream)
-        span, parts = (Span(ZERO, end), ()) if predicate is None else solved(predicate, stream)
+        span, parts = (Interval(ZERO, end), ()) if predicate is None else solved(predicate, stream)
         hi = smallest(span.hi, end, resident)
         terms: list[str] = []
         if hi != end:
@@ -149,18 +149,18 @@ class Masks:
         if span.lo != ZERO:
             terms.append(self.compared(">=", self.limit("from", span.lo)))
         # Where something is summed over the axis that stays, rows beyond its end count for nothing.
-        terms += [f"ok_{resident}[:, None]"] if self.lowering.added else []
+        terms += [f"ok_{resident}[:, None]"] if self.lowering.atomic_adds else []
         return terms, build.both(*parts)
 
     def compared(self, sign: Literal["<", ">="], limit: str) -> str:
         """Positions in the streamed tile against a limit."""
         writer, positions = self.lowering.writer, f"range_{self.lowering.pair[1]}[None, :]"
-        return writer.dialect.compared(writer, (positions, limit), sign, ahead=bool(self.lowering.ahead.names))
+        return writer.dialect.compared(writer, (positions, limit), sign, prefetched=bool(self.lowering.prefetched.names))
 
     def is_by_place(self, part: Expr) -> bool:
         """Whether a part compares where captured values last occur, at positions that are checked: no row has the 0 that is loaded for what
         lies beyond the end of the axis."""
-        places = {runs.last for runs in self.lowering.kernel.runs}
+        places = {runs.last for runs in self.lowering.kernel.document_extents}
         if not (isinstance(part, Apply) and part.op == "eq"):
             return False
         return all(isinstance(arg, Read) and arg.tensor in places and all(isinstance(at, Index) for at in arg.at) for arg in part.args)

@@ -16,7 +16,7 @@ import torch
 from attngen.errors import AxisError, SpecError, TraceError
 from attngen.frontend import patterns
 from attngen.frontend.torch_functions.pointwise import cast, number
-from attngen.frontend.tracing.partial_index import Row, broadcast
+from attngen.frontend.tracing.partial_index import PartialIndex, broadcast
 from attngen.frontend.tracing.trace import RESERVED, Trace
 from attngen.frontend.tracing.tracer import Traced, lift, pointwise
 from attngen.frontend.tracing.user_frames import Place, assigned, locate, user_place
@@ -142,8 +142,8 @@ def _bound(value: Traced, axes: tuple[str, ...], trace: Trace) -> Expr:
     if len(axes) != len(value.dims):
         raise AxisError(f"a captured tensor with {len(value.dims)} dimensions, its pattern names {_words(axes)}", remedy="Name each once.")
     trace.axes += tuple(axis for axis in axes if axis not in trace.axes)
-    named = Row(build.ZERO, tuple((axis, size) for axis, (_, size) in zip(axes, value.dims, strict=True)))
-    return broadcast([named, Row(value.expr, value.dims)])[0][1]
+    named = PartialIndex(build.ZERO, tuple((axis, size) for axis, (_, size) in zip(axes, value.dims, strict=True)))
+    return broadcast([named, PartialIndex(value.expr, value.dims)])[0][1]
 
 
 def _named(value: Traced, hint: str, taker: str, *, chosen: bool = False) -> Traced:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attngen.analysis.predicates import contributions, existence
+from attngen.analysis.predicates import contributions, guards
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr, Index, Read, kind_of
@@ -10,7 +10,7 @@ from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
 from attngen.kernel.masked_out import alone, cleared, end_of_rows, is_of_few_rows
 from attngen.kernel.partition import Kernel
-from attngen.kernel.prefetched_dots import heads
+from attngen.kernel.prefetched_dots import prefetchable_dots
 
 
 def is_matrix(read: Read, kernel: Kernel) -> bool:
@@ -30,10 +30,10 @@ def turns(read: Read, kernel: Kernel) -> tuple[str, ...]:
 
 def unspecialised(kernel: Kernel) -> str:
     """Why warps of a kernel cannot divide into those that fetch matrices and those that multiply ahead of their time; "" if they can."""
-    if kernel.role != "forward" or not heads(kernel):
+    if kernel.role != "forward" or not prefetchable_dots(kernel):
         return "no products of its scores can be formed in the turn before"
-    if kernel.folds:
-        return 'a bias is folded into its scores, as it is not by without=["fold_biases"]'
+    if kernel.bias_dots:
+        return 'a bias is folded into its scores, as it is not by without=["bias_as_dot"]'
     pair, features = {kernel.resident, kernel.streamed}, set(kernel.features)
     for step in kernel.steps:
         parts = signed_factors(step.body)
@@ -54,7 +54,7 @@ def unspecialised(kernel: Kernel) -> str:
 
 def _doubtful(wide: list[Expr], step: Einsum, kernel: Kernel) -> list[Expr]:
     """Operands of a sum that hold anything at positions that its mask takes away, and that no number of rows ends before these."""
-    exists = contributions(step, existence(kernel.cascade))
+    exists = contributions(step, guards(kernel.cascade))
     kept = alone(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
     if is_of_few_rows(kernel, exists):
         return wide

@@ -74,7 +74,7 @@ class _Splitter:
             features=tuple(part for axis in kernel.features for part in pieces.get(axis, (axis,))),
             steps=steps,
             outputs=tuple(read.tensor for reads in stored.values() for read in reads),
-            added=tuple(read.tensor for name in kernel.added for read in stored[name]),
+            atomic_adds=tuple(read.tensor for name in kernel.atomic_adds for read in stored[name]),
             accumulators=tuple(part for item in kernel.accumulators for part in self.accumulator(item)),
         )
         return Split(whole, stored)

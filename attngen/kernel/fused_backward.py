@@ -74,7 +74,7 @@ def _sums(rows: Kernel) -> tuple[Einsum, ...]:
 
 def _obstacle(rows: Kernel, columns: Kernel) -> str:
     """Why a kernel of columns cannot compute what a kernel of rows does; "" if it can."""
-    if rows.destinations:
+    if rows.scatters:
         return "it stores tiles of gradients by pairs"
     walked = {*columns.grid, *columns.loops}
     for step in _sums(rows):
@@ -111,7 +111,7 @@ def _joined(columns: Kernel, rows: Kernel) -> Kernel:
         inputs=(*columns.inputs, *(item for item in rows.inputs if item.name not in known)),
         steps=(*columns.steps, *steps),
         outputs=(*columns.outputs, *sums),
-        added=(*columns.added, *sums),
+        atomic_adds=(*columns.atomic_adds, *sums),
         silent=tuple(dict.fromkeys((*columns.silent, *rows.silent))),
         seeing=columns.seeing or rows.seeing,
     )

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Read
-from attngen.kernel.scatter import Destination
+from attngen.kernel.scatter import Scatter
 from attngen.transform.streaming.streaming import Accumulator, Gauge
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class DocumentExtents:
     """Three inputs that the host derives from captured integers: for each of `values`, where it first occurs among `keys`, one past where
     it last does, and the same if it fills all that lies between, else where it first occurs."""
 
@@ -29,7 +29,7 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
-class Fold:
+class BiasDot:
     """A step `tile + sum of products` that a narrow product of its own adds to the tile.
 
     Attributes:
@@ -63,14 +63,15 @@ class Kernel:
         inputs: what it reads; steps computed by other kernels appear here as inputs.
         steps: in order, only what the outputs need.
         outputs: steps to store.
-        some: a tile must be visited where this may hold; `every`: a tile needs no masks where this holds. None: always.
-        reach: `some` and `every` once more where bounds can be told from `runs`, the one no narrower and the other no wider.
-        runs: inputs among `inputs` that only `reach` reads.
-        lists: the role of the kernel whose tiles this one lists; it computes nothing else.
-        folds: steps that are computed by a narrow product.
-        destinations: of outputs that are stored tile by tile.
-        parts: the axis of the parts that a stream is divided into (`splitting`): programs are spread over it, or it is what streams.
-        added: outputs that are sums over `resident`, to which every program adds what its tile holds.
+        may_mask: a tile must be visited where this may hold; `must_mask`: a tile needs no masks where this holds. None: always.
+        extent_masks: `may_mask` and `must_mask` once more where bounds can be told from `document_extents`, the one no narrower
+            and the other no wider.
+        document_extents: inputs among `inputs` that only `extent_masks` reads.
+        tile_list_of: the role of the kernel whose tiles this one lists; it computes nothing else.
+        bias_dots: steps that are computed by a narrow product.
+        scatters: of outputs that are stored tile by tile.
+        split_axis: the axis of the parts that a stream is divided into (`splitting`): programs are spread over it, or it is what streams.
+        atomic_adds: outputs that are sums over `resident`, to which every program adds what its tile holds.
         silent: inputs that count in rows with keys only, each with a predicate that holds there; None if nothing tells (`absent`).
         seeing: comparisons of lengths and captured numbers; while all hold, every row has a key. (): nothing is known.
     """
@@ -86,37 +87,37 @@ class Kernel:
     outputs: tuple[str, ...]
     gauges: tuple[Gauge, ...] = ()
     accumulators: tuple[Accumulator, ...] = ()
-    some: Expr | None = None
-    every: Expr | None = None
-    reach: tuple[Expr | None, Expr | None] | None = None
-    runs: tuple[Runs, ...] = ()
-    lists: str = ""
-    folds: tuple[Fold, ...] = ()
-    destinations: tuple[Destination, ...] = ()
-    parts: str = ""
-    added: tuple[str, ...] = ()
+    may_mask: Expr | None = None
+    must_mask: Expr | None = None
+    extent_masks: tuple[Expr | None, Expr | None] | None = None
+    document_extents: tuple[DocumentExtents, ...] = ()
+    tile_list_of: str = ""
+    bias_dots: tuple[BiasDot, ...] = ()
+    scatters: tuple[Scatter, ...] = ()
+    split_axis: str = ""
+    atomic_adds: tuple[str, ...] = ()
     silent: tuple[tuple[str, Expr | None], ...] = ()
     seeing: tuple[Expr, ...] = ()
 
     @property
-    def merges(self) -> bool:
+    def combines_splits(self) -> bool:
         """Whether the states of parts are what streams."""
-        return bool(self.parts) and self.parts == self.streamed
+        return bool(self.split_axis) and self.split_axis == self.streamed
 
     @property
     def sums_tiles(self) -> bool:
         """Whether each tile is summed over `loops`: their turns lie inside of the stream."""
-        return bool(self.loops and self.destinations)
+        return bool(self.loops and self.scatters)
 
     @property
     def in_chunks(self) -> bool:
         """Whether it is called for a chunk of rows at a time."""
-        return any(item.form != "stored" for item in self.destinations)
+        return any(item.form != "stored" for item in self.scatters)
 
     @property
     def bounding(self) -> tuple[Expr | None, Expr | None]:
         """The predicates that bounds are found from."""
-        return (self.some, self.every) if self.reach is None else self.reach
+        return (self.may_mask, self.must_mask) if self.extent_masks is None else self.extent_masks
 
     @property
     def cascade(self) -> Cascade:

@@ -16,7 +16,7 @@ from functools import partial, reduce
 from attngen.analysis.affine import Linear, linear
 from attngen.analysis.intervals import ZERO
 from attngen.analysis.kv_ranges import solved
-from attngen.analysis.predicates import contributions, existence, mask_of
+from attngen.analysis.predicates import contributions, guards, mask_of
 from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Cascade, Einsum, Input
@@ -67,7 +67,7 @@ def cleared(kernel: Kernel) -> dict[str, Expr]:
 
 def kept_along(kernel: Kernel, axis: str) -> Expr | None:
     """What all masks of a kernel ask of a position along one axis by itself; None too if that differs between turns for what stays."""
-    kept = alone(kernel.some, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
+    kept = alone(kernel.may_mask, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
     return None if axis == kernel.resident and set(free_axes(kept)) & set(kernel.loops) else kept
 
 
@@ -102,7 +102,7 @@ def quieted(kernel: Kernel) -> dict[str, Expr]:
 
 def partners(kernel: Kernel) -> tuple[tuple[str, str], ...]:
     """Each of the two axes of its tiles, with the other."""
-    if kernel.streamed is None or kernel.merges:
+    if kernel.streamed is None or kernel.combines_splits:
         return ()
     return (kernel.resident, kernel.streamed), (kernel.streamed, kernel.resident)
 
@@ -163,7 +163,7 @@ def silent_rows(forward: Streamed, inputs: Iterable[Input], saved: Collection[st
         inputs: of its cascade, numbers among them. saved: names of the statistics that its backward reads.
     """
     cascade, keys = forward.cascade, forward.streamed
-    exists = existence(cascade)
+    exists = guards(cascade)
     masks = [contributions(step, exists) for step in cascade.steps if keys in step.over]
     if not masks or any(mask is None or sees_a_key(mask, keys, forward.resident) for mask in masks):
         return None

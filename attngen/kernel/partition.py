@@ -5,7 +5,7 @@
     backward_statistics row values of the backward that need a sweep over the keys, where other tiles read them
     backward_rows       gradients that carry the row axis
     backward_columns    gradients that carry the streamed axis: the same structure with the roles swapped
-    backward_pairs      gradients by pairs that are summed over axes of the grid, or that share elements (`destinations`)
+    backward_pairs      gradients by pairs that are summed over axes of the grid, or that share elements (`scatters`)
 
 Gradients that carry neither are computed as one partial a row and finished outside. A kernel of pairs sums each of its tiles over `loops`
 before it goes on along the stream; the others walk along the whole stream once for each turn over `loops`.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attngen.analysis.predicates import contributions, existence, mask_of
+from attngen.analysis.predicates import contributions, guards, mask_of
 from attngen.errors import UnsupportedError
 from attngen.ir import build
 from attngen.ir.algebra import signed_terms
@@ -23,15 +23,15 @@ from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Index, Read
 from attngen.ir.names import Names
 from attngen.ir.traverse import free_axes, step_reads
-from attngen.kernel.kernel import Fold, Kernel, Runs
+from attngen.kernel.kernel import BiasDot, DocumentExtents, Kernel
 from attngen.kernel.liveness import live
 from attngen.kernel.masked_out import silenced, silent_rows
 from attngen.kernel.rewrites.loop_invariants import with_row_values
-from attngen.kernel.scatter import Destination, by_step, destinations, with_columns
+from attngen.kernel.scatter import Scatter, by_step, scatters, with_columns
 from attngen.transform.autodiff.differentiate import Backward
 from attngen.transform.streaming.streaming import Streamed
 
-__all__ = ["Fold", "Kernel", "Runs", "addends", "backward_kernels", "forward_kernel", "patchy", "readers_of", "visited"]
+__all__ = ["BiasDot", "DocumentExtents", "Kernel", "addends", "backward_kernels", "forward_kernel", "patchy", "readers_of", "visited"]
 
 
 def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[str, ...]) -> Kernel:
@@ -62,12 +62,12 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
         features: feature axes.
     """
     rows, keys = backward.forward.resident, backward.forward.streamed
-    split = _Split(cascade, rows, keys, features, destinations(backward.gradients, cascade, (rows, keys)))
+    split = _Split(cascade, rows, keys, features, scatters(backward.gradients, cascade, (rows, keys)))
     stored_rows = {cascade.axes(name) for name in split.prepared}
     if len(stored_rows) == 1 and split.columns:
         # A kernel that stores row values anyway stores some more.
         cascade, more = with_row_values(cascade, {item.name for item in backward.saved}, *stored_rows)
-        split = _Split(cascade, rows, keys, features, split.destinations, more)
+        split = _Split(cascade, rows, keys, features, split.scatters, more)
     kernels: list[Kernel] = []
     if split.prepared:
         kernels.append(split.kernel("backward_prepare", rows, None, split.prepared, cascade.inputs))
@@ -108,11 +108,11 @@ class _Split:
         rows: str,
         keys: str,
         features: tuple[str, ...],
-        places: dict[str, Destination],
+        places: dict[str, Scatter],
         values: tuple[str, ...] = (),
     ) -> None:
         self.cascade = cascade
-        self.destinations = places
+        self.scatters = places
         self.features = features
         self.sequence = {rows, keys}
         by_name = {step.name: step for step in cascade.steps}
@@ -172,7 +172,7 @@ class _Split:
         axes = dict.fromkeys(axis for name in outputs for axis in self.cascade.axes(name))
         grid = tuple(axis for axis in axes if axis not in self.sequence and axis not in self.features)
         kernel = Kernel(role, resident, streamed, grid, (), self.features, known, self.cascade.steps, outputs)
-        kernel = live(replace(kernel, destinations=by_step(self.destinations, outputs)))
+        kernel = live(replace(kernel, scatters=by_step(self.scatters, outputs)))
         if set(outputs) <= set(self.pairs):
             kernel = replace(kernel, steps=self.products_apart(kernel.steps))
         over = dict.fromkeys(axis for step in kernel.steps for axis in step.over)
@@ -218,23 +218,23 @@ class _Split:
 
 def visited(kernel: Kernel) -> Kernel:
     """Where tiles hold anything, and where they need no masks: the union and the intersection of what is accumulated or stored."""
-    exists = existence(kernel.cascade)
+    exists = guards(kernel.cascade)
     masks: dict[Expr | None, None] = {}
     for step in kernel.steps:
         summed = bool(set(step.over) & set(kernel.loops))
         if kernel.streamed in step.over or (kernel.streamed in step.axes and (step.name in kernel.outputs or summed)):
             masks[contributions(step, exists)] = None
-    some: Expr | None = None if None in masks or not masks else next(iter(masks))
+    may_mask: Expr | None = None if None in masks or not masks else next(iter(masks))
     for mask in list(masks)[1:]:
-        some = None if some is None or mask is None else build.apply("or", some, mask)
-    every = build.both(*masks, *patchy(kernel).values())
+        may_mask = None if may_mask is None or mask is None else build.apply("or", may_mask, mask)
+    must_mask = build.both(*masks, *patchy(kernel).values())
     if kernel.sums_tiles:
         # A tile is visited once for all turns: what tells them apart bounds nothing.
-        some = build.both(*(part for part in build.conjuncts(some) if not set(free_axes(part)) & set(kernel.loops)))
-        every = build.FALSE if set(free_axes(every)) & set(kernel.loops) else every
-    apart = (*free_axes(some), *free_axes(every))
-    places = tuple(with_columns(item, kernel.grid, apart) for item in kernel.destinations)
-    return replace(kernel, some=some, every=every, destinations=places)
+        may_mask = build.both(*(part for part in build.conjuncts(may_mask) if not set(free_axes(part)) & set(kernel.loops)))
+        must_mask = build.FALSE if set(free_axes(must_mask)) & set(kernel.loops) else must_mask
+    apart = (*free_axes(may_mask), *free_axes(must_mask))
+    places = tuple(with_columns(item, kernel.grid, apart) for item in kernel.scatters)
+    return replace(kernel, may_mask=may_mask, must_mask=must_mask, scatters=places)
 
 
 def patchy(kernel: Kernel) -> dict[str, Expr]:
@@ -242,7 +242,7 @@ def patchy(kernel: Kernel) -> dict[str, Expr]:
 
     Elsewhere nobody reads them, so nothing has to be done.
     """
-    exists = existence(kernel.cascade)
+    exists = guards(kernel.cascade)
     masks = {step.name: contributions(step, exists) for step in kernel.steps}
     pair = {kernel.resident, kernel.streamed}
     found: dict[str, Expr] = {}

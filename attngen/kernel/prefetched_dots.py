@@ -18,7 +18,7 @@ from attngen.kernel.partition import Kernel, addends
 from attngen.targets.sfu_cost import SPECIAL
 
 
-def heads(kernel: Kernel) -> tuple[str, ...]:
+def prefetchable_dots(kernel: Kernel) -> tuple[str, ...]:
     """The steps that go ahead, in order: products of pairs, their sums and the biases folded into them; () where that gains nothing."""
     if kernel.streamed is None or kernel.loops:
         return ()
@@ -26,7 +26,7 @@ def heads(kernel: Kernel) -> tuple[str, ...]:
     alone = products <= set(found) and not _read_by_others(kernel, found)
     if not products or not alone or not all(_feeds_a_function(name, kernel) for name in products):
         return ()
-    return (*found, *(fold.step for fold in kernel.folds if fold.tile.tensor in found))
+    return (*found, *(bias_dot.step for bias_dot in kernel.bias_dots if bias_dot.tile.tensor in found))
 
 
 def products_first(kernel: Kernel) -> tuple[Einsum, ...]:
@@ -49,7 +49,7 @@ def _when_ready(kernel: Kernel, steps: tuple[Einsum, ...]) -> tuple[Einsum, ...]
     def rank(step: Einsum) -> tuple[int, int]:
         if step.name in sums:
             return 1, max((place[name] for name in step_reads(step) if name in place), default=-1)
-        return (2, 0) if step.name in kernel.added else (3, 0) if step.name in late else (0, 0)
+        return (2, 0) if step.name in kernel.atomic_adds else (3, 0) if step.name in late else (0, 0)
 
     return tuple(sorted(steps, key=rank))
 

@@ -23,7 +23,7 @@ Form = Literal["stored", "diagonals", "sorted"]
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
+class Scatter:
     """Where the tiles of one gradient go.
 
     Attributes:
@@ -52,7 +52,7 @@ class Destination:
         return tuple(axis for i in self.columns for axis in plain_axes(self.at[i]))
 
 
-def destinations(gradients: Sequence[Gradient], cascade: Cascade, pair: tuple[str, str]) -> dict[str, Destination]:
+def scatters(gradients: Sequence[Gradient], cascade: Cascade, pair: tuple[str, str]) -> dict[str, Scatter]:
     """The destination of every gradient that varies along both sequence axes, by its step.
 
     Args:
@@ -62,11 +62,11 @@ def destinations(gradients: Sequence[Gradient], cascade: Cascade, pair: tuple[st
     """
     steps = {step.name: step for step in cascade.steps}
     inputs = {item.name: item for item in cascade.inputs}
-    found: dict[str, Destination] = {}
+    found: dict[str, Scatter] = {}
     for gradient in gradients:
         step = steps.get(gradient.step)
         if gradient.at is not None and step is not None and set(pair) <= set(step.axes):
-            found[step.name] = Destination(inputs[gradient.target], step.name, gradient.at, _form(gradient.at, step.axes, pair))
+            found[step.name] = Scatter(inputs[gradient.target], step.name, gradient.at, _form(gradient.at, step.axes, pair))
     return found
 
 
@@ -76,17 +76,17 @@ def _form(at: tuple[Expr, ...], axes: tuple[str, ...], pair: tuple[str, str]) ->
     return "diagonals" if all(is_diagonal(expr, *pair) for expr in at) else "sorted"
 
 
-def with_columns(destination: Destination, axes: tuple[str, ...], apart: Sequence[str]) -> Destination:
+def with_columns(scatter: Scatter, axes: tuple[str, ...], apart: Sequence[str]) -> Scatter:
     """The destination with its columns.
 
     Args:
         axes: grid axes of the step.
         apart: those among them that the mask tells apart: where a tile is visited for one head only, others have no positions to share.
     """
-    if destination.form == "stored":
-        return destination
+    if scatter.form == "stored":
+        return scatter
     uses: dict[str, int] = {}
-    for expr in destination.at:
+    for expr in scatter.at:
         for axis in free_axes(expr):
             uses[axis] = uses.get(axis, 0) + 1
 
@@ -94,8 +94,8 @@ def with_columns(destination: Destination, axes: tuple[str, ...], apart: Sequenc
         mine = plain_axes(expr)
         return bool(mine) and all(axis in axes and axis not in apart and uses[axis] == 1 for axis in mine)
 
-    columns = tuple(i for i, expr in enumerate(destination.at) if stays(expr))
-    return Destination(destination.target, destination.step, destination.at, destination.form, columns)
+    columns = tuple(i for i, expr in enumerate(scatter.at) if stays(expr))
+    return Scatter(scatter.target, scatter.step, scatter.at, scatter.form, columns)
 
 
 def plain_axes(at: Expr) -> tuple[str, ...]:
@@ -116,6 +116,6 @@ def is_injective(at: tuple[Expr, ...], axes: tuple[str, ...]) -> bool:
     return known and set(axes) <= {axis for mine in plain for axis in mine}
 
 
-def by_step(found: Mapping[str, Destination], outputs: Sequence[str]) -> tuple[Destination, ...]:
+def by_step(found: Mapping[str, Scatter], outputs: Sequence[str]) -> tuple[Scatter, ...]:
     """The destinations of these steps, in order."""
     return tuple(found[name] for name in outputs if name in found)

@@ -48,7 +48,7 @@ def in_parts(kernel: Kernel) -> tuple[Kernel, Kernel]:
     carried = {gauge.name: () for gauge in gauges} | {item.name: _features(kernel, item.name) for item in accumulators}
     rows = (*kernel.grid, kernel.resident)
     states = {name: Input(names.fresh(f"{name}_parts"), (part, *rows, *axes), len(rows) + len(axes) + 1) for name, axes in carried.items()}
-    kernel = replace(kernel, gauges=gauges, accumulators=accumulators, parts=part)
+    kernel = replace(kernel, gauges=gauges, accumulators=accumulators, split_axis=part)
     return _parts(kernel, states), _Merge(kernel, states).kernel()
 
 
@@ -61,7 +61,7 @@ def _parts(kernel: Kernel, states: dict[str, Input]) -> Kernel:
     own |= {item.name: kernel.axes(item.name) for item in kernel.accumulators}
     stored = tuple(Einsum(item.name, item.axes or (), build.read(name, own[name])) for name, item in states.items())
     outputs = tuple(item.name for item in states.values())
-    return live(replace(kernel, role=PARTS, grid=(kernel.parts, *kernel.grid), steps=(*kernel.steps, *stored), outputs=outputs))
+    return live(replace(kernel, role=PARTS, grid=(kernel.split_axis, *kernel.grid), steps=(*kernel.steps, *stored), outputs=outputs))
 
 
 class _Merge:
@@ -71,7 +71,7 @@ class _Merge:
         self.whole = kernel
         self.states = states
         self.rows = (*kernel.grid, kernel.resident)
-        self.pair = (*self.rows, kernel.parts)
+        self.pair = (*self.rows, kernel.split_axis)
         self.gauges = {gauge.name: gauge for gauge in kernel.gauges}
         self.accumulators = {item.name: item for item in kernel.accumulators}
 
@@ -85,8 +85,10 @@ class _Merge:
             replace(gauge, exponent=self.states[gauge.name].name, floor=(), scale=build.ONE, shift=build.ZERO)
             for gauge in self.whole.gauges
         )
-        whole = replace(self.whole, role=MERGE, streamed=self.whole.parts, inputs=inputs, steps=(*merged.values(), *after), gauges=gauges)
-        return live(replace(whole, some=None, every=None, folds=()))
+        whole = replace(
+            self.whole, role=MERGE, streamed=self.whole.split_axis, inputs=inputs, steps=(*merged.values(), *after), gauges=gauges
+        )
+        return live(replace(whole, may_mask=None, must_mask=None, bias_dots=()))
 
     def state(self, name: str) -> Read:
         item = self.states[name]
@@ -114,7 +116,7 @@ class _Merge:
             body = build.mul(_power(build.read(self.gauges[gauge].weight, self.pair), power), body)
         axes = (*self.rows, *_features(self.whole, item.name))
         whole = next(step for step in self.whole.steps if step.name == item.name)
-        return Einsum(item.name, axes, body, whole.reduce, (self.whole.parts,))
+        return Einsum(item.name, axes, body, whole.reduce, (self.whole.split_axis,))
 
     def apart(self, gauge: Gauge) -> Expr:
         """The offset of a part; a part without any key has none."""

@@ -155,7 +155,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "canonicalize": lambda cascade: verify(cascade, CanonicalForm),
     "streaming": verify_streamed,
     "differentiate": verify_backward,
-    "hoist": lambda cascade: verify(cascade, GradientForm),
+    "factor": lambda cascade: verify(cascade, GradientForm),
     "partition": verify_kernels,
     "rewrite": verify_kernels,
 }

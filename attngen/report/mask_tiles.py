@@ -105,14 +105,14 @@ def mask_tiles(
     source, loaded = kernels.source(features), kernels.get(dict(features), model, sequence)
     derived = dict(captures)
     for kernel in program.kernels:
-        for runs in kernel.runs:
+        for runs in kernel.document_extents:
             derived |= zip(runs.names, loaded.module.runs(derived[runs.values], derived[runs.keys]), strict=True)
-    listings = {kernel.lists: (kernel, lowered) for kernel, lowered in source.lowered if kernel.lists}
+    listings = {kernel.tile_list_of: (kernel, lowered) for kernel, lowered in source.lowered if kernel.tile_list_of}
     walked = [(listings.get(kernel.role, (kernel, lowered)), segments_of(kernel), kernel) for kernel, lowered in source.lowered]
     return tuple(
         _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count(spec.classes)
         for bounding, segments, kernel in walked
-        if segments is not None and not kernel.lists
+        if segments is not None and not kernel.tile_list_of
     )
 
 
@@ -148,7 +148,7 @@ class _Walk:
         self.heads = (*kernel.grid, *kernel.loops)
 
     def count(self, of: Classes | None) -> MaskTiles:
-        predicates = (self.kernel.some, self.kernel.every)
+        predicates = (self.kernel.may_mask, self.kernel.must_mask)
         missing = [
             item.name for item in self.kernel.inputs if item.axes is not None and any(item.name in names_read(p) for p in predicates)
         ]
@@ -180,7 +180,7 @@ class _Walk:
         )
 
     def setup_bytes(self) -> int:
-        derived = sum(4 * self.captures[name].numel() for runs in self.kernel.runs for name in runs.names)
+        derived = sum(4 * self.captures[name].numel() for runs in self.kernel.document_extents for name in runs.names)
         if not self.segments.listed:
             return derived
         rows = len(self.first) * math.prod(self.lengths[axis] for axis in self.bounding.grid)

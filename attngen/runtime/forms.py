@@ -99,7 +99,7 @@ def _decided(
     named = form_of({name for name, value in kernels.options.schedule or () if isinstance(value, tuple)})
     if named:
         return named == "one walk", "the schedule names its kernels"
-    summed = [name for kernel in other.program.kernels for name in kernel.added if not set(kernel.axes(name)) & set(kernel.features)]
+    summed = [name for kernel in other.program.kernels for name in kernel.atomic_adds if not set(kernel.axes(name)) & set(kernel.features)]
     if summed:
         return False, f"{', '.join(summed)} would be added up in any order, and gradients of captured tensors are the same in every run"
     if kernels.knobs.strict and not _is_stored(other, dims, dtype, target, lengths):

@@ -25,7 +25,7 @@ from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
 from attngen.runtime.devices import target_of
 from attngen.runtime.options import Options, asks_specialised, own_part, roles, thaw
-from attngen.runtime.tile_list_cache import KeptLists
+from attngen.runtime.tile_list_cache import TileListCache
 from attngen.schedule.choose import Choice, Request, choose, with_asked
 from attngen.schedule.space import length_class
 from attngen.schedule.tables import table
@@ -67,7 +67,7 @@ class Kernels:
         self.told: dict[str, tuple[tuple[str, tuple[Note, ...]], ...]] = {}
         self.one_walk: Kernels | None = None
         self.forms: dict[tuple[object, ...], tuple[bool, str]] = {}
-        self.kept = KeptLists()
+        self.kept = TileListCache()
 
     @property
     def saved(self) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def own_part(schedule: Frozen | None, program: Program) -> Frozen | None:
     own = {kernel.role for kernel in program.kernels}
     named = {name for name, value in schedule or () if isinstance(value, tuple)}
     gone = {name for name, value in schedule or () if value == () and name in own}
-    if any(kernel.added for kernel in program.kernels):
+    if any(kernel.atomic_adds for kernel in program.kernels):
         gone |= {name for name in named if form_of({name}) == "two walks"}
     elif any(form_of({name}) == "one walk" for name in named):
         gone |= roles(program) - own

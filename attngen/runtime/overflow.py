@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from attngen.analysis.value_ranges import interval
+from attngen.analysis.value_ranges import value_range
 from attngen.errors import ArgumentError
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
@@ -43,7 +43,7 @@ def check_numbers(cascade: Cascade, numbers: tuple[tuple[str, int], ...], extent
 
 
 def _check(node: Apply, step: Einsum, known: Mapping[Expr, _Interval]) -> None:
-    found = interval(node, known)
+    found = value_range(node, known)
     leaves = tuple(dict.fromkeys(leaf for leaf in walk(node) if leaf in known or isinstance(leaf, Const)))
     bits = 64 if any(_is_wide(leaf, known) for leaf in leaves) else 32
     if any(map(math.isinf, found)) or -(2 ** (bits - 1)) <= found[0] <= found[1] < 2 ** (bits - 1):

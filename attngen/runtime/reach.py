@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from attngen.analysis.kv_ranges import solved
-from attngen.analysis.value_ranges import Interval, interval
+from attngen.analysis.value_ranges import ValueRange, value_range
 from attngen.emit.addressing import is_head_index
 from attngen.errors import ShapeMismatch
 from attngen.frontend.spec import Spec
@@ -140,7 +140,7 @@ def _masked_reach(axis: str, predicate: Expr | None, captures: Mapping[str, obje
     if predicate is None:
         return float("inf")
     end = solved(predicate, axis)[0].hi
-    known: dict[Expr, Interval] = {Index(name): (0, max(length - 1, 0)) for name, length in extents.items()}
+    known: dict[Expr, ValueRange] = {Index(name): (0, max(length - 1, 0)) for name, length in extents.items()}
     known |= {Extent(name): (length, length) for name, length in extents.items()}
     for read in reads(end):
         value = captures.get(read.tensor)
@@ -148,4 +148,4 @@ def _masked_reach(axis: str, predicate: Expr | None, captures: Mapping[str, obje
             known[read] = (value, value)
         elif isinstance(value, Tensor) and not value.is_floating_point() and value.numel():
             known[read] = (int(value.min()), int(value.max()))
-    return interval(end, known)[1]
+    return value_range(end, known)[1]

@@ -57,7 +57,7 @@ def may_divide(kernel: Kernel) -> bool:
 
 def parts_of(kernel: Kernel, extents: Mapping[str, int], rows: int, sms: int) -> int:
     """Parts of the stream of a forward kernel, divided or not, for lengths and rows of a tile."""
-    heads = math.prod(extents[axis] for axis in kernel.grid if axis != kernel.parts)
+    heads = math.prod(extents[axis] for axis in kernel.grid if axis != kernel.split_axis)
     return part_count(heads * -(-extents[kernel.resident] // rows), extents[kernel.streamed or ""], sms)
 
 

@@ -13,7 +13,7 @@ from attngen.kernel.partition import Kernel
 from attngen.pipeline import Source
 
 
-class KeptLists:
+class TileListCache:
     """The lists for the last mask that was seen: made anew as soon as a value that the mask reads, or a length, is another.
 
     A tensor is another when its memory or PyTorch's count of in-place changes is; writes through numpy or `.data` are not counted.
@@ -31,7 +31,7 @@ class KeptLists:
             inputs, values: of the call.
             call: what else the lists depend on: lengths and tiles.
         """
-        names = _read(tuple(kernel for kernel, _ in source.lowered if kernel.lists))
+        names = _read(tuple(kernel for kernel, _ in source.lowered if kernel.tile_list_of))
         mine = [(item, value) for item, value in zip(inputs, values, strict=True) if item.name in names]
         if any(item.axes is not None or (isinstance(value, Tensor) and value.is_inference()) for item, value in mine) or _captured():
             return None
@@ -47,7 +47,7 @@ class KeptLists:
 def _read(listings: tuple[Kernel, ...]) -> set[str]:
     """What listing kernels read; what the host derives by sorting counts as what it is derived from."""
     found = {item.name for kernel in listings for item in kernel.inputs}
-    return found | {name for kernel in listings for runs in kernel.runs for name in (runs.values, runs.keys)}
+    return found | {name for kernel in listings for runs in kernel.document_extents for name in (runs.values, runs.keys)}
 
 
 def _captured() -> bool:

@@ -154,7 +154,7 @@ class _Registration:
             return {}
         extents = self.extents(tensors)
         source = kernels.source({axis: extents[axis] for axis in self.features})
-        if not any(kernel.lists for kernel, _ in source.lowered):
+        if not any(kernel.tile_list_of for kernel, _ in source.lowered):
             return {}
         lengths = tuple(sorted((axis, length) for axis, length in extents.items()))
         return keeping(kernels.kept.of(source, self.inputs, tensors, (lengths, id(loaded))))

@@ -1,7 +1,7 @@
 """Which form of a backward is cheaper: a kernel of rows and one of columns, or one that does the work of both.
 
-Takes the choices of tiles for both forms, gives a `Verdict`. The times are those of a GPU where both forms were tuned on it, else those of
-the model.
+Takes the choices of tiles for both forms, gives a `BackwardChoice`. The times are those of a GPU where both forms were tuned on it, else
+those of the model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARGIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BackwardChoice:
     """Whether one walk is worth it, and why, for `explain`."""
 
     fused: bool
@@ -46,7 +46,7 @@ def backward_us(choice: Choice) -> float:
     return sum(reason.predicted_us for reason in choice.reasons if reason.role != "forward")
 
 
-def compare(two: Choice, one: Choice) -> Verdict:
+def compare(two: Choice, one: Choice) -> BackwardChoice:
     """Hold the forms against each other.
 
     Args:
@@ -57,14 +57,16 @@ def compare(two: Choice, one: Choice) -> Verdict:
         return _verdict(clocked[1], clocked[0], "us a call")
     unseen = next((reason.role for reason in one.reasons if reason.role.startswith(FUSED) and reason.evidence == "model"), None)
     if unseen is not None:
-        return Verdict(False, f"no compile has shown what {unseen} takes")
+        return BackwardChoice(False, f"no compile has shown what {unseen} takes")
     rows = [reason.row for reason in one.reasons if reason.role.startswith(FUSED) and reason.row is not None]
     spilled = max((row.loop_spill_bytes for row in rows), default=0)
     if spilled > SPILLED_BYTES:
-        return Verdict(False, f"in one walk a thread spills {spilled} B a turn")
+        return BackwardChoice(False, f"in one walk a thread spills {spilled} B a turn")
     low = next((row.schedule for row in rows if _adds_slowly(row)), None)
     if low is not None:
-        return Verdict(False, f"in one walk the older instruction of the matrix unit would form what {low} adds up, at half of its rate")
+        return BackwardChoice(
+            False, f"in one walk the older instruction of the matrix unit would form what {low} adds up, at half of its rate"
+        )
     return _verdict(backward_us(one), backward_us(two), "us predicted")
 
 
@@ -81,8 +83,8 @@ def _clocked_us(choice: Choice, roles: tuple[str, ...]) -> float | None:
     return mine[-1].call_us if mine and mine[-1] is not None and all(timed is not None for timed in mine) else None
 
 
-def _verdict(together: float, apart: float, unit: str) -> Verdict:
+def _verdict(together: float, apart: float, unit: str) -> BackwardChoice:
     text = f"{together:.0f} {unit} in one walk, {apart:.0f} in two"
     if together <= (1 - MARGIN) * apart:
-        return Verdict(True, text)
-    return Verdict(False, f"{text}; one walk, whose sums come in any order, has to save {MARGIN:.0%}")
+        return BackwardChoice(True, text)
+    return BackwardChoice(False, f"{text}; one walk, whose sums come in any order, has to save {MARGIN:.0%}")

@@ -13,7 +13,7 @@ from typing import Literal
 
 from attngen.kernel.partition import Kernel
 from attngen.schedule.cost.shared_memory import shared_bytes
-from attngen.schedule.cost.time import Seen, price
+from attngen.schedule.cost.time import CompiledCost, price
 from attngen.schedule.ranking import UNSTAGED, Candidate, Refused, Request, distinct, does_not_fit, passed_over, rank
 from attngen.schedule.tables import Measured, Table
 from attngen.schedule.tile_schedule import FLAGS, ModuleSchedule, TileSchedule
@@ -62,7 +62,7 @@ class Reason:
     predicted_us: float = 0.0
 
     def lines(self, runs: TileSchedule | None = None) -> tuple[str, ...]:
-        """Text for `explain`; `runs` is what the kernel runs with, where a user asked for something else."""
+        """Text for `explain`; `document_extents` is what the kernel runs with, where a user asked for something else."""
         runs = runs or self.tile
         asked = "" if runs == self.tile else f"{runs}, which schedule= asks for instead of "
         head = f"{self.role}: {asked}{self.tile} ({self.evidence})"
@@ -204,9 +204,9 @@ def _timed(kernel: Structure, request: Request, ranked: tuple[Candidate, ...], t
 
 def _predicted(kernel: Structure, request: Request, tile: TileSchedule, row: Measured | None) -> float:
     """The predicted time of a tile, with what a compile saw of its registers and spills if `row` is about it."""
-    seen: Seen | None = None
+    seen: CompiledCost | None = None
     if row is not None and row.schedule == tile:
-        seen = Seen(row.registers, row.shared_bytes, None, 0.0, row.loop_spill_bytes)
+        seen = CompiledCost(row.registers, row.shared_bytes, None, 0.0, row.loop_spill_bytes)
     return price(kernel, request.extents, request.dtype, tile, request.target, request.length, seen).total_us
 
 

@@ -164,7 +164,7 @@ def does_not_fit(kernel: Structure, request: Request) -> DoesNotFit:
     smallest = min(tiles, key=lambda tile: shared_bytes(kernel, request.extents, request.dtype, tile, target))
     total = shared_bytes(kernel, request.extents, request.dtype, smallest, target)
     names = {axis: columns(request.extents[axis]) for axis in kernel.features}
-    kept = sum(smallest.resident * names[axis] * item for axis in kernel.kept)
+    kept = sum(smallest.resident * names[axis] * item for axis in kernel.resident_tiles)
     fitting = _largest_extent(kernel, request, smallest)
     extents = ", ".join(f"{axis} = {length}" for axis, length in request.dims if axis in names)
     return DoesNotFit(

@@ -45,7 +45,7 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
         target: where it shall run.
         length: class of the lengths it is for.
     """
-    if structure.merges:
+    if structure.combines_splits:
         # Nothing but its rows and parts keep programs apart: the more of both stand side by side, the sooner it ends.
         yield from (TileSchedule(1, streamed, 4, 1) for streamed in (64, 32, 16))
         return
@@ -78,7 +78,7 @@ def _forms(structure: Structure, tile: TileSchedule, dtype: str, target: Target)
     yield {}
     if target.has_tma and uses_wide_units(tile, dtype, target) and target.matrix_unit == "wgmma" and structure.rows:
         yield {"tma": True}
-        if structure.ahead:
+        if structure.prefetched:
             yield {"pipe": True, "tma": True}
             if structure.maxima:
                 yield {"pipe": True, "late": True, "tma": True}

@@ -15,7 +15,7 @@ from attngen.errors import ScheduleError
 from attngen.kernel.dense_rows import streamed_rows, unspecialised
 from attngen.kernel.feature_tiles import pieces
 from attngen.kernel.partition import Kernel
-from attngen.kernel.prefetched_dots import heads
+from attngen.kernel.prefetched_dots import prefetchable_dots
 from attngen.targets.table import Target
 
 BLOCKS = (16, 32, 64, 128, 256)
@@ -246,8 +246,8 @@ def _names(kernel: Kernel) -> dict[str, str]:
 def forms(kernel: Kernel) -> tuple[str, ...]:
     """The flags that a kernel knows: `pipe` where products can go ahead, `late` where a maximum is taken of them, `tma` where whole rows
     of matrices stream, `specialised` for a forward whose products are of such rows."""
-    ahead, rows = heads(kernel), streamed_rows(kernel)
-    known = {"pipe": ahead, "late": ahead and kernel.gauges, "tma": rows, "specialised": not unspecialised(kernel)}
+    prefetched, rows = prefetchable_dots(kernel), streamed_rows(kernel)
+    known = {"pipe": prefetched, "late": prefetched and kernel.gauges, "tma": rows, "specialised": not unspecialised(kernel)}
     return tuple(flag for flag in FLAGS if known[flag])
 
 
@@ -259,7 +259,7 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
     fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
     for name, value in values.items():
         field = names[str(name)]
-        legal = BLOCKS if field == "resident" and not kernel.merges else _LEGAL[field]
+        legal = BLOCKS if field == "resident" and not kernel.combines_splits else _LEGAL[field]
         if not _is_legal(field, value) or value not in legal:
             raise ScheduleError(
                 f"the schedule of {kernel.role} sets {name}={value!r}",

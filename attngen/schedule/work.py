@@ -16,7 +16,7 @@ from attngen.ir.traverse import free_axes, reads, walk
 from attngen.kernel.dense_rows import streamed_rows, unspecialised
 from attngen.kernel.feature_tiles import label
 from attngen.kernel.partition import Kernel, addends
-from attngen.kernel.prefetched_dots import heads
+from attngen.kernel.prefetched_dots import prefetchable_dots
 from attngen.kernel.split_kv import MERGE, PARTS
 from attngen.targets.sfu_cost import SPECIAL
 
@@ -32,10 +32,10 @@ class Structure:
 
     Attributes:
         role: of the kernel.
-        kept: resident tiles [R, f] that the stream multiplies with.
-        again: resident tiles [R, f] that vary along a summed axis, so that each of its turns reads them anew.
+        resident_tiles: resident tiles [R, f] that the stream multiplies with.
+        reloaded_tiles: resident tiles [R, f] that vary along a summed axis, so that each of its turns reads them anew.
         once: resident tiles [R, f] read before or after the stream only.
-        passing: streamed tiles [S, f].
+        streamed_tiles: streamed tiles [S, f].
         held: those of them that a product over features and a carried sum both read, so that they live through a turn.
         vectors: streamed row values [S].
         pairs: tensors read at [R, S]; gathered: those of them that are read at computed positions.
@@ -47,19 +47,19 @@ class Structure:
         special, simple: operations on one pair of positions, by the special function unit and by the arithmetic units.
         masks: operations of the predicates, which only tiles at the edge of a mask carry out; 0 without masks.
         folded: columns of the narrow products that add biases.
-        ahead: features of the products that can be formed in the turn before.
+        prefetched: features of the products that can be formed in the turn before.
         behind: those of the products that come last in their accumulators.
         maxima: row values that run along as maxima; `sums` counts them too.
         rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
-        added: features of the tiles [S, f] that a turn adds to memory; added_rows: the vectors [S].
+        atomic_adds: features of the tiles [S, f] that a turn adds to memory; added_rows: the vectors [S].
         specialised: whether its warps may divide into those that fetch and those that compute.
         streams: whether anything passes, if only positions and numbers.
     """
 
     role: str
-    kept: tuple[str, ...]
+    resident_tiles: tuple[str, ...]
     once: tuple[str, ...]
-    passing: tuple[str, ...]
+    streamed_tiles: tuple[str, ...]
     held: tuple[str, ...]
     vectors: int
     pairs: int
@@ -70,15 +70,15 @@ class Structure:
     simple: int
     masks: int
     folded: int = 0
-    again: tuple[str, ...] = ()
+    reloaded_tiles: tuple[str, ...] = ()
     totals: int = 0
     gathered: int = 0
     stored: int = 0
-    ahead: tuple[str, ...] = ()
+    prefetched: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     maxima: int = 0
     rows: bool = False
-    added: tuple[str, ...] = ()
+    atomic_adds: tuple[str, ...] = ()
     added_rows: int = 0
     specialised: bool = False
     streams: bool = True
@@ -86,19 +86,22 @@ class Structure:
     def key(self, dims: Mapping[str, int]) -> str:
         """The structure without its arithmetic, feature axes by their tiles: "forward:64-32>64-32.64;64-32+64;2;masked"."""
         name = {axis: label(length) for axis, length in dims.items()}
-        tensors = ">".join(".".join(name[axis] for axis in axes) for axes in (self.kept or self.once, (*self.again, *self.passing)))
+        tensors = ">".join(
+            ".".join(name[axis] for axis in axes)
+            for axes in (self.resident_tiles or self.once, (*self.reloaded_tiles, *self.streamed_tiles))
+        )
         products = "+".join(".".join(name[axis] for axis in axes) for axes in (self.dots, self.carried))
         extra = f"v{self.vectors}p{self.pairs}" if self.vectors or self.pairs else ""
         extra += f"f{self.folded}" if self.folded else ""
-        if self.added or self.added_rows:
-            extra += f"a{'.'.join((*(name[axis] for axis in self.added), *('1' for _ in range(self.added_rows))))}"
+        if self.atomic_adds or self.added_rows:
+            extra += f"a{'.'.join((*(name[axis] for axis in self.atomic_adds), *('1' for _ in range(self.added_rows))))}"
         extra += f"t{self.totals}" * bool(self.totals) + f"s{self.stored}" * bool(self.stored)
         # The stream of a part is that of the whole, and so are its tiles.
         role = "forward" if self.role == PARTS else self.role
         return f"{role}:{tensors};{products};{self.sums}{extra};{'masked' if self.masks else 'full'}"
 
     @property
-    def merges(self) -> bool:
+    def combines_splits(self) -> bool:
         """Whether what passes are the states of parts."""
         return self.role == MERGE
 
@@ -115,7 +118,9 @@ class Structure:
     @property
     def features(self) -> tuple[str, ...]:
         """Feature axes of any of its tiles, each once."""
-        return tuple(dict.fromkeys((*self.kept, *self.again, *self.once, *self.passing, *self.dots, *self.carried)))
+        return tuple(
+            dict.fromkeys((*self.resident_tiles, *self.reloaded_tiles, *self.once, *self.streamed_tiles, *self.dots, *self.carried))
+        )
 
 
 def structure(kernel: Kernel) -> Structure:
@@ -131,16 +136,16 @@ def structure(kernel: Kernel) -> Structure:
     in_dots, in_sums = dict(_tensors(kernel, dots)), dict(_tensors(kernel, carried))
     held = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
     on_pairs = [step for step in inside if pair <= {*step.axes, *step.over}]
-    folds = {fold.step: fold for fold in kernel.folds}
-    ops = [op for step in on_pairs if step.name not in folds for op in _ops(step.body, pair)]
-    predicates = dict.fromkeys(expr for expr in (kernel.some, kernel.every, *(step.where for step in on_pairs)) if expr is not None)
-    ahead = heads(kernel)
+    bias_dots = {bias_dot.step: bias_dot for bias_dot in kernel.bias_dots}
+    ops = [op for step in on_pairs if step.name not in bias_dots for op in _ops(step.body, pair)]
+    predicates = dict.fromkeys(expr for expr in (kernel.may_mask, kernel.must_mask, *(step.where for step in on_pairs)) if expr is not None)
+    prefetched = prefetchable_dots(kernel)
     return Structure(
         role=kernel.role,
-        kept=_features(kernel, [item for item in tiles if item not in turning], kernel.resident),
-        again=_features(kernel, turning, kernel.resident),
+        resident_tiles=_features(kernel, [item for item in tiles if item not in turning], kernel.resident),
+        reloaded_tiles=_features(kernel, turning, kernel.resident),
         once=_features(kernel, around, kernel.resident),
-        passing=_features(kernel, tiles, kernel.streamed),
+        streamed_tiles=_features(kernel, tiles, kernel.streamed),
         held=_features(kernel, held, kernel.streamed),
         vectors=shapes[frozenset({kernel.streamed or ""})],
         pairs=shapes[frozenset({kernel.resident, kernel.streamed or ""})],
@@ -149,30 +154,30 @@ def structure(kernel: Kernel) -> Structure:
         sums=sum(not set(step.axes) & features for step in carried) + len(kernel.gauges),
         totals=sum(pair <= set(step.axes) and bool(set(step.over) & set(kernel.loops)) for step in inside),
         gathered=sum(_is_gather(read, pair) for read in _reads(kernel, inside)),
-        stored=sum(1 if item.form == "stored" else 2 for item in kernel.destinations),
+        stored=sum(1 if item.form == "stored" else 2 for item in kernel.scatters),
         special=sum(SPECIAL.get(op, 0) for op in ops),
         simple=sum(OPERATIONS.get(op, 1) for op in ops),
         masks=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr, pair)),
-        folded=sum(fold.width for fold in folds.values()),
-        ahead=tuple(axis for step in inside if step.name in ahead for axis in step.over),
-        behind=_behind(kernel, ahead),
+        folded=sum(bias_dot.width for bias_dot in bias_dots.values()),
+        prefetched=tuple(axis for step in inside if step.name in prefetched for axis in step.over),
+        behind=_behind(kernel, prefetched),
         maxima=len(kernel.gauges),
         rows=bool(streamed_rows(kernel)),
-        added=tuple(axis for step in inside if step.name in kernel.added for axis in step.axes if axis in features),
-        added_rows=sum(step.name in kernel.added and not features & set(step.axes) for step in inside),
+        atomic_adds=tuple(axis for step in inside if step.name in kernel.atomic_adds for axis in step.axes if axis in features),
+        added_rows=sum(step.name in kernel.atomic_adds and not features & set(step.axes) for step in inside),
         specialised=not unspecialised(kernel),
         streams=kernel.streamed is not None,
     )
 
 
-def _behind(kernel: Kernel, ahead: tuple[str, ...]) -> tuple[str, ...]:
+def _behind(kernel: Kernel, prefetched: tuple[str, ...]) -> tuple[str, ...]:
     """Features of the products that go ahead last, each in its accumulator; that of a folded bias has none."""
-    folds = {fold.step: fold.tile.tensor for fold in kernel.folds}
+    bias_dots = {bias_dot.step: bias_dot.tile.tensor for bias_dot in kernel.bias_dots}
     last: dict[str, tuple[str, ...]] = {}
     for step in kernel.steps:
-        if step.name in folds.keys() & set(ahead):
-            last[folds[step.name]] = ()
-        elif step.name in ahead:
+        if step.name in bias_dots.keys() & set(prefetched):
+            last[bias_dots[step.name]] = ()
+        elif step.name in prefetched:
             parts = addends(step)
             last |= {step.name: last[parts[-1]] if parts else step.over} | dict.fromkeys(parts, ())
     return tuple(axis for axes in last.values() for axis in axes)

@@ -16,7 +16,7 @@ from math import ceil
 
 from attngen.kernel.feature_tiles import columns
 from attngen.runtime.timeline import SCHEDULERS, SHARED_BYTES_PER_CLOCK, operand_bytes, rate_of, turn_alone
-from attngen.schedule.cost.time import Seen
+from attngen.schedule.cost.time import CompiledCost
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
 from attngen.schedule.work import Structure
 from attngen.targets.table import Target
@@ -107,9 +107,9 @@ def work_of(structure: Structure, lengths: Mapping[str, int], dtype: str, tile: 
         tile: its schedule.
     """
     pairs = tile.resident * (tile.streamed or 0)
-    width = sum(lengths[axis] for axis in (*structure.dots, *structure.carried, *structure.added)) + structure.folded
-    passing = (tile.streamed or 0) * sum(columns(lengths[axis]) for axis in structure.passing)
-    again = tile.resident * sum(columns(lengths[axis]) for axis in structure.again)
+    width = sum(lengths[axis] for axis in (*structure.dots, *structure.carried, *structure.atomic_adds)) + structure.folded
+    passing = (tile.streamed or 0) * sum(columns(lengths[axis]) for axis in structure.streamed_tiles)
+    again = tile.resident * sum(columns(lengths[axis]) for axis in structure.reloaded_tiles)
     return Work(2 * pairs * width, (passing + again) * DTYPE_BYTES[dtype])
 
 
@@ -187,21 +187,21 @@ def _static(loop: Loop, compiled: Compiled, work: Work, target: Target, num_warp
         repeated=_repeated(loop, work, num_warps),
         programs_per_sm=programs,
         cycles=cycles,
-        peak_share=peak / turn_cycles(cycles, alone, programs),
+        peak_share=peak / iteration_cycles(cycles, alone, programs),
     )
 
 
-def seen(compiled: Compiled, work: Work, target: Target, num_warps: int, loop: int = 0) -> Seen | None:
+def seen(compiled: Compiled, work: Work, target: Target, num_warps: int, loop: int = 0) -> CompiledCost | None:
     """What the scheduler wants to know of a compiled kernel and one of its main loops: the first is that over full tiles, the last that
     under masks; None where nobody can say."""
     loops = statics(compiled, work, target, num_warps)
     if not loops or not work.flops:
         return None
     cycles = work.flops / target.bf16_flops_per_clock / loops[loop].peak_share
-    return Seen(compiled.registers, compiled.shared_bytes, cycles, loops[loop].exp2_overlap)
+    return CompiledCost(compiled.registers, compiled.shared_bytes, cycles, loops[loop].exp2_overlap)
 
 
-def turn_cycles(cycles: Cycles, alone: float, programs: int) -> float:
+def iteration_cycles(cycles: Cycles, alone: float, programs: int) -> float:
     """How long a turn takes an SM that has `programs` of them to share.
 
     Args:

@@ -107,7 +107,7 @@ def _type(source: Source, kernel: Kernel, param: Param, request: Request) -> str
         return _NUMBERS[item.kind] if param.kind == "number" and item is not None else "i32"
     if param.memory in _MEMORIES:
         return _MEMORIES[param.memory]
-    if param.tensor in {tensor_name(name) for runs in kernel.runs for name in runs.names}:
+    if param.tensor in {tensor_name(name) for runs in kernel.document_extents for name in runs.names}:
         return "*i32"
     if item is not None and item.axes is None:
         return f"*{_CAPTURED[item.kind]}"
@@ -121,7 +121,7 @@ def _is_operand(source: Source, kernel: Kernel, param: Param, item: Input | None
     if item in source.program.cascade.inputs:
         return True
     axes = item.axes if item is not None else next((step.axes for step in kernel.steps if tensor_name(step.name) == param.tensor), ())
-    sums = (*source.shapes.states, *(name for other in source.program.kernels for name in other.added))
+    sums = (*source.shapes.states, *(name for other in source.program.kernels for name in other.atomic_adds))
     return bool(set(axes or ()) & set(kernel.features)) and param.tensor not in [tensor_name(name) for name in sums]
 
 

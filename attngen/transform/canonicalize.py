@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from attngen.analysis.predicates import Existence, existence, known, mask_of
+from attngen.analysis.predicates import Guards, guards, known, mask_of
 from attngen.errors import AxisError, MaskMismatch
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
@@ -85,7 +85,7 @@ def _check_sums(cascade: Cascade) -> None:
     A missing score stands for minus infinity, which stays missing whatever is added. A missing weight stands for 0: where only one of
     two weights is missing their sum is the other, which no predicate can say.
     """
-    exists = existence(cascade)
+    exists = guards(cascade)
     scores = {name for step in cascade.steps if step.reduce in ("max", "logsumexp") for name in names_read(step.body)}
     weights: set[str] = set()
     for step in cascade.steps:
@@ -97,7 +97,7 @@ def _check_sums(cascade: Cascade) -> None:
             weights.add(step.name)
 
 
-def _check_sum(node: Apply, step: Einsum, exists: Existence, weights: set[str], steps: Sequence[Einsum]) -> None:
+def _check_sum(node: Apply, step: Einsum, exists: Guards, weights: set[str], steps: Sequence[Einsum]) -> None:
     first, second = (mask_of(known(arg, exists)) for arg in node.args)
     for arg, mask, other in ((node.args[0], first, second), (node.args[1], second, first)):
         if not mask <= other and _is_weight(arg, exists, weights):
@@ -108,7 +108,7 @@ def _check_sum(node: Apply, step: Einsum, exists: Existence, weights: set[str], 
             )
 
 
-def _is_weight(expr: Expr, exists: Existence, weights: set[str]) -> bool:
+def _is_weight(expr: Expr, exists: Guards, weights: set[str]) -> bool:
     """Whether a missing value of this expression stands for 0, not for minus infinity."""
     if any(read.tensor in weights for read in reads(expr)):
         return True

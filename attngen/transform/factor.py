@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from attngen.analysis.predicates import Existence, contributions, existence, known, mask_of, without
+from attngen.analysis.predicates import Guards, contributions, guards, known, mask_of, without
 from attngen.ir import build
 from attngen.ir.algebra import bag, factors, product
 from attngen.ir.cascade import Cascade, Einsum
@@ -27,7 +27,7 @@ from attngen.ir.traverse import free_axes, live_steps, rewrite
 from attngen.transform.canonicalize import share
 
 
-def hoist(cascade: Cascade, features: tuple[str, ...] = ()) -> Cascade:
+def factor(cascade: Cascade, features: tuple[str, ...] = ()) -> Cascade:
     """Takes and gives a gradient cascade with the same outputs.
 
     Args:
@@ -38,7 +38,7 @@ def hoist(cascade: Cascade, features: tuple[str, ...] = ()) -> Cascade:
     short = _shorten(cascade, lambda factor: True)
     if not _keeps_existence(cascade, short):
         # A factor that does not exist everywhere would take elements of a sum away that another value is added to.
-        exists = existence(cascade)
+        exists = guards(cascade)
         short = _shorten(cascade, lambda factor: known(factor, exists) is None)
     short = share(short)
     return replace(short, steps=live_steps(short))
@@ -92,7 +92,7 @@ def _apart(term: _Term, step: Einsum, inner: tuple[str, ...], names: Names) -> t
 
 
 def _shorten(cascade: Cascade, may_leave: Callable[[Expr], bool]) -> Cascade:
-    exists = existence(cascade)
+    exists = guards(cascade)
     pointwise = [step for step in cascade.steps if step.reduce is None and _adds_no_mask(step, exists)]
     products = {step.name: step.body for step in pointwise if _is_product(step.body)}
     names = Names(cascade)
@@ -115,14 +115,14 @@ def _scales_apart(cascade: Cascade) -> Cascade:
     return replace(cascade, steps=tuple(steps))
 
 
-def _adds_no_mask(step: Einsum, exists: Existence) -> bool:
+def _adds_no_mask(step: Einsum, exists: Guards) -> bool:
     """Whether a step exists wherever what it reads does: its own predicate says nothing new."""
     return without(step.where, mask_of(known(step.body, exists))) is None
 
 
 def _keeps_existence(before: Cascade, after: Cascade) -> bool:
     """Whether outputs and sums of values exist where they did. A product may exist in fewer places: it would be 0 in the others."""
-    was, now = existence(before), existence(after)
+    was, now = guards(before), guards(after)
     sums = [step for step in before.steps if not _is_product(step.body)]
     outputs = [name for name in before.outputs if name in was]
     same = all(mask_of(contributions(step, was)) == mask_of(contributions(step, now)) for step in sums)

@@ -18,7 +18,7 @@ ALLOWED = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BackwardChoice:
     """The largest error among what was compared, relative to the root mean square, and where it is."""
 
     error: float
@@ -42,14 +42,14 @@ def places(problem: Problem) -> tuple[tuple[int, int], ...]:
     return tuple((problem.workload.batch - 1, head) for head in range(heads - heads // groups, heads))
 
 
-def output(problem: Problem, found: Tensor) -> Verdict:
+def output(problem: Problem, found: Tensor) -> BackwardChoice:
     """Compare an output, [batch, heads, tokens, dim], on one head."""
     batch, head = places(problem)[-1]
     exact = problem.exact(batch, head, backward=False)["o"]
     return _worst({"o": (found[batch, head], exact)})
 
 
-def gradients(problem: Problem, found: Sequence[Tensor]) -> Verdict:
+def gradients(problem: Problem, found: Sequence[Tensor]) -> BackwardChoice:
     """Compare gradients in the order of `problem.leaves`: one group of heads in one sequence, and all of those that factors and captured
     tensors collect from every head."""
     names = [name for i, _ in enumerate(problem.terms) for name in (f"q{i}", f"k{i}")] + ["v"]
@@ -82,11 +82,11 @@ def _collected(problem: Problem) -> dict[str, Tensor]:
     return sums
 
 
-def _worst(pairs: dict[str, tuple[Tensor, Tensor]]) -> Verdict:
+def _worst(pairs: dict[str, tuple[Tensor, Tensor]]) -> BackwardChoice:
     errors = {name: _error(found, exact) for name, (found, exact) in pairs.items()}
     # A NaN compares with nothing, and is the worst there is.
     where = max(errors, key=lambda name: errors[name] if errors[name] == errors[name] else float("inf"))
-    return Verdict(errors[where], where)
+    return BackwardChoice(errors[where], where)
 
 
 def _error(found: Tensor, exact: Tensor) -> float:

@@ -143,7 +143,7 @@ def measure_memory(run: Run, problem: Problem, built: Built, named: Named) -> Ro
     return named.row(peak_mb=run.machine.peak_bytes(step) / 1e6, error=verdict.error, where=verdict.where, first_s=first_s)
 
 
-def _checked_output(run: Run, problem: Problem, built: Built) -> tuple[check.Verdict, float]:
+def _checked_output(run: Run, problem: Problem, built: Built) -> tuple[check.BackwardChoice, float]:
     """The verdict on a first call into poisoned memory, and how long it took to get there, compilation included."""
     check.poison([problem.cotangent])
     began = _now(run)
@@ -153,7 +153,7 @@ def _checked_output(run: Run, problem: Problem, built: Built) -> tuple[check.Ver
 
 
 def _timed(
-    run: Run, problem: Problem, built: Built, named: Named, ms: float, verdict: check.Verdict, first_s: float, *, backward: bool
+    run: Run, problem: Problem, built: Built, named: Named, ms: float, verdict: check.BackwardChoice, first_s: float, *, backward: bool
 ) -> Row:
     tflops = problem.workload.flops(problem.pairs, len(problem.terms), backward) / ms / 1e9
     setup_ms = None if built.setup_s is None else 1e3 * built.setup_s

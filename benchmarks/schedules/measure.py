@@ -107,7 +107,7 @@ class Case:
     def _may_run(self, row: Measured) -> bool:
         """Whether a tile would not be turned down for what it spills; those of one walk have a limit of their own."""
         kernel = next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role)
-        return not fault(row, self.request) and (not kernel.added or row.loop_spill_bytes <= SPILLED_BYTES)
+        return not fault(row, self.request) and (not kernel.atomic_adds or row.loop_spill_bytes <= SPILLED_BYTES)
 
     def _once(self, row: Measured) -> bool:
         """Whether a tile has all its products formed once, and has no fault."""
@@ -153,7 +153,7 @@ def _dims(text: str) -> tuple[tuple[str, int], ...]:
 
 def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[Case]:
     """Kernels without a row, each structure once."""
-    known = {row.case for row in _read()} if not options.again else set()
+    known = {row.case for row in _read()} if not options.reloaded_tiles else set()
     for name in options.variant:
         for request in requests:
             for emitted, kernel in ((form, kernel) for form in _emit(name, request) for kernel in form.source.program.kernels):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attngen.analysis.affine import FIRST, LAST
 from attngen.analysis.intervals import TileValue
-from attngen.analysis.kv_ranges import Ranges, describe, solved, stream_ranges
+from attngen.analysis.kv_ranges import KvRanges, describe, kv_ranges, solved
 from attngen.analysis.value_ranges import TileClass, classify
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
@@ -49,7 +49,7 @@ class Case:
         values = {"a": np.zeros(self.rows), "b": np.zeros(self.keys), **self.tables(), **self.scalars}
         return interpret(cascade, values)["x"] > 0
 
-    def bounds(self, ranges: Ranges) -> list[list[tuple[int, int, int, int]]]:
+    def bounds(self, ranges: KvRanges) -> list[list[tuple[int, int, int, int]]]:
         """some_lo, some_hi, all_lo, all_hi of every piece, for every tile."""
 
         over = {name: self.over(value) for name, value in ranges.over}
@@ -170,7 +170,7 @@ cases = st.builds(
 @given(cases)
 def test_ranges_are_sound(case: Case) -> None:
     truth = case.truth()
-    ranges = stream_ranges(case.predicate, "n", "m")
+    ranges = kv_ranges(case.predicate, "n", "m")
     bounds = case.bounds(ranges)
     for (first, last), pieces in zip(case.tiles(), bounds, strict=True):
         tile = truth[first : last + 1]
@@ -294,7 +294,7 @@ def _swap(predicate: Expr) -> Expr:
 
 
 def _assert_tight(case: Case, truth: np.ndarray, full: bool) -> None:
-    ranges = stream_ranges(case.predicate, "n", "m")
+    ranges = kv_ranges(case.predicate, "n", "m")
     assert ranges.tight
     for (first, last), pieces in zip(case.tiles(), case.bounds(ranges), strict=True):
         some, every = truth[first : last + 1].any(0), truth[first : last + 1].all(0)
@@ -323,15 +323,15 @@ def _assert_tight(case: Case, truth: np.ndarray, full: bool) -> None:
     ],
 )
 def test_bounds_are_short(predicate: str, expected: str) -> None:
-    assert describe(stream_ranges(text(predicate), "n", "m")) == expected
+    assert describe(kv_ranges(text(predicate), "n", "m")) == expected
 
 
 def test_no_mask_is_full() -> None:
-    ranges = stream_ranges(None, "n", "m")
+    ranges = kv_ranges(None, "n", "m")
     assert ranges.unmasked
     assert ranges.bounds == (build.const(0), Extent("n")) * 2
 
 
 def test_transposed_causal_starts_at_the_tile() -> None:
-    ranges = stream_ranges(text("m >= n"), "m", "n")
+    ranges = kv_ranges(text("m >= n"), "m", "n")
     assert ranges.bounds == (FIRST, Extent("m"), LAST, Extent("m"))

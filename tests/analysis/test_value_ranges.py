@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from attngen.analysis.value_ranges import TileClass, classify, interval
+from attngen.analysis.value_ranges import TileClass, classify, value_range
 from attngen.ir import build
 from attngen.ir.expr import Expr, Index
 from attngen.ir.parser import parse
@@ -40,4 +40,4 @@ def test_no_predicate_is_full() -> None:
 
 def test_interval_of_a_difference_with_itself_is_a_point() -> None:
     m = Index("m")
-    assert interval(build.apply("sub", build.add(m, build.const(3)), m), {m: (0, 9)}) == (3, 3)
+    assert value_range(build.apply("sub", build.add(m, build.const(3)), m), {m: (0, 9)}) == (3, 3)

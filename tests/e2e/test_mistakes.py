@@ -112,7 +112,11 @@ OPTIONS: dict[str, tuple[Callable[[], object], type[AttngenError], str]] = {
     "a scale in text": (lambda: attngen.attention(scale="x"), errors.SpecError, "scale is a str"),  # type: ignore[arg-type]
     "a list of sinks": (lambda: attngen.attention(sink=[1.0]), errors.SpecError, "sink is a list"),  # type: ignore[arg-type]
     "a schedule in text": (lambda: attngen.compile(attngen.attention(), schedule="fast"), errors.ScheduleError, "BLOCK_M"),  # type: ignore[arg-type]
-    "one rewrite in text": (lambda: attngen.compile(attngen.attention(), without="fold_scales"), errors.ArgumentError, "['fold_scales']"),
+    "one rewrite in text": (
+        lambda: attngen.compile(attngen.attention(), without="scale_folding"),
+        errors.ArgumentError,
+        "['scale_folding']",
+    ),
     "a float for a length": (
         lambda: attngen.compile(attngen.attention(), dtype="bfloat16", head_dim=64.0),  # type: ignore[arg-type]
         errors.ArgumentError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attngen.analysis.predicates import contributions, existence
+from attngen.analysis.predicates import contributions, guards
 from attngen.emit.known_zero import Zeros
 from attngen.ir.expr import Index
 from attngen.ir.parser import parse
@@ -24,7 +24,7 @@ SOFTMAX = """cascade(q[b,m,d], k[b,n,d], v[b,n,e], z[b,n], y[b,m]; t: float[:], 
 
 def zeros(right: str, mask: str = "") -> Zeros:
     kernel = analyse(parse(SOFTMAX.format(right=right, mask=mask)), wanted=frozenset()).kernels[0]
-    exists = existence(kernel.cascade)
+    exists = guards(kernel.cascade)
     return Zeros(kernel, {step.name: contributions(step, exists) for step in kernel.steps})
 
 

@@ -55,7 +55,7 @@ def test_nothing_is_listed_and_results_are_contiguous(monkeypatch: pytest.Monkey
     monkeypatch.setattr(variant, "classes_pay", lambda *_: True)
     attend = attngen.compile(spec_of(MASKS["dilated"]), schedule=SMALL, arch="sm90")
     classes = attend._suited({"m": 48, "n": 48})
-    assert not any(kernel.lists for kernel, _ in classes._built("bfloat16", {"d": 16, "e": 16}, {}).lowered)
+    assert not any(kernel.tile_list_of for kernel, _ in classes._built("bfloat16", {"d": 16, "e": 16}, {}).lowered)
     for length in (48, 50):
         assert attend(*(torch.randn(1, 1, length, 16) for _ in range(3))).is_contiguous()
 

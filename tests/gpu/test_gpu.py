@@ -129,7 +129,7 @@ def test_specialised_warps_match_the_reference(name: str, dim: int, dtype: torch
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("this form is for sm90")
     schedule = {"forward": {"SPECIALISED": True, "BLOCK_N": 64 if dim > 64 else 128, "num_stages": 2}}
-    attend = attngen.compile(SPECS[name](), schedule=schedule, without=["fold_biases"])
+    attend = attngen.compile(SPECS[name](), schedule=schedule, without=["bias_as_dot"])
     for q_len, kv_len in ((300, 300), (1000, 513), (257, 1100)):
         args = tensors(dtype, dim, q_len, kv_len)
         out, ref = attend(*args), attend.reference(*args)

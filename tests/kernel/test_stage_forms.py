@@ -106,7 +106,7 @@ def of_logsumexps(kernel: Kernel) -> Kernel:
     return replace(kernel, steps=tuple(replace(step, reduce="logsumexp") if "n" in step.over else step for step in kernel.steps))
 
 
-GRADIENT: Cascade = GOOD["hoist"]
+GRADIENT: Cascade = GOOD["factor"]
 DEAD = Einsum("dead", ("b",), build.ONE)
 ACCUMULATOR = GOOD["streaming"].accumulators[0]
 MALFORMED = {
@@ -125,9 +125,9 @@ MALFORMED = {
     "gradient that is no output": ("differentiate", backward(gradients=nothing(GOOD["differentiate"].gradients, "step"))),
     "gradient of nothing": ("differentiate", backward(gradients=nothing(GOOD["differentiate"].gradients, "target"))),
     "forward of a gradient": ("differentiate", backward(forward=streamed(lambda c: changed(c, "l_i", reduce="logsumexp")))),
-    "dead gradient step": ("hoist", replace(GRADIENT, steps=(*GRADIENT.steps, DEAD))),
-    "gradient step twice": ("hoist", replace(GRADIENT, steps=(*GRADIENT.steps, GRADIENT.steps[-1]))),
-    "gradient step of another kind": ("hoist", changed(GRADIENT, GRADIENT.steps[-1].name, where=build.ONE)),
+    "dead gradient step": ("factor", replace(GRADIENT, steps=(*GRADIENT.steps, DEAD))),
+    "gradient step twice": ("factor", replace(GRADIENT, steps=(*GRADIENT.steps, GRADIENT.steps[-1]))),
+    "gradient step of another kind": ("factor", changed(GRADIENT, GRADIENT.steps[-1].name, where=build.ONE)),
     "one role twice": ("partition", kernels(lambda kernel: replace(kernel, role="forward"))),
     "an axis twice": ("partition", kernels(lambda kernel: replace(kernel, grid=(*kernel.grid, kernel.resident)))),
     "a foreign axis": ("partition", kernels(lambda kernel: replace(kernel, grid=kernel.grid[1:]))),
@@ -157,8 +157,8 @@ def test_every_step_has_a_form() -> None:
 
 def test_what_a_step_gives_is_checked_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of a pass is told by the pass, not by what comes of it."""
-    hoist = pipeline.hoist
-    monkeypatch.setattr(pipeline, "hoist", lambda *args: replace(found := hoist(*args), steps=(*found.steps, DEAD)))
+    factor = pipeline.factor
+    monkeypatch.setattr(pipeline, "factor", lambda *args: replace(found := factor(*args), steps=(*found.steps, DEAD)))
     attngen.compile(attngen.attention(name="unwatched", softcap=3.0))
     monkeypatch.setenv("ATTNGEN_VERIFY", "1")
     with pytest.raises(InternalError, match="the step hoist"):

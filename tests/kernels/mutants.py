@@ -565,29 +565,29 @@ MUTANTS = (
     Mutant(
         "upper bound one short",
         MASK,
-        "return Span(ZERO, rest.plus(constant(1)).expr())",
-        "return Span(ZERO, rest.expr())",
+        "return Interval(ZERO, rest.plus(constant(1)).expr())",
+        "return Interval(ZERO, rest.expr())",
         first="causal_bottom_right",
     ),
     Mutant(
         "lower bound one short",
         MASK,
-        "Span(constant(0).plus(rest, -1).expr(), ",
-        "Span(constant(1).plus(rest, -1).expr(), ",
+        "Interval(constant(0).plus(rest, -1).expr(), ",
+        "Interval(constant(1).plus(rest, -1).expr(), ",
         first="narrow",
     ),
     Mutant(
         "lower bound of a multiple",
         MASK,
-        "return Span(build.neg(steps), Extent(axes.stream))",
-        "return Span(build.sub(build.const(1), steps), Extent(axes.stream))",
+        "return Interval(build.neg(steps), Extent(axes.stream))",
+        "return Interval(build.sub(build.const(1), steps), Extent(axes.stream))",
         first="from_a_third",
     ),
     Mutant(
         "upper bound of a multiple",
         MASK,
-        "return Span(ZERO, build.add(steps, build.const(1)))",
-        "return Span(ZERO, steps)",
+        "return Interval(ZERO, build.add(steps, build.const(1)))",
+        "return Interval(ZERO, steps)",
         first="up_to_a_third",
     ),
     Mutant(
@@ -603,8 +603,8 @@ MUTANTS = (
         "return _at_least_zero(difference, axes)",
         first="strict",
     ),
-    Mutant("full where one of two masks is", MASK, "_meet(x.all, y.all, axes)", "_hull(x.all, y.all, axes)", first="window"),
-    Mutant("visited where both of two masks hold", MASK, "Piece(_hull(a.some, b.some, axes)", "Piece(_meet(a.some, b.some, axes)"),
+    Mutant("full where one of two masks is", MASK, "_meet(x.must, y.must, axes)", "_hull(x.must, y.must, axes)", first="window"),
+    Mutant("visited where both of two masks hold", MASK, "MayMust(_hull(a.may, b.may, axes)", "MayMust(_meet(a.may, b.may, axes)"),
     Mutant("one piece of two", MASK, "        pieces.append(piece)", "        pieces = [piece]", first="pieces"),
     Mutant(
         "not of a conjunction",
@@ -685,8 +685,8 @@ MUTANTS = (
     Mutant(
         "tiles of the first sum only",
         TRANSFORM,
-        'some = None if some is None or mask is None else build.apply("or", some, mask)',
-        "some = None if some is None or mask is None else some",
+        'may_mask = None if may_mask is None or mask is None else build.apply("or", may_mask, mask)',
+        "may_mask = None if may_mask is None or mask is None else may_mask",
         first="two_masks",
     ),
     Mutant(
@@ -700,8 +700,8 @@ MUTANTS = (
     Mutant(
         "full tiles with zeros in them",
         TRANSFORM,
-        "every = build.both(*masks, *patchy(kernel).values())",
-        "every = build.both(*masks)",
+        "must_mask = build.both(*masks, *patchy(kernel).values())",
+        "must_mask = build.both(*masks)",
         first="scores_of_some",
     ),
     # Schedules, which no result depends on: the tests of that folder are the suite.
@@ -830,21 +830,21 @@ MUTANTS = (
     Mutant(
         "keys behind the last one in a part",
         EMIT,
-        'terms += [f"ok_{resident}[:, None]"] if self.lowering.added else []',
+        'terms += [f"ok_{resident}[:, None]"] if self.lowering.atomic_adds else []',
         "pass",
         first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
     ),
     Mutant(
         "ragged tiles of keys taken for full",
         EMIT,
-        "if not kernel.added or segments.count == 1:",
+        "if not kernel.atomic_adds or segments.count == 1:",
         "if segments.count > 0:",
         first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
     ),
     Mutant(
         "ragged tiles of keys listed as full",
         EMIT,
-        'if kernel.added else f"({every}',
+        'if kernel.atomic_adds else f"({every}',
         'if kernel.steps else f"({every}',
         first=f"{OF_ONE_WALK}::test_scores_far_below_zero",
     ),
@@ -984,8 +984,8 @@ MUTANTS = (
     Mutant(
         "gradients of keys that nobody sees as they are computed",
         EMIT,
-        "if is_of_keys(kernel) and name not in kernel.added",
-        "if name in kernel.added",
+        "if is_of_keys(kernel) and name not in kernel.atomic_adds",
+        "if name in kernel.atomic_adds",
         first=OF_ABSENT,
     ),
     Mutant("cotangents of rows without keys", TRANSFORM, "derived = set(cotangents)", "derived = set[str]()", first=OF_ABSENT),
@@ -1158,8 +1158,8 @@ MUTANTS = (
     Mutant(
         "maxima of parts added up",
         TRANSFORM,
-        "body, whole.reduce, (self.whole.parts,)",
-        'body, "sum", (self.whole.parts,)',
+        "body, whole.reduce, (self.whole.split_axis,)",
+        'body, "sum", (self.whole.split_axis,)',
         first=OF_MAXIMA,
     ),
     Mutant(

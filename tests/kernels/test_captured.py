@@ -169,7 +169,7 @@ def test_gradients_are_the_same_in_every_run(bias: str) -> None:
 @pytest.mark.parametrize("bias", FORMS)
 def test_how_gradients_are_formed(bias: str) -> None:
     program = attngen.compile(spec(bias)).program
-    forms = {item.form for kernel in program.kernels for item in kernel.destinations}
+    forms = {item.form for kernel in program.kernels for item in kernel.scatters}
     assert forms == {FORMS[bias]}
     assert "atomic" not in harness.prepare(Case(spec(bias)).cascade, Case(spec(bias)).values).text
 

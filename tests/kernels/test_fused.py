@@ -70,7 +70,7 @@ def test_what_one_walk_computes() -> None:
     kernels = {kernel.role: kernel for kernel in one.kernels}
     assert list(kernels) == ["forward", "backward_prepare", "backward_fused", "backward_finish"]
     assert kernels["backward_fused"].outputs == ("dk", "dv", "dq_sum")
-    assert kernels["backward_fused"].added == ("dq_sum",)
+    assert kernels["backward_fused"].atomic_adds == ("dq_sum",)
     assert kernels["backward_finish"].outputs == ("dq",)
     assert fused(one) is None
     for wanted in ({"q"}, {"k", "v"}):

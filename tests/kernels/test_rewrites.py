@@ -125,11 +125,11 @@ def biases(*first: str, more: Iterable[str] = BIASES) -> st.SearchStrategy[tuple
 
 PLAIN = {"factor": "none", "cap": "none"}
 APPLIES: dict[str, st.SearchStrategy[Score]] = {
-    "drop_maxima": scores(cap="number", biases=biases(more=["cosine"])),
-    "join_products": scores(second=True),
-    "split_biases": scores(biases=biases("alibi", "square", "sine", "cosine", "outer")),
-    "fold_biases": scores(**PLAIN, scale=st.sampled_from(["none", "positive"]), biases=biases("alibi", more=["alibi", "position"])),
-    "fold_scales": scores(**PLAIN, scale="positive", biases=()),
+    "static_max": scores(cap="number", biases=biases(more=["cosine"])),
+    "join_dots": scores(second=True),
+    "bias_separation": scores(biases=biases("alibi", "square", "sine", "cosine", "outer")),
+    "bias_as_dot": scores(**PLAIN, scale=st.sampled_from(["none", "positive"]), biases=biases("alibi", more=["alibi", "position"])),
+    "scale_folding": scores(**PLAIN, scale="positive", biases=()),
     "float_distances": scores(biases=biases("absolute", "alibi")),
 }
 """Scores that a rewrite has something to do with; not all of them are changed by it."""
@@ -153,7 +153,7 @@ def draw(spec: attngen.Spec, dim: int, dtype: torch.dtype, seed: int) -> tuple[d
 def test_a_rewrite_changes_no_result(rewrite: str, data: st.DataObject, asked: bool) -> None:
     dtype = data.draw(st.sampled_from([name for name, like in DTYPES.items() if like in (REWRITES[rewrite].dtypes or DTYPES)]))
     score = data.draw(APPLIES[rewrite])
-    spec, must = score.spec(), frozenset({"split_biases"} if asked else ())
+    spec, must = score.spec(), frozenset({"bias_separation"} if asked else ())
     draws = [draw(spec, score.dim, getattr(torch, dtype), seed) for seed in range(1 if dtype == "float64" else DRAWS)]
     assume(rewrite in harness.prepare(spec, draws[0][0], rewrites=DTYPES[dtype], asked=must).rewritten)
     golden = [harness.expected(spec, *values) for values in draws]

@@ -25,7 +25,7 @@ def tiles(streamed: int = 32, stages: int = 2) -> harness.Tiles:
 
 
 def prepare(case: cases.Case) -> harness.Emitted:
-    return harness.prepare(case.cascade, case.values, without=frozenset({"fold_biases"}), specialised=True)
+    return harness.prepare(case.cascade, case.values, without=frozenset({"bias_as_dot"}), specialised=True)
 
 
 def run(case: cases.Case, tile: harness.Tiles) -> dict[str, torch.Tensor]:

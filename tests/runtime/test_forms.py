@@ -39,7 +39,7 @@ def kernels(options: Options | None = None) -> Kernels:
 
 
 def is_one_walk(found: Kernels) -> bool:
-    return any(kernel.added for kernel in found.program.kernels)
+    return any(kernel.atomic_adds for kernel in found.program.kernels)
 
 
 def test_the_cheaper_form_runs() -> None:

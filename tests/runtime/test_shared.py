@@ -30,7 +30,7 @@ def cpu_ms(run: Callable[[int], object]) -> float:
     return min(found)
 
 
-@pytest.mark.parametrize("require", [(), ("split_biases",)])
+@pytest.mark.parametrize("require", [(), ("bias_separation",)])
 def test_nothing_is_worked_out_again(require: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     attngen.compile(spec(0), require=require)
 

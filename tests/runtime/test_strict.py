@@ -168,7 +168,7 @@ def anonymous(mine: ModuleType) -> Attention:
 
 
 def left_out(mine: ModuleType) -> Attention:
-    return attngen.compile(mine.near, without=["join_products"])
+    return attngen.compile(mine.near, without=["join_dots"])
 
 
 def with_tiles(mine: ModuleType) -> Attention:

@@ -37,7 +37,7 @@ def test_a_kernel_without_a_stream_has_no_streamed_block(roles):
 
 
 def test_few_queries_get_a_small_tile_on_their_side(roles):
-    tiles = {role: list(candidates(held, "bfloat16", target.get("sm90"), "decode")) for role, held in roles.items() if held.passing}
+    tiles = {role: list(candidates(held, "bfloat16", target.get("sm90"), "decode")) for role, held in roles.items() if held.streamed_tiles}
     assert {tile.resident for tile in tiles["forward"]} == {16}
     assert {tile.resident for tile in tiles["backward_rows"]} == {16}
     assert {tile.streamed for tile in tiles["backward_columns"]} == {16}

@@ -67,4 +67,4 @@ def test_compiled_for_sm90(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_merge_of_several_states() -> None:
     held = structure(in_parts(analyse(parse(ENTROPY), wanted=frozenset()).kernels[0])[1])
-    assert (held.merges, held.passing, held.carried, held.dots) == (True, ("e",), ("e",), ())
+    assert (held.combines_splits, held.streamed_tiles, held.carried, held.dots) == (True, ("e",), ("e",), ())

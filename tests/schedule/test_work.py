@@ -16,22 +16,27 @@ def structures(text):
 
 def test_forward_of_softmax():
     held = structures(SOFTMAX)["forward"]
-    assert (held.kept, held.passing, held.held) == (("d",), ("d", "e"), ())
+    assert (held.resident_tiles, held.streamed_tiles, held.held) == (("d",), ("d", "e"), ())
     assert (held.dots, held.carried, held.sums) == (("d",), ("e",), 2)
     assert (held.vectors, held.pairs, held.special, held.masks) == (0, 0, 1, 0)
 
 
 def test_backward_of_softmax():
     rows, columns = (structures(SOFTMAX)[f"backward_{side}"] for side in ("rows", "columns"))
-    assert (rows.kept, rows.passing, rows.held, rows.carried, rows.vectors) == (("d", "e"), ("d", "e"), ("d",), ("d",), 0)
-    assert (columns.kept, columns.passing, columns.held, columns.carried) == (("d", "e"), ("d", "e"), ("d", "e"), ("d", "e"))
+    assert (rows.resident_tiles, rows.streamed_tiles, rows.held, rows.carried, rows.vectors) == (("d", "e"), ("d", "e"), ("d",), ("d",), 0)
+    assert (columns.resident_tiles, columns.streamed_tiles, columns.held, columns.carried) == (
+        ("d", "e"),
+        ("d", "e"),
+        ("d", "e"),
+        ("d", "e"),
+    )
     assert columns.vectors == 2, "the logsumexp and its cotangent pass by with the rows"
 
 
 def test_tiles_summed_over_batches_fetch_all_operands_anew():
     biased = SOFTMAX.replace("e])", "e]; table: float[:])", 1).replace("* 0.25", "* 0.25 + table[m - n + extent(n)]", 1)
     held = structures(biased)["backward_pairs"]
-    assert (held.kept, held.again, held.passing, held.carried) == ((), ("d", "e"), ("d", "e"), ())
+    assert (held.resident_tiles, held.reloaded_tiles, held.streamed_tiles, held.carried) == ((), ("d", "e"), ("d", "e"), ())
     assert (held.pairs, held.gathered, held.totals, held.stored) == (1, 1, 1, 2)
     assert held.key({"d": 64, "e": 64}) == "backward_pairs:>64.64.64.64;64.64+;0v0p1t1s2;full"
 
@@ -45,12 +50,12 @@ def test_what_is_the_same_for_a_whole_tile_is_no_operation_of_a_pair():
 
 def test_a_kernel_without_a_stream_keeps_nothing_for_it():
     held = structures(SOFTMAX)["backward_prepare"]
-    assert (held.kept, held.once, held.passing) == ((), ("e", "e"), ())
+    assert (held.resident_tiles, held.once, held.streamed_tiles) == ((), ("e", "e"), ())
 
 
 def test_two_softmaxes():
     held = structures(DIFFERENTIAL)["forward"]
-    assert (held.kept, held.passing, held.carried) == (("d", "d"), ("d", "d", "e"), ("e", "e"))
+    assert (held.resident_tiles, held.streamed_tiles, held.carried) == (("d", "d"), ("d", "d", "e"), ("e", "e"))
 
 
 def test_masks_are_counted_apart_from_the_arithmetic_of_full_tiles():
@@ -71,6 +76,6 @@ def test_keys_name_tiles_by_their_pieces():
 @pytest.mark.parametrize("name", ALL)
 def test_every_variant_has_tiles_to_keep_and_tiles_that_pass(name):
     for role, held in structures(ALL[name]).items():
-        assert bool(held.passing) == (role != "backward_prepare")
-        assert held.kept or held.once or held.again
-        assert set(held.held) <= set(held.passing)
+        assert bool(held.streamed_tiles) == (role != "backward_prepare")
+        assert held.resident_tiles or held.once or held.reloaded_tiles
+        assert set(held.held) <= set(held.streamed_tiles)

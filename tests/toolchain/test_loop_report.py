@@ -18,8 +18,8 @@ TILE = TileSchedule(128, 64, 8, 2)
 LENGTHS = {"d": 128, "e": 128}
 
 FORWARD = Structure(
-    role="forward", kept=("d",), once=(), passing=("d", "e"), held=(), vectors=0, pairs=0, dots=("d",), carried=("e",), sums=2, special=1,
-    simple=3, masks=0,
+    role="forward", resident_tiles=("d",), once=(), streamed_tiles=("d", "e"), held=(), vectors=0, pairs=0, dots=("d",), carried=("e",),
+    sums=2, special=1, simple=3, masks=0,
 )  # fmt: skip
 WORK = static.work_of(FORWARD, LENGTHS, "bfloat16", TILE)
 
@@ -57,7 +57,7 @@ PV = "HGMMA.64x128x16.F32.BF16 R56, R152, gdesc[UR8].tnspB, R56, gsb0"
 
 def test_work_is_exact():
     assert static.Work(2 * 128 * 64 * 256, 64 * 256 * 2) == WORK
-    wider = replace(FORWARD, folded=16, again=("d",))
+    wider = replace(FORWARD, folded=16, reloaded_tiles=("d",))
     assert static.work_of(wider, LENGTHS, "bfloat16", TILE) == static.Work(2 * 128 * 64 * 272, (64 * 256 + 128 * 128) * 2)
 
 
@@ -122,10 +122,10 @@ def test_programs_on_an_sm():
 
 def test_turns_that_share_an_sm():
     cycles = static.Cycles(2000, 1000, 500, 800)
-    assert static.turn_cycles(cycles, 3000, 1) == 3000
-    assert static.turn_cycles(cycles, 3000, 2) == 2500
-    assert static.turn_cycles(cycles, 1500, 1) == 2000
-    assert static.turn_cycles(replace(cycles, special=2500), 2000, 1) == 2500
+    assert static.iteration_cycles(cycles, 3000, 1) == 3000
+    assert static.iteration_cycles(cycles, 3000, 2) == 2500
+    assert static.iteration_cycles(cycles, 1500, 1) == 2000
+    assert static.iteration_cycles(replace(cycles, special=2500), 2000, 1) == 2500
 
 
 def test_amd_has_no_loops_to_read():

@@ -20,7 +20,7 @@ from attngen.ir.verify import CanonicalForm, verify
 from attngen.kernel.stage_forms import verify_streamed
 from attngen.transform.autodiff.differentiate import Backward, Gradient, differentiate
 from attngen.transform.canonicalize import canonicalize
-from attngen.transform.factor import hoist
+from attngen.transform.factor import factor
 from attngen.transform.streaming.streaming import Streamed, streaming
 
 SIZES = {"b": 2, "g": 2, "r": 2, "h": 4, "m": 5, "n": 7, "d": 4, "e": 6, "f": 3}
@@ -154,7 +154,7 @@ def assert_gradients(
     wrt: tuple[str, ...] | None = None,
     precise_delta: bool = False,
 ) -> Backward:
-    """The derived backward, before and after `hoist`, computes what autograd of the reference does."""
+    """The derived backward, before and after `factor`, computes what autograd of the reference does."""
     cascade, streamed = streamed_form(text)
     targets = wrt if wrt is not None else tuple(item.name for item in cascade.inputs if item.differentiable)
     backward = differentiate(streamed, targets, precise_delta=precise_delta)
@@ -169,7 +169,7 @@ def assert_gradients(
     forward = {**values, **reference(backward.forward.cascade, {**values, **gauges})}
     saved = {item.name: forward[item.name] for item in backward.saved}
     known = {**values, **cotangents, **saved}
-    for stage, gradient_cascade in (("derived", backward.cascade), ("hoisted", hoist(backward.cascade))):
+    for stage, gradient_cascade in (("derived", backward.cascade), ("hoisted", factor(backward.cascade))):
         assert parse(print_cascade(gradient_cascade)) == gradient_cascade
         found = completed(backward.gradients, gradient_cascade, known)
         for name, expected in zip(targets, truth, strict=True):

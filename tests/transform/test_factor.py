@@ -7,7 +7,7 @@ from attngen.ir.cascade import Cascade
 from attngen.ir.eval.interpret import interpret
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_cascade, print_step
-from attngen.transform.factor import hoist
+from attngen.transform.factor import factor
 
 HEAD = "cascade(a[m,n], b[m,n], do[m,e], dz[m,e], v[n,e], c[m], w[n], lam[]; t: float[:])\n"
 
@@ -58,32 +58,32 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_values_are_kept(name: str) -> None:
     before = cascade(CASES[name])
-    after = hoist(before)
+    after = factor(before)
     assert_same_values(before, after)
     assert parse(print_cascade(after)) == after
-    assert hoist(after) == after
+    assert factor(after) == after
 
 
 def test_scales_leave_sums() -> None:
-    assert [print_step(step) for step in hoist(cascade(CASES["row factor"])).steps] == [
+    assert [print_step(step) for step in factor(cascade(CASES["row factor"])).steps] == [
         "y_sum[m,n] = sum[e] do[m,e] * v[n,e]",
         "y[m,n] = y_sum[m,n] * (lam * c[m])",
     ]
 
 
 def test_sums_that_differ_by_a_factor_become_one() -> None:
-    after = hoist(cascade("  y[m,n] = sum[e] do[m,e] * c[m] * v[n,e]\n  z[m,n] = sum[e] do[m,e] * lam * v[n,e]", "y, z"))
+    after = factor(cascade("  y[m,n] = sum[e] do[m,e] * c[m] * v[n,e]\n  z[m,n] = sum[e] do[m,e] * lam * v[n,e]", "y, z"))
     assert sum(step.reduce is not None for step in after.steps) == 1
 
 
 def test_what_differs_on_one_side_is_added_first() -> None:
-    (step, *_) = hoist(cascade(CASES["two row factors"])).steps
+    (step, *_) = factor(cascade(CASES["two row factors"])).steps
     assert print_step(step) == "y[m,n] = sum[e] v[n,e] * (do[m,e] * c[m] + dz[m,e])"
 
 
 @pytest.mark.parametrize("name", ["tile factors", "columns of two products"])
 def test_products_of_their_own_are_summed_apart(name: str) -> None:
-    reductions = [step for step in hoist(cascade(CASES[name])).steps if step.reduce is not None]
+    reductions = [step for step in factor(cascade(CASES[name])).steps if step.reduce is not None]
     assert len(reductions) == 2
     assert not any("+" in print_step(step) for step in reductions)
 
@@ -100,7 +100,7 @@ TOGETHER = {
 @pytest.mark.parametrize("name", TOGETHER)
 def test_products_over_features_come_first(name: str) -> None:
     before = cascade(TOGETHER[name])
-    after = hoist(before, ("e",))
+    after = factor(before, ("e",))
     assert_same_values(before, after)
     if name in ("weights and values", "coefficients", "under a mask"):
         assert not any(len({*step.axes, *step.over} & {"m", "n", "e"}) > 2 and len(step.over) > 1 for step in after.steps)

@@ -24,11 +24,11 @@ class Reductions:
         """Note that the lengths of the dimensions decide what is traced."""
 
     @abstractmethod
-    def row(self) -> rows.Row:
+    def row(self) -> rows.PartialIndex:
         """The value and its dimensions."""
 
     @abstractmethod
-    def rebuilt(self, row: rows.Row) -> Self:
+    def rebuilt(self, row: rows.PartialIndex) -> Self:
         """Another value of the same type."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Reductions:
     def __rmatmul__(self, other: Any) -> Self:
         return self.lifted(other).dot(self)
 
-    def _elements(self, name: str, dim: int | None, keepdim: bool) -> list[rows.Row]:
+    def _elements(self, name: str, dim: int | None, keepdim: bool) -> list[rows.PartialIndex]:
         if not self.dims or keepdim or isinstance(dim, tuple | list) or (dim is None and len(self.dims) > 1):
             raise unsupported(name)
         self.observe()
@@ -95,4 +95,4 @@ class Reductions:
         elements = self._elements(name, dim, keepdim)
         exprs, dims = rows.broadcast(elements)
         expr: Expr = extreme_of(combine, exprs)
-        return self.rebuilt(rows.Row(expr, dims))
+        return self.rebuilt(rows.PartialIndex(expr, dims))

@@ -1,7 +1,7 @@
 """Captured tensors that are only partly indexed: an expression and the dimensions left.
 
-Takes and gives a `Row`, one element of a row, matrix or larger block, whose dimensions are placeholder axes. Indexing substitutes a
-placeholder, arithmetic broadcasts by renaming placeholders, a short reduction unrolls, a contraction becomes a step with a feature axis.
+Takes and gives a `PartialIndex`, one element of a row, matrix or larger block, whose dimensions are placeholder axes. Indexing substitutes
+a placeholder, arithmetic broadcasts by renaming placeholders, a short reduction unrolls, a contraction becomes a step with a feature axis.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LONGEST_UNROLLED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PartialIndex:
     """One element, and a placeholder axis and length for each dimension. A dimension of length 1 may have the empty placeholder."""
 
     expr: Expr
     dims: Dims = ()
 
 
-def broadcast(values: list[Row]) -> tuple[list[Expr], Dims]:
+def broadcast(values: list[PartialIndex]) -> tuple[list[Expr], Dims]:
     """Expressions over common placeholders, aligned at the last dimension as in torch."""
     if not any(value.dims for value in values):
         return [value.expr for value in values], ()
@@ -55,7 +55,9 @@ def broadcast(values: list[Row]) -> tuple[list[Expr], Dims]:
     return exprs, tuple(common)
 
 
-def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row], observe: Callable[[str], None]) -> Row:
+def index(
+    value: PartialIndex, items: tuple[Any, ...], convert: Callable[[Any], PartialIndex], observe: Callable[[str], None]
+) -> PartialIndex:
     """`value[items]`: integers, traced positions, slices, None and an ellipsis.
 
     Args:
@@ -99,7 +101,7 @@ def index(value: Row, items: tuple[Any, ...], convert: Callable[[Any], Row], obs
             observe(axis)
         mapping[axis] = _checked(position.expr, size)
         left.extend(position.dims)
-    return Row(substitute(value.expr, mapping), (*left, *dims))
+    return PartialIndex(substitute(value.expr, mapping), (*left, *dims))
 
 
 def _expand(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
@@ -125,21 +127,21 @@ def _checked(position: Expr, size: int) -> Expr:
     return position
 
 
-def unsqueeze(value: Row, dim: int) -> Row:
+def unsqueeze(value: PartialIndex, dim: int) -> PartialIndex:
     """A new dimension of length 1."""
     at = dim + len(value.dims) + 1 if dim < 0 else dim
-    return Row(value.expr, (*value.dims[:at], ("", 1), *value.dims[at:]))
+    return PartialIndex(value.expr, (*value.dims[:at], ("", 1), *value.dims[at:]))
 
 
-def squeeze(value: Row, dim: int | None) -> Row:
+def squeeze(value: PartialIndex, dim: int | None) -> PartialIndex:
     """Without one dimension (or every dimension) of length 1."""
     chosen = range(len(value.dims)) if dim is None else (dim % max(len(value.dims), 1),)
     gone = {at for at in chosen if at < len(value.dims) and value.dims[at][1] == 1}
     mapping: dict[str, Expr] = {value.dims[at][0]: Const(0, "int") for at in gone if value.dims[at][0]}
-    return Row(substitute(value.expr, mapping), tuple(dim for at, dim in enumerate(value.dims) if at not in gone))
+    return PartialIndex(substitute(value.expr, mapping), tuple(dim for at, dim in enumerate(value.dims) if at not in gone))
 
 
-def length(value: Row) -> int:
+def length(value: PartialIndex) -> int:
     """The length of the first dimension."""
     if not value.dims:
         raise TracedIteration(
@@ -149,7 +151,7 @@ def length(value: Row) -> int:
     return value.dims[0][1]
 
 
-def unroll(value: Row, dim: int, name: str) -> list[Row]:
+def unroll(value: PartialIndex, dim: int, name: str) -> list[PartialIndex]:
     """The elements along one dimension.
 
     Raises:
@@ -163,10 +165,10 @@ def unroll(value: Row, dim: int, name: str) -> list[Row]:
             remedy="Reduce before and capture the result, or write torch.dot of two rows.",
         )
     rest = (*value.dims[:at], *value.dims[at + 1 :])
-    return [Row(substitute(value.expr, {axis: Const(position, "int")}), rest) for position in range(size)]
+    return [PartialIndex(substitute(value.expr, {axis: Const(position, "int")}), rest) for position in range(size)]
 
 
-def contract(value: Row, trace: Trace) -> Expr:
+def contract(value: PartialIndex, trace: Trace) -> Expr:
     """The sum over the only dimension, as a step with a feature axis of its own."""
     ((placeholder, size),) = value.dims
     feature = trace.feature(size)

@@ -179,10 +179,10 @@ class Traced(Definite, Described, Operators, Reductions):
 
     # What reductions need
 
-    def row(self) -> rows.Row:
-        return rows.Row(self.expr, self.dims)
+    def row(self) -> rows.PartialIndex:
+        return rows.PartialIndex(self.expr, self.dims)
 
-    def rebuilt(self, row: rows.Row) -> Traced:
+    def rebuilt(self, row: rows.PartialIndex) -> Traced:
         return Traced(row.expr, self.trace, row.dims, narrow=self.narrow)
 
     def wide(self, truth: bool = False) -> Traced:
@@ -249,8 +249,8 @@ def _extreme(name: str, value: Traced, *others: Any, **options: Any) -> Traced:
     raise unsupported(name)
 
 
-def _position(value: Traced) -> Callable[[Any], rows.Row]:
-    def convert(item: Any) -> rows.Row:
+def _position(value: Traced) -> Callable[[Any], rows.PartialIndex]:
+    def convert(item: Any) -> rows.PartialIndex:
         lifted = lift(item, value.trace)
         if lifted.number and isinstance(lifted.expr, Read) and value.trace is not None and value.trace.is_negative(lifted.expr.tensor):
             raise NeedsValue((lifted.expr.tensor,))

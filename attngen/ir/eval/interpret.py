@@ -167,7 +167,7 @@ class _Evaluator:
 
     def run(self) -> _Stored:
         """The step's value and existence."""
-        exists = self.existence()
+        exists = self.guards()
         rank = len(self.step.axes)
         if self.step.reduce is None:
             return self.pointwise_step(exists)
@@ -198,7 +198,7 @@ class _Evaluator:
             data = self.select(exists, data, self.backend.full((), identity, kind))
         return self.backend.reduce(self.backend.broadcast(data, self.shape), reduce, len(reduced))
 
-    def existence(self) -> Array | None:
+    def guards(self) -> Array | None:
         """Which elements of the space exist; at full rank, with length 1 where an axis makes no difference."""
         exists: Array | None = None
         for read in (*reads(self.step.body), *reads(self.step.where)):

@@ -19,7 +19,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr, Index, Offset, Read, Start
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, names_read, reads, walk
-from attngen.kernel.partition import Fold, Kernel, addends
+from attngen.kernel.partition import BiasDot, Kernel, addends
 from attngen.kernel.rewrites.augmented_columns import with_row_terms
 from attngen.kernel.rewrites.note import Note
 from attngen.kernel.rewrites.scale_folding import exponent_row
@@ -28,7 +28,7 @@ MOST_COLUMNS = 32
 _PARTS = 3
 
 
-def fold_biases(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
+def bias_as_dot(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     """The kernel with fewer additions for each pair of positions, and what was done or why not."""
     notes: list[Note] = []
     for step in kernel.steps:
@@ -40,23 +40,25 @@ def fold_biases(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
             notes.append(Note(step.name, kernel.role, False, found))
             continue
         whole = with_row_terms(kernel, step.name, lambda factor, kernel=kernel: not _why_not(factor, kernel))
-        widths = [_with_fold(other, step.name, tile) for other in (whole, kernel)]
-        folded = next((other for other in widths if len(other.folds[-1].columns) <= MOST_COLUMNS), None)
+        widths = [_with_bias_dot(other, step.name, tile) for other in (whole, kernel)]
+        folded = next((other for other in widths if len(other.bias_dots[-1].columns) <= MOST_COLUMNS), None)
         if folded is None:
-            text = f"{len(widths[-1].folds[-1].columns)} columns are more than {MOST_COLUMNS}"
+            text = f"{len(widths[-1].bias_dots[-1].columns)} columns are more than {MOST_COLUMNS}"
         else:
-            text = f"rank {len(found)} in {len(folded.folds[-1].columns)} columns of a product, {len(found)} operations less for each pair"
+            text = (
+                f"rank {len(found)} in {len(folded.bias_dots[-1].columns)} columns of a product, {len(found)} operations less for each pair"
+            )
         notes.append(Note(step.name, kernel.role, folded is not None, text))
         kernel = folded or kernel
     return kernel, tuple(notes)
 
 
-def _with_fold(kernel: Kernel, name: str, tile: Read) -> Kernel:
+def _with_bias_dot(kernel: Kernel, name: str, tile: Read) -> Kernel:
     """The kernel with all that a step adds to a tile in a product, however wide."""
     (step,) = (step for step in kernel.steps if step.name == name)
     sides = _sides(step, tile, kernel)
     columns = tuple(column for left, right in sides for column in _columns(left, right)) if not isinstance(sides, str) else ()
-    return replace(kernel, folds=(*kernel.folds, Fold(name, tile, columns)))
+    return replace(kernel, bias_dots=(*kernel.bias_dots, BiasDot(name, tile, columns)))
 
 
 def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
@@ -92,7 +94,7 @@ def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] 
 def _why_not(expr: Expr, kernel: Kernel) -> str:
     """Why a value cannot be laid out before the stream, if it cannot."""
     # Heads take turns inside of the stream where tiles are summed, and a kernel of one walk has no registers left for another operand.
-    moving = {kernel.streamed, *(kernel.loops if kernel.sums_tiles or kernel.added else ())}
+    moving = {kernel.streamed, *(kernel.loops if kernel.sums_tiles or kernel.atomic_adds else ())}
     if any(isinstance(node, Index | Start) and node.axis in moving for node in walk(expr)):
         return f"{print_expr(expr)} changes from turn to turn"
     if any(free_axes(read) and kernel.resident in free_axes(read) for read in reads(expr)):

@@ -34,7 +34,7 @@ _MARGIN = 0.5
 """What is closer than that is as likely a loss."""
 
 
-def split_biases(kernel: Kernel, asked: bool = False) -> tuple[Kernel, tuple[Note, ...]]:
+def bias_separation(kernel: Kernel, asked: bool = False) -> tuple[Kernel, tuple[Note, ...]]:
     """The kernel with fewer operations for each pair of positions, and what was done or why not; `asked`: with more of them, too."""
     notes: list[Note] = []
     for step in kernel.steps:

@@ -22,7 +22,7 @@ _WORDS = {"mul": "scaled", "div": "scaled", "safe_div": "scaled", "add": "shifte
 _FREE = frozenset(("neg", "to_float"))
 
 
-def name_common_parts(kernel: Kernel) -> Kernel:
+def cse(kernel: Kernel) -> Kernel:
     """Takes and gives a kernel with the same outputs. What reads a running maximum stays where it is."""
     axes = {axis: None for step in kernel.steps for axis in (*step.axes, *step.over)}
     running = {gauge.name for gauge in kernel.gauges}

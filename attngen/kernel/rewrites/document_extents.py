@@ -19,22 +19,22 @@ from attngen.ir import build
 from attngen.ir.cascade import Input
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, rewrite
-from attngen.kernel.partition import Kernel, Runs
+from attngen.kernel.partition import DocumentExtents, Kernel
 
 
-def with_runs(kernel: Kernel) -> Kernel:
+def with_document_extents(kernel: Kernel) -> Kernel:
     """Takes and gives a kernel; bounds of its mask may now read the runs of captured values, which it takes as inputs."""
-    if kernel.streamed is None or kernel.some is None:
+    if kernel.streamed is None or kernel.may_mask is None:
         return kernel
     finder = _Finder(kernel, Axes(kernel.streamed, kernel.resident))
-    reach = finder.bound(kernel.some, "last"), None if kernel.every is None else finder.bound(kernel.every, "run")
+    extent_masks = finder.bound(kernel.may_mask, "last"), None if kernel.must_mask is None else finder.bound(kernel.must_mask, "run")
     if not finder.found:
         return kernel
     inputs = tuple(Input(name, None, runs.rank, "int") for runs in finder.found.values() for name in runs.names)
-    some, every = (None if part is None else rewrite(part, finder.by_place) for part in (kernel.some, kernel.every))
+    may_mask, must_mask = (None if part is None else rewrite(part, finder.by_place) for part in (kernel.may_mask, kernel.must_mask))
     steps = tuple(step if step.where is None else replace(step, where=rewrite(step.where, finder.by_place)) for step in kernel.steps)
-    known = replace(kernel, some=some, every=every, steps=steps)
-    return replace(known, reach=reach, inputs=(*kernel.inputs, *inputs), runs=tuple(finder.found.values()))
+    known = replace(kernel, may_mask=may_mask, must_mask=must_mask, steps=steps)
+    return replace(known, extent_masks=extent_masks, inputs=(*kernel.inputs, *inputs), document_extents=tuple(finder.found.values()))
 
 
 class _Finder:
@@ -44,7 +44,7 @@ class _Finder:
         self.axes = axes
         self.ranks = {item.name: item.rank for item in kernel.inputs if item.kind == "int" and item.axes is None}
         self.taken = {item.name for item in kernel.inputs}
-        self.found: dict[tuple[str, str], Runs] = {}
+        self.found: dict[tuple[str, str], DocumentExtents] = {}
 
     def bound(self, predicate: Expr, end: str) -> Expr:
         match predicate:
@@ -92,12 +92,12 @@ class _Finder:
         before = read.at[:-1]
         return read.at[-1] == Index(self.axes.stream) and before == row.at[:-1] and all(one_number(at, self.axes) for at in before)
 
-    def runs(self, row: Read, key: Read) -> Runs:
+    def runs(self, row: Read, key: Read) -> DocumentExtents:
         pair = (row.tensor, key.tensor)
         if pair not in self.found:
             stem = row.tensor if row.tensor == key.tensor else f"{row.tensor}_in_{key.tensor}"
             first, last, run = (self.fresh(f"{which}_of_{stem}") for which in ("first", "last", "run"))
-            self.found[pair] = Runs(row.tensor, key.tensor, first, last, run, self.ranks[row.tensor])
+            self.found[pair] = DocumentExtents(row.tensor, key.tensor, first, last, run, self.ranks[row.tensor])
         return self.found[pair]
 
     def fresh(self, name: str) -> str:

@@ -21,7 +21,7 @@ from attngen.kernel.partition import Kernel, addends
 from attngen.kernel.rewrites.note import Note
 
 
-def join_products(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
+def join_dots(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     """The kernel with such sums as steps of their own, and what was done or why not."""
     names, notes = Names(kernel.cascade), list[Note]()
     steps: list[Einsum] = []

@@ -21,7 +21,7 @@ from attngen.kernel.partition import Kernel
 from attngen.kernel.rewrites.note import Note
 
 
-def fold_scales(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
+def scale_folding(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     """The kernel without the steps that only scale an exponent, and what was done or why not."""
     notes: list[Note] = []
     for step in kernel.steps:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from attngen.analysis.value_ranges import interval
+from attngen.analysis.value_ranges import value_range
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Const, Expr, Read
@@ -26,13 +26,13 @@ LARGEST = 60.0
 """exp(60) = 1e26: a million of them, times values of a million, are far from the end of fp32, and exp(-60) is far from its other end."""
 
 
-def drop_maxima(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
+def static_max(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     """The kernel with fixed values for running maxima of bounded exponents, and what was done or why not."""
     notes: list[Note] = []
     bodies = {step.name: step.body for step in kernel.steps if step.reduce is None}
     for gauge in kernel.gauges:
         # A product of queries and keys itself has no bounds.
-        low, high = interval(inline(bodies[gauge.exponent], bodies), {}) if gauge.exponent in bodies else (-math.inf, math.inf)
+        low, high = value_range(inline(bodies[gauge.exponent], bodies), {}) if gauge.exponent in bodies else (-math.inf, math.inf)
         if not high - low <= 2 * LARGEST:
             notes.append(Note(gauge.exponent, kernel.role, False, f"it has no bounds, or wider ones than {2 * LARGEST:g}"))
         elif gauge.floor:

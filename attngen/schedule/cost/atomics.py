@@ -1,7 +1,7 @@
 """What it costs a turn of a fused backward to add its part of the gradients of rows to memory.
 
 A turn forms dx^T k, [S, f], for which the tile dx of scores goes through shared memory once more, takes the product to the layout of memory
-the same way, and adds it up in L2. Takes a `Structure` and a tile, gives `Additions`; `cost` has the rest of the turn.
+the same way, and adds it up in L2. Takes a `Structure` and a tile, gives `AtomicCost`; `cost` has the rest of the turn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _INSTRUCTIONS_PER_WORD = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Additions:
+class AtomicCost:
     """Of one turn of one program.
 
     Attributes:
@@ -40,7 +40,7 @@ class Additions:
     traffic_bytes: int = 0
 
 
-def additions(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> Additions:
+def atomic_cost(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> AtomicCost:
     """The price of what a kernel adds up in memory; zeros for one that stores whole results.
 
     Args:
@@ -50,12 +50,12 @@ def additions(structure: Structure, dims: Mapping[str, int], dtype: str, tile: T
         tile: the schedule.
         target: where it runs.
     """
-    if not structure.added and not structure.added_rows:
-        return Additions()
+    if not structure.atomic_adds and not structure.added_rows:
+        return AtomicCost()
     item, total = DTYPE_BYTES[dtype], max(DTYPE_BYTES[dtype], 4)
     resident, streamed = tile.resident, tile.streamed or 0
-    width = sum(columns(dims[axis]) for axis in structure.added)
-    widest = max((pieces(dims[axis])[0] for axis in structure.added), default=0)
+    width = sum(columns(dims[axis]) for axis in structure.atomic_adds)
+    widest = max((pieces(dims[axis])[0] for axis in structure.atomic_adds), default=0)
     words = streamed * (width + structure.added_rows)
     wide = uses_wide_units(tile, dtype, target)
     older = target.matrix_unit in ("wgmma", "tcgen05") and item == 2 and wide and streamed < WIDE_ROWS
@@ -65,11 +65,13 @@ def additions(structure: Structure, dims: Mapping[str, int], dtype: str, tile: T
     scores = resident * streamed * item
     # The older instruction takes what is kept from a place of its own, and its sums change layout in two halves.
     space = resident * width * item + max(scores, streamed * widest * total // 2) if older else max(scores, streamed * widest * total)
-    return Additions(
+    return AtomicCost(
         columns=width * (2 if older else 1),
         words=words,
-        space_bytes=space if structure.added else 0,
-        moved_bytes=(scores * (1 + beside) + below * resident * width * item + 2 * streamed * width * total) if structure.added else 0,
+        space_bytes=space if structure.atomic_adds else 0,
+        moved_bytes=(scores * (1 + beside) + below * resident * width * item + 2 * streamed * width * total)
+        if structure.atomic_adds
+        else 0,
         instructions=_INSTRUCTIONS_PER_WORD * words,
         traffic_bytes=words * total,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from attngen.kernel.feature_tiles import columns, pieces
-from attngen.schedule.cost.atomics import additions
+from attngen.schedule.cost.atomics import atomic_cost
 from attngen.schedule.space import uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
 from attngen.schedule.work import Structure
@@ -31,16 +31,16 @@ class _Parts:
     """Bytes of what a turn has: tiles that pass, each by itself, and those of them that live through it; tiles that stay; vectors and tiles
     of single elements; a tile of scores; the operands of narrow products, and what is added up in memory."""
 
-    passing: tuple[int, ...]
+    streamed_tiles: tuple[int, ...]
     held: int
-    kept: tuple[int, ...]
+    resident_tiles: tuple[int, ...]
     vectors: int
     scores: int
     narrow: int
 
     def ring(self, stages: int) -> int:
         """What passes, as often as it is under way."""
-        return max(stages, 1) * sum(self.passing)
+        return max(stages, 1) * sum(self.streamed_tiles)
 
 
 def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> int:
@@ -57,20 +57,20 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
     if tile.streamed is None:
         # A kernel without a stream uses shared memory for sums across warps only.
         return tile.resident * 8 * max(len(structure.once), 1)
-    if structure.merges:
+    if structure.combines_splits:
         # Warps have parts of their own, whose sums they exchange one tensor after the other.
-        return tile.num_warps * tile.resident * max(tile_columns(structure.passing, dims), default=1) * max(item, 4)
+        return tile.num_warps * tile.resident * max(tile_columns(structure.streamed_tiles, dims), default=1) * max(item, 4)
     rows = structure.pairs - structure.gathered
     vectors = (tile.num_stages - 1) * (structure.vectors * tile.streamed * max(item, 4) + rows * tile.resident * tile.streamed * item)
     # Tiles of single elements go from the layout of memory to that of products, or back, through a space that they share.
     vectors += tile.resident * tile.streamed * max(item, 4) if structure.gathered or structure.stored else 0
     parts = _Parts(
-        passing=tuple(elements * item for elements in passing_elements(structure, dims, tile)),
+        streamed_tiles=tuple(elements * item for elements in passing_elements(structure, dims, tile)),
         held=sum(tile.streamed * columns * item for columns in tile_columns(structure.held, dims)),
-        kept=tuple(tile.resident * columns * item for columns in tile_columns(structure.kept, dims)),
+        resident_tiles=tuple(tile.resident * columns * item for columns in tile_columns(structure.resident_tiles, dims)),
         vectors=vectors,
         scores=tile.resident * tile.streamed * item,
-        narrow=tile.streamed * structure.folded * item + additions(structure, dims, dtype, tile, target).space_bytes,
+        narrow=tile.streamed * structure.folded * item + atomic_cost(structure, dims, dtype, tile, target).space_bytes,
     )
     if target.backend == "hip":
         return _mfma(parts, structure, dims, item, tile, target)
@@ -80,11 +80,11 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
 
 
 def _mfma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int, tile: TileSchedule, target: Target) -> int:
-    ring = parts.ring(tile.num_stages - 1) if tile.num_stages > 1 else max(parts.passing, default=0)
+    ring = parts.ring(tile.num_stages - 1) if tile.num_stages > 1 else max(parts.streamed_tiles, default=0)
     narrowest = min((pieces(dims[axis])[-1] for axis in structure.dots), default=target.matrix_depth)
     shallow = item == 2 and narrowest < target.matrix_depth
     moved = parts.scores if tile.resident < 32 * tile.num_warps or shallow else 0
-    return max(ring + moved + parts.vectors, *parts.kept, 0) + parts.narrow
+    return max(ring + moved + parts.vectors, *parts.resident_tiles, 0) + parts.narrow
 
 
 def _tcgen05(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int, tile: TileSchedule) -> int:
@@ -96,7 +96,7 @@ def _tcgen05(parts: _Parts, structure: Structure, dims: Mapping[str, int], item:
     # So is the widest piece of what is held in several.
     again += sum(streamed * pieces(dims[axis])[0] * item for axis in structure.held if len(pieces(dims[axis])) > 1)
     held = parts.held if tile.num_stages > 1 else 0
-    return sum(parts.kept) + parts.ring(tile.num_stages) + held + _aligned(parts.vectors) + _BARRIER_BYTES + shared_rows + again
+    return sum(parts.resident_tiles) + parts.ring(tile.num_stages) + held + _aligned(parts.vectors) + _BARRIER_BYTES + shared_rows + again
 
 
 def _wgmma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int, tile: TileSchedule) -> int:
@@ -104,11 +104,11 @@ def _wgmma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: i
     ring, extra = parts.ring(tile.num_stages), parts.narrow
     if tile.specialised:
         # Rings of tiles, their barriers, and nothing that the compiler adds.
-        return sum(parts.kept) + ring + _BARRIER_BYTES
+        return sum(parts.resident_tiles) + ring + _BARRIER_BYTES
     if tile.pipe:
         # The first tile that goes ahead has a place of its own, as far as it is under way when the turns begin. Apart from what it would be
         # added to, no bias is a product.
-        widths = [pieces(dims[axis])[-1] for axis in structure.behind] if tile.late else tile_columns(structure.ahead, dims)
+        widths = [pieces(dims[axis])[-1] for axis in structure.behind] if tile.late else tile_columns(structure.prefetched, dims)
         first = sum(streamed * width * item for width in widths)
         # Warps that share rows hand scores over, which without a stage to spare have the place of what went ahead.
         handed = max(parts.scores, _HANDED_BYTES if tile.late else 0) if tile.resident < 16 * tile.num_warps else 0
@@ -116,10 +116,10 @@ def _wgmma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: i
         extra = first + handed + narrow
         if tile.num_stages == 1:
             # It is read before what else passes comes.
-            whole = sum(streamed * width * item for width in tile_columns(structure.ahead, dims))
-            ring = max(whole, sum(parts.passing) - whole)
+            whole = sum(streamed * width * item for width in tile_columns(structure.prefetched, dims))
+            ring = max(whole, sum(parts.streamed_tiles) - whole)
             extra = narrow + (handed or tile.resident * structure.folded * item) if narrow else 0
-    return sum(parts.kept) + ring + _aligned(parts.vectors) + extra + (_OPERAND_ALIGNMENT_BYTES if tile.tma else 0)
+    return sum(parts.resident_tiles) + ring + _aligned(parts.vectors) + extra + (_OPERAND_ALIGNMENT_BYTES if tile.tma else 0)
 
 
 def _mma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int, tile: TileSchedule) -> int:
@@ -127,16 +127,21 @@ def _mma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int
     ring, more = parts.ring(tile.num_stages - 1), parts.vectors + parts.narrow
     if item > 2:
         # Every operand made of scores is copied, and sums of rows as well.
-        return sum(parts.kept) + ring + len(structure.carried) * parts.scores + more + (8 * tile.resident if structure.sums else 0)
+        return (
+            sum(parts.resident_tiles) + ring + len(structure.carried) * parts.scores + more + (8 * tile.resident if structure.sums else 0)
+        )
     moved = parts.scores if tile.resident < widest(structure.carried, dims) else 0
     again = 0
     if tile.num_stages == 1:
         again = max((streamed * columns * item for columns in tile_columns(structure.held, dims)), default=0)
         if not structure.held:
             # One tile after the other has the same place.
-            wide = [streamed * widest(structure.passing, dims), *(tile.resident * n for n in tile_columns(structure.again, dims))]
+            wide = [
+                streamed * widest(structure.streamed_tiles, dims),
+                *(tile.resident * n for n in tile_columns(structure.reloaded_tiles, dims)),
+            ]
             ring = item * max(wide)
-    return sum(parts.kept) + ring + moved + again + more
+    return sum(parts.resident_tiles) + ring + moved + again + more
 
 
 def _aligned(size: int) -> int:
@@ -155,5 +160,5 @@ def widest(axes: Iterable[str], dims: Mapping[str, int]) -> int:
 
 def passing_elements(structure: Structure, dims: Mapping[str, int], tile: TileSchedule) -> list[int]:
     """Elements of each tile that a turn fetches."""
-    streamed = [(tile.streamed or 0) * columns for columns in tile_columns(structure.passing, dims)]
-    return [*streamed, *(tile.resident * columns for columns in tile_columns(structure.again, dims))]
+    streamed = [(tile.streamed or 0) * columns for columns in tile_columns(structure.streamed_tiles, dims)]
+    return [*streamed, *(tile.resident * columns for columns in tile_columns(structure.reloaded_tiles, dims))]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from attngen.schedule.cost.atomics import additions, element_bytes
+from attngen.schedule.cost.atomics import atomic_cost, element_bytes
 from attngen.schedule.cost.shared_memory import passing_elements, shared_bytes, tile_columns, widest
 from attngen.schedule.cost.warps import repeats
 from attngen.schedule.space import WIDE_ROWS, LengthClass, uses_wide_units
@@ -28,7 +28,7 @@ _L2_BYTES_PER_CLOCK = 24
 _LANES_PER_CLOCK = 128
 _SCALAR_FLOPS_PER_CLOCK = 256
 # Waiting for barriers and for the first operand of a product, once a streamed tile.
-_TURN_CYCLES = 400
+_ITERATION_CYCLES = 400
 _LOAD_CYCLES = 800
 # Handing values from warp to warp through shared memory, barrier included, for each product or sum that needs it in a turn.
 _EXCHANGE_CYCLES = 150
@@ -46,8 +46,8 @@ _SPILL_REGISTERS = 64
 class Cost:
     """The price of one tile.
 
-    Cycles and bytes are for one program and one streamed tile; `turn_cycles` is what it takes with what overlaps taken into account, and
-    `total_us` the time of the reference problem of the length class, in `waves` of programs.
+    Cycles and bytes are for one program and one streamed tile; `iteration_cycles` is what it takes with what overlaps taken into account,
+    and `total_us` the time of the reference problem of the length class, in `waves` of programs.
     """
 
     shared_bytes: int
@@ -58,13 +58,13 @@ class Cost:
     issue_cycles: float
     shared_cycles: float
     traffic_bytes: int
-    turn_cycles: float
+    iteration_cycles: float
     waves: float
     total_us: float
 
     def __str__(self) -> str:
         return (
-            f"{self.total_us:.0f} us, {self.turn_cycles:.0f} cycles a turn (tensor {self.tensor_cycles:.0f}, "
+            f"{self.total_us:.0f} us, {self.iteration_cycles:.0f} cycles a turn (tensor {self.tensor_cycles:.0f}, "
             f"exp {self.special_cycles:.0f}, issue {self.issue_cycles:.0f}, shared {self.shared_cycles:.0f}), "
             f"{self.traffic_bytes} B a turn, {self.programs_per_sm} a SM, {self.waves:.1f} waves, "
             f"{self.shared_bytes} B shared, about {self.registers} registers"
@@ -72,14 +72,14 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CompiledCost:
     """What a compiler made of a kernel: registers of a thread, bytes of shared memory, the cycles of an SM that one turn of one program
     takes in its main loop, waiting left out (None: nobody looked), the share of its exponentials that run beside products, and what a
     thread spills and loads in a turn, if the cycles do not have it."""
 
     registers: int
     shared_bytes: int
-    turn_cycles: float | None
+    iteration_cycles: float | None
     overlap: float
     spill_bytes: int = 0
 
@@ -108,8 +108,8 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
     if tile.streamed is None:
         return 40 + tile.resident * sum(tile_columns(structure.once, dims)) // threads
     words = max(item, 4) / 4
-    if structure.merges:
-        held = tile.resident * tile.streamed * sum(tile_columns(structure.passing, dims)) * words / threads
+    if structure.combines_splits:
+        held = tile.resident * tile.streamed * sum(tile_columns(structure.streamed_tiles, dims)) * words / threads
         return round(_MERGED_REGISTERS[0] + _MERGED_REGISTERS[1] * held)
     start, per_carried, per_score, per_further, per_copy, per_stored = _REGISTERS[_unit(tile, dtype, target)]
     held = repeats(structure, dims, dtype, tile, target)
@@ -123,9 +123,9 @@ def register_estimate(structure: Structure, dims: Mapping[str, int], dtype: str,
     # Under pressure the compiler forms addresses anew in every turn.
     addresses = _DESCRIPTOR_REGISTERS if tile.tma else min(per_copy * copied, _ADDRESS_REGISTERS)
     addresses += per_stored * structure.stored * scores
-    further += len(structure.ahead) if tile.pipe else 0
+    further += len(structure.prefetched) if tile.pipe else 0
     # What is added to memory is formed when the scores are gone.
-    added = per_carried * additions(structure, dims, dtype, tile, target).words * words / threads
+    added = per_carried * atomic_cost(structure, dims, dtype, tile, target).words * words / threads
     return round(start + per_carried * carried + max((per_score + per_further * further) * scores, added) + addresses)
 
 
@@ -148,7 +148,7 @@ def price(
     tile: TileSchedule,
     target: Target,
     length: LengthClass = "long",
-    seen: Seen | None = None,
+    seen: CompiledCost | None = None,
 ) -> Cost:
     """The models together, with the time of the reference problem of a length class.
 
@@ -174,7 +174,7 @@ def price(
         traffic = tile.resident * sum(tile_columns(structure.once, dims)) * element_bytes(structure, dtype)
         total = programs * traffic / target.hbm_gb_per_s / 1e3
         return Cost(shared, registers, resident_programs, 0, 0, 0, 0, traffic, 0, waves, total)
-    if structure.merges:
+    if structure.combines_splits:
         return _merging(structure, dims, tile, target, (shared, registers, resident_programs, waves))
     tensor, special, issue, moved, traffic = _turn(structure, dims, dtype, tile, target)
     if seen is not None and seen.spill_bytes:
@@ -184,11 +184,11 @@ def price(
     # Programs on one SM hide each other's waiting; a program alone waits for every unit in turn.
     exposed = (tensor + special + issue - max(tensor, special + issue)) / resident_programs
     exposed *= 1 - _AHEAD_SHARE if tile.pipe else 1
-    busy = max(*parts) + exposed if seen is None or seen.turn_cycles is None else max(seen.turn_cycles, parts[-1])
+    busy = max(*parts) + exposed if seen is None or seen.iteration_cycles is None else max(seen.iteration_cycles, parts[-1])
     # A copy has the turns that its stages span to arrive; without any, one waits after the other.
-    copies = len(structure.passing) + len(structure.again) if tile.num_stages == 1 else 1
+    copies = len(structure.streamed_tiles) + len(structure.reloaded_tiles) if tile.num_stages == 1 else 1
     late = max(0.0, copies * _LOAD_CYCLES - (tile.num_stages - 1) * busy)
-    waiting = _TURN_CYCLES + _EXCHANGE_CYCLES * _exchanges(structure, dims, dtype, tile, target)
+    waiting = _ITERATION_CYCLES + _EXCHANGE_CYCLES * _exchanges(structure, dims, dtype, tile, target)
     # What goes on meanwhile needs no waiting for.
     waiting *= 1 - seen.overlap / 2 if seen is not None else 1
     turn = busy + (waiting + late) / resident_programs
@@ -200,8 +200,8 @@ def price(
 def _merging(structure: Structure, dims: Mapping[str, int], tile: TileSchedule, target: Target, known: tuple[int, int, int, float]) -> Cost:
     """A pass over `REFERENCE_PARTS`, whose turns wait for what they load and for little else."""
     shared, registers, resident_programs, waves = known
-    traffic = 4 * tile.resident * (tile.streamed or 1) * sum(tile_columns(structure.passing, dims))
-    turn = (_LOAD_CYCLES + _TURN_CYCLES) * (1 + max(0, registers - target.registers_per_thread) / _SPILL_REGISTERS)
+    traffic = 4 * tile.resident * (tile.streamed or 1) * sum(tile_columns(structure.streamed_tiles, dims))
+    turn = (_LOAD_CYCLES + _ITERATION_CYCLES) * (1 + max(0, registers - target.registers_per_thread) / _SPILL_REGISTERS)
     cycles = _PROGRAM_CYCLES + ceil(REFERENCE_PARTS / (tile.streamed or 1)) * turn
     return Cost(shared, registers, resident_programs, 0, 0, 0, 0, traffic, turn, waves, cycles / target.clock_mhz)
 
@@ -220,21 +220,25 @@ def _turn(
     if target.matrix_unit in ("wgmma", "tcgen05") and not wide and not scalar:
         # The older instruction runs at half of the rate and less.
         rate = rate / 2
-    held, added = repeats(structure, dims, dtype, tile, target), additions(structure, dims, dtype, tile, target)
+    held, added = repeats(structure, dims, dtype, tile, target), atomic_cost(structure, dims, dtype, tile, target)
     tensor = 2 * pairs * (columns * held.products * (1 + (0.25 if wide and streamed < 64 else 0)) + added.columns) / rate
     special = structure.special * pairs * held.scores / target.exp2_per_clock
     accumulators = held.sums * resident * sum(tile_columns(structure.carried, dims)) if structure.sums else 0
     fetched = sum(passing_elements(structure, dims, tile))
     copies = 0 if tile.tma else fetched * item / 16
-    moves = len(structure.ahead) if tile.pipe else 0
+    moves = len(structure.prefetched) if tile.pipe else 0
     moves += bool(structure.folded) if apart else 0
     issue = (structure.simple + 3 + structure.sums + moves) * pairs * held.scores + accumulators + 4 * copies + added.instructions
     # Every 64 rows (or every warp) read the streamed tile anew.
     readers = max(1, resident // WIDE_ROWS) if wide else min(tile.num_warps, max(1, resident // 16))
     products = len(structure.dots) + len(structure.carried)
     passing = fetched * item
-    kept = resident * sum(tile_columns(structure.kept, dims)) * item if wide else 0
-    moved = passing * (1 + readers * products / max(len(structure.passing) + len(structure.again), 1)) + kept + added.moved_bytes
+    kept = resident * sum(tile_columns(structure.resident_tiles, dims)) * item if wide else 0
+    moved = (
+        passing * (1 + readers * products / max(len(structure.streamed_tiles) + len(structure.reloaded_tiles), 1))
+        + kept
+        + added.moved_bytes
+    )
     traffic = passing + structure.vectors * streamed * 4 + structure.pairs * pairs * item + added.traffic_bytes
     return tensor, special, issue / _LANES_PER_CLOCK, moved / _SHARED_BYTES_PER_CLOCK, traffic
 

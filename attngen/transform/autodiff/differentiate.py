@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
-from attngen.analysis.predicates import contributions, existence, known, mask_of, without
+from attngen.analysis.predicates import contributions, guards, known, mask_of, without
 from attngen.errors import NotDifferentiable
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
@@ -103,7 +103,7 @@ class _Tape:
         self.names = Names(streamed.cascade)
         self.streamed = streamed
         self.steps: list[Einsum] = []
-        self.exists = existence(streamed.cascade)
+        self.exists = guards(streamed.cascade)
         self.parts: dict[str, list[_Part]] = {}
         self.gathers: dict[str, list[tuple[Read, _Part]]] = {}
         self.cotangents = tuple((name, self.names.fresh(f"d{name}")) for name in streamed.cascade.outputs)

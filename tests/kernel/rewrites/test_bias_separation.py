@@ -21,7 +21,7 @@ B, H, M, N, D = 1, 2, 50, 70, 16
 LONGEST = max(M, N)
 DRAWS, RUNS = 16, 3
 Values = dict[str, torch.Tensor]
-SPLIT = frozenset({"split_biases"})
+SPLIT = frozenset({"bias_separation"})
 Mod = Callable[..., Any]
 
 
@@ -74,7 +74,7 @@ def case(spec: attngen.Spec, dtype: torch.dtype, scale: float = 1.0, seed: int =
 @pytest.mark.parametrize("name", MODS)
 def test_rank(name: str) -> None:
     mod, rank = MODS[name]
-    (note,) = notes(attngen.attention(mod, name="biased"), "split_biases")
+    (note,) = notes(attngen.attention(mod, name="biased"), "bias_separation")
     assert note.applied == (name not in NO_GAIN)
     assert note.text.startswith(f"rank {rank},")
 
@@ -134,12 +134,12 @@ def test_folded_biases_go_ahead_with_their_products() -> None:
 
 
 def test_folds_of_slopes_take_three_columns() -> None:
-    (note,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases")
+    (note,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "bias_as_dot")
     assert (note.applied, note.text) == (True, "rank 1 in 3 columns of a product, 1 operations less for each pair")
     for role in ("backward_rows", "backward_columns"):
-        (other,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases", role=role)
+        (other,) = notes(attngen.attention(MODS["alibi"][0], name="biased"), "bias_as_dot", role=role)
         assert (other.applied, other.text) == (True, "rank 1 in 6 columns of a product, 1 operations less for each pair")
-    assert not notes(attngen.attention(MODS["alibi"][0], name="biased"), "fold_biases", "float16")
+    assert not notes(attngen.attention(MODS["alibi"][0], name="biased"), "bias_as_dot", "float16")
 
 
 def test_rows_give_to_a_folded_bias_what_stays_from_turn_to_turn() -> None:
@@ -171,7 +171,7 @@ def test_exact_precisions_add_biases_as_they_are(dtype: str) -> None:
     ],
 )
 def test_what_stays(mod: Mod, reason: str) -> None:
-    (note,) = notes(attngen.attention(mod, name="biased"), "split_biases")
+    (note,) = notes(attngen.attention(mod, name="biased"), "bias_separation")
     assert (note.applied, note.text) == (False, reason)
 
 
@@ -184,10 +184,10 @@ def test_what_stays(mod: Mod, reason: str) -> None:
     ],
 )
 def test_a_rewrite_that_is_asked_for_applies_or_is_refused(mod: Mod | None, dtype: str | None, why: str) -> None:
-    attngen.compile(attngen.attention(MODS["alibi"][0], name="biased"), require=["split_biases", "fold_biases"])
-    attngen.compile(attngen.attention(squared_distance, name="biased"), require=["split_biases"])
+    attngen.compile(attngen.attention(MODS["alibi"][0], name="biased"), require=["bias_separation", "bias_as_dot"])
+    attngen.compile(attngen.attention(squared_distance, name="biased"), require=["bias_separation"])
     with pytest.raises(RewriteRefused, match=why):
-        attngen.compile(attngen.attention(mod, name="biased"), dtype=dtype, require=["fold_biases"])
+        attngen.compile(attngen.attention(mod, name="biased"), dtype=dtype, require=["bias_as_dot"])
 
 
 @pytest.mark.parametrize("large", [-1e9, float(torch.finfo(torch.bfloat16).min)])
@@ -255,7 +255,7 @@ def mods(draw: st.DrawFn) -> Mod:
 @given(
     mod=mods(),
     dtype=st.sampled_from([torch.float64, torch.bfloat16]),
-    without=st.sampled_from([frozenset[str](), frozenset({"fold_biases"}), SPLIT]),
+    without=st.sampled_from([frozenset[str](), frozenset({"bias_as_dot"}), SPLIT]),
     asked=st.sampled_from([frozenset[str](), SPLIT]),
 )
 def test_random_biases(mod: Mod, dtype: torch.dtype, without: frozenset[str], asked: frozenset[str]) -> None:

@@ -8,7 +8,7 @@ from attngen.ir.eval.interpret import interpret
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_step
 from attngen.kernel.partition import Kernel
-from attngen.kernel.rewrites.cse import name_common_parts
+from attngen.kernel.rewrites.cse import cse
 from attngen.pipeline import analyse
 from tests import variants
 
@@ -45,12 +45,12 @@ CASES = {
 def test_values_are_kept_and_computed_once(name: str) -> None:
     steps, expected = CASES[name]
     before = kernel(steps)
-    after = name_common_parts(before)
+    after = cse(before)
     assert expected in [print_step(step) for step in after.steps]
     first, second = values(before.cascade), values(after.cascade)
     for output, value in first.items():
         np.testing.assert_array_equal(np.asarray(second[output]), np.asarray(value))
-    assert name_common_parts(after) == after
+    assert cse(after) == after
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_values_are_kept_and_computed_once(name: str) -> None:
     ],
 )
 def test_reads_row_values_and_signs_are_left_alone(steps: str) -> None:
-    assert name_common_parts(kernel(steps)) == kernel(steps)
+    assert cse(kernel(steps)) == kernel(steps)
 
 
 @pytest.mark.parametrize("name", variants.ALL)

@@ -10,7 +10,7 @@ import attngen
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
 from attngen.kernel.partition import Kernel
-from attngen.kernel.rewrites.document_extents import with_runs
+from attngen.kernel.rewrites.document_extents import with_document_extents
 
 
 def kernel(predicate: str) -> Kernel:
@@ -18,7 +18,7 @@ def kernel(predicate: str) -> Kernel:
         f"cascade(a[m], b[n]; doc: int[:], other: int[:], at: int[:, :], w: int)\n  y[m] = sum[n] a[m] * b[n]  if {predicate}\n  -> y"
     )
     where = cascade.steps[0].where
-    return Kernel("forward", "m", "n", (), (), (), cascade.inputs, cascade.steps, cascade.outputs, some=where, every=where)
+    return Kernel("forward", "m", "n", (), (), (), cascade.inputs, cascade.steps, cascade.outputs, may_mask=where, must_mask=where)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def kernel(predicate: str) -> Kernel:
     ],
 )
 def test_equalities_become_bounds(predicate: str, some: str) -> None:
-    found = with_runs(kernel(predicate))
-    assert found.reach is not None and found.reach[0] is not None and found.reach[1] is not None
-    assert print_expr(found.reach[0]) == some
-    assert print_expr(found.reach[1]) == some.replace("last_of", "run_of")
-    assert found.some == found.every == found.steps[0].where
+    found = with_document_extents(kernel(predicate))
+    assert found.extent_masks is not None and found.extent_masks[0] is not None and found.extent_masks[1] is not None
+    assert print_expr(found.extent_masks[0]) == some
+    assert print_expr(found.extent_masks[1]) == some.replace("last_of", "run_of")
+    assert found.may_mask == found.must_mask == found.steps[0].where
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_equalities_become_bounds(predicate: str, some: str) -> None:
     ],
 )
 def test_values_of_one_tensor_are_compared_by_place(predicate: str, mask: str) -> None:
-    found = with_runs(kernel(predicate)).some
+    found = with_document_extents(kernel(predicate)).may_mask
     assert found is not None
     assert print_expr(found) == mask
 
@@ -69,7 +69,7 @@ OTHERS = ["m >= n", "not (doc[m] == doc[n])", "doc[m] != doc[n]", "at[m,w] == at
 
 @pytest.mark.parametrize("predicate", OTHERS)
 def test_other_masks_are_left_alone(predicate: str) -> None:
-    assert with_runs(kernel(predicate)) == kernel(predicate)
+    assert with_document_extents(kernel(predicate)) == kernel(predicate)
 
 
 def by_document(doc: torch.Tensor) -> attngen.api.Attention:

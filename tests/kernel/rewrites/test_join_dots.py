@@ -32,7 +32,7 @@ def source(text: str) -> Source:
 
 
 def notes(text: str) -> dict[str, tuple[bool, str]]:
-    found = dict(analyse(parse(text)).rewrites)["join_products"]
+    found = dict(analyse(parse(text)).rewrites)["join_dots"]
     return {note.step: (note.applied, note.text) for note in found if note.role == "forward"}
 
 

@@ -24,7 +24,7 @@ MASKS: dict[str, Any] = {
 
 def notes(spec: attngen.Spec) -> dict[str, tuple[bool, str]]:
     """What became of each exponent in the forward."""
-    found = dict(analyse(spec.cascade).rewrites)["fold_scales"]
+    found = dict(analyse(spec.cascade).rewrites)["scale_folding"]
     return {note.step: (note.applied, note.text) for note in found if note.role == "forward"}
 
 
@@ -93,7 +93,7 @@ def test_results_are_the_same_without(scale: Any, mask: str, softcap: Any, sink:
     *leaves, cotangent = (3 * torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
     leaves = [leaf.requires_grad_() for leaf in leaves]
     found: list[tuple[torch.Tensor, ...]] = []
-    with_rewrites, without = attngen.compile(spec, schedule=SMALL), attngen.compile(spec, schedule=SMALL, without=["fold_scales"])
+    with_rewrites, without = attngen.compile(spec, schedule=SMALL), attngen.compile(spec, schedule=SMALL, without=["scale_folding"])
     for run in (with_rewrites, without, with_rewrites.reference):
         o, lse = run(*leaves, return_lse=True)
         found.append((o, lse, *torch.autograd.grad((o * cotangent).sum() + torch.where(lse.isfinite(), lse, 0.0).sum(), leaves)))
@@ -105,7 +105,7 @@ def test_results_are_the_same_without(scale: Any, mask: str, softcap: Any, sink:
 def test_the_switch_is_checked_and_explain_tells() -> None:
     spec = attngen.attention(mask_mod=MASKS["causal"], name="causal")
     told = attngen.compile(spec, deterministic=True).explain()
-    assert "fold_scales: x in forward, backward_rows, backward_columns: a product less for each pair" in told
-    assert "fold_scales" not in attngen.compile(spec, without=["fold_scales"]).explain()
+    assert "scale_folding: x in forward, backward_rows, backward_columns: a product less for each pair" in told
+    assert "scale_folding" not in attngen.compile(spec, without=["scale_folding"]).explain()
     with pytest.raises(ArgumentError, match="there is no rewrite 'fold'"):
         attngen.compile(spec, without=["fold"])

@@ -17,7 +17,7 @@ from tests.kernels.test_precision import cancelling
 
 
 def note(spec: attngen.Spec, dtype: str = "bfloat16") -> Note:
-    (found,) = [note for note in dict(for_dtype(analyse(spec.cascade), dtype).rewrites)["drop_maxima"] if note.role == "forward"]
+    (found,) = [note for note in dict(for_dtype(analyse(spec.cascade), dtype).rewrites)["static_max"] if note.role == "forward"]
     return found
 
 
@@ -53,7 +53,7 @@ def test_others_keep_their_maximum(spec: attngen.Spec, reason: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_other_dtypes_keep_their_maximum(dtype: str) -> None:
-    assert "drop_maxima" not in dict(for_dtype(analyse(capped(30.0).cascade), dtype).rewrites)
+    assert "static_max" not in dict(for_dtype(analyse(capped(30.0).cascade), dtype).rewrites)
 
 
 @pytest.mark.parametrize("mask", ["causal", "none", "nothing for some"])
