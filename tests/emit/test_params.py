@@ -51,7 +51,7 @@ def test_the_host_passes_what_a_parameter_says(name: str) -> None:
     """Each launch names every argument by what the record says, in the order of the signature."""
     found = source(ALL[name])
     for kernel, lowered in found.lowered:
-        launch = found.text.split(f"{lowered.context.name}[", 1)[-1] if kernel.lists == "" else found.text
+        launch = found.text.split(f"{lowered.context.name}[", 1)[-1] if not kernel.tile_list_of else found.text
         for param in lowered.params:
             passed = {"stride": f"{param.tensor}.stride({param.dim})", "size": f"{param.tensor}.shape[{param.dim}]"}
             text = passed.get(param.kind, param.tensor if param.is_pointer else str(param.name))
