@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from attngen.ir.expr import Apply
 from attngen.ir.traverse import free_axes, walk
+from attngen.kernel.facts.kernel_facts import kernel_facts
+from attngen.kernel.facts.work import OPERATIONS
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program, rewriting
-from attngen.schedule.work import OPERATIONS, structure
 from attngen.targets.sfu_cost import SPECIAL
 
 
@@ -38,7 +39,7 @@ def _costs(kernel: Kernel) -> dict[str, float]:
     folded = {bias_dot.step for bias_dot in kernel.bias_dots}
     steps = [step for step in kernel.steps if pair <= {*step.axes, *step.over} and step.name not in folded]
     nodes = [node for step in steps for node in walk(step.body) if isinstance(node, Apply) and pair <= set(free_axes(node))]
-    held = structure(kernel)
+    held = kernel_facts(kernel).work
     return {
         "operations": sum(OPERATIONS.get(node.op, 1) for node in nodes if node.op not in SPECIAL) - sum(map(_is_fused, nodes)),
         "exponentials and the like": sum(SPECIAL.get(node.op, 0) for node in nodes),

@@ -211,11 +211,15 @@ def _explain(arguments: argparse.Namespace) -> int:
     from attngen import explain
     from attngen.api import compile
     from attngen.deploy import parse_head_dims
+    from attngen.frontend.spec import captured_lengths
     from attngen.report.plot import plot_mask
+    from attngen.runtime.handle import dtype_name, feature_lengths
 
     spec = _load(arguments.spec)
     if arguments.after is not None:
-        text = explain.after(spec.cascade, arguments.after)
+        given, known = parse_head_dims([arguments.head_dim])[0], captured_lengths(spec)
+        dtype = dtype_name(arguments.dtype)
+        text = explain.after(spec.cascade, arguments.after, dtype, arguments.arch, lambda axes: feature_lengths(axes, given, known))
         _print(arguments, {"step": arguments.after, "text": text.splitlines()}, [text])
         return 0
     attend, head_dim = compile(spec, arguments.arch), parse_head_dims([arguments.head_dim])[0]
@@ -305,7 +309,6 @@ def _cache_clear(arguments: argparse.Namespace) -> int:
 def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[Spec, Kernels, dict[str, int], str]:
     """The spec, its kernels for the target asked for, feature lengths and dtype."""
     from attngen.deploy import parse_head_dims
-    from attngen.explain import watching
     from attngen.frontend.spec import captured_lengths
     from attngen.knobs import Knobs
     from attngen.pipeline import analyse
@@ -313,6 +316,7 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
     from attngen.runtime.kernels import Kernels
     from attngen.runtime.options import Options
     from attngen.runtime.ordering import best_order
+    from attngen.stages.observe import watching
     from attngen.targets import table as targets
 
     target = targets.get(arguments.arch)

@@ -23,6 +23,7 @@ from attngen.emit.segments import Segments, guarded, offsets, segments_of, turn,
 from attngen.emit.tile_list import listing_kernel, write_lists
 from attngen.ir.expr import Read
 from attngen.ir.printer import print_expr, print_step
+from attngen.kernel.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 
@@ -43,19 +44,19 @@ class Lowered:
     tiled: tuple[str, ...]
 
 
-def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ()) -> Lowered:
+def lower_kernel(facts: KernelFacts, shapes: Shapes, before: Iterable[Lowered] = ()) -> Lowered:
     """Statements of one kernel.
 
     Args:
-        kernel: what to compute.
+        facts: of what to compute.
         shapes: padding and ownership.
         before: kernels of the same module, whose functions this one may call.
 
     Raises:
         NotAContraction, UnsupportedError: a step has no form in a tile.
     """
-    written = statements(kernel, shapes, before)
-    lowered = _assemble(kernel, written)
+    written = statements(facts, shapes, before)
+    lowered = _assemble(facts.kernel, written)
     if written.prefetched is not None:
         context = replace(lowered.context, products=(written.prefetched,), flags=(*written.flags, *lowered.context.flags))
         lowered = replace(lowered, context=context)
@@ -80,11 +81,12 @@ class Written:
     flags: tuple[Code, ...]
 
 
-def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), dialect: Dialect = PLAIN) -> Written:
+def statements(facts: KernelFacts, shapes: Shapes, before: Iterable[Lowered] = (), dialect: Dialect = PLAIN) -> Written:
     """The statements of one kernel in a dialect; arguments and errors as for `lower_kernel`."""
-    segments = segments_of(kernel)
+    kernel, segments = facts.kernel, segments_of(facts)
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
-    lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None, dialect)
+    tiled = facts if parts.kernel == kernel else kernel_facts(parts.kernel)
+    lowering = Lowering(tiled, shapes, segments.full if segments is not None else None, dialect)
     writer = lowering.run()
     store_tiles(lowering)
     for name in kernel.atomic_adds:
@@ -104,12 +106,12 @@ def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), d
     return Written(writer, segments, limits, limits.function in known, prefetched, lowering.prefetched.flags)
 
 
-def listings(kernel: Kernel, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
-    """The kernel that lists the tiles of `kernel`, where it walks over a list."""
-    segments = segments_of(kernel)
+def listings(facts: KernelFacts, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
+    """The kernel that lists the tiles of a kernel, where that walks over a list."""
+    segments = segments_of(facts)
     if segments is None or not segments.listed:
         return []
-    listing = listing_kernel(kernel)
+    listing = listing_kernel(facts.kernel)
     writer = Writer(listing, shapes, None)
     segments = Segments(segments.ranges, 1)
     limits = bounds(writer, segments)

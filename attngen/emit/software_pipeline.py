@@ -33,7 +33,6 @@ from attngen.emit.segments import Segments, first_tile, next_tile
 from attngen.ir.cascade import Einsum
 from attngen.ir.printer import print_step
 from attngen.ir.traverse import step_reads
-from attngen.kernel.prefetched_dots import prefetchable_dots
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
@@ -47,7 +46,7 @@ class PrefetchedDots:
 
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
-        self.names = prefetchable_dots(lowering.kernel)
+        self.names = lowering.facts.prefetched
         self.place = 0
         self.late: int | None = None
         self.lines: list[Code] = []

@@ -22,6 +22,7 @@ from attngen.emit.placement import Shapes
 from attngen.emit.segments import Segments, first_tile, guarded, next_tile, offsets, turn, walk
 from attngen.emit.software_pipeline import free
 from attngen.errors import InternalError
+from attngen.kernel.facts.kernel_facts import KernelFacts
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 
@@ -43,19 +44,20 @@ class Form:
     helpers: frozenset[str]
 
 
-def specialise(kernel: Kernel, shapes: Shapes, plain: Lowered) -> Form:
+def specialise(facts: KernelFacts, shapes: Shapes, plain: Lowered) -> Form:
     """The form of a forward.
 
     Args:
-        kernel, shapes: as for `lower_kernel`.
+        facts, shapes: as for `lower_kernel`.
         plain: what that gave, with whose arguments this form is launched.
 
     Raises:
         InternalError: it multiplies with something else than tiles as they lie in memory, which `unspecialised` should have said.
     """
+    kernel = facts.kernel
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
     dialect = Gluon(parts.kernel, shapes)
-    written = statements(kernel, shapes, [plain], dialect)
+    written = statements(facts, shapes, [plain], dialect)
     segments, writer = written.segments, written.writer
     if segments is None or written.prefetched is None or not set(writer.parameters.values()) <= set(plain.params):
         raise InternalError(f"the specialised form of {kernel.role} has no products to begin, or other arguments than the plain one")

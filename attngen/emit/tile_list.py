@@ -46,12 +46,6 @@ def listing_kernel(kernel: Kernel) -> Kernel:
     )
 
 
-def is_listable(kernel: Kernel) -> bool:
-    """Whether the mask is known before the kernel runs: it reads nothing that the kernel computes."""
-    steps = {step.name for step in kernel.steps}
-    return not any(steps & set(names_read(part)) for part in (kernel.may_mask, kernel.must_mask))
-
-
 def names_of(role: str) -> tuple[Code, Code]:
     """What the list and the counts of a kernel are called on the host."""
     return Code(f"list_{role}"), Code(f"count_{role}")

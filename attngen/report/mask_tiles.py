@@ -108,11 +108,15 @@ def mask_tiles(
         for runs in kernel.document_extents:
             derived |= zip(runs.names, loaded.module.runs(derived[runs.values], derived[runs.keys]), strict=True)
     listings = {kernel.tile_list_of: (kernel, lowered) for kernel, lowered in source.lowered if kernel.tile_list_of}
-    walked = [(listings.get(kernel.role, (kernel, lowered)), segments_of(kernel), kernel) for kernel, lowered in source.lowered]
+    walked = [
+        (listings.get(kernel.role, (kernel, lowered)), segments_of(source.program.facts_of(kernel.role)), kernel)
+        for kernel, lowered in source.lowered
+        if not kernel.tile_list_of
+    ]
     return tuple(
         _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count(spec.classes)
         for bounding, segments, kernel in walked
-        if segments is not None and not kernel.tile_list_of
+        if segments is not None
     )
 
 

@@ -18,18 +18,17 @@ from attngen.cache.key import kernel_key
 from attngen.cache.load import load_module
 from attngen.cache.user_table import tuned_tiles
 from attngen.errors import ArchMismatch, MissingKernel
-from attngen.explain import watching
 from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.kernel.rewrites.note import Note
 from attngen.knobs import Knobs
-from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused
+from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused, schedule
 from attngen.runtime.devices import target_of
 from attngen.runtime.options import Options, asks_specialised, own_part, roles, thaw
 from attngen.runtime.tile_list_cache import TileListCache
-from attngen.schedule.choose import Choice, Request, choose, with_asked
+from attngen.schedule.choose import Choice, Request
 from attngen.schedule.space import length_class
-from attngen.schedule.tables import table
-from attngen.schedule.tile_schedule import ModuleSchedule, check_specialised, override, parse_schedule
+from attngen.schedule.tile_schedule import ModuleSchedule, parse_schedule
+from attngen.stages.observe import watching
 from attngen.targets import table as targets
 from attngen.toolchain.artifact_store import store, stored, toolchain
 from attngen.toolchain.refusals import Failure, Refusals
@@ -78,9 +77,8 @@ class Kernels:
         """Kernels for arguments of a dtype, by its short name: these, where its precision changes nothing."""
         with self.lock:
             if dtype not in self.special:
-                program = for_dtype(self.program, dtype)
+                program = for_dtype(self.program, dtype, watching(self.knobs))
                 self.told[dtype] = program.rewrites
-                watching(self.knobs)("rewrite", program.kernels)
                 mine = self if program.kernels == self.program.kernels else Kernels(program, self.name, self.options, self.knobs)
                 self.special[dtype] = mine
             return self.special[dtype]
@@ -107,9 +105,8 @@ class Kernels:
         """The same with the backward in one walk, None where it has no such form."""
         with self.lock:
             if self.one_walk is None:
-                program = fused(self.program)
+                program = fused(self.program, watching(self.knobs))
                 if program is not None:
-                    watching(self.knobs)("rewrite", program.kernels)
                     self.one_walk = Kernels(program, self.name, self.options, self.knobs)
             return self.one_walk
 
@@ -122,7 +119,7 @@ class Kernels:
     def _source(self, dims: Mapping[str, int], specialised: bool) -> Source:
         key = (cuts(dims), specialised)
         if key not in self.sources:
-            self.sources[key] = build(self.program, self.name, *key)
+            self.sources[key] = build(self.program, self.name, *key, watching(self.knobs))
         return self.sources[key]
 
     def target(self, device: torch.device) -> targets.Target:
@@ -167,12 +164,9 @@ class Kernels:
                 # What is stored, or made for others, has no specialised warps that nobody asked for.
                 kept = self.knobs.strict or self.options.stored or not self.options.local
                 tuned = tuned.unspecialised() if kept else tuned
-                choice = choose(self.program.kernels, request, table(), tuned, partial(self.refusals.why, request))
-                if self.override is not None:
-                    schedule = override(choice.schedule, self.program.kernels, thaw(self.override))
-                    check_specialised(schedule, dims, dtype, target)
-                    choice = with_asked(choice, self.program.kernels, request, schedule)
-                self.choices[request] = choice
+                asked = None if self.override is None else thaw(self.override)
+                refused, watch = partial(self.refusals.why, request), watching(self.knobs)
+                self.choices[request] = schedule(self.program, request, tuned, refused, asked, watch)
             return self.choices[request]
 
     def settled(

@@ -12,7 +12,6 @@ from dataclasses import replace
 from torch import Tensor
 
 from attngen.errors import ArgumentError, MissingKernel
-from attngen.explain import visits
 from attngen.frontend.spec import Argument, Capture, Spec
 from attngen.ir.cascade import operand_of
 from attngen.ir.packing import Packing
@@ -78,7 +77,7 @@ def few_queries(spec: Spec, program: Program) -> tuple[str, ...]:
         f"rows are pairs of position and head of a group: row {rows} of position {rows} // {number} and head {rows} % {number}, for up to "
         f"{DECODE_TOKENS} queries",
         "of groups of several heads, where no gradient is asked for; keys and values are read once for a group",
-        visits(program.kernels[0]),
+        program.facts[0].visits,
     )
 
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterable
 
 from attngen.errors import ArgumentError, RewriteRefused
-from attngen.explain import watching
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
 from attngen.pipeline import REWRITES, Program, analyse
@@ -14,6 +13,7 @@ from attngen.runtime.handle import dtype_name
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Frozen, Options, roles, thaw
 from attngen.schedule.tile_schedule import check_roles
+from attngen.stages.observe import watching
 
 _PROGRAMS: dict[tuple[object, ...], Program] = {}
 _KERNELS: dict[tuple[str, Options, Knobs], Kernels] = {}

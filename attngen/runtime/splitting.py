@@ -11,7 +11,6 @@ from functools import cache
 
 import torch
 
-from attngen.explain import watching
 from attngen.frontend.spec import Spec
 from attngen.kernel.partition import Kernel
 from attngen.knobs import Knobs
@@ -23,6 +22,7 @@ from attngen.schedule.cost.time import REFERENCE
 from attngen.schedule.space import DECODE_TOKENS
 from attngen.schedule.split_count import PART_KEYS, WAVES, part_count
 from attngen.schedule.tile_schedule import DTYPE_BYTES
+from attngen.stages.observe import watching
 from attngen.targets.table import Target
 
 _TALL_ROWS = 128

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 from attngen import catalog
 from attngen.errors import ArgumentError, MissingKernel
-from attngen.explain import watching
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.knobs import Knobs
@@ -24,6 +23,7 @@ from attngen.runtime.classes import in_classes
 from attngen.runtime.kernels import Kernels
 from attngen.runtime.options import Options
 from attngen.runtime.ordering import best_order
+from attngen.stages.observe import watching
 from attngen.targets.table import Target
 
 

@@ -7,20 +7,32 @@ so, for the runtime to settle it by a real compile. What lost is kept with the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attngen.kernel.partition import Kernel
+from attngen.kernel.facts.kernel_facts import KernelFacts
+from attngen.kernel.facts.work import Structure
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.cost.time import CompiledCost, price
 from attngen.schedule.ranking import UNSTAGED, Candidate, Refused, Request, distinct, does_not_fit, passed_over, rank
 from attngen.schedule.tables import Measured, Table
-from attngen.schedule.tile_schedule import FLAGS, ModuleSchedule, TileSchedule
+from attngen.schedule.tile_schedule import FLAGS, ModuleSchedule, TileSchedule, check_specialised, override
 from attngen.schedule.tuned import Tuned, TunedTable
-from attngen.schedule.work import Structure, structure
 
-__all__ = ["UNSTAGED", "Candidate", "Choice", "Reason", "Request", "choose", "distinct", "does_not_fit", "rank", "with_asked"]
+__all__ = [
+    "UNSTAGED",
+    "Candidate",
+    "Choice",
+    "Reason",
+    "Request",
+    "choose",
+    "distinct",
+    "does_not_fit",
+    "nothing_refused",
+    "rank",
+    "with_asked",
+]
 
 Evidence = Literal["tuned", "measured", "similar", "model"]
 _KEPT_CANDIDATES = 6
@@ -109,18 +121,19 @@ class Choice:
         return tuple(reason.lines(self.schedule[reason.role])[0] for reason in self.reasons)
 
 
-def _nothing(role: str, tile: TileSchedule) -> str:
+def nothing_refused(role: str, tile: TileSchedule) -> str:
+    """Of a tile that no compiler failed on."""
     del role, tile
     return ""
 
 
 def choose(
-    kernels: Iterable[Kernel], request: Request, measured: Table, tuned: TunedTable | None = None, refused: Refused = _nothing
+    facts: Iterable[KernelFacts], request: Request, measured: Table, tuned: TunedTable | None = None, refused: Refused = nothing_refused
 ) -> Choice:
     """Give every kernel a tile.
 
     Args:
-        kernels: of one module.
+        facts: of the kernels of one module.
         request: what they are for.
         measured: the table that choices rest on.
         tuned: what GPUs said, which goes before it.
@@ -130,20 +143,25 @@ def choose(
         DoesNotFit: the smallest tile of a kernel needs more shared memory than a program may have; names the bytes and a way out.
         CompileFailed: so many tiles of a kernel were refused that none will do.
     """
-    reasons = tuple(_reason(structure(kernel), request, measured, tuned or TunedTable(), refused) for kernel in kernels)
+    reasons = tuple(_reason(item.work, request, measured, tuned or TunedTable(), refused) for item in facts)
     return Choice(ModuleSchedule(tuple((reason.role, reason.tile) for reason in reasons)), reasons)
 
 
-def with_asked(choice: Choice, kernels: Iterable[Kernel], request: Request, schedule: ModuleSchedule) -> Choice:
+def with_asked(choice: Choice, facts: Sequence[KernelFacts], request: Request, given: object) -> Choice:
     """A choice with a user's tiles, which no others replace.
 
     Args:
         choice: what would run without them.
-        kernels, request: that it was made for.
-        schedule: with the user's tiles.
+        facts, request: that it was made for.
+        given: the user's `schedule=`, as `override` takes it.
+
+    Raises:
+        ScheduleError: the user's tiles are illegal.
     """
+    schedule = override(choice.schedule, facts, given)
+    check_specialised(schedule, request.extents, request.dtype, request.target)
     asked = tuple(role for role, tile in schedule.tiles if tile != choice.schedule[role])
-    held = {kernel.role: structure(kernel) for kernel in kernels}
+    held = {item.role: item.work for item in facts}
     needs = {role: shared_bytes(held[role], request.extents, request.dtype, schedule[role], request.target) for role in asked}
     doubtful = tuple(role for role in asked if request.dtype != "float64" and needs[role] > request.target.shared_bytes)
     reasons = tuple(replace(reason, fallback=None) if reason.role in asked else reason for reason in choice.reasons)

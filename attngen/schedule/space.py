@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
+from attngen.kernel.facts.work import Structure
 from attngen.schedule.tile_schedule import BLOCKS, DTYPE_BYTES, TileSchedule
-from attngen.schedule.work import Structure
 from attngen.targets.table import Target
 
 LengthClass = Literal["decode", "short", "long"]

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from attngen.errors import ScheduleError
-from attngen.kernel.dense_rows import streamed_rows, unspecialised
+from attngen.kernel.facts.kernel_facts import KernelFacts
 from attngen.kernel.feature_tiles import pieces
 from attngen.kernel.partition import Kernel
-from attngen.kernel.prefetched_dots import prefetchable_dots
 from attngen.targets.table import Target
 
 BLOCKS = (16, 32, 64, 128, 256)
@@ -173,12 +172,12 @@ def parse_schedule(text: str) -> ModuleSchedule:
 # ---- what a user may override
 
 
-def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -> ModuleSchedule:
+def override(chosen: ModuleSchedule, facts: Iterable[KernelFacts], given: object) -> ModuleSchedule:
     """Put a user's `schedule=` over a choice.
 
     Args:
         chosen: what stands where the user says nothing.
-        kernels: the module's kernels.
+        facts: of the module's kernels.
         given: role -> values, or values for all kernels at once. Values are `BLOCK_M`-like names of the kernel's own axes,
             `num_warps`, `num_stages`, and `PIPE`, `LATE`, `TMA` and `SPECIALISED` of kernels that have these forms, False of all others;
             those left out stay as chosen, but that `LATE` goes with `PIPE`, and `SPECIALISED` brings what it needs.
@@ -186,7 +185,7 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
     """
-    kernels = tuple(kernels)
+    kernels = tuple(facts)
     roles = tuple(kernel.role for kernel in kernels)
     values = _mapping(given, "schedule=", roles)
     by_role = [name for name, value in values.items() if isinstance(value, Mapping) or name in roles]
@@ -201,7 +200,7 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
         changes[kernel.role] = _changed(kernel, chosen[kernel.role], _mapping(values[role], f"the schedule of {role}", roles))
     if by_role:
         return chosen.replace(changes)
-    if all(unspecialised(kernel) for kernel in kernels):
+    if all(kernel.unspecialised for kernel in kernels):
         _refuse_specialised(kernels[0], values)
     known = {name for kernel in kernels for name in _names(kernel)}
     values = {name: value for name, value in values.items() if name in known or not _is_plain(name, value)}
@@ -234,24 +233,25 @@ def _mapping(given: object, what: str, roles: tuple[str, ...]) -> Mapping[object
     return cast("Mapping[object, object]", given)
 
 
-def _names(kernel: Kernel) -> dict[str, str]:
+def _names(facts: KernelFacts) -> dict[str, str]:
     """Legal names of a kernel's values, and the fields they set."""
+    kernel = facts.kernel
     names = {f"BLOCK_{kernel.resident.upper()}": "resident"}
     if kernel.streamed is not None:
         names[f"BLOCK_{kernel.streamed.upper()}"] = "streamed"
-    flags = {field.upper(): field for field in forms(kernel)}
+    flags = {field.upper(): field for field in forms(facts)}
     return {**names, "num_warps": "num_warps", "num_stages": "num_stages", **flags}
 
 
-def forms(kernel: Kernel) -> tuple[str, ...]:
+def forms(facts: KernelFacts) -> tuple[str, ...]:
     """The flags that a kernel knows: `pipe` where products can go ahead, `late` where a maximum is taken of them, `tma` where whole rows
     of matrices stream, `specialised` for a forward whose products are of such rows."""
-    prefetched, rows = prefetchable_dots(kernel), streamed_rows(kernel)
-    known = {"pipe": prefetched, "late": prefetched and kernel.gauges, "tma": rows, "specialised": not unspecialised(kernel)}
+    late = facts.prefetched and facts.kernel.gauges
+    known = {"pipe": facts.prefetched, "late": late, "tma": facts.dense_rows, "specialised": not facts.unspecialised}
     return tuple(flag for flag in FLAGS if known[flag])
 
 
-def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
+def _changed(kernel: KernelFacts, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
     names = _names(kernel)
     _refuse_specialised(kernel, values)
     values = {name: value for name, value in values.items() if name in names or not _is_plain(name, value)}
@@ -259,7 +259,7 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
     fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
     for name, value in values.items():
         field = names[str(name)]
-        legal = BLOCKS if field == "resident" and not kernel.combines_splits else _LEGAL[field]
+        legal = BLOCKS if field == "resident" and not kernel.work.combines_splits else _LEGAL[field]
         if not _is_legal(field, value) or value not in legal:
             raise ScheduleError(
                 f"the schedule of {kernel.role} sets {name}={value!r}",
@@ -277,9 +277,9 @@ def _is_plain(name: object, value: object) -> bool:
     return value is False and name in {flag.upper() for flag in FLAGS}
 
 
-def _refuse_specialised(kernel: Kernel, values: Mapping[object, object]) -> None:
+def _refuse_specialised(kernel: KernelFacts, values: Mapping[object, object]) -> None:
     """Say why a kernel has no warp-specialised form, if it is asked for."""
-    why = unspecialised(kernel)
+    why = kernel.unspecialised
     if why and values.get("SPECIALISED") is True:
         raise ScheduleError(f"{kernel.role} has no warp-specialised form: {why}", remedy="Leave SPECIALISED out of schedule=.")
 

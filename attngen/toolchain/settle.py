@@ -23,7 +23,6 @@ from attngen.schedule.choose import Choice, Request
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.tables import Measured
 from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
-from attngen.schedule.work import structure
 from attngen.toolchain import sass
 from attngen.toolchain.compile import Compiled, CompileJob, compile_many
 
@@ -151,7 +150,7 @@ def measure(tasks: Sequence[Task], workers: int = 2) -> tuple[Measured | Compile
 def row_of(task: Task, compiled: Compiled) -> Measured:
     """What a compiled kernel takes, as a row of the table."""
     request, tile = task.request, task.tile
-    held = structure(next(kernel for kernel in task.emitted.source.program.kernels if kernel.role == task.role))
+    held = task.emitted.source.program.facts_of(task.role).work
     return Measured(
         arch=request.target.name,
         dtype=request.dtype,

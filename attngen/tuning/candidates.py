@@ -20,7 +20,6 @@ from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
 from attngen.schedule.space import specialised_tiles
 from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
-from attngen.schedule.work import structure
 
 # Of the root mean square: tiles sum in another order, and round products in the tensors' dtype.
 _DIFFERENCE = 0.02
@@ -97,8 +96,8 @@ class Calls:
 
     def _module(self) -> Any:
         kernels, dims = self.kernels, self.request.extents
-        structures, request = map(structure, kernels.program.kernels), self.request
-        specialised = any(specialised_tiles(held, request.dtype, request.target, request.length) for held in structures)
+        request, facts = self.request, kernels.program.facts
+        specialised = any(specialised_tiles(item.work, request.dtype, request.target, request.length) for item in facts)
         return kernels.module(kernels.source(dims, specialised), self.device.type == "cpu", self.request.target, dims, self.request.dtype)
 
     def _inputs(self) -> list[Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from attngen.errors import CompileFailed, DeviceLost
-from attngen.kernel.partition import Kernel
+from attngen.kernel.facts.work import Structure
 from attngen.report.accuracy import shortened
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Choice, Request, choose, distinct, rank
@@ -25,7 +25,6 @@ from attngen.schedule.space import LengthClass, length_class, specialised_tiles
 from attngen.schedule.tables import table
 from attngen.schedule.tile_schedule import BLOCKS, ModuleSchedule, TileSchedule
 from attngen.schedule.tuned import Tuned
-from attngen.schedule.work import structure
 from attngen.targets.table import Target
 from attngen.tuning.candidates import Attempt, Calls, check_values
 from attngen.tuning.timing import answers, gpu_milliseconds
@@ -133,9 +132,9 @@ def tune_kernels(
         request = Request(tuple(features.items()), dtype, setting.target, length)
         for form, roles in _forms(kernels):
             calls = Calls(form, captures, request, extents, setting.device)
-            usual = choose(form.program.kernels, request, table())
+            usual = choose(form.program.facts, request, table())
             best = usual.schedule
-            for kernel in (kernel for kernel in form.program.kernels if kernel.role in roles):
+            for kernel in (item.work for item in form.program.facts if item.role in roles):
                 one = _Timed(kernel, request, usual, best, calls)
                 timed(one, leaders(kernel, usual, request, setting.leaders))
                 best = best.replace({kernel.role: one.winner})
@@ -188,7 +187,7 @@ def _product(lengths: Mapping[str, int], axes: Sequence[str]) -> int:
 class _Timed:
     """One kernel for one class of lengths, with the times of its tiles; those of kernels before it stand in `schedule` as found."""
 
-    kernel: Kernel
+    kernel: Structure
     request: Request
     usual: Choice
     schedule: ModuleSchedule
@@ -226,20 +225,20 @@ class _Timed:
         return _row(self.kernel, self.request, self.times, self.winner, self.usual.schedule[self.kernel.role], setting)
 
 
-def leaders(kernel: Kernel, usual: Choice, request: Request, count: int) -> tuple[TileSchedule, ...]:
+def leaders(kernel: Structure, usual: Choice, request: Request, count: int) -> tuple[TileSchedule, ...]:
     """Tiles worth running: the usual one, what stands beside it in the table, its fallback, the first of the ranking."""
     reason = next(reason for reason in usual.reasons if reason.role == kernel.role)
     beside = [reason.alternative.schedule] if reason.alternative is not None else []
     beside += [reason.fallback] if reason.fallback is not None else []
-    fitting = [item.tile for item in distinct(rank(structure(kernel), request)) if item.cost.shared_bytes <= request.target.shared_bytes]
+    fitting = [item.tile for item in distinct(rank(kernel, request)) if item.cost.shared_bytes <= request.target.shared_bytes]
     return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count])))
 
 
-def _specialised(kernel: Kernel, request: Request) -> tuple[TileSchedule, ...]:
+def _specialised(kernel: Structure, request: Request) -> tuple[TileSchedule, ...]:
     """Tiles of the warp-specialised form that fit, which nothing but a clock chooses."""
-    held, limit = structure(kernel), request.target.shared_bytes
-    tiles = specialised_tiles(held, request.dtype, request.target, request.length)
-    return tuple(tile for tile in tiles if shared_bytes(held, request.extents, request.dtype, tile, request.target) <= limit)
+    limit = request.target.shared_bytes
+    tiles = specialised_tiles(kernel, request.dtype, request.target, request.length)
+    return tuple(tile for tile in tiles if shared_bytes(kernel, request.extents, request.dtype, tile, request.target) <= limit)
 
 
 def winner(times: Mapping[TileSchedule, float], usual: TileSchedule) -> TileSchedule:
@@ -249,18 +248,17 @@ def winner(times: Mapping[TileSchedule, float], usual: TileSchedule) -> TileSche
 
 
 def _row(
-    kernel: Kernel, request: Request, times: Mapping[TileSchedule, float], tile: TileSchedule, usual: TileSchedule, setting: Setting
+    kernel: Structure, request: Request, times: Mapping[TileSchedule, float], tile: TileSchedule, usual: TileSchedule, setting: Setting
 ) -> Tuned:
-    held = structure(kernel)
-    special, simple = held.arithmetic
+    special, simple = kernel.arithmetic
     return Tuned(
         arch=request.target.name,
         dtype=request.dtype,
         length=request.length,
-        structure=held.key(request.extents),
+        structure=kernel.key(request.extents),
         special=special,
         simple=simple,
-        dims=",".join(str(length) for axis, length in request.dims if axis in held.features),
+        dims=",".join(str(length) for axis, length in request.dims if axis in kernel.features),
         tile=str(tile),
         call_us=round(1e3 * times[tile], 2),
         usual=str(usual),

@@ -9,7 +9,6 @@ import torch
 
 from attngen.cache.user_table import existing, own_path, record
 from attngen.errors import ArgumentError
-from attngen.explain import watching
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
@@ -19,6 +18,7 @@ from attngen.runtime.options import Options
 from attngen.runtime.ordering import best_order
 from attngen.schedule.space import LengthClass
 from attngen.schedule.tuned import Tuned, table_of
+from attngen.stages.observe import watching
 from attngen.targets import table as targets
 from attngen.toolchain.artifact_store import triton_version
 from attngen.tuning.search import LENGTHS, Setting, Tuning, tune_kernels

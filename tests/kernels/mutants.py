@@ -33,11 +33,12 @@ OF_PRODUCTS = "tests/kernel/rewrites/test_join_dots.py"
 RUNTIME = "attngen/**/*.py"
 FRONTEND = "attngen/**/*.py"
 IR = "attngen/**/*.py"
+STAGES = "attngen/stages/*.py"
 OF_MASKS = "tests/ir/test_masks.py"
 OF_REACH = "tests/runtime/test_reach.py"
 OF_TILES = "tests/report/test_mask_tiles.py"
 OF_CLASSES = "tests/frontend/test_classes.py"
-OF_FORMS = "tests/kernel/test_prefetched_dots.py"
+OF_FORMS = "tests/kernel/facts/test_prefetched_dots.py"
 OF_BIASES = "tests/kernel/rewrites/test_bias_separation.py"
 OF_PLACES = "tests/runtime/test_following.py"
 _AHEAD = "test_folded_biases_go_ahead_with_their_products"
@@ -51,7 +52,7 @@ OF_STORES = "tests/cache/test_store.py::TestSwapped"
 OF_STRICT = "tests/runtime/test_strict.py::test_classes_of_lengths_take_the_tiles_of_long_ones"
 OF_COMMANDS = "tests/runtime/test_strict.py::test_the_command_of_the_message_is_enough"
 _LISTED = "another_file_that_is_listed"
-OF_FORMS_CHECKED = "tests/kernel/test_stage_forms.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
+OF_FORMS_CHECKED = "tests/stages/test_stage_forms.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
 OF_KINDS = "tests/e2e/test_random_cascades.py::test_kinds"
 OF_MAXIMA = "tests/e2e/test_maxima.py"
 OF_DELTA = "tests/transform/autodiff/test_precise_delta.py"
@@ -700,7 +701,7 @@ MUTANTS = (
     Mutant(
         "full tiles with zeros in them",
         TRANSFORM,
-        "must_mask = build.both(*masks, *patchy(kernel).values())",
+        "must_mask = build.both(*masks, *patchy(kernel, exists).values())",
         "must_mask = build.both(*masks)",
         first="scores_of_some",
     ),
@@ -959,6 +960,10 @@ MUTANTS = (
     Mutant("lengths in any order", RUNTIME, "','.join(map(str, sizes))", "','.join(map(str, sorted(sizes)))", first=f"{OF_COMMANDS}[wide]"),
     Mutant("no tiles for short lengths", RUNTIME, 'strict and request.length != "long"', "strict and False", first=OF_STRICT),
     Mutant("finished values in a pass", TRANSFORM, "if sources & finished:\n", "if False:\n", first=OF_FORMS_CHECKED),
+    Mutant("facts of other steps", STAGES, "if set(item.guards) != steps:\n", "if False:\n", first=OF_FORMS_CHECKED),
+    Mutant("tiles that nobody chose", STAGES, "if tile != reasons[role].tile and", "if False and", first=OF_FORMS_CHECKED),
+    Mutant("outputs that are not stored", STAGES, "        if lost:\n", "        if False:\n", first=OF_FORMS_CHECKED),
+    Mutant("strides of the dimension before", EMIT, ".stride({param.dim})", ".stride({param.dim - 1})"),
     # What is not there.
     Mutant(
         "right sides that are no number behind the end",

@@ -24,7 +24,6 @@ from attngen.emit.placement import MASKED, shapes
 from attngen.interpreter.torch_reference import reference
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
-from attngen.kernel.dense_rows import unspecialised
 from attngen.kernel.masked_out import alone, end_of_rows, kept_along
 from attngen.pipeline import analyse, fused
 from tests.kernels import cases, harness
@@ -322,8 +321,8 @@ def test_what_masks_ask_of_one_position(mask, keys, rows):
     [("n < lengths[b]", True), ("n < 50", True), ("n >= starts[b] and n < lengths[b]", False), ("kept[b,n]", False), ("n % 3 != 1", False)],
 )
 def test_masks_that_are_an_end(kept, end):
-    (kernel, *_) = analyse(parse(Variant("plain", "softmax", "v", "plain", kept).text())).kernels
-    found = kept_along(kernel, "n")
+    (facts, *_) = analyse(parse(Variant("plain", "softmax", "v", "plain", kept).text())).facts
+    found = kept_along(facts.kernel, "n")
     assert found is not None
-    assert (end_of_rows(kernel, found) is not None) == end
-    assert bool(unspecialised(kernel)) != end
+    assert (end_of_rows(facts.kernel, found) is not None) == end
+    assert bool(facts.unspecialised) != end

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from attngen.kernel.facts.work import Structure
 from attngen.schedule.cost.atomics import atomic_cost, element_bytes
 from attngen.schedule.cost.shared_memory import passing_elements, shared_bytes, tile_columns, widest
 from attngen.schedule.cost.warps import repeats
 from attngen.schedule.space import WIDE_ROWS, LengthClass, uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
-from attngen.schedule.work import Structure
 from attngen.targets.table import Target
 
 # Heads times batch, queries, keys of the problem that stands for a length class. Few queries of fewer heads share their keys (`parts`).

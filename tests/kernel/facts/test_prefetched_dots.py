@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from attngen.ir.parser import parse
-from attngen.kernel.dense_rows import streamed_rows
+from attngen.kernel.facts.dense_rows import streamed_rows
+from attngen.kernel.facts.prefetched_dots import prefetchable_dots, products_first
 from attngen.kernel.partition import Kernel
-from attngen.kernel.prefetched_dots import heads, products_first
 from attngen.pipeline import analyse, build
 from tests import variants
 from tests.kernels import cases, harness
@@ -38,13 +38,13 @@ def kernels(text: str) -> dict[str, Kernel]:
     ids=["softmax", "alibi", "sigmoid", "relu", "the tile serves twice", "rows serve twice"],
 )
 def test_what_goes_ahead(text: str, found: tuple[str, ...]) -> None:
-    assert heads(kernels(text)["forward"]) == found
+    assert prefetchable_dots(kernels(text)["forward"]) == found
 
 
 def test_the_backward_has_products_beside_its_exponentials() -> None:
     found = kernels(variants.SOFTMAX)
     for role in ("backward_rows", "backward_columns"):
-        assert heads(found[role]) == ()
+        assert prefetchable_dots(found[role]) == ()
         names = [step.name for step in products_first(found[role])]
         first = [name for name in names if name in ("s", "w", "dw_part")]
         assert first == ["s", "dw_part", "w"]

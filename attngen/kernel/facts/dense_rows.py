@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from attngen.analysis.predicates import contributions, guards
+from attngen.analysis.predicates import Guards
 from attngen.ir.algebra import signed_factors
-from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr, Index, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
 from attngen.kernel.masked_out import alone, cleared, end_of_rows, is_of_few_rows
 from attngen.kernel.partition import Kernel
-from attngen.kernel.prefetched_dots import prefetchable_dots
 
 
 def is_matrix(read: Read, kernel: Kernel) -> bool:
@@ -28,9 +26,15 @@ def turns(read: Read, kernel: Kernel) -> tuple[str, ...]:
     return tuple(at.axis for at in read.at if isinstance(at, Index) and at.axis in kernel.loops)
 
 
-def unspecialised(kernel: Kernel) -> str:
-    """Why warps of a kernel cannot divide into those that fetch matrices and those that multiply ahead of their time; "" if they can."""
-    if kernel.role != "forward" or not prefetchable_dots(kernel):
+def unspecialised(kernel: Kernel, prefetched: tuple[str, ...], exists: Guards) -> str:
+    """Why warps of a kernel cannot divide into those that fetch matrices and those that multiply ahead of their time; "" if they can.
+
+    Args:
+        kernel: after all rewrites.
+        prefetched: its dots that can be issued an iteration ahead.
+        exists: for each step the predicate of what it computes or reduces.
+    """
+    if kernel.role != "forward" or not prefetched:
         return "no products of its scores can be formed in the turn before"
     if kernel.bias_dots:
         return 'a bias is folded into its scores, as it is not by without=["bias_as_dot"]'
@@ -43,7 +47,7 @@ def unspecialised(kernel: Kernel) -> str:
             wrong = [part for part in streamed if not _is_rows(part, kernel)] or streamed[1:]
         elif kernel.streamed in step.over and features & set(step.axes):
             wide = [part for part in parts if features & set(free_axes(part))]
-            wrong = [part for part in wide if not _is_rows(part, kernel)] or wide[1:] or _doubtful(wide, step, kernel)
+            wrong = [part for part in wide if not _is_rows(part, kernel)] or wide[1:] or _doubtful(wide, exists[step.name], kernel)
         else:
             # What is no operand of a product would have to be in registers.
             wrong = [read for read in reads(step.body) if is_matrix(read, kernel)]
@@ -52,9 +56,8 @@ def unspecialised(kernel: Kernel) -> str:
     return ""
 
 
-def _doubtful(wide: list[Expr], step: Einsum, kernel: Kernel) -> list[Expr]:
+def _doubtful(wide: list[Expr], exists: Expr | None, kernel: Kernel) -> list[Expr]:
     """Operands of a sum that hold anything at positions that its mask takes away, and that no number of rows ends before these."""
-    exists = contributions(step, guards(kernel.cascade))
     kept = alone(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
     if is_of_few_rows(kernel, exists):
         return wide
