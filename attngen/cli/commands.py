@@ -215,14 +215,13 @@ def _explain(arguments: argparse.Namespace) -> int:
     from attngen.report.plot import plot_mask
     from attngen.runtime.handle import dtype_name, feature_lengths
 
-    spec = _load(arguments.spec)
+    spec, head_dim = _load(arguments.spec), parse_head_dims([arguments.head_dim])[0]
     if arguments.after is not None:
-        given, known = parse_head_dims([arguments.head_dim])[0], captured_lengths(spec)
-        dtype = dtype_name(arguments.dtype)
-        text = explain.after(spec.cascade, arguments.after, dtype, arguments.arch, lambda axes: feature_lengths(axes, given, known))
+        given = (dtype_name(arguments.dtype), arguments.arch, lambda axes: feature_lengths(axes, head_dim, captured_lengths(spec)))
+        text = explain.after(spec.cascade, arguments.after, *given)
         _print(arguments, {"step": arguments.after, "text": text.splitlines()}, [text])
         return 0
-    attend, head_dim = compile(spec, arguments.arch), parse_head_dims([arguments.head_dim])[0]
+    attend = compile(spec, arguments.arch)
     explained = attend.explained(dtype=arguments.dtype, head_dim=head_dim)
     found, text = explained.as_dict(), [explained.text(arguments.full)]
     if arguments.mask is not None:

@@ -253,8 +253,8 @@ def test_full_tiles_look_for_nothing(weights, mask):
     program = analyse(parse(Variant("plain", weights, "v", "plain", mask).text()))
     other = fused(program)
     assert other is not None
-    for kernel in (*program.kernels, *other.kernels):
-        tile = statements(kernel, shapes(frozenset(), (), ())).writer.sections.tile
+    for facts in (*program.facts, *other.facts):
+        tile = statements(facts, shapes(frozenset(), (), ())).writer.sections.tile
         looks = [i for i, (code, _) in enumerate(tile) if re.search(r"kept_|seen_|SILENT", code)]
         for i in looks:
             head = next(code for code, _ in reversed(tile[: i + 1]) if not code.startswith(" "))
