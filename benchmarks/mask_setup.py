@@ -58,7 +58,7 @@ def prepared(name: str, length: int, device: torch.device) -> tuple[float, int]:
         return 0.0, 0
     kernels = attend._kernels  # pyright: ignore[reportPrivateUsage]  the emitted function, by itself
     dims = attend.dims(64)
-    function = kernels.module(kernels.source(dims), False, targets.get("sm90"), dims, "bfloat16").document_extents
+    function = kernels.module(kernels.source(dims), False, targets.get("sm90"), dims, "bfloat16").runs
     found = function(captures[runs.values], captures[runs.keys])
     return median_seconds(lambda: function(captures[runs.values], captures[runs.keys]), device), sum(4 * x.numel() for x in found)
 
