@@ -16,8 +16,8 @@ from attngen.emit.placement import Shapes, shapes
 from attngen.emit.render import helper_sources, render
 from attngen.emit.specialised import Form, specialise
 from attngen.errors import UnsupportedError
+from attngen.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.ir.cascade import Cascade
-from attngen.kernel.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.kernel.fused_backward import fused as fused_kernels
 from attngen.kernel.partition import Kernel, backward_kernels, forward_kernel

@@ -6,10 +6,10 @@ depends on a row or a key alone is none of a pair. A product counts its multiply
 
 from __future__ import annotations
 
+from attngen.facts.kernel_facts import kernel_facts
+from attngen.facts.work import OPERATIONS
 from attngen.ir.expr import Apply
 from attngen.ir.traverse import free_axes, walk
-from attngen.kernel.facts.kernel_facts import kernel_facts
-from attngen.kernel.facts.work import OPERATIONS
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program, rewriting
 from attngen.targets.sfu_cost import SPECIAL

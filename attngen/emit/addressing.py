@@ -15,7 +15,7 @@ from attngen.emit.identifiers import Code, identifier, tensor_name
 from attngen.emit.params import Param, number, pointer, size, stride
 from attngen.emit.placement import Stage, Value
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, Start, kind_of
-from attngen.kernel.facts.dense_rows import is_matrix, turns
+from attngen.kernel.dense_rows import is_matrix, turns
 
 if TYPE_CHECKING:
     from attngen.emit.builder import Writer

@@ -21,9 +21,9 @@ from attngen.emit.params import Param, ParamKind, length, result, stride
 from attngen.emit.placement import Shapes, Stage
 from attngen.emit.segments import Segments, guarded, offsets, segments_of, turn, turns, walk
 from attngen.emit.tile_list import listing_kernel, write_lists
+from attngen.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.ir.expr import Read
 from attngen.ir.printer import print_expr, print_step
-from attngen.kernel.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 

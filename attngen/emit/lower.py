@@ -27,14 +27,14 @@ from attngen.emit.placement import Shapes, Stage, Value
 from attngen.emit.sums import Sums
 from attngen.emit.truth_tiles import Masks
 from attngen.errors import NotAContraction
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
-from attngen.kernel.facts.kernel_facts import KernelFacts
-from attngen.kernel.facts.prefetched_dots import products_first
 from attngen.kernel.masked_out import is_of_few_rows
+from attngen.kernel.prefetched_dots import products_first
 
 
 class Lowering:

@@ -24,9 +24,9 @@ from attngen.analysis.affine import FIRST, LAST
 from attngen.analysis.kv_ranges import KvRanges
 from attngen.emit.identifiers import Code
 from attngen.emit.placement import FULL, MASKED
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir import build
 from attngen.ir.traverse import names_read
-from attngen.kernel.facts.kernel_facts import KernelFacts
 
 
 @dataclass(frozen=True, slots=True)

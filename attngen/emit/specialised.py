@@ -22,7 +22,7 @@ from attngen.emit.placement import Shapes
 from attngen.emit.segments import Segments, first_tile, guarded, next_tile, offsets, turn, walk
 from attngen.emit.software_pipeline import free
 from attngen.errors import InternalError
-from attngen.kernel.facts.kernel_facts import KernelFacts
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 

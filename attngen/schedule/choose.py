@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attngen.kernel.facts.kernel_facts import KernelFacts
-from attngen.kernel.facts.work import Structure
+from attngen.facts.kernel_facts import KernelFacts
+from attngen.facts.work import Structure
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.cost.time import CompiledCost, price
 from attngen.schedule.ranking import UNSTAGED, Candidate, Refused, Request, distinct, does_not_fit, passed_over, rank

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attngen.errors import CompileFailed, DoesNotFit
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.cost.time import Cost, price

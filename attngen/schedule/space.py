@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.schedule.tile_schedule import BLOCKS, DTYPE_BYTES, TileSchedule
 from attngen.targets.table import Target
 

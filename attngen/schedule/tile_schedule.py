@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from attngen.errors import ScheduleError
-from attngen.kernel.facts.kernel_facts import KernelFacts
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.kernel.feature_tiles import pieces
 from attngen.kernel.partition import Kernel
 from attngen.targets.table import Target

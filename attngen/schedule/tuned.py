@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from attngen.errors import InternalError
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.schedule.tile_schedule import TileSchedule, parse_tile
 
 # Raise it when the meaning of a column or the way of timing changes: older files are then read as empty.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from attngen.emit.kernel_text import Lowered
 from attngen.emit.placement import Shapes
 from attngen.errors import UnsupportedError
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir.cascade import Cascade
-from attngen.kernel.facts.kernel_facts import KernelFacts
 from attngen.kernel.kernel import Kernel
 from attngen.kernel.rewrites.note import Note
 from attngen.transform.autodiff.differentiate import Backward

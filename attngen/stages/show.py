@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from typing import cast
 
 from attngen.emit.kernel_text import Lowered
+from attngen.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.ir.printer import print_expr, print_step
-from attngen.kernel.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.kernel.kernel import Kernel
 from attngen.schedule.choose import Choice
 from attngen.transform.autodiff.differentiate import Backward

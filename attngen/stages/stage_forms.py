@@ -13,6 +13,7 @@ from typing import Any
 from attngen.emit.identifiers import tensor_name
 from attngen.emit.kernel_text import Lowered
 from attngen.errors import InternalError, MalformedCascade
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir.cascade import Input, arguments_first
 from attngen.ir.traverse import names_read, reads
 from attngen.ir.verify import (
@@ -28,7 +29,6 @@ from attngen.ir.verify import (
     steps_are_live,
     verify,
 )
-from attngen.kernel.facts.kernel_facts import KernelFacts
 from attngen.kernel.kernel import Kernel
 from attngen.schedule.choose import Choice
 from attngen.transform.autodiff.differentiate import Backward

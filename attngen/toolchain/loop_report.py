@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns
 from attngen.runtime.timeline import SCHEDULERS, SHARED_BYTES_PER_CLOCK, operand_bytes, rate_of, turn_alone
 from attngen.schedule.cost.time import CompiledCost

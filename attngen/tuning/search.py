@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from attngen.errors import CompileFailed, DeviceLost
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.report.accuracy import shortened
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Choice, Request, choose, distinct, rank

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from attngen import catalog
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.pipeline import analyse, for_dtype
 from attngen.schedule.choose import Request, rank
 from attngen.schedule.cost.time import price

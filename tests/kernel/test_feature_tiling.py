@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attngen.facts.kernel_facts import kernel_facts
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_step
-from attngen.kernel.facts.kernel_facts import kernel_facts
 from attngen.kernel.feature_tiles import cuts
 from attngen.kernel.feature_tiling import Split, split
 from attngen.pipeline import analyse, build

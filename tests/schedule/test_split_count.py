@@ -8,8 +8,8 @@ import pytest
 
 from attngen.cli.commands import main
 from attngen.errors import ScheduleError
+from attngen.facts.kernel_facts import kernel_facts
 from attngen.ir.parser import parse
-from attngen.kernel.facts.kernel_facts import kernel_facts
 from attngen.kernel.split_kv import in_parts
 from attngen.pipeline import analyse
 from attngen.schedule.choose import Request, choose

@@ -10,11 +10,11 @@ import pytest
 
 from attngen.emit.params import Param
 from attngen.errors import InternalError
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Expr, Read
 from attngen.ir.parser import parse
-from attngen.kernel.facts.kernel_facts import KernelFacts
 from attngen.kernel.kernel import Kernel
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse, compiled, for_dtype, fused

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.schedule.tile_schedule import TileSchedule
 from attngen.targets import table as target
 from attngen.toolchain import loop_report as static

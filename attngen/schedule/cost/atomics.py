@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns, pieces
 from attngen.schedule.space import WIDE_ROWS, uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns, pieces
 from attngen.schedule.cost.atomics import atomic_cost
 from attngen.schedule.space import uses_wide_units

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.schedule.cost.atomics import atomic_cost, element_bytes
 from attngen.schedule.cost.shared_memory import passing_elements, shared_bytes, tile_columns, widest
 from attngen.schedule.cost.warps import repeats

@@ -8,7 +8,7 @@ import pytest
 
 from attngen import catalog
 from attngen.cache.load import load_module
-from attngen.kernel.facts.work import Structure
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns, cuts
 from attngen.pipeline import analyse, build
 from attngen.schedule.choose import Request

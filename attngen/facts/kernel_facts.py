@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from attngen.analysis.kv_ranges import KvRanges, describe, loop_ranges
+from attngen.facts.work import Structure, structure
 from attngen.ir.expr import Expr
 from attngen.ir.traverse import names_read
-from attngen.kernel.facts.dense_rows import streamed_rows, unspecialised
-from attngen.kernel.facts.prefetched_dots import prefetchable_dots
-from attngen.kernel.facts.work import Structure, structure
+from attngen.kernel.dense_rows import streamed_rows, unspecialised
 from attngen.kernel.kernel import Kernel
 from attngen.kernel.partition import contributing, patchy
+from attngen.kernel.prefetched_dots import prefetchable_dots
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from attngen.ir.parser import parse
-from attngen.kernel.facts.dense_rows import streamed_rows
-from attngen.kernel.facts.prefetched_dots import prefetchable_dots, products_first
+from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.partition import Kernel
+from attngen.kernel.prefetched_dots import prefetchable_dots, products_first
 from attngen.pipeline import analyse, build
 from tests import variants
 from tests.kernels import cases, harness

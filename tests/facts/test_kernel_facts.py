@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from attngen.emit.segments import segments_of
+from attngen.facts import kernel_facts as facts_module
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
-from attngen.kernel.facts import kernel_facts as facts_module
 from attngen.pipeline import Program, analyse, compiled, lowered
 from attngen.schedule.choose import Request
 from attngen.targets import table as targets
