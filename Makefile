@@ -5,11 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.attngen-installed
 PYTEST_ARGS ?=
+# Folders of tests of the compiler proper, whose tests run and compile no kernels, but for those marked so.
+COMPILER := ir frontend analysis transform kernel targets schedule emit plan cache
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test demo clean
+.PHONY: help install lint check test demo clean
 
 help:
+	@echo "make check  install, lint and run the tests of the compiler that need no kernels, in less than two minutes"
 	@echo "make test   install, lint and run all tests (PYTEST_ARGS=... is passed on)"
 	@echo "make demo   install and compile three variants for sm90, with their explanations and figures"
 	@echo "make lint   ruff, import-linter and pyright only"
@@ -35,6 +38,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --isolated --line-length 100 --check generated
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+check: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --no-kernels -m "not slow" \
+		tests/test_rooms.py tests/test_knobs.py tests/test_catalog.py tests/docs/test_pages.py tests/kernels/test_mutants.py $(wildcard $(COMPILER:%=tests/%)) $(PYTEST_ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)

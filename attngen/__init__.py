@@ -54,7 +54,7 @@ _HOMES = {
 
 if "torch" in sys.modules:
     # Programs saved by torch.export are loaded without a call of attngen; what they lack has to say so.
-    import_module("attngen.runtime.namespace")
+    import_module("attngen.calls.namespace")
 
 
 def __getattr__(name: str) -> Any:

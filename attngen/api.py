@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attngen.calls import arguments as binding
+from attngen.calls import refused_gradients
+from attngen.calls.following import Following
+from attngen.calls.variant import Variant
 from attngen.errors import ArgumentError, MissingKernel
 from attngen.explain import Explanation, explain
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.frontend.tracing.trace_call import outside_of_graphs
-from attngen.pipeline import Source
+from attngen.pipeline import Program, Source
+from attngen.plan.call_plan import CallPlan, example_plans
+from attngen.plan.feature_lengths import check_counts, dtype_name
+from attngen.plan.num_splits import describe_splits, may_split
+from attngen.plan.options import Options, freeze
+from attngen.plan.programs import FORWARD_ONLY, ProgramKey
+from attngen.plan.token_layout import best_order
 from attngen.report.mask_tiles import MaskTiles, lengths_of, mask_tiles
-from attngen.runtime import arguments as binding
-from attngen.runtime.following import Following
-from attngen.runtime.forms import form
-from attngen.runtime.handle import KernelHandle, check_counts, dtype_name, handles
-from attngen.runtime.options import Options, freeze
-from attngen.runtime.ordering import best_order, describe, lengths
-from attngen.runtime.packing import few_queries, group_of
-from attngen.runtime.seeds import drawn, followed
-from attngen.runtime.shared import check_required, check_schedule, rewrites_named
-from attngen.runtime.splitting import may_divide, parts_of_calls
+from attngen.runtime.handle import KernelHandle, handles
+from attngen.runtime.kernel_table import KernelTable, check_required, rewrites_named
 from attngen.runtime.strict import spelled_out
-from attngen.runtime.variant import Variant
+from attngen.schedule.choose import Request
 from attngen.targets import table as targets
 
 
@@ -81,8 +84,8 @@ def compile(
     )
     attend = Attention(spec, options)
     attend._given = given
-    check_schedule(frozen, attend.program)
-    check_required(attend._kernels, asked, "bfloat16" if dtype is None else dtype)
+    attend._table.check_schedule()
+    check_required(attend._table, asked, "bfloat16" if dtype is None else dtype)
     if dtype is not None and (head_dim is not None or extents is not None):
         try:
             attend.build(dtype, head_dim=head_dim, extents=extents)
@@ -91,7 +94,7 @@ def compile(
     return attend
 
 
-class Attention(Variant):
+class Attention:
     """A compiled variant. Call it with tensors; it has gradients for every floating argument and capture.
 
     What its functions captured is read again at each call, from the variables, attributes and items where it lies. A copy by
@@ -106,8 +109,19 @@ class Attention(Variant):
     """What `compile` was given, if not what was compiled: its tokens may be taken in another order."""
 
     def __init__(self, spec: Spec, options: Options) -> None:
-        super().__init__(spec, options)
-        self._following = Following(self, functools.partial(Variant, options=options))
+        self.spec, self.options = spec, options
+        self._first = Variant(spec, options)
+        self._following = Following(self._first, functools.partial(Variant, options=options))
+
+    @property
+    def program(self) -> Program:
+        """The variant as it was traced first, analysed for calls with gradients: cascades, kernels, saved state."""
+        return self._first.program
+
+    @property
+    def _table(self) -> KernelTable:
+        """The programs of the variant as it was traced first, with tokens as they come."""
+        return self._first.whole.table
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Attention, (self.spec, self.options)
@@ -137,18 +151,10 @@ class Attention(Variant):
             ShapeMismatch, DtypeMismatch, DeviceMismatch, ArchMismatch, ArgumentError, NotDifferentiable
         """
         variant, captures = self._following.now()
-        chosen = variant._asked(return_lse, training)
-        tensors = binding.autocast(binding.bind(chosen.spec, args, kwargs), chosen.spec, chosen.program.features)
-        views, extents = binding.split(chosen.spec, tensors)
-        used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
-        if not binding.is_symbolic(extents):
-            chosen = chosen._reaching(chosen._check(tensors, extents, captures))
-            chosen = chosen._suited(extents, tensors, captures)._divided(extents, tensors, captures)
         try:
-            result = chosen._run(views, extents, captures, return_lse, used)
+            return variant.call(args, kwargs, captures, return_lse=return_lse, seed=seed, return_seed=return_seed, training=training)
         except MissingKernel as error:
             raise spelled_out(error, self._given or self.spec, self.options) from None
-        return followed(result, used) if return_seed else result
 
     # ---- looking inside
 
@@ -156,7 +162,7 @@ class Attention(Variant):
     def kernels(self) -> tuple[KernelHandle, ...]:
         """The kernels in launch order, without tiles yet, and those of the other form of the backward."""
         now = self._following.now()[0]
-        return handles(now._kernels, tuple(captured_lengths(now.spec).items()))
+        return handles(now.whole.table, tuple(captured_lengths(now.spec).items()))
 
     def explain(
         self,
@@ -180,14 +186,60 @@ class Attention(Variant):
     ) -> Explanation:
         """The same as a value, with `as_dict` for programs and `text` for people."""
         now, captures = self._following.now()
-        shown, target = now._in_classes(captures) or now, targets.get(arch or self.options.arch or "sm90")
-        dims, name, rows = now.dims(head_dim), dtype_name(dtype), now._in_rows
-        found = form(shown._kernels.at(name), dims, name, target)
-        few = () if rows is None else few_queries(rows.spec, rows.program)
-        whole = may_divide(now.program.kernels[0])
-        parts = parts_of_calls((rows or now)._in_parts._kernels.at(name), target, dims, name) if whole else ()
-        choice, order = found.kernels.choice(dims, name, target), describe(shown.spec, target)
-        return explain(now.spec.cascade, found.kernels.program, choice, order, (*few, *parts), found.why)
+        whole, target = now.whole, targets.get(arch or self.options.arch or "sm90")
+        dims, name = now.dims(head_dim), dtype_name(dtype)
+        layout, table = whole.dilated(captures) or (whole.layout, whole.table)
+        request = Request(tuple(dims.items()), name, target)
+        form = table.backward_form(ProgramKey(name), request, repeatable=torch.are_deterministic_algorithms_enabled())
+        kernels = table.kernels(ProgramKey(name, fused=form.fused))
+        few, packed = (), whole.packed
+        if packed is not None:
+            few = (
+                packed[0].describe(target),
+                "of groups of several heads, where no gradient is asked for; keys and values are read once for a group",
+                packed[1].program(ProgramKey(gradients=FORWARD_ONLY)).facts[0].visits,
+            )
+        if may_split(whole.table):
+            split = (whole.table if packed is None else packed[1]).kernels(ProgramKey(name, FORWARD_ONLY, split=True))
+            choice = split.choice(Request(tuple(dims.items()), name, target, "decode"))
+            few = (*few, *describe_splits(split.program.kernels, choice, target, dims, name))
+        told = explain(now.spec.cascade, kernels.program, kernels.choice(request), layout.describe(target), few, form.why)
+        return replace(told, plans=example_plans(whole.layouts(captures), dims, name, target))
+
+    def plan(
+        self,
+        *args: Any,
+        return_lse: bool = False,
+        training: bool = True,
+        dtype: str | torch.dtype = "bfloat16",
+        gradients: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> CallPlan:
+        """What a call would run: its token layout, split-KV, the form of its backward, its programs and tiles. Nothing is built.
+
+        Args:
+            args, kwargs: as for a call, or the shape of an argument in its place, as a tuple.
+            return_lse, training: as for a call.
+            dtype: of arguments given by their shapes. gradients: names of those that require a gradient.
+
+        Returns:
+            A value that prints: "packed GQA, 33 splits; bfloat16 on sm90; forward_parts=16x128,w4,s3 ...".
+
+        Raises:
+            As for a call, and DoesNotFit.
+        """
+        variant, captures = self._following.now()
+        named = dict(zip((argument.name for argument in variant.spec.arguments), args, strict=False)) | kwargs
+        wanted, kind = frozenset(gradients), getattr(torch, dtype_name(dtype))
+        device = next((value.device for value in captures.values() if isinstance(value, Tensor) and value.dim() > 0), torch.device("cpu"))
+        given = {
+            # Of no memory but one element.
+            name: torch.empty(1, dtype=kind, device=device).expand(value).requires_grad_(name in wanted)
+            if isinstance(value, tuple)
+            else value
+            for name, value in named.items()
+        }
+        return variant.plan(binding.bind(variant.spec, (), given), captures, return_lse=return_lse, training=training)
 
     def mask_tiles(
         self,
@@ -213,13 +265,18 @@ class Attention(Variant):
         """
         check_counts(q_len=q_len, kv_len=kv_len, batch=batch, heads=heads, kv_heads=1 if kv_heads is None else kv_heads)
         now, captures = self._following.now()
-        packing = None if kv_heads is None or now._in_rows is None else now._in_rows.spec.packing
-        group = None if kv_heads is None or packing is None else group_of(packing, heads, kv_heads)
+        packed = now.whole.packed
+        group = None if kv_heads is None or packed is None else packed[0].group(heads, kv_heads)
         sizes = (batch, heads, q_len, kv_len)
         extents = lengths_of(now.program, sizes, group)
-        chosen = now._reaching(now._check.lengths(extents, captures))._suited(extents, (), captures)
-        given = {**captures, **lengths(chosen.spec, extents)}
-        return mask_tiles(chosen._kernels, chosen.spec, given, now.dims(head_dim), dtype_name(dtype), sizes, group)
+        form = now.form(False, True, now.whole.check_lengths(extents, captures))
+        target = targets.get(self.options.arch or "sm90")
+        graded = refused_gradients.asks_gradient(captures.values())
+        usable = (pair for pair in form.layouts(captures) if pair[0].differentiable or not graded)
+        layout, table = next(pair for pair in usable if pair[0].pays(extents, target))
+        given = {**captures, **layout.lengths(extents)}
+        kernels = table.kernels(ProgramKey(dtype_name(dtype), None if layout.differentiable else FORWARD_ONLY))
+        return mask_tiles(kernels, layout, given, now.dims(head_dim), dtype_name(dtype), extents)
 
     def plot_mask(self, path: str | Path | None = None, *, q_len: int, kv_len: int, **options: Any) -> Any:
         """Draw the tiles that the mask makes each kernel visit: full, partial and empty ones.
@@ -248,7 +305,7 @@ class Attention(Variant):
             The source of the module with its structure.
         """
         now, captures = self._following.now()
-        return now._built(dtype_name(dtype), now.dims(head_dim, extents), captures)
+        return now.built(dtype_name(dtype), now.dims(head_dim, extents), captures)
 
     def reference(
         self,
@@ -261,8 +318,4 @@ class Attention(Variant):
     ) -> Any:
         """The same cascade in plain PyTorch, in float64, differentiable: what kernels are held to. Arguments as for a call."""
         variant, captures = self._following.now()
-        chosen = variant._asked(return_lse, training)
-        views, extents = binding.split(chosen.spec, binding.bind(chosen.spec, args, kwargs))
-        used = drawn(chosen.spec, seed if training else None, return_seed, views[0].device)
-        result = chosen._evaluated(views, extents, captures, return_lse, used)
-        return followed(result, used) if return_seed else result
+        return variant.evaluate(args, kwargs, captures, return_lse=return_lse, seed=seed, return_seed=return_seed, training=training)

@@ -14,7 +14,7 @@ from attngen.analysis.congruence import common_divisor
 from attngen.analysis.pass_count import pass_count
 from attngen.ir.cascade import Cascade, Einsum, operand_of, without_features
 from attngen.ir.masks import masks_that_stayed
-from attngen.ir.printer import print_expr, print_step
+from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes
 from attngen.kernel.partition import Kernel
 from attngen.kernel.rewrites.note import told
@@ -47,6 +47,7 @@ class Explanation:
         form: of the backward, and why it is that.
         masks: those that bound no tiles, for they are numbers to the kernels, each with the user's line and the reason.
         delta: why delta is summed over the keys, "" where it is not.
+        plans: what calls run, for lengths that stand for many.
         refused: gradients that there are not, and why. dtypes: which arguments may be fp32 beside others.
     """
 
@@ -73,6 +74,7 @@ class Explanation:
     delta: str = ""
     refused: tuple[str, ...] = ()
     dtypes: str = ""
+    plans: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -98,6 +100,7 @@ class Explanation:
             *([_block("gradients of captured tensors", self.captured)] if self.captured else []),
             *([_block("order of tokens", (self.order,))] if self.order else []),
             *([_block("few queries", self.few)] if self.few else []),
+            *([_block("plans of calls", self.plans)] if self.plans else []),
         ]
         return "\n".join(blocks)
 
@@ -193,7 +196,7 @@ def _rewrites(program: Program) -> tuple[str, ...]:
 def _line(step: Einsum) -> str:
     """The user's line that made a step, or the step where there is none."""
     loc = step.loc
-    return print_step(step) if loc is None else f"{Path(loc.filename).name}:{loc.line}: {loc.text().strip()}"
+    return str(step) if loc is None else f"{Path(loc.filename).name}:{loc.line}: {loc.text().strip()}"
 
 
 def _gaps(program: Program) -> str:

@@ -10,7 +10,7 @@ import torch
 from attngen.deploy import Order
 from attngen.deploy import generate as write
 from attngen.frontend.spec import Spec
-from attngen.runtime.handle import dtype_name
+from attngen.plan.feature_lengths import dtype_name
 
 
 def generate(

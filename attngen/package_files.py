@@ -1,8 +1,4 @@
-"""Where the files are that are no Python of attngen: the templates and the kernels generated beforehand.
-
-A wheel carries both inside the package; a checkout, editable installs included, keeps them at its top level under the names that people
-read. Callers ask here and nowhere else. Nothing is written, and nothing is imported from these folders.
-"""
+"""Where the templates are: inside the package in a wheel, at the top level of a checkout, editable installs included."""
 
 from __future__ import annotations
 
@@ -20,21 +16,10 @@ def templates_dir() -> Path:
     Raises:
         TemplateError: the installation is incomplete.
     """
-    found = _first_folder(_PACKAGE / "templates", _CHECKOUT / "templates")
-    if found is None:
-        raise TemplateError("this installation of attngen has no templates", remedy="Install attngen again from its wheel.")
-    return found
-
-
-def generated_dir() -> Path | None:
-    """The folder of the kernels that ship with attngen, or None where none were installed. It is read only to attngen at run time."""
-    return _first_folder(_PACKAGE / "pregenerated", _CHECKOUT / "generated")
-
-
-def _first_folder(packaged: Path, checkout: Path) -> Path | None:
-    """`packaged`, else `checkout` where it really is one: a stray `site-packages/templates` of another project is not ours."""
+    packaged, checkout = _PACKAGE / "templates", _CHECKOUT / "templates"
     if packaged.is_dir():
         return packaged
+    # A stray `site-packages/templates` of another project is not ours.
     if (_CHECKOUT / "pyproject.toml").is_file() and checkout.is_dir():
         return checkout
-    return None
+    raise TemplateError("this installation of attngen has no templates", remedy="Install attngen again from its wheel.")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 
 from attngen.analysis.axis_roles import roles
-from attngen.emit.context import ModuleContext
+from attngen.emit.alternate_text import alternate_texts
+from attngen.emit.context import AlternateText, ModuleContext
 from attngen.emit.format import WIDTH
 from attngen.emit.host import Plan, gradient_axes, host_context
 from attngen.emit.identifiers import Code, comment, folded
 from attngen.emit.kernel_text import Lowered, listings, lower_kernel
 from attngen.emit.placement import Shapes, shapes
 from attngen.emit.render import helper_sources, render
-from attngen.emit.specialised import Form, specialise
 from attngen.errors import UnsupportedError
 from attngen.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.ir.cascade import Cascade
@@ -27,7 +27,7 @@ from attngen.kernel.rewrites.cse import cse
 from attngen.kernel.rewrites.document_extents import with_document_extents
 from attngen.kernel.rewrites.float_distances import float_distances
 from attngen.kernel.rewrites.join_dots import join_dots
-from attngen.kernel.rewrites.note import Note
+from attngen.kernel.rewrites.note import Note, Rewrite
 from attngen.kernel.rewrites.scale_folding import scale_folding
 from attngen.kernel.rewrites.static_max import static_max
 from attngen.kernel.split_kv import MERGE, PARTS, in_parts
@@ -48,16 +48,6 @@ FORWARD = frozenset(("forward", PARTS, MERGE))
 """Roles of the kernels that the forward launches."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """A rewrite of kernels that changes neither meaning nor partition, the dtypes whose precision allows it (none for all), and what is
-    done where a user asks for it by name, if that differs."""
-
-    apply: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]]
-    dtypes: frozenset[str] = frozenset()
-    asked: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]] | None = None
-
-
 REWRITES: dict[str, Rewrite] = {
     "static_max": Rewrite(static_max, frozenset({"bfloat16"})),
     "join_dots": Rewrite(join_dots),
@@ -72,8 +62,24 @@ REWRITES: dict[str, Rewrite] = {
 # ---- the page
 
 
+def stream(cascade: Cascade, observe: Observe = ignore, *, canonical: bool = False) -> Program:
+    """From a traced cascade to its one-pass form, which every program of a variant starts from.
+
+    Args:
+        cascade: TracedForm, with the outputs that the module shall return.
+        observe: called with the name and the result of every step.
+        canonical: it is in CanonicalForm already.
+    """
+    if not canonical:
+        traced = observe("trace", cascade)
+        cascade = observe("canonicalize", canonicalize(traced))
+    axes = roles(cascade)
+    streamed = observe("streaming", streaming(cascade, axes.resident, axes.streamed, _spread(cascade, axes.grid)))
+    return Program(cascade, streamed, None, None, axes.features, (), frozenset(), frozenset())
+
+
 def analyse(
-    cascade: Cascade,
+    cascade: Cascade | Program,
     observe: Observe = ignore,
     wanted: frozenset[str] | None = None,
     without: frozenset[str] = frozenset(),
@@ -84,19 +90,16 @@ def analyse(
     """From a traced cascade to kernels and their facts.
 
     Args:
-        cascade: TracedForm, with the outputs that the module shall return.
+        cascade: TracedForm, with the outputs that the module shall return; or what `stream` made of it.
         observe: called with the name and the result of every step.
         wanted: inputs to differentiate by; None for all that have kernels for their gradients.
         without: names of `REWRITES` to leave out. asked: those to carry out even where that is no gain.
         divided: whether programs share the stream of the forward; for `wanted` that is empty.
         precise_delta: whether delta is summed over the keys; None where the derivation knows that it matters.
     """
-    traced = observe("trace", cascade)
-    canonical = observe("canonicalize", canonicalize(traced))
-    axes = roles(canonical)
-    streamed = observe("streaming", streaming(canonical, axes.resident, axes.streamed, _spread(canonical, axes.grid)))
-    start = Program(canonical, streamed, None, None, axes.features, (), without, asked, divided=divided)
-    wrt = tuple(item.name for item in canonical.inputs if item.differentiable and (wanted is None or item.name in wanted))
+    start = cascade if isinstance(cascade, Program) else stream(cascade, observe)
+    start = replace(start, without=without, asked=asked, divided=divided)
+    wrt = tuple(item.name for item in start.cascade.inputs if item.differentiable and (wanted is None or item.name in wanted))
     return (_with_gradients if wanted is None else _derived)(start, wrt, precise_delta, observe)
 
 
@@ -142,28 +145,28 @@ def schedule(
     return observe("schedule", choice if asked is None else with_asked(choice, program.facts, request, asked))
 
 
-def build(program: Program, name: str, cuts: Cuts = (), specialised: bool = False, observe: Observe = ignore) -> Source:
+def build(program: Program, name: str, cuts: Cuts = (), alternates: frozenset[str] = frozenset(), observe: Observe = ignore) -> Source:
     """From kernels to the text of a module.
 
     Args:
         program: result of `analyse`.
         name: of the variant, for the module's title.
         cuts: of the feature axes that are not one tile of their own length.
-        specialised: whether the forward has its warp-specialised form as well.
+        alternates: flags of the alternate kernels that the module has as well, where a kernel has them.
         observe: called with the kernels' statements, and with the text.
     """
     own = _shapes(program, cuts)
     written = observe("lower", lowered(program.facts, own))
-    forms = [specialise(facts, own, _plain(written, facts.role)) for facts in program.facts if specialised and not facts.unspecialised]
-    text = observe("print", render(_module(program, name, own, written, forms)))
-    return Source(text, program, written, own, bool(forms))
+    others = tuple(other for facts in program.facts for other in alternate_texts(facts, own, _plain(written, facts.role), alternates))
+    text = observe("print", render(_module(program, name, own, written, others)))
+    return Source(text, program, written, own, frozenset(other.flag for other in others))
 
 
 def compiled(cascade: Cascade, name: str, request: Request, observe: Observe = ignore) -> Source:
     """From a traced cascade to the text of a module with the tiles that are best for a request: every step, in order."""
     program = for_dtype(analyse(cascade, observe), request.dtype, observe)
     choice = schedule(program, request, observe=observe)
-    return build(program, name, cuts(request.extents), choice.schedule.specialised, observe)
+    return build(program, name, cuts(request.extents), choice.schedule.alternates, observe)
 
 
 # ---- forms of a program
@@ -286,16 +289,18 @@ def _has_forward(program: Program) -> bool:
 # ---- the parts of a module
 
 
-def _module(program: Program, name: str, own: Shapes, written: LoweredKernels, forms: Sequence[Form]) -> ModuleContext:
-    helpers = frozenset().union(*(item.helpers for _, item in written), *(form.helpers for form in forms))
+def _module(program: Program, name: str, own: Shapes, written: LoweredKernels, others: tuple[AlternateText, ...]) -> ModuleContext:
+    helpers = frozenset().union(*(item.helpers for _, item in written), *(other.helpers for other in others))
     return ModuleContext(
         title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
         version=Code(VERSION),
         cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
         helpers=tuple(Code(text) for text in helper_sources(helpers)),
         kernels=tuple(item.context for _, item in written),
-        specialised=tuple(form.context for form in forms),
-        host=host_context(_plan(program, own, written, forms)),
+        alternates=tuple(other.text for other in others),
+        imports=tuple(dict.fromkeys(line for other in others for line in other.imports)),
+        legend=tuple(dict.fromkeys(line for other in others for line in other.legend)),
+        host=host_context(_plan(program, own, written, others)),
     )
 
 
@@ -303,7 +308,7 @@ def _plain(written: LoweredKernels, role: str) -> Lowered:
     return next(item for kernel, item in written if kernel.role == role)
 
 
-def _plan(program: Program, own: Shapes, written: LoweredKernels, forms: Sequence[Form] = ()) -> Plan:
+def _plan(program: Program, own: Shapes, written: LoweredKernels, alternates: tuple[AlternateText, ...] = ()) -> Plan:
     """What the host side of a module depends on."""
     backward = program.backward
     forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].tile_list_of})
@@ -318,8 +323,7 @@ def _plan(program: Program, own: Shapes, written: LoweredKernels, forms: Sequenc
         gradients=backward.gradients if backward is not None else (),
         axes=gradient_axes(program.gradient) if program.gradient is not None else {},
         shapes=own,
-        specialised={form.context.plain.name: form.context.name for form in forms},
-        workers=max((form.context.workers for form in forms), default=0),
+        alternates=alternates,
     )
 
 

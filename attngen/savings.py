@@ -9,7 +9,7 @@ from __future__ import annotations
 from attngen.facts.kernel_facts import kernel_facts
 from attngen.facts.work import OPERATIONS
 from attngen.ir.expr import Apply
-from attngen.ir.traverse import free_axes, walk
+from attngen.ir.traverse import free_axes, occurrences
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program, rewriting
 from attngen.targets.sfu_cost import SPECIAL
@@ -38,11 +38,13 @@ def _costs(kernel: Kernel) -> dict[str, float]:
     pair = {kernel.resident, kernel.streamed}
     folded = {bias_dot.step for bias_dot in kernel.bias_dots}
     steps = [step for step in kernel.steps if pair <= {*step.axes, *step.over} and step.name not in folded]
-    nodes = [node for step in steps for node in walk(step.body) if isinstance(node, Apply) and pair <= set(free_axes(node))]
+    found = [(node, count) for step in steps for node, count in occurrences(step.body).items() if pair <= set(free_axes(node))]
+    nodes = [(node, count) for node, count in found if isinstance(node, Apply)]
+    simple = sum(count * (OPERATIONS.get(node.op, 1) - _is_fused(node)) for node, count in nodes if node.op not in SPECIAL)
     held = kernel_facts(kernel).work
     return {
-        "operations": sum(OPERATIONS.get(node.op, 1) for node in nodes if node.op not in SPECIAL) - sum(map(_is_fused, nodes)),
-        "exponentials and the like": sum(SPECIAL.get(node.op, 0) for node in nodes),
+        "operations": simple,
+        "exponentials and the like": sum(count * SPECIAL.get(node.op, 0) for node, count in nodes),
         "values read": held.pairs,
         "sums and maxima of rows": held.sums,
         "flops of products": 2 * held.folded,

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 
 import attngen
+from attngen.plan.programs import ProgramKey
+from attngen.runtime.kernel_table import kernel_table
 from attngen.targets import table as targets
 
 LIMIT_BYTES = 16 * 2**30
@@ -56,9 +58,10 @@ def prepared(name: str, length: int, device: torch.device) -> tuple[float, int]:
     (runs, *_), captures = (attend.program.kernels[0].document_extents or (None,)), {item.name: item.value for item in attend.spec.captures}
     if runs is None:
         return 0.0, 0
-    kernels = attend._kernels  # pyright: ignore[reportPrivateUsage]  the emitted function, by itself
-    dims = attend.dims(64)
-    function = kernels.module(kernels.source(dims), False, targets.get("sm90"), dims, "bfloat16").runs
+    # The emitted function, by itself.
+    kernels = kernel_table(attend.spec.cascade, name, attend.options).kernels(ProgramKey())
+    dims = {"d": 64, "e": 64}
+    function = kernels.module(kernels.source(dims), False, targets.get("sm90"), dims, "bfloat16").document_extents
     found = function(captures[runs.values], captures[runs.keys])
     return median_seconds(lambda: function(captures[runs.values], captures[runs.keys]), device), sum(4 * x.numel() for x in found)
 

@@ -15,6 +15,9 @@ import torch
 import attngen
 from attngen import variants
 from attngen.pipeline import REWRITES
+from attngen.plan.options import Options
+from attngen.plan.programs import ProgramKey
+from attngen.runtime.kernel_table import kernel_table
 from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import TileSchedule
 from attngen.targets import table as targets
@@ -64,9 +67,8 @@ def specs() -> dict[str, attngen.Spec]:
 
 def turn(spec: attngen.Spec, role: str, tile: TileSchedule, request: Request, without: Iterable[str]) -> Loop | None:
     """The loop over full tiles of one kernel, None where it does not compile."""
-    attend = attngen.compile(spec, arch=request.target.name, without=without)
-    kernels = attend._kernels.at(request.dtype)  # pyright: ignore[reportPrivateUsage]
-    kernels = kernels.wanting(frozenset({"q", "k", "v"}))
+    table = kernel_table(spec.cascade, spec.name, Options(request.target.name, without=frozenset(without)))
+    kernels = table.kernels(ProgramKey(request.dtype, table.gradients(frozenset({"q", "k", "v"}))))
     source = kernels.source(request.extents)
     module = kernels.module(source, False, request.target, request.extents, request.dtype)
     compiled = compile_kernel(compile_job(Task(Emitted(source, module), role, request, tile)))

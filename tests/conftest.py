@@ -1,4 +1,4 @@
-"""What all tests share: no GPU test without a GPU, golden texts, hypothesis profiles, and a cache of their own.
+"""What all tests share: no GPU test without a GPU, no kernels in quick runs, golden texts, hypothesis profiles, and a cache of their own.
 
 torch is imported only when a GPU test was collected, so that tests of the compiler core start in a moment.
 """
@@ -9,9 +9,12 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
 
 import hypothesis
 import pytest
+
+from attngen.cache import load
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_MAX_LINES = 30
@@ -23,9 +26,14 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden with what the tests produce now")
+    parser.addoption("--no-kernels", action="store_true", help="leave out tests marked `kernels`; any other test that loads a kernel fails")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--no-kernels"):
+        left_out = [item for item in items if item.get_closest_marker("kernels")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items or _has_gpu():
         return
@@ -48,6 +56,22 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         folder = tmp_path_factory.mktemp("cache")
         folder.chmod(0o700)
         patch.setenv("ATTNGEN_CACHE_DIR", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--no-kernels`, an emitted module that would be interpreted or compiled fails the test that loads it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--no-kernels"):
+            get_code = load._Loader.get_code
+
+            def refuse(loader: load._Loader, fullname: str) -> CodeType:
+                if "triton.jit" in loader.get_source(fullname):
+                    pytest.fail("this test runs or compiles a kernel: mark it `kernels`")
+                return get_code(loader, fullname)
+
+            patch.setattr(load._Loader, "get_code", refuse)
         yield
 
 

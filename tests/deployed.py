@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.calls import arguments as binding
 from attngen.frontend.spec import Spec
 from attngen.interpreter.interpreter import interpreted
 from attngen.interpreter.torch_reference import reference
-from attngen.runtime import arguments as binding
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import ModuleSchedule
@@ -23,7 +23,7 @@ from attngen.schedule.tile_schedule import ModuleSchedule
 
 def not_compiled(kernels: Kernels, request: Request, *_: object) -> tuple[ModuleSchedule, tuple[()]]:
     """In place of `compile_settled`: the schedule that calls run with, and no resources."""
-    return kernels.settled(request.extents, request.dtype, request.target), ()
+    return kernels.settled(request), ()
 
 
 def imported(folder: Path, label: str) -> ModuleType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,16 +48,33 @@ def files_below(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
 
 
+def test_the_wheel_has_its_license_and_names_nobody(outside: Path) -> None:
+    program = "from importlib.metadata import metadata; m = metadata('attngen'); print(m['License-Expression'], m['Author'])"
+    assert in_environment(outside, program).strip() == "Apache-2.0 The attngen developers"
+    licenses = "from importlib.metadata import files; print([f.name for f in files('attngen') if 'licenses' in f.parts])"
+    assert in_environment(outside, licenses).strip() == "['LICENSE']"
+
+
+def test_the_source_distribution_carries_what_is_read_and_what_is_built_from(tmp_path: Path) -> None:
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=CHECKOUT)
+    (archive,) = tmp_path.glob("attngen-*.tar.gz")
+    with tarfile.open(archive) as members:
+        names = {Path(*Path(name).parts[1:]) for name in members.getnames()}
+    wanted = ["LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt", "docs/glossary.md", "templates/kernel.py.j2"]
+    assert {Path(name) for name in wanted} <= names
+    assert {path.relative_to(CHECKOUT) for path in (CHECKOUT / "attngen").rglob("*.py")} <= names
+
+
 def test_attngen_comes_from_the_wheel(outside: Path) -> None:
     where = in_environment(outside, "import attngen.errors; print(attngen.errors.__file__)")
     assert Path(where.strip()).is_relative_to(outside)
 
 
-@pytest.mark.parametrize(("function", "folder"), [("templates_dir", "templates"), ("generated_dir", "generated")])
-def test_the_wheel_carries_the_folders_beside_the_code(outside: Path, function: str, folder: str) -> None:
-    where = Path(in_environment(outside, f"from attngen.package_files import {function}; print({function}())").strip())
+def test_the_wheel_carries_the_folders_beside_the_code(outside: Path) -> None:
+    where = Path(in_environment(outside, "from attngen.package_files import templates_dir; print(templates_dir())").strip())
     assert where.is_relative_to(outside)
-    assert files_below(where) == files_below(CHECKOUT / folder)
+    assert files_below(where) == files_below(CHECKOUT / "templates")
+    assert files_below(where.parent / "pregenerated") == files_below(CHECKOUT / "generated")
 
 
 def test_the_wheel_carries_all_code_and_nothing_else(outside: Path) -> None:

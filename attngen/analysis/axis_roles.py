@@ -1,4 +1,4 @@
-"""Who reads whom, and what each axis of a cascade is for.
+"""What each axis of a cascade is for.
 
 An argument of attention ends in a position along a sequence and a feature: q[..., m, d]. From that, and from which axis is summed in
 the presence of the other one, follow the roles on which a kernel is built. Nothing here knows the names of axes or of variants.
@@ -6,10 +6,7 @@ the presence of the other one, follow the roles on which a kernel is built. Noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-import networkx as nx
 
 from attngen.errors import AxisError, UnsupportedError
 from attngen.ir.cascade import Cascade, Einsum, Input
@@ -34,41 +31,6 @@ class Roles:
     streamed: str
     features: tuple[str, ...]
     grid: tuple[str, ...]
-
-
-def graph(cascade: Cascade) -> nx.DiGraph[str]:
-    """The dependence graph: an edge from each tensor to every step that reads it.
-
-    Nodes are the names of inputs and steps, in order; the attribute `node` holds the `Input` or the `Einsum`.
-    """
-    result: nx.DiGraph[str] = nx.DiGraph()
-    for item in cascade.inputs:
-        result.add_node(item.name, node=item)
-    for step in cascade.steps:
-        result.add_node(step.name, node=step)
-        result.add_edges_from((name, step.name) for name in step_reads(step))
-    return result
-
-
-def varies(cascade: Cascade) -> dict[str, tuple[str, ...]]:
-    """The axes along which each argument and step really varies: a step that only broadcasts along an axis does not count it."""
-    known: dict[str, tuple[bool, ...]] = {item.name: (True,) * item.rank for item in cascade.inputs}
-    result: dict[str, tuple[str, ...]] = {item.name: item.axes or () for item in cascade.inputs}
-    for step in cascade.steps:
-        used = _axes_used(step.body, known) | (set[str]() if step.where is None else _axes_used(step.where, known))
-        known[step.name] = tuple(axis in used for axis in step.axes)
-        result[step.name] = tuple(axis for axis in step.axes if axis in used)
-    return result
-
-
-def _axes_used(expr: Expr, known: Mapping[str, tuple[bool, ...]]) -> set[str]:
-    match expr:
-        case Index(axis=axis):
-            return {axis}
-        case Read(tensor=tensor, at=at):
-            return set[str]().union(*(_axes_used(at[i], known) for i, matters in enumerate(known[tensor]) if matters))
-        case _:
-            return set[str]().union(*(_axes_used(child, known) for child in children(expr)))
 
 
 def roles(cascade: Cascade) -> Roles:

@@ -10,6 +10,7 @@ symbol before anything is expanded, so that `exp(x - L)` with a known L is never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,11 +20,12 @@ from attngen.errors import NotStreamable
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr
 from attngen.ir.printer import print_expr
-from attngen.ir.traverse import names_read
+from attngen.ir.traverse import names_read, once_a_node
 from attngen.source import SourceLoc
 
 _RING = frozenset(("add", "sub", "mul", "neg", "div", "safe_div", "pow"))
 _LARGEST_POWER = 8
+_LARGEST_DEGREE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,12 @@ def separate(body: Expr, symbols: Symbols, loc: SourceLoc | None = None) -> tupl
         NotStreamable: a factor mixes streamed and running values.
     """
     hidden = _Hidden(symbols, loc)
+    if _degree(body) > _LARGEST_DEGREE:
+        raise NotStreamable(
+            f"one pass would need a sum for each power of the weights: the values to sum are a polynomial of degree {_degree(body)}",
+            loc=loc,
+            remedy=f"Use powers up to {_LARGEST_DEGREE}, or compute the weights in a call of their own.",
+        )
     polynomial = sympy.expand(hidden.hide(body))
     by_streamed: dict[sympy.Expr, sympy.Expr] = {}
     for term in sympy.Add.make_args(polynomial):
@@ -80,6 +88,25 @@ def separate(body: Expr, symbols: Symbols, loc: SourceLoc | None = None) -> tupl
     return tuple(Term(hidden.show(g), hidden.show(h)) for g, h in pairs)
 
 
+def _degree(body: Expr) -> int:
+    """The largest number of factors in a term of the multiplied out expression."""
+
+    def degree(node: Expr, visit: Callable[[Expr], int]) -> int:
+        match node:
+            case Apply(op="add" | "sub", args=(a, b)):
+                return max(visit(a), visit(b))
+            case Apply(op="mul", args=(a, b)):
+                return visit(a) + visit(b)
+            case Apply(op="neg", args=(a,)) | Apply(op="div" | "safe_div", args=(a, _)):
+                return visit(a)
+            case Apply(op="pow", args=(a, Const(value=power))) if 0 < power <= _LARGEST_POWER:
+                return visit(a) * math.ceil(power)
+            case _:
+                return 0 if isinstance(node, Const) else 1
+
+    return once_a_node(degree)(body)
+
+
 class _Hidden:
     """Symbols that stand for sub-expressions, numbered in order of appearance, so that results do not depend on history."""
 
@@ -89,6 +116,7 @@ class _Hidden:
         self.symbols: dict[Expr, sympy.Symbol] = {}
         self.meaning: dict[sympy.Expr, Expr] = {}
         self.streamed_symbols: set[sympy.Symbol] = set()
+        self.hide = once_a_node(self.hidden)
 
     def symbol(self, expr: Expr) -> sympy.Symbol:
         if expr not in self.symbols:
@@ -107,7 +135,7 @@ class _Hidden:
         names = names_read(expr)
         return not any(self.known.is_running(name) or self.known.stands_alone(name) for name in names)
 
-    def hide(self, expr: Expr) -> sympy.Expr:
+    def hidden(self, expr: Expr, _: Callable[[Expr], sympy.Expr]) -> sympy.Expr:
         if isinstance(expr, Const) and expr.kind == "int":
             return sympy.Integer(int(expr.value))
         if isinstance(expr, Const) and expr.kind == "float" and float(expr.value).is_integer() and abs(expr.value) < 2**31:

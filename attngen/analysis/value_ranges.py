@@ -1,98 +1,14 @@
-"""The class of one tile under a predicate, by interval arithmetic in three-valued logic.
-
-Takes numbers: positions of the tile, extents, values of captured scalars. It is what the closed-form ranges of `mask` are checked
-against and what pictures are drawn from; kernels do not use it. Intervals are rounded outwards, never inwards.
-"""
+"""Bounds of numeric expressions, by interval arithmetic. Intervals are rounded outwards, never inwards."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from enum import Enum
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from attngen.analysis.affine import linear
-from attngen.ir import build
-from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
-from attngen.ir.traverse import walk
-
-_COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
-
-
-class TileClass(Enum):
-    """What a predicate does to a tile."""
-
-    EMPTY = "empty"
-    PARTIAL = "partial"
-    FULL = "full"
-
-
-def classify(
-    predicate: Expr | None,
-    positions: Mapping[str, tuple[int, int]],
-    extents: Mapping[str, int] | None = None,
-    scalars: Mapping[str, bool | int | float] | None = None,
-) -> TileClass:
-    """The class of a tile, by interval arithmetic in three-valued logic.
-
-    Args:
-        predicate: which elements exist; None for all of them.
-        positions: for each axis in the predicate the half-open, nonempty range of positions in the tile.
-        extents: lengths of the axes whose extent is used.
-        scalars: values of captured numbers; other reads count as unknown.
-
-    Returns:
-        EMPTY or FULL only if every element of the tile is missing or existing.
-    """
-    known: dict[Expr, ValueRange] = {Index(axis): (lo, hi - 1) for axis, (lo, hi) in positions.items()}
-    known.update({Extent(axis): (length, length) for axis, length in (extents or {}).items()})
-    for node in walk(build.TRUE if predicate is None else predicate):
-        if isinstance(node, Read) and node.tensor in (scalars or {}) and not node.at:
-            value = float((scalars or {})[node.tensor])
-            known[node] = (value, value)
-    may_hold, may_fail = _truth(build.TRUE if predicate is None else predicate, known)
-    if may_hold and may_fail:
-        return TileClass.PARTIAL
-    return TileClass.FULL if may_hold else TileClass.EMPTY
-
-
-def _truth(predicate: Expr, known: Mapping[Expr, ValueRange]) -> tuple[bool, bool]:
-    """Whether the predicate may be true, and whether it may be false."""
-    match predicate:
-        case Const(value=value):
-            return bool(value), not value
-        case Apply(op="and", args=(a, b)):
-            (a_holds, a_fails), (b_holds, b_fails) = _truth(a, known), _truth(b, known)
-            return a_holds and b_holds, a_fails or b_fails
-        case Apply(op="or", args=(a, b)):
-            (a_holds, a_fails), (b_holds, b_fails) = _truth(a, known), _truth(b, known)
-            return a_holds or b_holds, a_fails and b_fails
-        case Apply(op="not", args=(a,)):
-            holds, fails = _truth(a, known)
-            return fails, holds
-        case Apply(op=op, args=(a, b)) if op in _COMPARISONS and kind_of(a) != "bool":
-            return _compare(op, value_range(build.sub(a, b), known))
-        case Read() if predicate in known:
-            return known[predicate][1] != 0, known[predicate][0] == 0
-        case _:
-            return True, True
-
-
-def _compare(op: str, difference: ValueRange) -> tuple[bool, bool]:
-    low, high = difference
-    match op:
-        case "ge":
-            return high >= 0, low < 0
-        case "gt":
-            return high > 0, low <= 0
-        case "le":
-            return low <= 0, high > 0
-        case "lt":
-            return low < 0, high >= 0
-        case "eq":
-            return low <= 0 <= high, not low == high == 0
-        case _:
-            return not low == high == 0, low <= 0 <= high
-
+from attngen.ir.expr import Apply, Const, Expr, kind_of
+from attngen.ir.traverse import once_a_node
 
 ValueRange = tuple[float, float]
 """Smallest and largest value, both included; infinite where nothing is known."""
@@ -108,26 +24,31 @@ def value_range(expr: Expr, known: Mapping[Expr, ValueRange]) -> ValueRange:
     Returns:
         An interval that holds every value; exact for a linear form of independent terms.
     """
+    return once_a_node(partial(_interval, known))(expr)
+
+
+def _interval(known: Mapping[Expr, ValueRange], expr: Expr, visit: Callable[[Expr], ValueRange]) -> ValueRange:
+    """Of whole numbers by their linear form, of others by the operation."""
     if kind_of(expr) != "int":
-        return _interval(expr, known)
+        return _of_node(expr, known, visit)
     form = linear(expr)
     low = high = float(form.constant)
     for term, factor in form.terms:
-        bounds = _interval(term, known)
+        bounds = _of_node(term, known, visit)
         ends = sorted((factor * bounds[0], factor * bounds[1]))
         low, high = low + ends[0], high + ends[1]
     return low, high
 
 
-def _interval(expr: Expr, known: Mapping[Expr, ValueRange]) -> ValueRange:
+def _of_node(expr: Expr, known: Mapping[Expr, ValueRange], visit: Callable[[Expr], ValueRange]) -> ValueRange:
     match expr:
         case Const(value=value):
             return float(value), float(value)
         case Apply(op="where", args=(_, a, b)):
-            first, second = value_range(a, known), value_range(b, known)
+            first, second = visit(a), visit(b)
             return min(first[0], second[0]), max(first[1], second[1])
         case Apply(op=op, args=args):
-            return _operation(op, tuple(value_range(arg, known) for arg in args))
+            return _operation(op, tuple(visit(arg) for arg in args))
         case _:
             return known.get(expr, UNKNOWN)
 

@@ -24,7 +24,7 @@ from attngen.version import VERSION
 if TYPE_CHECKING:
     from attngen.frontend.spec import Spec
     from attngen.report.resources import Inspected
-    from attngen.runtime.kernels import Kernels
+    from attngen.runtime.kernel_table import KernelTable
 
 _SPEC = "a name of the catalogue, package.module:object, or path/file.py:object"
 
@@ -212,8 +212,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     from attngen.api import compile
     from attngen.deploy import parse_head_dims
     from attngen.frontend.spec import captured_lengths
+    from attngen.plan.feature_lengths import dtype_name, feature_lengths
     from attngen.report.plot import plot_mask
-    from attngen.runtime.handle import dtype_name, feature_lengths
 
     spec, head_dim = _load(arguments.spec), parse_head_dims([arguments.head_dim])[0]
     if arguments.after is not None:
@@ -240,11 +240,11 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from attngen.calls.spec_form import programs_of_few
     from attngen.report.resources import report
-    from attngen.runtime.splitting import kernels_of_few
 
     spec, kernels, lengths, dtype = _prepared(arguments)
-    found = _inspected(arguments, kernels_of_few(spec, arguments.arch) if arguments.few else kernels, lengths, dtype)
+    found = _inspected(arguments, programs_of_few(spec, arguments.arch) if arguments.few else kernels, lengths, dtype)
     whole, loops = report(found)
     text = [*_table([item.row() for item in found]), *(["", "one turn of each main loop:", *_table(loops)] if loops else [])]
     _print(arguments, whole, text)
@@ -305,38 +305,33 @@ def _cache_clear(arguments: argparse.Namespace) -> int:
 # ---- what commands share
 
 
-def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[Spec, Kernels, dict[str, int], str]:
+def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[Spec, KernelTable, dict[str, int], str]:
     """The spec, its kernels for the target asked for, feature lengths and dtype."""
     from attngen.deploy import parse_head_dims
     from attngen.frontend.spec import captured_lengths
     from attngen.knobs import Knobs
-    from attngen.pipeline import analyse
-    from attngen.runtime.handle import dtype_name, feature_lengths
-    from attngen.runtime.kernels import Kernels
-    from attngen.runtime.options import Options
-    from attngen.runtime.ordering import best_order
-    from attngen.stages.observe import watching
+    from attngen.plan.feature_lengths import dtype_name, feature_lengths
+    from attngen.plan.options import Options
+    from attngen.plan.token_layout import best_order
+    from attngen.runtime.kernel_table import KernelTable
     from attngen.targets import table as targets
 
     target = targets.get(arguments.arch)
     spec = best_order(_load(arguments.spec) if spec is None else spec, target)
     # To compile is what these commands are asked for, whatever a process may do at run time.
-    knobs = replace(Knobs.from_env(), strict=False)
-    program = analyse(spec.cascade, watching(knobs))
-    lengths = feature_lengths(program.features, parse_head_dims([arguments.head_dim])[0], captured_lengths(spec))
-    return spec, Kernels(program, spec.name, Options(arguments.arch), knobs), lengths, dtype_name(arguments.dtype)
+    table = KernelTable(spec.cascade, spec.name, Options(arguments.arch), replace(Knobs.from_env(), strict=False))
+    lengths = feature_lengths(table.axes.features, parse_head_dims([arguments.head_dim])[0], captured_lengths(spec))
+    return spec, table, lengths, dtype_name(arguments.dtype)
 
 
-def _inspected(arguments: argparse.Namespace, kernels: Kernels, lengths: Mapping[str, int], dtype: str) -> tuple[Inspected, ...]:
+def _inspected(arguments: argparse.Namespace, table: KernelTable, lengths: Mapping[str, int], dtype: str) -> tuple[Inspected, ...]:
     """The compiled kernels; their binaries go to --cubin, where the command has it."""
     from attngen.report.resources import inspect_kernels, write_binaries
     from attngen.targets import table as targets
 
     with Progress() as progress:
-        progress.line(f"{kernels.name}: compiling for {arguments.arch}, {dtype}, {_lengths(lengths)}")
-        found = inspect_kernels(
-            kernels, lengths, dtype, targets.get(arguments.arch), length="decode" if kernels.options.divided else "long"
-        )
+        progress.line(f"{table.name}: compiling for {arguments.arch}, {dtype}, {_lengths(lengths)}")
+        found = inspect_kernels(table, lengths, dtype, targets.get(arguments.arch), few=getattr(arguments, "few", False))
     if getattr(arguments, "cubin", None) is not None:
         write_binaries(found, arguments.cubin)
     return found

@@ -19,8 +19,9 @@ from attngen.errors import AttngenError, SpecError
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, analyse, for_dtype
+from attngen.plan.options import Options
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options
+from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import ModuleSchedule, parse_schedule
 from attngen.targets import table as targets
 
@@ -158,9 +159,8 @@ def _schedules(program: Program, spec: Spec, manifest: Manifest) -> dict[Case, M
         raise _Unknown("has other schedules than its order asks for")
     found: dict[Case, ModuleSchedule] = {}
     for case, row in told.items():
-        lengths = dict(case.lengths)
         kernels = Kernels(for_dtype(program, case.dtype), manifest.name, Options(case.arch, local=False), Knobs())
-        choice = kernels.choice(lengths, case.dtype, targets.get(case.arch))
+        choice = kernels.choice(Request(case.lengths, case.dtype, targets.get(case.arch)))
         settled = parse_schedule(row.tiles)
         if [role for role, _ in settled.tiles] != [role for role, _ in choice.schedule.tiles]:
             raise _Unknown(f"has a schedule of other kernels for {case.label}")

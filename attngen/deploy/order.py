@@ -12,7 +12,7 @@ from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.pipeline import Program, Source, build, for_dtype
-from attngen.runtime.handle import dtype_name, feature_lengths
+from attngen.plan.feature_lengths import dtype_name, feature_lengths
 from attngen.schedule.tile_schedule import ModuleSchedule
 from attngen.targets import table as targets
 from attngen.version import VERSION

@@ -28,9 +28,9 @@ from attngen.errors import ArgumentError, CacheError, UnsafeCacheDirectory
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
+from attngen.plan.options import Options
 from attngen.report.resources import compile_settled
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options
 from attngen.runtime.strict import Beforehand
 from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import ModuleSchedule

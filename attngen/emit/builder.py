@@ -112,10 +112,11 @@ class Writer:
 
     def shorter(self, expr: Expr, layout: Layout) -> Expr:
         """A long part of a long expression, by a name; a part that occurs twice is computed once."""
-        own = self.layout(expr)
-        if not isinstance(expr, Apply) or (own and own != layout) or len(self.printer.code(expr, layout)) < 24:
+        own, key = self.layout(expr), (expr, self.partial)
+        if not isinstance(expr, Apply) or (own and own != layout):
             return expr
-        key = (expr, self.partial)
+        if key not in self.known and len(self.printer.code(expr, layout)) < 24:
+            return expr
         if key not in self.known:
             name, stage = self.name(hint(expr)), self.stage if own else self.stage_of(expr)
             self.assign(name, expr, own, stage)

@@ -68,66 +68,24 @@ class KernelContext:
 
 
 @dataclass(frozen=True, slots=True)
-class RingContext:
-    """A ring of tiles in shared memory: the matrix that they are of, its slots, their barriers, rows and columns of a tile."""
-
-    matrix: Code
-    slots: Code
-    ready: Code
-    free: Code
-    shape: Code
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionContext:
-    """What some of the warps of a program do: `values` and `constants` that they are given, statements before the walks, what they carry
-    along, statements of a turn, and after the last."""
-
-    name: Code
-    title: Code
-    values: tuple[Code, ...]
-    constants: tuple[Code, ...]
-    before: tuple[Code, ...]
-    init: tuple[Code, ...]
-    tile: tuple[Code, ...]
-    after: tuple[Code, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CallContext:
-    """A partition and what it is given."""
-
-    name: Code
-    arguments: tuple[Code, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialisedContext:
-    """A kernel whose warps do different things.
+class AlternateText:
+    """An alternate kernel in a module.
 
     Attributes:
-        plain: the kernel that computes the same, with the same parameters.
-        name: function name. scores: the function that begins products.
-        place: which tile this program owns, and all that its partitions are given. rings: between them.
-        workers: how many compute. warps, registers: of the partitions beside the first.
-        segments, turn, walk: of the stream, as in the plain kernel.
-        loader, worker: the partitions. calls: of them, one for each group of warps.
+        flag: of the alternate. plain: the function of the plain kernel, whose arguments it takes.
+        text: its functions. helpers: names of the helper functions that they call.
+        imports, legend: lines that the module has for it, at its head and in its docstring.
+        chooser: a host function that picks this kernel or the plain one; choice: the statement that calls it, for `kernel` and `tile`.
     """
 
-    plain: KernelContext
-    name: Code
-    scores: FunctionContext
-    place: tuple[Code, ...]
-    rings: tuple[RingContext, ...]
-    workers: int
-    warps: Code
-    registers: Code
-    segments: int
-    turn: Code
-    walk: Code
-    loader: PartitionContext
-    worker: PartitionContext
-    calls: tuple[CallContext, ...]
+    flag: str
+    plain: Code
+    text: Code
+    helpers: frozenset[str]
+    imports: tuple[Code, ...]
+    legend: tuple[Code, ...]
+    chooser: Code
+    choice: Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +128,9 @@ class Finish:
 class HostContext:
     """The launching functions of a module. `document_extents`: whether they need to know where equal captured values lie; `pieces`: whether
     a feature axis has several tiles; `forward_near`, `backward_near`: copies of tensors whose positions lie too far apart; `tiled`:
-    whether descriptors may fetch tiles; `workers`: how many groups of warps compute in the specialised form of the forward, 0 for none;
-    `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`: whether some kernel is called for a chunk
-    of rows at a time."""
+    whether descriptors may fetch tiles; `choosers`: functions that pick an alternate kernel or the plain one; `flags`: all that a tile may
+    set; `listed`: whether some kernel walks over a list of tiles, which the caller may keep; `chunks`: whether some kernel is called for a
+    chunk of rows at a time."""
 
     forward_title: Code
     forward_params: tuple[Code, ...]
@@ -181,7 +139,8 @@ class HostContext:
     document_extents: bool
     pieces: bool
     tiled: bool
-    workers: int
+    choosers: tuple[Code, ...]
+    flags: Code
     listed: bool
     chunks: bool
     forward: tuple[Launch, ...]
@@ -196,14 +155,16 @@ class HostContext:
 
 @dataclass(frozen=True, slots=True)
 class ModuleContext:
-    """A whole emitted module; `specialised`: the other form of its forward, at most one."""
+    """A whole emitted module; `alternates`: functions of alternate kernels, `imports` and `legend`: lines that it has for them."""
 
     title: Code
     version: Code
     cascade: tuple[Code, ...]
     helpers: tuple[Code, ...]
     kernels: tuple[KernelContext, ...]
-    specialised: tuple[SpecialisedContext, ...]
+    alternates: tuple[Code, ...]
+    imports: tuple[Code, ...]
+    legend: tuple[Code, ...]
     host: HostContext
 
 

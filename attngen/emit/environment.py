@@ -61,6 +61,7 @@ def _around(source: str, line: int) -> str:
 
 
 def library(name: str, folder: Path | None = None) -> Code:
-    """The source of a helper function from templates/lib, without its last line end."""
-    path = (folder or templates_dir()) / "lib" / f"{name}.py"
+    """The source of a helper function from templates/lib or templates/gluon, without its last line end."""
+    root = folder or templates_dir()
+    path = next(path for part in ("lib", "gluon") if (path := root / part / f"{name}.py").is_file())
     return Code(path.read_text(encoding="utf-8").rstrip("\n"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.emit import chunks
-from attngen.emit.context import Finish, HostContext, Launch
+from attngen.emit.context import AlternateText, Finish, HostContext, Launch
 from attngen.emit.identifiers import Code, tensor_name
 from attngen.emit.int32_offsets import near_lines
 from attngen.emit.kernel_text import Lowered
@@ -18,6 +19,7 @@ from attngen.ir.cascade import Cascade, Input, operand_of
 from attngen.ir.expr import OPS, Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, walk
 from attngen.kernel.partition import DocumentExtents, Kernel
+from attngen.schedule.tile_schedule import FLAGS
 from attngen.transform.autodiff.differentiate import Gradient
 
 
@@ -34,8 +36,7 @@ class Plan:
         gradients: how each is completed, where a kernel does not store all of it.
         axes: of the gradient cascade, for partial gradients.
         shapes: what the kernels were lowered for.
-        specialised: names of kernels that have the warp-specialised form too, with those of the latter.
-        workers: how many groups of warps compute in that form.
+        alternates: of kernels that have some.
     """
 
     inputs: tuple[Input, ...]
@@ -48,8 +49,7 @@ class Plan:
     gradients: tuple[Gradient, ...]
     axes: Mapping[str, tuple[str, ...]]
     shapes: Shapes
-    specialised: Mapping[str, Code]
-    workers: int
+    alternates: tuple[AlternateText, ...]
 
 
 def host_context(plan: Plan) -> HostContext:
@@ -70,7 +70,8 @@ def host_context(plan: Plan) -> HostContext:
         document_extents=any(kernel.document_extents for kernel, _ in (*plan.forward, *plan.backward)),
         pieces=bool(plan.shapes.pieces),
         tiled=any(lowered.tiled for _, lowered in (*plan.forward, *plan.backward)),
-        workers=plan.workers,
+        choosers=tuple(dict.fromkeys(alternate.chooser for alternate in plan.alternates)),
+        flags=Code(", ".join(f'"{flag.upper()}"' for flag in (*FLAGS, *ALTERNATES))),
         listed=listed,
         chunks=any(kernel.in_chunks for kernel, _ in plan.backward),
         forward=tuple(_launch(plan, kernel, lowered, frozenset()) for kernel, lowered in plan.forward),
@@ -194,10 +195,9 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
     conditions = ([f"needed & {{{needed}}}"] if targets else []) + (
         [f'"{kernel.tile_list_of}" not in lists'] if kernel.tile_list_of else []
     )
-    form = plan.specialised.get(lowered.context.name)
-    chosen = [] if form is None else [Code(f"kernel, tile = of_form(tile, {lowered.context.name}, {form})")]
+    chosen = [alternate.choice for alternate in plan.alternates if alternate.plain == lowered.context.name]
     return Launch(
-        kernel=lowered.context.name if form is None else Code("kernel"),
+        kernel=Code("kernel") if chosen else lowered.context.name,
         tile=Code(f"described({tile}, {', '.join(lowered.tiled)})" if lowered.tiled else tile),
         allocate=(*chosen, *([Code(f'{lists} = lists["{kernel.role}"]')] if takes else []), *_allocate(plan, kernel)),
         chunks=Code(f"chunk_begin in range(0, len_{axis}, chunk_rows)" if kernel.in_chunks else ""),

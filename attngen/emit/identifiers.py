@@ -12,6 +12,7 @@ import math
 import re
 import textwrap
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.errors import UnsafeValue
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -22,15 +23,14 @@ RESERVED: frozenset[str] = frozenset(
     add load fetch fetch_head fetch_vector tiled tiled_heads tiled_vector described near memory_of_descriptors TMA PIPE
     LATE EARLY LONG SILENT below integer rounded columns finite parts
     full_turns all_turns first_turn last_turn
-    gluon gl mbarrier tma warpgroup_mma warpgroup_mma_wait fence_async_shared matrix slots barriers put take give shared left column
-    start_product turn PART STAGES PAIRS FORMS of_form kernel specialised plain
+    turn FORMS kernel plain
     safe_div tanh sigmoid softplus logaddexp gelu gelu_tanh floor_div floor_mod sign exp_above exp_scaled exp_lowered random_bits
     forward backward attention alpha delta valid item range float int min max abs sum len
     launch args constants programs pieces tile tiles accumulator needed gradients index scattered steps rows runs lists wide position
     chunk chunk_begin chunk_end chunk_rows chunk_tiles row_elements shape dtype add_by_key by_rows rows_at_once CHUNK_BYTES
     TYPES TILES MODULES module find_module Attention kernels ctx name names found find_tiles check_tensors check_shape check_length dense
     """.split()  # noqa: SIM905  as a list it would fill a screen
-)
+).union(*(alternate.reserved for alternate in ALTERNATES.values()))
 _PREFIXES = (
     *("offs_", "len_", "ok_", "range_", "start_", "turn_", "next_", "ahead_", "masked_", "list_", "count_", "tile_", "tiles_"),
     *("keys_", "pad_", "dim_", "DIM_", "BLOCK_", "PAD_", "SUM_", "ROWS_"),

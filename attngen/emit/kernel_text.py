@@ -23,7 +23,7 @@ from attngen.emit.segments import Segments, guarded, offsets, segments_of, turn,
 from attngen.emit.tile_list import listing_kernel, write_lists
 from attngen.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.ir.expr import Read
-from attngen.ir.printer import print_expr, print_step
+from attngen.ir.printer import print_expr
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 
@@ -212,7 +212,7 @@ def features_of(kernel: Kernel, writer: Writer) -> list[str]:
 def _summary(kernel: Kernel) -> list[str]:
     """What a kernel computes, in the notation of the cascade."""
     if not kernel.tile_list_of:
-        return [print_step(step) for step in kernel.steps]
+        return [str(step) for step in kernel.steps]
     texts = ["every pair" if part is None else print_expr(part) for part in (kernel.may_mask, kernel.must_mask)]
     return [f"visited for {texts[0]}", *([] if texts[0] == texts[1] else [f"full for {texts[1]}"])]
 

@@ -16,7 +16,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.eval.numpy_backend import NumpyBackend
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
-from attngen.ir.traverse import free_axes
+from attngen.ir.traverse import free_axes, once_a_node
 from attngen.kernel.kernel import Kernel
 from attngen.kernel.masked_out import alone, cleared, is_of_few_rows, partners, quieted
 
@@ -72,24 +72,28 @@ class Zeros:
 
     def is_finite(self, expr: Expr, exists: Expr | None) -> bool:
         """Whether a value is finite for finite data, also where `exists` fails."""
-        match expr:
-            case Const(value=value):
-                return abs(float(value)) != float("inf")
-            case Index() | Extent() | Start() | Offset():
-                return True
-            case Read(tensor=name) if name in self.inputs:
-                return not self.is_doubtful(expr, exists)
-            case Read(tensor=name) if name in self.known:
-                return True
-            case Read(tensor=name) if name in self.steps:
-                step = self.steps[name]
-                return self.kernel.streamed in step.over or self.is_finite(step.body, exists)
-            case Read():
-                return True
-            case Apply(op=op, args=args) if op in _FINITE:
-                return all(self.is_finite(arg, exists) or kind_of(arg) == "bool" for arg in args)
-            case _:
-                return False
+
+        def holds(node: Expr, finite: Callable[[Expr], bool]) -> bool:
+            match node:
+                case Const(value=value):
+                    return abs(float(value)) != float("inf")
+                case Index() | Extent() | Start() | Offset():
+                    return True
+                case Read(tensor=name) if name in self.inputs:
+                    return not self.is_doubtful(node, exists)
+                case Read(tensor=name) if name in self.known:
+                    return True
+                case Read(tensor=name) if name in self.steps:
+                    step = self.steps[name]
+                    return self.kernel.streamed in step.over or finite(step.body)
+                case Read():
+                    return True
+                case Apply(op=op, args=args) if op in _FINITE:
+                    return all(finite(arg) or kind_of(arg) == "bool" for arg in args)
+                case _:
+                    return False
+
+        return once_a_node(holds)(expr)
 
     # ---- positions along one axis
 
@@ -119,18 +123,22 @@ class Zeros:
 
     def reaches(self, expr: Expr, test: Callable[[Read], bool], exists: Expr) -> bool:
         """Whether a value is made of an input of a kind, which no step on the way sets to 0 where `exists` fails."""
-        match expr:
-            case Read(tensor=name) if name in self.inputs:
-                return test(expr)
-            case Read(tensor=name) if name in self.steps and name not in self.known:
-                step = self.steps[name]
-                one_sided = not {self.kernel.resident, self.kernel.streamed} <= set(step.axes)
-                ends = self.kernel.streamed in step.over or (one_sided and mask_of(exists) <= mask_of(self.exists.get(name)))
-                return not ends and self.reaches(step.body, test, exists)
-            case Apply(args=args):
-                return any(self.reaches(arg, test, exists) for arg in args)
-            case _:
-                return False
+
+        def is_made(node: Expr, reaches: Callable[[Expr], bool]) -> bool:
+            match node:
+                case Read(tensor=name) if name in self.inputs:
+                    return test(node)
+                case Read(tensor=name) if name in self.steps and name not in self.known:
+                    step = self.steps[name]
+                    one_sided = not {self.kernel.resident, self.kernel.streamed} <= set(step.axes)
+                    ends = self.kernel.streamed in step.over or (one_sided and mask_of(exists) <= mask_of(self.exists.get(name)))
+                    return not ends and reaches(step.body)
+                case Apply(args=args):
+                    return any(reaches(arg) for arg in args)
+                case _:
+                    return False
+
+        return once_a_node(is_made)(expr)
 
     def is_settled(self, expr: Expr, axis: str) -> bool:
         """Whether a value is finite behind the end of an axis, where what is loaded is 0."""
@@ -138,24 +146,29 @@ class Zeros:
 
     def at_zero(self, expr: Expr, axis: str) -> Known:
         """A value where what is loaded along an axis is 0."""
-        match expr:
-            case Const(value=value):
-                return _number(value)
-            case _ if axis not in free_axes(expr):
-                return True
-            case Read(tensor=name) if name in self.inputs:
-                return 0.0 if kind_of(expr) == "float" and Index(axis) in expr.at else True
-            case Read(tensor=name) if name in self.steps:
-                return self.of_step(self.steps[name], axis)
-            case Apply(op=op, args=args):
-                return _applied(op, [self.at_zero(arg, axis) for arg in args])
-            case _:
-                return True
 
-    def of_step(self, step: Einsum, axis: str) -> Known:
+        def at_node(node: Expr, known: Callable[[Expr], Known]) -> Known:
+            match node:
+                case Const(value=value):
+                    return _number(value)
+                case _ if axis not in free_axes(node):
+                    return True
+                case Read(tensor=name) if name in self.inputs:
+                    return 0.0 if kind_of(node) == "float" and Index(axis) in node.at else True
+                case Read(tensor=name) if name in self.steps:
+                    return self.of_step(self.steps[name], known)
+                case Apply(op=op, args=args):
+                    return _applied(op, [known(arg) for arg in args])
+                case _:
+                    return True
+
+        return once_a_node(at_node)(expr)
+
+    def of_step(self, step: Einsum, known: Callable[[Expr], Known]) -> Known:
+        """A step's value, by that of its body."""
         if self.kernel.streamed in step.over:
             return True
-        value = self.at_zero(step.body, axis)
+        value = known(step.body)
         if value is None or (value == 0 and step.reduce in (None, "sum")):
             return value
         # A sum over so many features, or 0 where a mask says so.

@@ -9,6 +9,7 @@ powers of y follow the binomial theorem.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attngen.emit.expression import Layout
@@ -17,7 +18,7 @@ from attngen.emit.placement import Stage, Value
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start
-from attngen.ir.traverse import names_read, walk
+from attngen.ir.traverse import names_read, once_a_node, walk
 from attngen.transform.streaming.streaming import Accumulator, Gauge
 
 if TYPE_CHECKING:
@@ -105,22 +106,26 @@ class Online:
 
     def falls(self, expr: Expr) -> bool:
         """Whether a value may be -inf, or what stands for it, without a mask: a user's number may be, unless positions multiply it."""
-        match expr:
-            case Const(value=value):
-                return abs(float(value)) == float("inf")
-            case Index() | Extent() | Start() | Offset():
-                return False
-            case Read(tensor=name) if name in self.lowering.by_name:
-                step = self.lowering.by_name[name]
-                return not step.over and self.falls(step.body)
-            case Apply(op="mul", args=(a, b)):
-                return (self.falls(a) and not _has_positions(b)) or (self.falls(b) and not _has_positions(a))
-            case Apply(op="tanh" | "tanh_small" | "sigmoid" | "atan"):
-                return False
-            case Apply(op="add" | "sub" | "neg" | "to_float" | "where" | "min" | "max" | "clamp" | "hardtanh", args=args):
-                return any(self.falls(arg) for arg in args)
-            case _:
-                return True
+
+        def may_be(node: Expr, falls: Callable[[Expr], bool]) -> bool:
+            match node:
+                case Const(value=value):
+                    return abs(float(value)) == float("inf")
+                case Index() | Extent() | Start() | Offset():
+                    return False
+                case Read(tensor=name) if name in self.lowering.by_name:
+                    step = self.lowering.by_name[name]
+                    return not step.over and falls(step.body)
+                case Apply(op="mul", args=(a, b)):
+                    return (falls(a) and not _has_positions(b)) or (falls(b) and not _has_positions(a))
+                case Apply(op="tanh" | "tanh_small" | "sigmoid" | "atan"):
+                    return False
+                case Apply(op="add" | "sub" | "neg" | "to_float" | "where" | "min" | "max" | "clamp" | "hardtanh", args=args):
+                    return any(falls(arg) for arg in args)
+                case _:
+                    return True
+
+        return once_a_node(may_be)(expr)
 
     def read_elsewhere(self, gauge: Gauge) -> bool:
         """Whether the exponent is read by anything but its own weight."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Set
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.emit.context import ModuleContext
 from attngen.emit.environment import library, render_template
 from attngen.emit.format import break_lines
 from attngen.errors import InternalError, UnsafeValue
 
 _IMPORTS = {"torch", "triton", "triton.language"}
-_NAMES = {
-    "triton.experimental": {"gluon"},
-    "triton.experimental.gluon": {"language"},
-    "triton.experimental.gluon.language.nvidia.hopper": {"fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait"},
-}
-"""What may be imported by name, from the parts of Triton that are for one target."""
+_NAMES = {module: names for alternate in ALTERNATES.values() for module, names in alternate.imports.items()}
+"""What may be imported by name."""
 # In an order in which what is needed stands first.
 _HELPER_NEEDS = {
     "fetch": ("load",),
@@ -63,6 +61,6 @@ def check(source: str, siblings: tuple[str, ...] = ()) -> None:
             raise UnsafeValue(f"an emitted module names {node.id}")
 
 
-def _importable(node: ast.ImportFrom, siblings: tuple[str, ...]) -> set[str]:
+def _importable(node: ast.ImportFrom, siblings: tuple[str, ...]) -> Set[str]:
     """The names that a module may import from another."""
-    return set(siblings) if node.level == 1 else _NAMES.get(node.module or "", set()) if node.level == 0 else set()
+    return set(siblings) if node.level == 1 else _NAMES.get(node.module or "", frozenset()) if node.level == 0 else set()

@@ -31,7 +31,6 @@ from attngen.emit.format import WIDTH
 from attngen.emit.identifiers import Code, folded, identifier
 from attngen.emit.segments import Segments, first_tile, next_tile
 from attngen.ir.cascade import Einsum
-from attngen.ir.printer import print_step
 from attngen.ir.traverse import step_reads
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class PrefetchedDots:
             name=name,
             params=(*map(Code, (*values, f"start_{streamed}")), *(Code(f"{param}: tl.constexpr") for param in (*constants, "FULL"))),
             title=Code(f"What the tile of {streamed} that starts at `start_{streamed}` is multiplied to."),
-            note=tuple(part for step in steps for part in folded(print_step(step), WIDTH - 4)),
+            note=tuple(part for step in steps for part in folded(str(step), WIDTH - 4)),
             body=(*inside, *self.lines),
             returned=Code(", ".join(results)),
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from attngen.alternates.known_alternates import ineligible
 from attngen.analysis.kv_ranges import KvRanges, describe, loop_ranges
 from attngen.facts.work import Structure, structure
 from attngen.ir.expr import Expr
 from attngen.ir.traverse import names_read
-from attngen.kernel.dense_rows import streamed_rows, unspecialised
+from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.kernel import Kernel
 from attngen.kernel.partition import contributing, patchy
 from attngen.kernel.prefetched_dots import prefetchable_dots
@@ -28,7 +29,7 @@ class KernelFacts:
         patchy: products of pairs that have to be 0 where their guard fails, with that guard.
         prefetched: dots that can be issued an iteration ahead, in order; () where that gains nothing.
         dense_rows: inputs that stream as rows of a matrix, which descriptors can fetch.
-        unspecialised: why it has no warp-specialised form, "" if it has one.
+        ineligible: for each alternate kernel, by its flag, why it has none such, "" if it has one.
         work: what one tile of it holds, multiplies and computes.
     """
 
@@ -39,13 +40,18 @@ class KernelFacts:
     patchy: Mapping[str, Expr] = field(compare=False)
     prefetched: tuple[str, ...] = field(compare=False)
     dense_rows: tuple[str, ...] = field(compare=False)
-    unspecialised: str = field(compare=False)
+    ineligible: Mapping[str, str] = field(compare=False)
     work: Structure = field(compare=False)
 
     @property
     def role(self) -> str:
         """Of the kernel."""
         return self.kernel.role
+
+    @property
+    def alternates(self) -> tuple[str, ...]:
+        """Flags of the alternate kernels that it has."""
+        return tuple(flag for flag, why in self.ineligible.items() if not why)
 
     @property
     def visits(self) -> str:
@@ -61,7 +67,7 @@ def kernel_facts(kernel: Kernel) -> KernelFacts:
     ranges = None if kernel.streamed is None else loop_ranges(*kernel.bounding, kernel.streamed, kernel.resident)
     exists = contributing(kernel)
     prefetched, rows = prefetchable_dots(kernel), streamed_rows(kernel)
-    why = unspecialised(kernel, prefetched, exists)
+    why = ineligible(kernel, prefetched, exists)
     return KernelFacts(
         kernel=kernel,
         ranges=ranges,
@@ -70,8 +76,8 @@ def kernel_facts(kernel: Kernel) -> KernelFacts:
         patchy=patchy(kernel, exists),
         prefetched=prefetched,
         dense_rows=rows,
-        unspecialised=why,
-        work=structure(kernel, prefetched, rows=bool(rows), specialised=not why),
+        ineligible=why,
+        work=structure(kernel, prefetched, rows=bool(rows), alternates=tuple(flag for flag in why if not why[flag])),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
-from attngen.ir.traverse import free_axes, reads, walk
+from attngen.ir.traverse import free_axes, occurrences, reads
 from attngen.kernel.feature_tiles import label
 from attngen.kernel.partition import Kernel, addends
 from attngen.kernel.split_kv import MERGE, PARTS
@@ -50,7 +50,7 @@ class Structure:
         maxima: row values that run along as maxima; `sums` counts them too.
         rows: whether streamed tiles are rows of matrices, which descriptors can fetch.
         atomic_adds: features of the tiles [S, f] that a turn adds to memory; added_rows: the vectors [S].
-        specialised: whether its warps may divide into those that fetch and those that compute.
+        alternates: flags of the alternate kernels that it has.
         streams: whether anything passes, if only positions and numbers.
     """
 
@@ -78,7 +78,7 @@ class Structure:
     rows: bool = False
     atomic_adds: tuple[str, ...] = ()
     added_rows: int = 0
-    specialised: bool = False
+    alternates: tuple[str, ...] = ()
     streams: bool = True
 
     def key(self, dims: Mapping[str, int]) -> str:
@@ -121,14 +121,14 @@ class Structure:
         )
 
 
-def structure(kernel: Kernel, prefetched: tuple[str, ...], *, rows: bool, specialised: bool) -> Structure:
+def structure(kernel: Kernel, prefetched: tuple[str, ...], *, rows: bool, alternates: tuple[str, ...]) -> Structure:
     """Count what a kernel keeps, streams, multiplies and computes.
 
     Args:
         kernel: after all rewrites.
         prefetched: its dots that can be issued an iteration ahead.
         rows: whether matrices stream by rows.
-        specialised: whether it has the warp-specialised form.
+        alternates: flags of the alternate kernels that it has.
     """
     features, pair = set(kernel.features), {kernel.resident, kernel.streamed}
     inside = [step for step in kernel.steps if kernel.streamed is not None and kernel.streamed in (*step.axes, *step.over)]
@@ -142,7 +142,7 @@ def structure(kernel: Kernel, prefetched: tuple[str, ...], *, rows: bool, specia
     held = [item for item in tiles if item[0] in in_dots and item[0] in in_sums]
     on_pairs = [step for step in inside if pair <= {*step.axes, *step.over}]
     bias_dots = {bias_dot.step: bias_dot for bias_dot in kernel.bias_dots}
-    ops = [op for step in on_pairs if step.name not in bias_dots for op in _ops(step.body, pair)]
+    ops = [item for step in on_pairs if step.name not in bias_dots for item in _ops(step.body, pair)]
     predicates = dict.fromkeys(expr for expr in (kernel.may_mask, kernel.must_mask, *(step.where for step in on_pairs)) if expr is not None)
     return Structure(
         role=kernel.role,
@@ -159,9 +159,9 @@ def structure(kernel: Kernel, prefetched: tuple[str, ...], *, rows: bool, specia
         totals=sum(pair <= set(step.axes) and bool(set(step.over) & set(kernel.loops)) for step in inside),
         gathered=sum(_is_gather(read, pair) for read in _reads(kernel, inside)),
         stored=sum(1 if item.form == "stored" else 2 for item in kernel.scatters),
-        special=sum(SPECIAL.get(op, 0) for op in ops),
-        simple=sum(OPERATIONS.get(op, 1) for op in ops),
-        masks=sum(OPERATIONS.get(op, 1) for expr in predicates for op in _ops(expr, pair)),
+        special=sum(count * SPECIAL.get(op, 0) for op, count in ops),
+        simple=sum(count * OPERATIONS.get(op, 1) for op, count in ops),
+        masks=sum(count * OPERATIONS.get(op, 1) for expr in predicates for op, count in _ops(expr, pair)),
         folded=sum(bias_dot.width for bias_dot in bias_dots.values()),
         prefetched=tuple(axis for step in inside if step.name in prefetched for axis in step.over),
         behind=_behind(kernel, prefetched),
@@ -169,7 +169,7 @@ def structure(kernel: Kernel, prefetched: tuple[str, ...], *, rows: bool, specia
         rows=rows,
         atomic_adds=tuple(axis for step in inside if step.name in kernel.atomic_adds for axis in step.axes if axis in features),
         added_rows=sum(step.name in kernel.atomic_adds and not features & set(step.axes) for step in inside),
-        specialised=specialised,
+        alternates=alternates,
         streams=kernel.streamed is not None,
     )
 
@@ -187,9 +187,11 @@ def _behind(kernel: Kernel, prefetched: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(axis for axes in last.values() for axis in axes)
 
 
-def _ops(expr: Expr, pair: set[str | None]) -> list[str]:
-    """Operations carried out for every pair of positions; what is the same for all pairs of a tile costs nothing beside them."""
-    return [node.op for node in walk(expr) if isinstance(node, Apply) and pair & set(free_axes(node))]
+def _ops(expr: Expr, pair: set[str | None]) -> list[tuple[str, int]]:
+    """Operations carried out for every pair of positions, and how often; what is the same for all pairs of a tile costs nothing beside
+    them."""
+    found = occurrences(expr).items()
+    return [(node.op, count) for node, count in found if isinstance(node, Apply) and pair & set(free_axes(node))]
 
 
 def _reads(kernel: Kernel, steps: list[Einsum]) -> list[Read]:

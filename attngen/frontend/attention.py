@@ -187,6 +187,7 @@ def _trace(request: _Request, trace: Trace, lifter: Lifter, name: str) -> Spec:
     x = trace.add(Einsum("x", _TILE, score, where=mask, loc=loc))
     outputs = _normalize(request, builder, x)
     trace.lift_masks(outputs)
+    trace.name_shared_values()
     cascade, captures = trace.finish(outputs)
     sources = tuple(
         f"{name_of(mod) or 'lambda'} in {mod.__code__.co_filename.rpartition('/')[2]}"

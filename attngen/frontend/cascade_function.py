@@ -113,6 +113,7 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
     keys, values = _results(result, trace, function)
     names = _Outputs(trace, locate_definition(function)).name_all(keys, values)
     trace.lift_masks(tuple(names))
+    trace.name_shared_values()
     name_shared(trace)
     traced, captures = trace.finish(tuple(names))
     signature = [argument.pattern for argument in header.arguments]

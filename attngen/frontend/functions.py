@@ -154,7 +154,7 @@ def _named(value: Traced, hint: str, taker: str, *, chosen: bool = False) -> Tra
         return Traced(expr, trace)
     name = _step_name(trace, hint if chosen else None, hint)
     called = name if chosen else assigned(value.place) or f"the operand of {taker}(...)"
-    result = _add(trace, Einsum(name, axes_of(expr, trace), expr), called, value.place)
+    result = _add(trace, Einsum(name, axes_of(expr, trace), value.expr), called, value.place)
     trace.named[value.expr] = result.expr
     return result
 

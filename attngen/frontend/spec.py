@@ -12,9 +12,7 @@ from attngen.frontend.block_sparse import BlockTable
 from attngen.frontend.captures.retrace import Tracing
 from attngen.frontend.token_order import Order
 from attngen.ir.cascade import Cascade
-from attngen.ir.classes import Classes
 from attngen.ir.expr import Index
-from attngen.ir.packing import Packing
 from attngen.ir.traverse import reads
 
 Pattern = tuple[tuple[str, ...], ...]
@@ -50,11 +48,9 @@ class Spec:
         on_request: outputs that a call returns only when asked (`return_lse=True`).
         keys: names of the results when the user's function returned a dict, else None.
         blocks: the table that its mask looks up, which is for certain lengths.
-        order: how kernels take the tokens, queries and keys alike; None as they come.
+        order: in which the user wants kernels to take the tokens, queries and keys alike; None as they come.
         reordered: the same variant with tokens in an order that its mask suggests, for `compile` to choose; `pairs` are the queries times
             keys in tiles that hold anything, in this order and in that one.
-        classes: how tokens fall into classes that are tiled by themselves; the cascade is over these then, arguments and results are not.
-        packing: how heads that share keys and values become rows; the cascade is over these then, arguments and results are not.
         seed: the captured integer that decides what dropout drops; each call brings another value. None without dropout.
         captures: values behind the captured inputs. A captured Python float is a 0-d float64 tensor; a Python int or bool stays one.
         tracing: where calls read them, what the trace relied on, and how to trace again; None for a cascade that was not traced.
@@ -72,8 +68,6 @@ class Spec:
     order: Order | None = field(default=None, compare=False)
     reordered: Spec | None = field(default=None, compare=False)
     pairs: tuple[int, int] | None = field(default=None, compare=False)
-    classes: Classes | None = field(default=None, compare=False)
-    packing: Packing | None = field(default=None, compare=False)
     source: tuple[str, ...] = field(default=(), compare=False)
     tracing: Tracing | None = field(default=None, compare=False)
 

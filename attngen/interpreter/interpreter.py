@@ -2,7 +2,7 @@
 
 Takes a module that holds `@triton.jit` functions and host functions that launch them; gives a second module, executed from the same text,
 whose launches run on the CPU. The text is not changed and no environment variable is set: compiled and interpreted copies alternate.
-`@gluon.jit` functions may stand among them; what is simulated of them is said in `gluon_language`. One lock serialises all launches.
+`@gluon.jit` functions may stand among them; what is simulated of them is said in `gluon.gluon_language`. One lock serialises all launches.
 Tensors must live on the CPU. The interpreter is slow and checks meaning only: whether a kernel is legal for a target and fits it is for
 `inspect` to say.
 """
@@ -10,7 +10,7 @@ Tensors must live on the CPU. The interpreter is slow and checks meaning only: w
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
@@ -19,11 +19,11 @@ import numpy as np
 
 from attngen.cache.load import source_of
 from attngen.errors import AttngenError, DeviceMismatch, InternalError
-from attngen.interpreter.language import BUILDER, assign, equal_ranks, interpreted_language, loop, truth
+from attngen.interpreter.gluon.simulation import simulated_program, stand_ins
+from attngen.interpreter.language import BUILDER, assign, interpreted_language, loop, truth
 from attngen.interpreter.rewrite import rewrite
 from attngen.interpreter.triton_api import JITFunction, tl, triton
 from attngen.interpreter.triton_api import interpreter as base
-from attngen.runtime.partitions import partitioned_program
 
 _LAUNCH_OPTIONS = frozenset({"num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion", "waves_per_eu", "matrix_instr_nonkdim"})
 
@@ -67,26 +67,11 @@ def _copy(module: ModuleType) -> ModuleType:
     copy.__file__ = module.__file__
     copy.__package__ = module.__package__
     exec(compile(source_of(module), module.__file__ or module.__name__, "exec"), vars(copy))
-    if any(_is_gluon(value) for value in vars(copy).values()):
-        vars(copy).update(_simulated(vars(copy)))
+    vars(copy).update(stand_ins(vars(copy)))
     for name, value in list(vars(copy).items()):
         if isinstance(value, JITFunction):
             setattr(copy, name, InterpretedKernel(value))
     return copy
-
-
-def _simulated(names: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands in for those names of a module that are parts of Gluon."""
-    try:
-        from attngen.runtime.gluon_language import simulated
-
-        return simulated(names)
-    except AttributeError as error:
-        raise InternalError(f"the Gluon of Triton {triton.__version__} has moved: {error!r}") from error
-
-
-def _is_gluon(value: Any) -> bool:
-    return isinstance(value, JITFunction) and bool(value.is_gluon())
 
 
 class InterpretedKernel:
@@ -139,10 +124,7 @@ class InterpretedKernel:
 
     def _run_program(self, arguments: dict[str, Any], program: tuple[int, int, int]) -> None:
         try:
-            if not _is_gluon(self._jit_function):
-                self._body(**arguments)
-                return
-            with equal_ranks(), partitioned_program(self.__name__, self.fn.__code__.co_filename, program):
+            with simulated_program(self._jit_function, program):
                 self._body(**arguments)
         except AttngenError:
             raise

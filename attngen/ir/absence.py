@@ -11,15 +11,16 @@ always says where a value may be something else; None stands for anywhere, and F
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from attngen.ir import build
 from attngen.ir.build import FALSE
 from attngen.ir.expr import Apply, Const, Expr, Read, kind_of
 from attngen.ir.signs import Signs, is_negative, is_positive
-from attngen.ir.traverse import free_axes
+from attngen.ir.traverse import free_axes, once_a_node
 
 Fill = Literal["zero", "low", "high", "broken"]
 FILLS: tuple[Fill, ...] = ("zero", "low", "high", "broken")
@@ -65,6 +66,10 @@ def absence(expr: Expr, known: Known) -> Absence:
 
     A product counts as 0 where one factor is, as if all factors were finite: what is missing has no value.
     """
+    return once_a_node(partial(_absence, known))(expr)
+
+
+def _absence(known: Known, expr: Expr, visit: Callable[[Expr], Absence]) -> Absence:
     if kind_of(expr) == "bool":
         return Absence(zero=expr)
     match expr:
@@ -75,12 +80,12 @@ def absence(expr: Expr, known: Known) -> Absence:
         case Read():
             return known.absences.get(expr, Absence())
         case Apply(op="where", args=(condition, a, b)):
-            first, second = absence(a, known), absence(b, known)
+            first, second = visit(a), visit(b)
             return Absence(*(_chosen(condition, getattr(first, fill), getattr(second, fill)) for fill in FILLS))
         case Apply(op="mul" | "div", args=(a, b)):
-            return _product(expr, (absence(a, known), absence(b, known)), known)
+            return _product(expr, (visit(a), visit(b)), known)
         case Apply(op=op, args=args):
-            return _operation(op, tuple(absence(arg, known) for arg in args), args)
+            return _operation(op, tuple(visit(arg) for arg in args), args)
         case _:
             return Absence()
 

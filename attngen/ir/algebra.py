@@ -9,6 +9,7 @@ from functools import reduce
 
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr
+from attngen.ir.traverse import once_a_node
 
 Bag = frozenset[tuple[Expr, int]]
 """A multiset of factors or terms: how often each occurs."""
@@ -57,6 +58,26 @@ def signed_terms(expr: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
             return signed_terms(a, -sign)
         case _:
             return [(sign, expr)]
+
+
+def counted_terms(expr: Expr) -> dict[Expr, int]:
+    """The terms of a sum, as `signed_terms` has them, with how often each is added; once a node, where a sum is added to itself."""
+
+    def counts(node: Expr, visit: Callable[[Expr], dict[Expr, int]]) -> dict[Expr, int]:
+        match node:
+            case Apply(op="add" | "sub" as op, args=(a, b)):
+                parts = ((1, visit(a)), (1 if op == "add" else -1, visit(b)))
+            case Apply(op="neg", args=(a,)):
+                parts = ((-1, visit(a)),)
+            case _:
+                return {node: 1}
+        found: Counter[Expr] = Counter()
+        for sign, terms in parts:
+            for term, count in terms.items():
+                found[term] += sign * count
+        return found
+
+    return once_a_node(counts)(expr)
 
 
 def signed_sum(terms: Iterable[tuple[int, Expr]]) -> Expr:
@@ -139,31 +160,52 @@ def linear(expr: Expr, expand: Callable[[Expr], Mapping[Expr, float] | None] = _
     Args:
         expand: gives the linear form of a term that shall not stay a term, None for one that shall.
     """
+    sums: list[Expr] = []
+    terms: list[Expr] = []
+    met: dict[int, tuple[_Share, ...]] = {}
+
+    def visit(node: Expr) -> None:
+        if id(node) in met:
+            return
+        met[id(node)] = _scaled_parts(node)
+        for _, _, part in met[id(node)]:
+            visit(part)
+        (sums if met[id(node)] else terms).append(node)
+
+    visit(expr)
+    scales: dict[int, float] = dict.fromkeys(met, 0.0) | {id(expr): 1.0}
+    for node in reversed(sums):
+        for factor, divisor, part in met[id(node)]:
+            scales[id(part)] += scales[id(node)] * factor / divisor
     result: dict[Expr, float] = {}
-
-    def visit(node: Expr, scale: float) -> None:
-        match node:
-            case Apply(op="add", args=(a, b)):
-                visit(a, scale)
-                visit(b, scale)
-            case Apply(op="sub", args=(a, b)):
-                visit(a, scale)
-                visit(b, -scale)
-            case Apply(op="neg", args=(a,)):
-                visit(a, -scale)
-            case Apply(op="mul", args=(Const(value=value, kind="int" | "float"), a)):
-                visit(a, scale * value)
-            case Apply(op="mul", args=(a, Const(value=value, kind="int" | "float"))):
-                visit(a, scale * value)
-            case Apply(op="div", args=(a, Const(value=value, kind="int" | "float"))) if value != 0:
-                visit(a, scale / value)
-            case _:
-                inner = expand(node)
-                for term, coefficient in ({node: 1.0} if inner is None else inner).items():
-                    result[term] = result.get(term, 0.0) + scale * coefficient
-
-    visit(expr, 1.0)
+    for node in terms:
+        inner = expand(node)
+        for term, coefficient in ({node: 1.0} if inner is None else inner).items():
+            result[term] = result.get(term, 0.0) + scales[id(node)] * coefficient
     return {term: coefficient for term, coefficient in result.items() if coefficient != 0}
+
+
+_Share = tuple[float, float, Expr]
+"""A factor, a divisor, and what they apply to."""
+
+
+def _scaled_parts(expr: Expr) -> tuple[_Share, ...]:
+    """What a sum or a multiple is made of; nothing for a term."""
+    match expr:
+        case Apply(op="add", args=(a, b)):
+            return (1.0, 1.0, a), (1.0, 1.0, b)
+        case Apply(op="sub", args=(a, b)):
+            return (1.0, 1.0, a), (-1.0, 1.0, b)
+        case Apply(op="neg", args=(a,)):
+            return ((-1.0, 1.0, a),)
+        case Apply(op="mul", args=(Const(value=value, kind="int" | "float"), a)):
+            return ((value, 1.0, a),)
+        case Apply(op="mul", args=(a, Const(value=value, kind="int" | "float"))):
+            return ((value, 1.0, a),)
+        case Apply(op="div", args=(a, Const(value=value, kind="int" | "float"))) if value != 0:
+            return ((1.0, value, a),)
+        case _:
+            return ()
 
 
 def collected(parts: Iterable[tuple[Expr, float]]) -> dict[Expr, float]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from attngen.ir.expr import Expr, Kind
+from attngen.ir.printer import print_expr
 from attngen.source import SourceLoc
 
 Reduce = Literal["sum", "max", "logsumexp"]
@@ -42,6 +43,13 @@ class Input:
     def differentiable(self) -> bool:
         """Whether it can have a gradient."""
         return self.kind == "float" and not self.number
+
+    def __str__(self) -> str:
+        """`q[b,h,m,d]`, `slopes: float[:]`, or `window: int` for a Python number."""
+        if self.axes is not None:
+            suffix = "" if self.kind == "float" else f": {self.kind}"
+            return f"{self.name}[{','.join(self.axes)}]{suffix}"
+        return f"{self.name}: {self.kind}" + ("" if self.number else f"[{', '.join(':' * self.rank)}]")
 
 
 def operand_of(inputs: Iterable[Input], features: Collection[str]) -> Input:
@@ -77,6 +85,13 @@ class Einsum:
         """What messages call it: the user's name for it where there is one."""
         return self.loc.called if self.loc is not None and self.loc.called else self.name
 
+    def __str__(self) -> str:
+        """`name[axes] = reduce[over] body  if where`."""
+        axes = f"[{','.join(self.axes)}]" if self.axes else ""
+        reduce = f"{self.reduce}[{','.join(self.over)}] " if self.reduce else ""
+        where = f"  if {print_expr(self.where)}" if self.where is not None else ""
+        return f"{self.name}{axes} = {reduce}{print_expr(self.body)}{where}"
+
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
@@ -105,6 +120,9 @@ class Cascade:
         return item.axes or ()
 
     def __str__(self) -> str:
-        from attngen.ir.printer import print_cascade
-
-        return print_cascade(self)
+        """One line for the inputs, one a step, one for the outputs. `parser.parse` reads it back."""
+        arguments = ", ".join(str(item) for item in self.inputs if item.axes is not None)
+        captures = ", ".join(str(item) for item in self.inputs if item.axes is None)
+        head = f"cascade({arguments}; {captures})" if captures else f"cascade({arguments})"
+        lines = [head, *(f"  {step}" for step in self.steps), f"  -> {', '.join(self.outputs)}"]
+        return "\n".join(lines)

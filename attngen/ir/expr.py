@@ -4,12 +4,15 @@
 
 All nodes are frozen and compare by structure. Every expression has a kind, `float`, `int` or `bool`; `float` stands for whatever
 precision a kernel computes in. The table `OPS` is the whole vocabulary.
+
+A value that is used twice is one node with two parents: an expression is a DAG, and as a tree it may be exponentially larger. So hashes
+and kinds are computed once a node, and comparison looks at each pair of nodes once.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["bool", "int", "float"]
@@ -154,41 +157,75 @@ class Read:
     kind: Kind = "float"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Apply:
-    """A pointwise operation from `OPS`."""
+    """A pointwise operation from `OPS`. `found` has what `traverse` was asked about the node before."""
 
     op: str
     args: tuple[Expr, ...]
+    kind: Kind = field(init=False, repr=False)
+    found: dict[str, tuple[object, ...]] = field(init=False, repr=False)
+    _hash: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
             raise ValueError(f"unknown operation {self.op!r}")
         if len(self.args) != OPS[self.op].arity:
             raise ValueError(f"{self.op} takes {OPS[self.op].arity} arguments, got {len(self.args)}")
+        object.__setattr__(self, "kind", _kind(self.op, self.args))
+        object.__setattr__(self, "found", {})
+        object.__setattr__(self, "_hash", hash((self.op, self.args)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other, set()) if isinstance(other, Apply) else NotImplemented
+
+    def __reduce__(self) -> tuple[type[Apply], tuple[str, tuple[Expr, ...]]]:
+        # Hashes of strings differ from process to process.
+        return Apply, (self.op, self.args)
 
 
 Expr = Const | Index | Extent | Start | Offset | Read | Apply
 
 
+def _equal(a: object, b: object, seen: set[tuple[int, int]]) -> bool:
+    """Whether two expressions have one structure; `seen` are the pairs of nodes that were compared before."""
+    if a is b:
+        return True
+    if isinstance(a, Apply) and isinstance(b, Apply):
+        if hash(a) != hash(b) or a.op != b.op:
+            return False
+        pair = (id(a), id(b))
+        if pair in seen:
+            return True
+        seen.add(pair)
+        return all(_equal(x, y, seen) for x, y in zip(a.args, b.args, strict=True))
+    if isinstance(a, Read) and isinstance(b, Read):
+        if (a.tensor, a.kind, len(a.at)) != (b.tensor, b.kind, len(b.at)):
+            return False
+        return all(_equal(x, y, seen) for x, y in zip(a.at, b.at, strict=True))
+    return a == b
+
+
 def kind_of(expr: Expr) -> Kind:
     """The kind of a value: bool < int < float."""
     match expr:
-        case Const(kind=kind) | Read(kind=kind):
+        case Apply(kind=kind) | Const(kind=kind) | Read(kind=kind):
             return kind
         case Index() | Extent() | Start() | Offset():
             return "int"
-        case Apply(op="where", args=(_, a, b)):
-            return _wider(kind_of(a), kind_of(b))
-        case Apply(op=op, args=args):
-            result = OPS[op].result
-            if result != "same":
-                return result
-            widest: Kind = "int"
-            for arg in args:
-                widest = _wider(widest, kind_of(arg))
-            return widest
 
 
-def _wider(a: Kind, b: Kind) -> Kind:
-    return a if _RANK[a] >= _RANK[b] else b
+def _kind(op: str, args: tuple[Expr, ...]) -> Kind:
+    """The kind of the result of an operation."""
+    result = OPS[op].result
+    if result != "same":
+        return result
+    numbers = args[1:] if op == "where" else args
+    widest: Kind = "bool" if op == "where" else "int"
+    for arg in numbers:
+        kind = kind_of(arg)
+        widest = kind if _RANK[kind] > _RANK[widest] else widest
+    return widest

@@ -15,7 +15,7 @@ Takes and gives TracedForm; every value that exists is what it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from attngen.ir import build
@@ -23,7 +23,7 @@ from attngen.ir.absence import Absence, Fill, Known, absence
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Read, kind_of
 from attngen.ir.signs import Signs, signs
-from attngen.ir.traverse import free_axes, map_steps, names_read, walk
+from attngen.ir.traverse import free_axes, map_steps, names_read, once_a_node, walk
 
 Parts = frozenset[Expr]
 """The parts of a conjunction."""
@@ -51,16 +51,20 @@ def lift_masks(cascade: Cascade) -> Cascade:
 
 def under(expr: Expr, parts: Parts) -> Expr:
     """An expression where the parts of a predicate hold."""
-    if expr in parts:
-        return build.TRUE
-    if kind_of(expr) == "bool" and build.apply("not", expr) in parts:
-        return build.FALSE
-    if not isinstance(expr, Apply):
-        return expr
-    args = tuple(under(arg, parts) for arg in expr.args)
-    if args == expr.args:
-        return expr
-    return build.const(1) if expr.op == "to_int" and args == (build.TRUE,) else build.apply(expr.op, *args)
+
+    def held(node: Expr, visit: Callable[[Expr], Expr]) -> Expr:
+        if node in parts:
+            return build.TRUE
+        if kind_of(node) == "bool" and build.apply("not", node) in parts:
+            return build.FALSE
+        if not isinstance(node, Apply):
+            return node
+        args = tuple(visit(arg) for arg in node.args)
+        if args == node.args:
+            return node
+        return build.const(1) if node.op == "to_int" and args == (build.TRUE,) else build.apply(node.op, *args)
+
+    return once_a_node(held)(expr)
 
 
 def _may_mask(step: Einsum) -> bool:
@@ -198,9 +202,13 @@ class _Facts:
 
     def inherited(self, step: Einsum, lowered: Lifted) -> Parts:
         """What a step is under since the pointwise steps that it reads are."""
-        found: set[Expr] = set()
-        for source in self.sources(step):
-            found |= {*lowered.get(source.name, ()), *build.conjuncts(source.where), *self.inherited(source, lowered)}
+        found, seen, pending = set[Expr](), set[str](), self.sources(step)
+        while pending:
+            source = pending.pop()
+            if source.name not in seen:
+                seen.add(source.name)
+                found |= {*lowered.get(source.name, ()), *build.conjuncts(source.where)}
+                pending += self.sources(source)
         return frozenset(found)
 
     def sources(self, step: Einsum) -> list[Einsum]:
@@ -226,10 +234,13 @@ class _Facts:
     def within(self, expr: Expr) -> Iterator[Expr]:
         """The nodes of an expression and of the pointwise steps that it reads."""
         yield from walk(expr)
-        for name in names_read(expr):
-            source = self.by_name(name)
-            if source is not None and source.reduce is None:
-                yield from self.within(source.body)
+        pending, seen = list(reversed(names_read(expr))), set[str]()
+        while pending:
+            source = self.by_name(name := pending.pop())
+            if source is not None and source.reduce is None and name not in seen:
+                seen.add(name)
+                yield from walk(source.body)
+                pending.extend(reversed(names_read(source.body)))
 
     def by_name(self, name: str) -> Einsum | None:
         return self.cascade.step(name)

@@ -1,10 +1,13 @@
-"""Fresh names inside one cascade: `w`, then `w2`, `w3`."""
+"""Names inside one cascade: fresh ones, `w`, then `w2`, `w3`, and what messages call the values that it reads."""
 
 from __future__ import annotations
 
-from attngen.ir.cascade import Cascade
-from attngen.ir.expr import Index
-from attngen.ir.traverse import walk
+from collections.abc import Iterable
+
+from attngen.ir.cascade import Cascade, Einsum
+from attngen.ir.expr import Expr, Index, Read
+from attngen.ir.printer import print_expr
+from attngen.ir.traverse import rewrite, walk
 
 
 class Names:
@@ -23,3 +26,18 @@ class Names:
             name, number = f"{base}{number}", number + 1
         self.taken.add(name)
         return name
+
+
+def spell(expr: Expr, steps: Iterable[Einsum]) -> str:
+    """The text of an expression for a message: steps by what the user calls them, and those that are computed on the way in full."""
+    known = {step.name: step for step in steps}
+
+    def rule(node: Expr) -> Expr | None:
+        step = known.get(node.tensor) if isinstance(node, Read) else None
+        if step is None or not isinstance(node, Read) or step.called == step.name:
+            return None
+        if step.reduce is None and not step.called.isidentifier():
+            return rewrite(step.body, rule)
+        return Read(step.called, node.at, node.kind)
+
+    return print_expr(rewrite(expr, rule))

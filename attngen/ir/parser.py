@@ -40,7 +40,7 @@ _BINARY: dict[type[ast.AST], str] = {
 
 
 def parse(text: str) -> Cascade:
-    """The cascade that `printer.print_cascade` would print as `text`.
+    """The cascade that `printer.str` would print as `text`.
 
     Raises:
         ParseError: the text does not follow the grammar, or names something unknown.

@@ -10,10 +10,11 @@ Only the order of the real numbers counts: an exponential that underflows is pos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
-from attngen.ir.traverse import walk
+from attngen.ir.traverse import once_a_node, walk
 
 Signs = frozenset[int]
 """Which of -1, 0 and 1 the sign of a value may be."""
@@ -39,6 +40,10 @@ def signs(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> Signs:
         expr: a number or a truth value.
         steps: the signs of earlier steps, by name.
     """
+    return once_a_node(partial(_signs, steps))(expr)
+
+
+def _signs(steps: Mapping[str, Signs], expr: Expr, visit: Callable[[Expr], Signs]) -> Signs:
     match expr:
         case Const(value=value):
             return frozenset(((value > 0) - (value < 0),))
@@ -49,14 +54,14 @@ def signs(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> Signs:
         case Read(tensor=name):
             return steps.get(name, NOT_NEGATIVE if kind_of(expr) == "bool" else ANY)
         case Apply(op="where", args=(_, a, b)):
-            return signs(a, steps) | signs(b, steps)
+            return visit(a) | visit(b)
         case Apply(op="mul", args=(a, b)) if a == b:
-            return _square(signs(a, steps))
+            return _square(visit(a))
         case Apply(op="pow", args=(a, Const(value=power))) if power % 2 == 0:
-            squared = _square(signs(a, steps))
+            squared = _square(visit(a))
             return squared | POSITIVE if power <= 0 else squared
         case Apply(op=op, args=args):
-            return NOT_NEGATIVE if kind_of(expr) == "bool" else _operation(op, tuple(signs(arg, steps) for arg in args))
+            return NOT_NEGATIVE if kind_of(expr) == "bool" else _operation(op, tuple(visit(arg) for arg in args))
 
 
 def is_positive(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> bool:

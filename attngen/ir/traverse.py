@@ -1,12 +1,23 @@
-"""Walking and rewriting expressions. A rewriter returns None for "unchanged", so untouched parts are shared."""
+"""Walking and rewriting expressions. A rewriter returns None for "unchanged", so untouched parts are shared.
+
+Each node is visited once however many parents it has, so that the work is linear in the DAG. Two nodes that are equal but not one object
+are both visited; what is found must not depend on that, or ask for `occurrences`.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import wraps
+from typing import TypeVar, cast
 
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Expr, Extent, Index, Offset, Read
+
+T = TypeVar("T")
+LONG = 32
+"""A value of more operations, each counted as often as the text has it, is not written where it is read: it gets a step of its own."""
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
@@ -21,27 +32,90 @@ def children(expr: Expr) -> tuple[Expr, ...]:
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
-    """Every node, parents before children."""
-    yield expr
-    for child in children(expr):
-        yield from walk(child)
+    """Every node, in the order in which a reader of the text meets it first: parents before children, from left to right."""
+    seen: set[int] = set()
+    pending = [expr]
+    while pending:
+        node = pending.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            pending.extend(reversed(children(node)))
+
+
+def occurrences(expr: Expr) -> Counter[Expr]:
+    """How often the text of an expression has each of its nodes."""
+    found: dict[Expr, None] = {}
+
+    def visit(node: Expr) -> None:
+        if node not in found:
+            for child in children(node):
+                visit(child)
+            found[node] = None
+
+    visit(expr)
+    counts = Counter({expr: 1})
+    for node in reversed(found):
+        for child in children(node):
+            counts[child] += counts[node]
+    return counts
+
+
+def once_a_node(rule: Callable[[Expr, Callable[[Expr], T]], T]) -> Callable[[Expr], T]:
+    """A function that is defined by recursion, for as long as nothing else that it depends on changes.
+
+    Args:
+        rule: gives the result for a node, with the function itself to apply to other nodes.
+    """
+    done: dict[int, tuple[Expr, T]] = {}
+
+    def visit(node: Expr) -> T:
+        if id(node) not in done:
+            done[id(node)] = node, rule(node, visit)  # the node is kept, so that no other one gets its id
+        return done[id(node)][1]
+
+    return visit
 
 
 def rewrite(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
-    """Apply `rule` bottom-up; None leaves a node as it is."""
+    """Apply `rule` bottom-up, once a node; None leaves a node as it is."""
+
+    def changed(old: Expr, visit: Callable[[Expr], Expr]) -> Expr:
+        node = with_children(old, tuple(visit(child) for child in children(old)))
+        new = rule(node)
+        return node if new is None else new
+
+    return once_a_node(changed)(expr)
+
+
+def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
+    """The node with other direct sub-expressions; itself where they are the ones that it has."""
+    if all(a is b for a, b in zip(new, children(expr), strict=True)):
+        return expr
     match expr:
-        case Apply(op=op, args=args):
-            new = tuple(rewrite(arg, rule) for arg in args)
-            node: Expr = expr if all(a is b for a, b in zip(new, args, strict=True)) else Apply(op, new)
-        case Read(tensor=tensor, at=at, kind=kind):
-            new = tuple(rewrite(arg, rule) for arg in at)
-            node = expr if all(a is b for a, b in zip(new, at, strict=True)) else Read(tensor, new, kind)
+        case Apply(op=op):
+            return Apply(op, new)
+        case Read(tensor=tensor, kind=kind):
+            return Read(tensor, new, kind)
         case _:
-            node = expr
-    changed = rule(node)
-    return node if changed is None else changed
+            return expr
 
 
+def _once(function: Callable[[Expr | None], tuple[T, ...]]) -> Callable[[Expr | None], tuple[T, ...]]:
+    """The function, which keeps what it found with the node: passes ask the same of one body many times."""
+
+    @wraps(function)
+    def asked(expr: Expr | None) -> tuple[T, ...]:
+        if not isinstance(expr, Apply):
+            return function(expr)
+        if function.__name__ not in expr.found:
+            expr.found[function.__name__] = function(expr)
+        return cast("tuple[T, ...]", expr.found[function.__name__])
+
+    return asked
+
+
+@_once
 def reads(expr: Expr | None) -> tuple[Read, ...]:
     """All reads, each once, in order of appearance."""
     if expr is None:
@@ -49,6 +123,7 @@ def reads(expr: Expr | None) -> tuple[Read, ...]:
     return tuple(dict.fromkeys(node for node in walk(expr) if isinstance(node, Read)))
 
 
+@_once
 def names_read(expr: Expr | None) -> tuple[str, ...]:
     """Names of the tensors read, each once, in order of appearance."""
     return tuple(dict.fromkeys(read.tensor for read in reads(expr)))
@@ -59,6 +134,7 @@ def step_reads(step: Einsum) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*names_read(step.body), *names_read(step.where))))
 
 
+@_once
 def free_axes(expr: Expr | None) -> tuple[str, ...]:
     """Axes whose position matters to the value, in order of appearance."""
     if expr is None:
@@ -76,10 +152,14 @@ def extents(expr: Expr | None) -> tuple[str, ...]:
 def inline(expr: Expr, bodies: Mapping[str, Expr]) -> Expr:
     """Replace reads of named steps (at their own axes) by bodies, repeatedly."""
 
+    done: dict[str, Expr] = {}
+
     def rule(node: Expr) -> Expr | None:
-        if isinstance(node, Read) and node.tensor in bodies:
-            return inline(bodies[node.tensor], bodies)
-        return None
+        if not isinstance(node, Read) or node.tensor not in bodies:
+            return None
+        if node.tensor not in done:
+            done[node.tensor] = rewrite(bodies[node.tensor], rule)
+        return done[node.tensor]
 
     return rewrite(expr, rule)
 

@@ -10,7 +10,7 @@ from attngen.errors import MalformedCascade
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Expr, Index, Kind, kind_of
-from attngen.ir.printer import print_expr, print_step
+from attngen.ir.printer import print_expr
 from attngen.ir.traverse import extents, free_axes, live_steps, reads, walk
 
 Rule = Callable[[Cascade], None]
@@ -39,7 +39,7 @@ def verify(cascade: Cascade, form: type[Form]) -> Cascade:
 def _broken(rule: str, step: Einsum | None = None) -> MalformedCascade:
     if step is None:
         return MalformedCascade(rule)
-    return MalformedCascade(f"{rule}, in step\n    {print_step(step)}", loc=step.loc)
+    return MalformedCascade(f"{rule}, in step\n    {step!s}", loc=step.loc)
 
 
 def _exprs(step: Einsum) -> tuple[Expr, ...]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from attngen.ir.traverse import names_read, step_reads
-
-if TYPE_CHECKING:
-    from attngen.kernel.partition import Kernel
+from attngen.kernel.kernel import Kernel
 
 
 def live(kernel: Kernel) -> Kernel:

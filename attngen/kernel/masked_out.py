@@ -21,7 +21,7 @@ from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
-from attngen.ir.traverse import free_axes, names_read, reads, rewrite, step_reads, walk
+from attngen.ir.traverse import free_axes, names_read, occurrences, reads, rewrite, step_reads
 from attngen.kernel.kernel import Kernel
 from attngen.transform.streaming.streaming import Streamed
 
@@ -85,12 +85,13 @@ def is_of_few_rows(kernel: Kernel, exists: Expr | None) -> bool:
     if exists is None or kernel.resident not in free_axes(exists):
         return False
     numbers = {item.name for item in kernel.inputs if item.by_value}
+    found = occurrences(exists)
 
     def divided(axis: str) -> int:
-        parts = [node.args for node in walk(exists) if isinstance(node, Apply) and node.op in ("floordiv", "mod")]
-        return sum(a == Index(axis) and isinstance(b, Read) and b.tensor in numbers for a, b in parts)
+        parts = [(node.args, count) for node, count in found.items() if isinstance(node, Apply) and node.op in ("floordiv", "mod")]
+        return sum(count for (a, b), count in parts if a == Index(axis) and isinstance(b, Read) and b.tensor in numbers)
 
-    rows = sum(node == Index(kernel.resident) for node in walk(exists))
+    rows = found[Index(kernel.resident)]
     packed = kernel.role == "forward" and rows == divided(kernel.resident) and not divided(kernel.streamed or "")
     return kernel.role == "forward_parts" or packed
 

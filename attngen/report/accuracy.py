@@ -20,7 +20,12 @@ from attngen.interpreter.torch_reference import reference
 from attngen.ir.cascade import Cascade, Input, operand_of
 from attngen.ir.expr import Apply, Extent, Index, Read
 from attngen.ir.traverse import walk
+from attngen.plan.programs import ProgramKey
+from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
+from attngen.schedule.choose import Request
+from attngen.schedule.space import length_class
+from attngen.targets import table as targets
 
 RESIDENT_LENGTH, STREAMED_LENGTH, GRID_LENGTH = 70, 90, 2
 DRAWS = 3
@@ -40,15 +45,16 @@ class Deviation:
         return self.error <= self.allowed
 
 
-def trial(kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, int], dtype: str) -> tuple[Deviation, ...]:
+def trial(table: KernelTable, captures: Mapping[str, Any], features: Mapping[str, int], dtype: str) -> tuple[Deviation, ...]:
     """Run forward and backward.
 
     Args:
-        kernels: of the variant.
+        table: of the variant.
         captures: values of the captured inputs, on the CPU.
         features: lengths of the feature axes.
         dtype: of the arguments, by its short name.
     """
+    kernels = table.kernels(ProgramKey(dtype))
     lengths = extents(kernels, captures, features)
     kind: torch.dtype = getattr(torch, dtype)
     generator = torch.Generator().manual_seed(0)
@@ -125,8 +131,9 @@ def _run(
     """Outputs and gradients by name, and the cotangents that led to them."""
     program, backward = kernels.program, kernels.program.backward
     model = values[operand_of(program.cascade.inputs, program.features).name]
-    sequence = (lengths[program.streamed.resident], lengths[program.streamed.streamed])
-    loaded = kernels.at(str(model.dtype).removeprefix("torch.")).get(dict(features), model, sequence)
+    length = length_class(lengths[program.streamed.resident], lengths[program.streamed.streamed])
+    dtype = str(model.dtype).removeprefix("torch.")
+    loaded = kernels.get(Request(tuple(features.items()), dtype, targets.get(kernels.arch or "sm90"), length), model.device)
     inputs = list(values.values())
     result = loaded.module.forward(*inputs, loaded.tiles)
     saved = tuple(item.name for item in backward.saved) if backward is not None else ()

@@ -1,6 +1,6 @@
 """Which tiles a mask makes the kernels visit, counted by running the emitted bounds on the CPU.
 
-Takes the `Kernels` of a variant, gives one `MaskTiles` a kernel that streams. The bounds are the very functions that the kernels call, run
+Takes the kernels of a program, gives one `MaskTiles` a kernel that streams. The bounds are the very functions that the kernels call, run
 in the interpreter for all tiles of a head at once.
 """
 
@@ -21,18 +21,19 @@ from attngen.emit.params import Param
 from attngen.emit.segments import Segments, bound_names, segments_of
 from attngen.emit.tile_list import NARROW_TILES
 from attngen.errors import ArgumentError, InternalError
-from attngen.frontend.spec import Spec
 from attngen.interpreter.torch_reference import reference
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
-from attngen.ir.classes import Classes
 from attngen.ir.expr import Expr, Read, kind_of
 from attngen.ir.traverse import free_axes, names_read
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program
-from attngen.runtime.classes import extents_in_classes
+from attngen.plan.dilated import Dilated
+from attngen.plan.token_layout import TokenLayout
 from attngen.runtime.kernels import Kernels, Loaded
-from attngen.runtime.packing import extents_in_rows
+from attngen.schedule.choose import Request
+from attngen.schedule.space import length_class
+from attngen.targets import table as targets
 
 EMPTY_TILE, PARTIAL_TILE, FULL_TILE = 0, 1, 2
 
@@ -74,36 +75,24 @@ class MaskTiles:
 
 
 def mask_tiles(
-    kernels: Kernels,
-    spec: Spec,
-    captures: Mapping[str, Any],
-    features: Mapping[str, int],
-    dtype: str,
-    sizes: tuple[int, int, int, int],
-    group: tuple[str, int] | None = None,
+    kernels: Kernels, layout: TokenLayout, captures: Mapping[str, Any], features: Mapping[str, int], dtype: str, extents: Mapping[str, int]
 ) -> tuple[MaskTiles, ...]:
     """Count the tiles of every kernel that streams.
 
     Args:
-        kernels: of the variant.
-        spec: the variant, whose tokens may be in classes and whose heads may be in rows.
+        kernels: of the variant for the dtype.
+        layout: of its tokens.
         captures: values of the captured inputs, on the CPU.
         features: lengths of the feature axes, which tiles depend on.
         dtype: of the arguments, by its short name; tiles depend on it too.
-        sizes: batches, query heads, queries, keys.
-        group: the axis of query heads that share a key head, and how many they are.
+        extents: lengths of the user's axes but features.
     """
-    kernels = kernels.at(dtype)
     program = kernels.program
-    lengths = lengths_of(program, sizes, group)
-    if spec.classes is not None:
-        lengths |= extents_in_classes(spec.classes, lengths)
-    if spec.packing is not None:
-        lengths |= extents_in_rows(spec.packing, lengths)
-    model = torch.empty(0, dtype=getattr(torch, dtype))
-    sequence = (lengths[program.streamed.resident], lengths[program.streamed.streamed])
-    source, loaded = kernels.source(features), kernels.get(dict(features), model, sequence)
-    derived = dict(captures)
+    lengths = layout.extents(extents)
+    length = length_class(lengths[program.streamed.resident], lengths[program.streamed.streamed])
+    request = Request(tuple(features.items()), dtype, targets.get(kernels.arch or "sm90"), length)
+    source, loaded = kernels.source(features), kernels.get(request, torch.device("cpu"))
+    derived, divisor = dict(captures), layout.dilation.divisor if isinstance(layout, Dilated) else 1
     for kernel in program.kernels:
         for runs in kernel.document_extents:
             derived |= zip(runs.names, loaded.module.runs(derived[runs.values], derived[runs.keys]), strict=True)
@@ -114,7 +103,7 @@ def mask_tiles(
         if not kernel.tile_list_of
     ]
     return tuple(
-        _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count(spec.classes)
+        _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count(divisor)
         for bounding, segments, kernel in walked
         if segments is not None
     )
@@ -123,9 +112,9 @@ def mask_tiles(
 def lengths_of(program: Program, sizes: tuple[int, int, int, int], group: tuple[str, int] | None) -> dict[str, int]:
     """The length of every axis but features, of batches, query heads, queries and keys as `mask_tiles` takes them."""
     batch, heads, queries, keys = sizes
-    grid = program.kernels[0].grid
+    grid, axes = program.kernels[0].grid, program.streamed
     found = dict(zip(grid, (batch, heads if group is None else heads // group[1], *[1] * len(grid)), strict=False))
-    return found | {program.streamed.resident: queries, program.streamed.streamed: keys} | dict([] if group is None else [group])
+    return found | {axes.resident: queries, axes.streamed: keys} | dict([] if group is None else [group])
 
 
 class _Walk:
@@ -151,7 +140,7 @@ class _Walk:
         self.last = np.minimum(self.first + self.block, lengths[kernel.resident]) - 1
         self.heads = (*kernel.grid, *kernel.loops)
 
-    def count(self, of: Classes | None) -> MaskTiles:
+    def count(self, divisor: int) -> MaskTiles:
         predicates = (self.kernel.may_mask, self.kernel.must_mask)
         missing = [
             item.name for item in self.kernel.inputs if item.axes is not None and any(item.name in names_read(p) for p in predicates)
@@ -178,7 +167,7 @@ class _Walk:
             partial=partial,
             empty=empty,
             setup_bytes=self.setup_bytes(),
-            divisor=1 if of is None else of.divisor,
+            divisor=divisor,
             segments_max=int(changes.sum(axis=2).max(initial=0)),
             classes=classes if by_rows else classes.swapaxes(1, 2),
         )

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from attngen.errors import CompileFailed
 from attngen.interpreter.triton_api import knobs
+from attngen.plan.programs import FORWARD_ONLY, ProgramKey
+from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
-from attngen.schedule.cost.time import REFERENCE
-from attngen.schedule.space import LengthClass
 from attngen.schedule.tile_schedule import ModuleSchedule
 from attngen.targets.table import Target
 from attngen.toolchain.compile import Compiled, compile_many
@@ -68,33 +68,26 @@ class Inspected:
 
 
 def inspect_kernels(
-    kernels: Kernels,
-    lengths: Mapping[str, int],
-    dtype: str,
-    target: Target,
-    roles: Collection[str] | None = None,
-    length: LengthClass = "long",
+    table: KernelTable, lengths: Mapping[str, int], dtype: str, target: Target, roles: Collection[str] | None = None, *, few: bool = False
 ) -> tuple[Inspected, ...]:
     """Compile kernels of a variant as a call would, those of both forms of its backward.
 
     Args:
-        kernels: of the variant.
+        table: of the variant.
         lengths: of the feature axes.
         dtype: of the arguments, by its short name.
         target: where it would run.
         roles: which kernels; all by default.
-        length: the class of the lengths of the calls.
+        few: those of calls of few queries with split-KV instead.
 
     Raises:
         CompileFailed: Triton or the assembler refused a kernel. DoesNotFit: no tile fits the target.
     """
-    kernels, found = kernels.at(dtype), dict[str, Inspected]()
-    for form in (kernels, kernels.fused()):
-        if form is None:
-            continue
+    found = dict[str, Inspected]()
+    for form in (table.kernels(ProgramKey(dtype, FORWARD_ONLY, split=True)),) if few else table.forms(dtype):
         mine = {kernel.role for kernel in form.program.kernels if roles is None or kernel.role in roles} - found.keys()
         if mine:
-            request = Request(tuple(lengths.items()), dtype, target, length)
+            request = Request(tuple(lengths.items()), dtype, target, "decode" if few else "long")
             found |= {item.resources.role: item for item in compile_settled(form, request, mine)[1]}
     return tuple(found.values())
 
@@ -114,8 +107,8 @@ def compile_settled(
         CompileFailed: no tile of a kernel compiles.
     """
     while True:
-        whole = kernels.settled(request.extents, request.dtype, request.target, REFERENCE[request.length][1:])
-        source = kernels.source(request.extents, whole.specialised)
+        whole = kernels.settled(request)
+        source = kernels.source(request.extents, whole.alternates)
         module = loaded or Emitted(source, kernels.module(source, False, request.target, request.extents, request.dtype))
         tasks = [Task(module, role, request, tile) for role, tile in whole.tiles if role in roles]
         results = _compiled(tasks)

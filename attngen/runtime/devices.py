@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attngen.errors import ArchMismatch
 from attngen.targets import table as targets
 
 _MOST = 64
@@ -44,3 +45,35 @@ def target_of(device: torch.device) -> targets.Target:
     if torch.version.hip is not None:
         return targets.get(torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
     return targets.from_capability(*torch.cuda.get_device_capability(device))
+
+
+def target_for(device: torch.device, arch: str | None, *, interpret: bool) -> targets.Target:
+    """The target that schedules are for: the one asked for, else the device's, and sm90's for the CPU.
+
+    Args:
+        device: of the tensors.
+        arch: the one asked for.
+        interpret: kernels run in Triton's interpreter.
+
+    Raises:
+        ArchMismatch: tensors live on a device of another architecture than the one asked for.
+    """
+    if device.type != "cuda" or interpret:
+        return targets.get(arch or "sm90")
+    here = target_of(device)
+    if arch is not None and here.name != arch:
+        raise ArchMismatch(
+            f"compiled for {arch}, but the tensors are on {device}, which is {here.name}",
+            remedy=f'Compile with arch="{here.name}", or arch=None for the device of the tensors.',
+        )
+    return here
+
+
+def multiprocessors(target: targets.Target, device: torch.device) -> int:
+    """Those of the device; of the part that a target names where the device is no GPU."""
+    return _multiprocessors(device) if device.type == "cuda" else target.sms
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -11,22 +11,18 @@ from functools import cache, partial
 from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from attngen.cache.entry import Artefacts
 from attngen.cache.key import kernel_key
 from attngen.cache.load import load_module
 from attngen.cache.user_table import tuned_tiles
-from attngen.errors import ArchMismatch, MissingKernel
+from attngen.errors import MissingKernel
 from attngen.kernel.feature_tiles import Cuts, cuts
-from attngen.kernel.rewrites.note import Note
 from attngen.knobs import Knobs
-from attngen.pipeline import Program, Source, analyse, build, for_dtype, fused, schedule
-from attngen.runtime.devices import target_of
-from attngen.runtime.options import Options, asks_specialised, own_part, roles, thaw
+from attngen.pipeline import Program, Source, build, schedule
+from attngen.plan.options import Frozen, Options, asked_alternates, thaw
 from attngen.runtime.tile_list_cache import TileListCache
 from attngen.schedule.choose import Choice, Request
-from attngen.schedule.space import length_class
 from attngen.schedule.tile_schedule import ModuleSchedule, parse_schedule
 from attngen.stages.observe import watching
 from attngen.targets import table as targets
@@ -45,27 +41,22 @@ class Loaded:
 
 
 class Kernels:
-    """Builds modules on demand and keeps them. One object a compiled variant; safe for threads."""
+    """Builds modules on demand and keeps them. One object a program; safe for threads. `override` is what the user says of its tiles."""
 
-    def __init__(self, program: Program, name: str, options: Options, knobs: Knobs) -> None:
+    def __init__(self, program: Program, name: str, options: Options, knobs: Knobs, override: Frozen | None = None) -> None:
         self.program = program
         self.name = name
         self.options = options
         self.arch = options.arch
-        self.override = own_part(options.schedule, program)
+        self.override = override
         self.knobs = knobs
         self.lock = threading.RLock()
         self.choices: dict[Request, Choice] = {}
         self.schedules: dict[str, ModuleSchedule] = {}
-        self.sources: dict[tuple[Cuts, bool], Source] = {}
+        self.sources: dict[tuple[Cuts, frozenset[str]], Source] = {}
         self.loaded: dict[tuple[object, ...], Loaded] = {}
-        self.modules: dict[tuple[Cuts, bool, bool], ModuleType] = {}
-        self.narrower: dict[frozenset[str], Kernels] = {}
-        self.special: dict[str, Kernels] = {}
+        self.modules: dict[tuple[Cuts, frozenset[str], bool], ModuleType] = {}
         self.refusals = Refusals(program, knobs, options.local)
-        self.told: dict[str, tuple[tuple[str, tuple[Note, ...]], ...]] = {}
-        self.one_walk: Kernels | None = None
-        self.forms: dict[tuple[object, ...], tuple[bool, str]] = {}
         self.kept = TileListCache()
 
     @property
@@ -73,110 +64,36 @@ class Kernels:
         """Steps that the forward keeps for the backward, in the order in which the backward takes them."""
         return tuple(item.name for item in self.program.backward.saved) if self.program.backward is not None else ()
 
-    def at(self, dtype: str) -> Kernels:
-        """Kernels for arguments of a dtype, by its short name: these, where its precision changes nothing."""
+    def source(self, dims: Mapping[str, int], alternates: frozenset[str] = frozenset()) -> Source:
+        """The emitted module for these feature lengths; its text depends only on how they are cut into tiles, and on the alternate
+        kernels that it has too, as a schedule or the user may ask."""
         with self.lock:
-            if dtype not in self.special:
-                program = for_dtype(self.program, dtype, watching(self.knobs))
-                self.told[dtype] = program.rewrites
-                mine = self if program.kernels == self.program.kernels else Kernels(program, self.name, self.options, self.knobs)
-                self.special[dtype] = mine
-            return self.special[dtype]
+            return self._source(dims, alternates | asked_alternates(self.override))
 
-    def wanting(self, names: frozenset[str]) -> Kernels:
-        """Kernels whose backward computes the gradients of these inputs and no others; in strict mode all, as they were stored.
-
-        A tile of a bias that nobody trains is then never stored, a slope's never summed.
-        """
-        every = {item.name for item in self.program.cascade.inputs if item.differentiable} - {name for name, _ in self.program.refused}
-        if names >= every or self.knobs.strict:
-            return self
-        with self.lock:
-            if names not in self.narrower:
-                program, delta, watch = self.program, self.options.precise_delta, watching(self.knobs)
-                general = analyse(program.cascade, watch, wanted=names, without=program.without, asked=program.asked, precise_delta=delta)
-                program = for_dtype(general, self.program.dtype)
-                gone = roles(self.program) - roles(program)
-                schedule = tuple(item for item in self.options.schedule if item[0] not in gone) if self.options.schedule else None
-                self.narrower[names] = Kernels(program, self.name, replace(self.options, schedule=schedule), self.knobs)
-            return self.narrower[names]
-
-    def fused(self) -> Kernels | None:
-        """The same with the backward in one walk, None where it has no such form."""
-        with self.lock:
-            if self.one_walk is None:
-                program = fused(self.program, watching(self.knobs))
-                if program is not None:
-                    self.one_walk = Kernels(program, self.name, self.options, self.knobs)
-            return self.one_walk
-
-    def source(self, dims: Mapping[str, int], specialised: bool = False) -> Source:
-        """The emitted module for these feature lengths; its text depends only on how they are cut into tiles, and on whether the forward
-        has specialised warps too, as a schedule or the user may ask."""
-        with self.lock:
-            return self._source(dims, specialised or asks_specialised(self.override))
-
-    def _source(self, dims: Mapping[str, int], specialised: bool) -> Source:
-        key = (cuts(dims), specialised)
+    def _source(self, dims: Mapping[str, int], alternates: frozenset[str]) -> Source:
+        key = (cuts(dims), alternates)
         if key not in self.sources:
             self.sources[key] = build(self.program, self.name, *key, watching(self.knobs))
         return self.sources[key]
 
-    def target(self, device: torch.device) -> targets.Target:
-        """The target that schedules are for: the one asked for, else the device's, and sm90's for the CPU.
-
-        Raises:
-            ArchMismatch: tensors live on a device of another architecture than the one asked for.
-        """
-        if device.type != "cuda" or self.knobs.interpret:
-            return targets.get(self.arch or "sm90")
-        here = target_of(device)
-        if self.arch is not None and here.name != self.arch:
-            raise ArchMismatch(
-                f"compiled for {self.arch}, but the tensors are on {device}, which is {here.name}",
-                remedy=f'Compile with arch="{here.name}", or arch=None for the device of the tensors.',
-            )
-        return here
-
-    def request(
-        self, dims: Mapping[str, int], dtype: str, target: targets.Target, lengths: tuple[int, int] | None, singles: tuple[str, ...] = ()
-    ) -> Request:
-        """What tiles are chosen for, of a call with these lengths."""
-        return Request(tuple(dims.items()), dtype, target, "long" if lengths is None else length_class(*lengths), singles)
-
-    def choice(
-        self,
-        dims: Mapping[str, int],
-        dtype: str,
-        target: targets.Target,
-        lengths: tuple[int, int] | None = None,
-        singles: tuple[str, ...] = (),
-    ) -> Choice:
+    def choice(self, request: Request) -> Choice:
         """Tiles for every kernel, with the reasons.
 
         Raises:
             DoesNotFit: no tile fits the target. ScheduleError: the user's tiles are illegal.
         """
-        request = self.request(dims, dtype, target, lengths, singles)
         with self.lock:
             if request not in self.choices:
                 tuned = tuned_tiles(self.knobs, self.options.local)
-                # What is stored, or made for others, has no specialised warps that nobody asked for.
+                # What is stored, or made for others, has no alternate kernels that nobody asked for.
                 kept = self.knobs.strict or self.options.stored or not self.options.local
-                tuned = tuned.unspecialised() if kept else tuned
+                tuned = tuned.without_alternates() if kept else tuned
                 asked = None if self.override is None else thaw(self.override)
                 refused, watch = partial(self.refusals.why, request), watching(self.knobs)
                 self.choices[request] = schedule(self.program, request, tuned, refused, asked, watch)
             return self.choices[request]
 
-    def settled(
-        self,
-        dims: Mapping[str, int],
-        dtype: str,
-        target: targets.Target,
-        lengths: tuple[int, int] | None = None,
-        singles: tuple[str, ...] = (),
-    ) -> ModuleSchedule:
+    def settled(self, request: Request) -> ModuleSchedule:
         """The schedule that kernels run with: the choice where it rests on measurements, else what a real compile made of it.
 
         Compiles at most each unmeasured kernel once and each rejected leader's successor once; the result is kept in the cache. Where a
@@ -186,8 +103,7 @@ class Kernels:
         Raises:
             CompileFailed: no tile of a kernel compiles and fits, or a user's does not. MissingKernel: strict mode, and nothing is stored.
         """
-        request = self.request(dims, dtype, target, lengths, singles)
-        while (choice := self.choice(dims, dtype, target, lengths, singles)).unsettled:
+        while (choice := self.choice(request)).unsettled:
             key = self.refusals.settled_key(request, choice)
             with self.lock:
                 found = self.schedules.get(key) or self._settle(key, choice, request)
@@ -217,11 +133,11 @@ class Kernels:
         entry = store(self.knobs).try_load(key)
         if entry is None:
             if self.knobs.strict and request.length != "long":
-                return self.settled(request.extents, request.dtype, request.target)
+                return self.settled(replace(request, length="long", singles=()))
             if self.knobs.strict:
                 raise self.missing(request.extents, request.dtype, request.target)
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
-            source = self._source(request.extents, choice.schedule.specialised)
+            source = self._source(request.extents, choice.schedule.alternates)
             module = self._module(source, False, request.target, request.extents, request.dtype)
             settled = settle(Emitted(source, module), choice, request)
             self._refuse(request, settled.failed)
@@ -231,16 +147,18 @@ class Kernels:
             entry = store(self.knobs).build(key, lambda: Artefacts({"schedule.txt": text.encode()}, {"kind": "schedule"}))
         return parse_schedule(entry.content("schedule.txt").decode())
 
-    def get(self, dims: Mapping[str, int], tensor: Tensor, lengths: tuple[int, int], singles: tuple[str, ...] = ()) -> Loaded:
-        """The module and tiles for a call with operands like `tensor`; `singles` are the other arguments that are fp32."""
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        target = self.target(tensor.device)
-        interpret = tensor.device.type == "cpu" or self.knobs.interpret
-        found = (dims, dtype, target, lengths, singles)
-        schedule = self.choice(*found).schedule if interpret else self.settled(*found)
-        key = (tuple(sorted(dims.items())), dtype, singles, target.name, interpret, schedule)
+    def get(self, request: Request, device: torch.device) -> Loaded:
+        """The module and tiles for calls with tensors on a device.
+
+        Raises:
+            CompileFailed, DoesNotFit: of `settled`. MissingKernel: strict mode, and nothing is stored.
+        """
+        interpret = device.type == "cpu" or self.knobs.interpret
+        schedule = self.choice(request).schedule if interpret else self.settled(request)
+        key = (request, interpret, schedule)
         if key not in self.loaded:
-            module = self.module(self.source(dims, schedule.specialised), interpret, target, dims, dtype)
+            dims = request.extents
+            module = self.module(self.source(dims, schedule.alternates), interpret, request.target, dims, request.dtype)
             self.loaded[key] = Loaded(module, schedule.as_tiles(self.program.kernels))
         return self.loaded[key]
 
@@ -250,7 +168,7 @@ class Kernels:
             return self._module(source, interpret, target, dims, dtype)
 
     def _module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
-        key = (cuts(dims), source.specialised, interpret)
+        key = (cuts(dims), source.alternates, interpret)
         if key not in self.modules:
             self.modules[key] = self.load(source, interpret, target, dims, dtype)
         return self.modules[key]

@@ -18,12 +18,12 @@ from attngen.errors import ArgumentError, MissingKernel
 from attngen.frontend.dropout import without_dropout
 from attngen.frontend.spec import Spec, captured_lengths, with_lse
 from attngen.knobs import Knobs
-from attngen.pipeline import analyse
-from attngen.runtime.classes import in_classes
-from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options
-from attngen.runtime.ordering import best_order
-from attngen.stages.observe import watching
+from attngen.plan.dilated import dilated
+from attngen.plan.options import Options
+from attngen.plan.programs import ProgramKey
+from attngen.plan.token_layout import best_order
+from attngen.runtime.kernel_table import KernelTable
+from attngen.schedule.choose import Request
 from attngen.targets.table import Target
 
 
@@ -32,14 +32,20 @@ class Beforehand:
     """The kernels that calls of a variant may run with on one target."""
 
     target: Target
-    kernels: tuple[Kernels, ...]
+    tables: tuple[KernelTable, ...]
 
     @staticmethod
     def of(spec: Spec, target: Target, knobs: Knobs) -> Beforehand:
         """Those of a variant that is compiled without options."""
-        options, watch = Options(target.name, stored=True), watching(replace(knobs, dump=()))
-        forms = {str(form.cascade): form for form in _forms(best_order(spec, target))}.values()
-        return Beforehand(target, tuple(Kernels(analyse(form.cascade, watch), form.name, options, knobs) for form in forms))
+        options, quiet = Options(target.name, stored=True), replace(knobs, dump=())
+        tables: dict[str, KernelTable] = {}
+        for form in _forms(best_order(spec, target)):
+            table = KernelTable(form.cascade, form.name, options, quiet)
+            tables.setdefault(str(form.cascade), table)
+            layout = dilated(form, table.start.cascade)
+            if layout is not None:
+                tables.setdefault(str(layout.cascade), KernelTable(layout.cascade, form.name, options, quiet, canonical=True))
+        return Beforehand(target, tuple(tables.values()))
 
     def store(self, lengths: Mapping[str, int], dtype: str) -> None:
         """Put them into the cache, for arguments of a dtype and lengths of the feature axes.
@@ -47,25 +53,21 @@ class Beforehand:
         Raises:
             UnsafeCacheDirectory: others could write into the cache. CompileFailed, DoesNotFit: a kernel does not compile.
         """
-        for kernels in (each.at(dtype) for each in self.kernels):
+        for kernels in (table.kernels(ProgramKey(dtype)) for table in self.tables):
             dims = {axis: lengths[axis] for axis in kernels.program.features}
-            schedule = kernels.settled(dims, dtype, self.target)
-            kernels.module(kernels.source(dims, schedule.specialised), False, self.target, dims, dtype)
+            schedule = kernels.settled(Request(tuple(dims.items()), dtype, self.target))
+            kernels.module(kernels.source(dims, schedule.alternates), False, self.target, dims, dtype)
 
 
 def _forms(spec: Spec) -> Iterator[Spec]:
-    """A variant, with its logsumexp and without its dropout, as calls ask for it, and each with tokens in classes of equal remainder."""
+    """A variant, with its logsumexp and without its dropout, as calls ask for it."""
     asked = [spec, without_dropout(spec)]
     if not spec.on_request:
         for form in tuple(asked):
             # Of a variant that has none, several, or returns it anyway, no call can ask for it.
             with suppress(ArgumentError):
                 asked.append(with_lse(form))
-    for form in asked:
-        yield form
-        classes = in_classes(form)
-        if classes is not None:
-            yield classes
+    yield from asked
 
 
 def spelled_out(error: MissingKernel, spec: Spec, options: Options) -> MissingKernel:

@@ -11,28 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.facts.kernel_facts import KernelFacts
 from attngen.facts.work import Structure
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.cost.time import CompiledCost, price
 from attngen.schedule.ranking import UNSTAGED, Candidate, Refused, Request, distinct, does_not_fit, passed_over, rank
 from attngen.schedule.tables import Measured, Table
-from attngen.schedule.tile_schedule import FLAGS, ModuleSchedule, TileSchedule, check_specialised, override
+from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule, check_alternates, override
 from attngen.schedule.tuned import Tuned, TunedTable
 
-__all__ = [
-    "UNSTAGED",
-    "Candidate",
-    "Choice",
-    "Reason",
-    "Request",
-    "choose",
-    "distinct",
-    "does_not_fit",
-    "nothing_refused",
-    "rank",
-    "with_asked",
-]
+__all__ = ["UNSTAGED", "Candidate", "Choice", "Reason", "Request", "choose", "distinct", "does_not_fit", "rank", "with_asked"]
 
 Evidence = Literal["tuned", "measured", "similar", "model"]
 _KEPT_CANDIDATES = 6
@@ -40,7 +29,7 @@ _FORMS = {
     "pipe": "the products of the next tile are formed beside the weights of this one",
     "late": "behind the maximum of this one",
     "tma": "tiles come by tensor descriptors where their tensors are aligned, else by pointers",
-    "specialised": "one warp fetches them, for two groups of four that compute half of the rows each; never run on a GPU yet",
+    **{flag: alternate.summary for flag, alternate in ALTERNATES.items()},
 }
 # A fallback has at most this share of the registers of what it replaces.
 _FALLBACK_SHARE = 0.85
@@ -85,7 +74,7 @@ class Reason:
         elif self.row is not None:
             row = self.row
             head += f": {row.registers} registers, {row.spill_bytes} B spilled, {row.shared_bytes} B shared, compiled for {row.arch}"
-        lines = [head, *(f"  {flag}: {_FORMS[flag]}" for flag in FLAGS if getattr(runs, flag))]
+        lines = [head, *(f"  {flag}: {_FORMS[flag]}" for flag in runs.flags)]
         if self.alternative is not None:
             lines.append(f"  without spills: {self.alternative.tile}, {self.alternative.registers} registers")
         return (*lines, *(f"  {candidate}" for candidate in self.candidates))
@@ -159,7 +148,7 @@ def with_asked(choice: Choice, facts: Sequence[KernelFacts], request: Request, g
         ScheduleError: the user's tiles are illegal.
     """
     schedule = override(choice.schedule, facts, given)
-    check_specialised(schedule, request.extents, request.dtype, request.target)
+    check_alternates(schedule, request.extents, request.dtype, request.target)
     asked = tuple(role for role, tile in schedule.tiles if tile != choice.schedule[role])
     held = {item.role: item.work for item in facts}
     needs = {role: shared_bytes(held[role], request.extents, request.dtype, schedule[role], request.target) for role in asked}
@@ -171,7 +160,7 @@ def with_asked(choice: Choice, facts: Sequence[KernelFacts], request: Request, g
 def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTable, refused: Refused) -> Reason:
     row = measured.find(request.target.name, request.dtype, request.length, kernel.key(request.extents), kernel.arithmetic)
     timed = tuned.find(request.target.name, request.dtype, request.length, kernel, request.extents)
-    if timed is not None and timed.schedule.specialised and not kernel.specialised:
+    if timed is not None and timed.schedule.alternate and timed.schedule.alternate not in kernel.alternates:
         timed = None
     known = (timed.schedule if timed is not None else None, row.schedule if row is not None else None)
     ranked, failed = passed_over(rank(kernel, request), known, kernel, request, refused)

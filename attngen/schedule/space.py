@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.facts.work import Structure
 from attngen.schedule.tile_schedule import BLOCKS, DTYPE_BYTES, TileSchedule
 from attngen.targets.table import Target
@@ -64,11 +65,13 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
                     yield from (replace(tile, **form) for form in _forms(structure, tile, dtype, target))
 
 
-def specialised_tiles(structure: Structure, dtype: str, target: Target, length: LengthClass = "long") -> tuple[TileSchedule, ...]:
-    """Tiles of the warp-specialised form of a kernel, () where it has none; arguments as for `candidates`."""
-    if not structure.specialised or target.matrix_unit != "wgmma" or DTYPE_BYTES[dtype] != 2 or length != "long":
-        return ()
-    return tuple(TileSchedule(128, streamed, 8, 2, tma=True, specialised=True) for streamed in (128, 64))
+def alternate_tiles(structure: Structure, dtype: str, target: Target, length: LengthClass = "long") -> tuple[TileSchedule, ...]:
+    """Tiles of the alternates of a kernel, () where it has none; arguments as for `candidates`."""
+    return tuple(
+        TileSchedule(streamed=streamed, num_stages=stages, alternate=flag, **ALTERNATES[flag].fields)
+        for flag in structure.alternates
+        for streamed, stages in ALTERNATES[flag].tiles(dtype, target, length)
+    )
 
 
 def _forms(structure: Structure, tile: TileSchedule, dtype: str, target: Target) -> Iterator[dict[str, bool]]:

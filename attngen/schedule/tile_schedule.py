@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from attngen.alternates.alternate_kernel import AlternateKernel
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.errors import ScheduleError
 from attngen.facts.kernel_facts import KernelFacts
-from attngen.kernel.feature_tiles import pieces
 from attngen.kernel.partition import Kernel
 from attngen.targets.table import Target
 
@@ -23,30 +24,28 @@ MERGED_ROWS = (1, 2, 4, 8)
 WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5, 6)
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-WIDEST = 256
-"""Columns of a product of the matrix unit, at most, where its layout is in the text."""
 FIELDS = ("resident", "streamed", "num_warps", "num_stages")
-FLAGS = ("pipe", "late", "tma", "specialised")
-SPECIALISED = {"resident": 128, "num_warps": 8, "pipe": False, "late": False, "tma": True}
-"""What the warp-specialised form has instead: two groups of four warps with 64 rows each."""
+FLAGS = ("pipe", "late", "tma")
+_SWITCHES = (*FLAGS, *ALTERNATES)
+"""What a user sets to True or False, in small letters."""
 _LEGAL = {
     "resident": (*MERGED_ROWS, *BLOCKS),
     "streamed": BLOCKS,
     "num_warps": WARPS,
     "num_stages": STAGES,
-    **dict.fromkeys(FLAGS, (False, True)),
+    **dict.fromkeys(_SWITCHES, (False, True)),
 }
 _TEXT = re.compile(
     r"(?P<resident>\d+)(?:x(?P<streamed>\d+))?,w(?P<num_warps>\d+),s(?P<num_stages>\d+)(?P<pipe>,pipe(?P<late>,late)?)?(?P<tma>,tma)?"
-    r"(?P<specialised>,specialised)?"
+    rf"(?:,(?P<alternate>{'|'.join(ALTERNATES)}))?"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TileSchedule:
     """Tile extents in positions, `streamed` None for a kernel without a stream, and the form of the kernel: `pipe` forms the products of
-    the next tile beside the weights of this one, `late` those behind its maximum, `tma` fetches tiles by descriptors; `specialised` divides
-    the warps into those that fetch and those that compute, of which `num_warps` are the latter. `str` gives "128x64,w8,s2,pipe,tma"."""
+    the next tile beside the weights of this one, `late` those behind its maximum, `tma` fetches tiles by descriptors; `alternate` is the
+    flag of an alternate kernel, "" for the plain one. `str` gives "128x64,w8,s2,pipe,tma"."""
 
     resident: int
     streamed: int | None
@@ -55,7 +54,7 @@ class TileSchedule:
     pipe: bool = False
     late: bool = False
     tma: bool = False
-    specialised: bool = False
+    alternate: str = ""
 
     def __post_init__(self) -> None:
         for field in (*FIELDS, *FLAGS):
@@ -69,19 +68,32 @@ class TileSchedule:
                 )
         if self.late and not self.pipe:
             raise ScheduleError("late=True says where products of the next tile are formed, and without pipe none are", remedy="Set both.")
-        wrong = [f"{field}={getattr(self, field)}" for field, value in SPECIALISED.items() if getattr(self, field) != value]
-        if self.specialised and wrong:
-            legal = ", ".join(f"{field}={value}" for field, value in SPECIALISED.items())
-            raise ScheduleError(f"specialised=True does not go with {', '.join(wrong)}", remedy=f"That form has {legal}.")
+        if self.alternate:
+            self._check_alternate()
+
+    def _check_alternate(self) -> None:
+        if self.alternate not in ALTERNATES:
+            known = ", ".join(ALTERNATES)
+            raise ScheduleError(f"{self.alternate!r} is no alternate kernel", remedy=f"alternate is one of {known}, or empty.")
+        fields = ALTERNATES[self.alternate].fields
+        wrong = [f"{field}={getattr(self, field)}" for field, value in fields.items() if getattr(self, field) != value]
+        if wrong:
+            legal = ", ".join(f"{field}={value}" for field, value in fields.items())
+            raise ScheduleError(f"{self.alternate}=True does not go with {', '.join(wrong)}", remedy=f"That form has {legal}.")
 
     def __str__(self) -> str:
         tile = f"{self.resident}" if self.streamed is None else f"{self.resident}x{self.streamed}"
-        return f"{tile},w{self.num_warps},s{self.num_stages}" + "".join(f",{flag}" for flag in FLAGS if getattr(self, flag))
+        return f"{tile},w{self.num_warps},s{self.num_stages}" + "".join(f",{flag}" for flag in self.flags)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those that are set, and that of the alternate kernel."""
+        return (*(flag for flag in FLAGS if getattr(self, flag)), *([self.alternate] if self.alternate else ()))
 
 
 def _is_legal(field: str, value: object) -> bool:
     """A bool is an int to Python, and True is no number of warps."""
-    return type(value) is (bool if field in FLAGS else int) and value in _LEGAL[field]
+    return type(value) is (bool if field in _SWITCHES else int) and value in _LEGAL[field]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +117,9 @@ class ModuleSchedule:
         return " ".join(f"{role}={tile}" for role, tile in self.tiles)
 
     @property
-    def specialised(self) -> bool:
-        """Whether some kernel has that form."""
-        return any(tile.specialised for _, tile in self.tiles)
+    def alternates(self) -> frozenset[str]:
+        """Flags of the alternate kernels that some role has."""
+        return frozenset(tile.alternate for _, tile in self.tiles if tile.alternate)
 
     def replace(self, changes: Mapping[str, TileSchedule]) -> ModuleSchedule:
         """The schedule with other tiles for some roles."""
@@ -122,8 +134,8 @@ class ModuleSchedule:
             kernels: the module's kernels; their axes name the blocks.
 
         Returns:
-            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and `PIPE`, `LATE`,
-            `TMA` and `SPECIALISED` where they are set.
+            For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and the flags
+            that are set, in capitals.
         """
         return {kernel.role: _launch_values(kernel, self[kernel.role]) for kernel in kernels}
 
@@ -134,7 +146,7 @@ def _launch_values(kernel: Kernel, tile: TileSchedule) -> dict[str, int]:
         if tile.streamed is None:
             raise ScheduleError(f"the kernel {kernel.role} streams {kernel.streamed}, but its schedule {tile} has no streamed block")
         values[f"BLOCK_{kernel.streamed.upper()}"] = tile.streamed
-    flags = {field.upper(): True for field in FLAGS if getattr(tile, field)}
+    flags = {flag.upper(): True for flag in tile.flags}
     return {**values, "num_warps": tile.num_warps, "num_stages": tile.num_stages, **flags}
 
 
@@ -154,6 +166,7 @@ def parse_tile(text: str) -> TileSchedule:
         int(found["num_warps"]),
         int(found["num_stages"]),
         *(found[flag] is not None for flag in FLAGS),
+        alternate=found["alternate"] or "",
     )
 
 
@@ -179,8 +192,8 @@ def override(chosen: ModuleSchedule, facts: Iterable[KernelFacts], given: object
         chosen: what stands where the user says nothing.
         facts: of the module's kernels.
         given: role -> values, or values for all kernels at once. Values are `BLOCK_M`-like names of the kernel's own axes,
-            `num_warps`, `num_stages`, and `PIPE`, `LATE`, `TMA` and `SPECIALISED` of kernels that have these forms, False of all others;
-            those left out stay as chosen, but that `LATE` goes with `PIPE`, and `SPECIALISED` brings what it needs.
+            `num_warps`, `num_stages`, and `PIPE`, `LATE`, `TMA` and alternates, in capitals, of kernels that have these forms, False of all
+            others; those left out stay as chosen, but that `LATE` goes with `PIPE`, and an alternate brings what it needs.
 
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
@@ -200,8 +213,9 @@ def override(chosen: ModuleSchedule, facts: Iterable[KernelFacts], given: object
         changes[kernel.role] = _changed(kernel, chosen[kernel.role], _mapping(values[role], f"the schedule of {role}", roles))
     if by_role:
         return chosen.replace(changes)
-    if all(kernel.unspecialised for kernel in kernels):
-        _refuse_specialised(kernels[0], values)
+    for alternate in ALTERNATES.values():
+        if all(kernel.ineligible[alternate.flag] for kernel in kernels):
+            _refuse_ineligible(alternate, kernels[0], values)
     known = {name for kernel in kernels for name in _names(kernel)}
     values = {name: value for name, value in values.items() if name in known or not _is_plain(name, value)}
     _check_names("schedule=", values, known)
@@ -245,18 +259,20 @@ def _names(facts: KernelFacts) -> dict[str, str]:
 
 def forms(facts: KernelFacts) -> tuple[str, ...]:
     """The flags that a kernel knows: `pipe` where products can go ahead, `late` where a maximum is taken of them, `tma` where whole rows
-    of matrices stream, `specialised` for a forward whose products are of such rows."""
-    late = facts.prefetched and facts.kernel.gauges
-    known = {"pipe": facts.prefetched, "late": late, "tma": facts.dense_rows, "specialised": not facts.unspecialised}
-    return tuple(flag for flag in FLAGS if known[flag])
+    of matrices stream, and those of the alternates that it has."""
+    late = bool(facts.prefetched and facts.kernel.gauges)
+    known = {"pipe": bool(facts.prefetched), "late": late, "tma": bool(facts.dense_rows)}
+    return (*(flag for flag in FLAGS if known[flag]), *facts.alternates)
 
 
 def _changed(kernel: KernelFacts, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
     names = _names(kernel)
-    _refuse_specialised(kernel, values)
+    for alternate in ALTERNATES.values():
+        _refuse_ineligible(alternate, kernel, values)
     values = {name: value for name, value in values.items() if name in names or not _is_plain(name, value)}
     _check_names(f"the schedule of {kernel.role}", values, names)
     fields: dict[str, Any] = {field: getattr(tile, field) for field in (*FIELDS, *FLAGS)}
+    fields |= {flag: tile.alternate == flag for flag in ALTERNATES}
     for name, value in values.items():
         field = names[str(name)]
         legal = BLOCKS if field == "resident" and not kernel.work.combines_splits else _LEGAL[field]
@@ -266,37 +282,33 @@ def _changed(kernel: KernelFacts, tile: TileSchedule, values: Mapping[object, ob
                 remedy=f"{name} is one of {', '.join(map(str, legal))}.",
             )
         fields[field] = value
-    if fields["specialised"]:
-        fields |= {field: value for field, value in SPECIALISED.items() if field not in {names[str(name)] for name in values}}
+    asked = [alternate for flag, alternate in ALTERNATES.items() if fields.pop(flag)]
+    for alternate in asked:
+        fields |= {field: value for field, value in alternate.fields.items() if field not in {names[str(name)] for name in values}}
     fields["late"] = fields["late"] and (fields["pipe"] or values.get("LATE") is True)
-    return TileSchedule(**fields)
+    return TileSchedule(**fields, alternate=asked[0].flag if asked else "")
 
 
 def _is_plain(name: object, value: object) -> bool:
     """Whether a value asks for the plain form, which a kernel without another one has."""
-    return value is False and name in {flag.upper() for flag in FLAGS}
+    return value is False and name in {flag.upper() for flag in _SWITCHES}
 
 
-def _refuse_specialised(kernel: KernelFacts, values: Mapping[object, object]) -> None:
-    """Say why a kernel has no warp-specialised form, if it is asked for."""
-    why = kernel.unspecialised
-    if why and values.get("SPECIALISED") is True:
-        raise ScheduleError(f"{kernel.role} has no warp-specialised form: {why}", remedy="Leave SPECIALISED out of schedule=.")
+def _refuse_ineligible(alternate: AlternateKernel, kernel: KernelFacts, values: Mapping[object, object]) -> None:
+    """Say why a kernel has no such alternate, if it is asked for."""
+    name, why = alternate.flag.upper(), kernel.ineligible[alternate.flag]
+    if why and values.get(name) is True:
+        raise ScheduleError(f"{kernel.role} has no {alternate.title}: {why}", remedy=f"Leave {name} out of schedule=.")
 
 
-def check_specialised(schedule: ModuleSchedule, dims: Mapping[str, int], dtype: str, target: Target) -> None:
-    """Hold the warp-specialised form against what it shall run with.
+def check_alternates(schedule: ModuleSchedule, dims: Mapping[str, int], dtype: str, target: Target) -> None:
+    """Hold the alternate kernels of a schedule against what they shall run with.
 
     Raises:
-        ScheduleError: its products are those of another target, of two-byte elements only, or narrower.
+        ScheduleError: one does not run with these lengths, dtype or target.
     """
-    wide = max((pieces(length)[0] for length in dims.values()), default=0)
-    if schedule.specialised and wide > WIDEST:
-        remedy = "Leave SPECIALISED out of schedule= for them."
-        raise ScheduleError(f"SPECIALISED multiplies tiles of up to {WIDEST} columns, and one of {wide} is asked for", remedy=remedy)
-    if schedule.specialised and (target.matrix_unit != "wgmma" or DTYPE_BYTES[dtype] != 2):
-        remedy = "Leave SPECIALISED out of schedule= there."
-        raise ScheduleError(f"SPECIALISED is a form for float16 and bfloat16 on sm90, not for {dtype} on {target.name}", remedy=remedy)
+    for flag in sorted(schedule.alternates):
+        ALTERNATES[flag].check(dims, dtype, target)
 
 
 def _check_names(where: str, given: Iterable[object], known: Iterable[str]) -> None:

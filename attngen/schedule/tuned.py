@@ -69,9 +69,9 @@ class TunedTable:
         """The row of exactly this kernel, None where it was not timed."""
         return _index(self).get((arch, dtype, length, kernel.key(extents), *kernel.arithmetic))
 
-    def unspecialised(self) -> TunedTable:
-        """Without rows of warp-specialised kernels."""
-        return TunedTable(tuple(row for row in self.rows if not row.schedule.specialised))
+    def without_alternates(self) -> TunedTable:
+        """Without rows of alternate kernels."""
+        return TunedTable(tuple(row for row in self.rows if not row.schedule.alternate))
 
     def over(self, other: TunedTable) -> TunedTable:
         """Both tables; where both have a row, this one's."""

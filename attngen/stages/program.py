@@ -64,11 +64,11 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An emitted module: its text, the role and signature of each kernel, the program behind it, the shapes it is for, and whether its
-    forward has the warp-specialised form too."""
+    """An emitted module: its text, the role and signature of each kernel, the program behind it, the shapes it is for, and the flags of the
+    alternate kernels that it has."""
 
     text: str
     program: Program
     lowered: LoweredKernels
     shapes: Shapes
-    specialised: bool
+    alternates: frozenset[str]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import cast
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.emit.kernel_text import Lowered
 from attngen.facts.kernel_facts import KernelFacts, kernel_facts
-from attngen.ir.printer import print_expr, print_step
+from attngen.ir.printer import print_expr
 from attngen.kernel.kernel import Kernel
 from attngen.schedule.choose import Choice
 from attngen.transform.autodiff.differentiate import Backward
@@ -65,7 +66,7 @@ def summary(facts: KernelFacts) -> KernelSummary:
         programs_over=kernel.grid,
         sums_over=kernel.loops,
         stores=kernel.outputs,
-        steps=tuple(print_step(step) for step in kernel.steps),
+        steps=tuple(str(step) for step in kernel.steps),
         visits=facts.visits,
     )
 
@@ -79,7 +80,7 @@ def facts_lines(facts: KernelFacts) -> list[str]:
         "zero where their guard fails": ", ".join(facts.patchy),
         "prefetched dots": ", ".join(facts.prefetched),
         "rows of matrices": ", ".join(facts.dense_rows),
-        "no warp-specialised form": facts.unspecialised,
+        **{f"no {ALTERNATES[flag].title}": why for flag, why in facts.ineligible.items()},
         "work": ", ".join(f"{name}={_plain(value)}" for name, value in work.items() if value),
     }
     return [f"{facts.role}:", *(f"  {what}: {text}" for what, text in lines.items() if text)]

@@ -102,12 +102,13 @@ def get(name: str) -> Target:
     """The target called `name`, such as "sm90" or "gfx942".
 
     Raises:
-        UnknownArch: listing the legal names.
+        UnknownArch: listing the legal names, each with a part of that architecture.
     """
     for target in TARGETS:
         if target.name == name:
             return target
-    raise UnknownArch(f"{name!r} is not a target", remedy=f"Targets are {', '.join(target.name for target in TARGETS)}.")
+    known = ", ".join(f"{target.name} ({target.part})" for target in TARGETS)
+    raise UnknownArch(f"{name!r} is not a target", remedy=f"Targets are {known}.")
 
 
 def from_capability(major: int, minor: int) -> Target:

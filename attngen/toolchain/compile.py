@@ -48,7 +48,7 @@ class Compiled:
     """What came out for one kernel.
 
     `registers` and `spill_bytes` are per thread; `spill_bytes` adds what is stored and what is loaded, over the whole text of the kernel
-    (on AMD: the bytes of scratch memory). `num_warps` counts warps that Triton added for specialisation as well. `warnings` are the
+    (on AMD: the bytes of scratch memory). `num_warps` counts warps that Triton added to divide them as well. `warnings` are the
     assembler's warnings and numbered notes, each one line. `binary` is a cubin or an hsaco, `assembly` its PTX or amdgcn text.
     """
 

@@ -16,12 +16,12 @@ from math import ceil
 
 from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns
-from attngen.runtime.timeline import SCHEDULERS, SHARED_BYTES_PER_CLOCK, operand_bytes, rate_of, turn_alone
 from attngen.schedule.cost.time import CompiledCost
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
 from attngen.targets.table import Target
 from attngen.toolchain import sass
 from attngen.toolchain.compile import Compiled
+from attngen.toolchain.issue_model import SCHEDULERS, SHARED_BYTES_PER_CLOCK, operand_bytes, rate_of, turn_alone
 from attngen.toolchain.sass import Instruction, Loop
 
 _NOTE = re.compile(r"\((C75\d\d)\)")
@@ -120,7 +120,7 @@ def statics(compiled: Compiled, work: Work, target: Target, num_warps: int) -> t
         compiled: for `target`, which is one of NVIDIA's.
         work: of one turn.
         target: what it was compiled for.
-        num_warps: that walk the loop together, without those that Triton adds for specialisation.
+        num_warps: that walk the loop together, without those that Triton adds to divide them.
 
     Raises:
         InternalError: the binary cannot be disassembled.
@@ -217,7 +217,7 @@ def iteration_cycles(cycles: Cycles, alone: float, programs: int) -> float:
 
 
 def _alone(loop: Loop, cycles: Cycles, target: Target, num_warps: int) -> float:
-    """Cycles of a turn without other programs: by its timeline where products run beside other instructions of the same warps, else
+    """Cycles of a turn without other programs: by the issue model where products run beside other instructions of the same warps, else
     one after the other."""
     if any(instruction.family in sass.WIDE for instruction in loop.body):
         return turn_alone(loop, num_warps, target)

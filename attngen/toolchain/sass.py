@@ -80,10 +80,6 @@ class Loop:
         """How often each family occurs in the text of the body; inner branches count as taken."""
         return Counter(instruction.family for instruction in self.body)
 
-    def tensor_ops(self) -> tuple[str, ...]:
-        """The opcodes of the tensor-core instructions, each once, in order of appearance; they carry the shapes."""
-        return tuple(dict.fromkeys(i.opcode for i in self.body if i.family in TENSOR_CORE))
-
     def flops(self, num_warps: int) -> int:
         """What the matrix products of one iteration do in a program of so many warps, repeated work included; two a multiply-add."""
         return sum(instruction.flops(num_warps) for instruction in self.body)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.emit.identifiers import tensor_name
 from attngen.emit.params import Memory, Param
-from attngen.emit.specialised import PARTS, specialised_name
 from attngen.errors import CompileFailed
 from attngen.interpreter.triton_api import tl
 from attngen.ir.cascade import Input
@@ -85,8 +85,10 @@ def compile_job(task: Task) -> CompileJob:
         values |= {f"DIM_{axis.upper()}": length, **dict(zip(emitted.source.shapes.constants(axis), pieces(length), strict=False))}
     more: dict[str, object] = {str(name): bool(blocks.get(str(name), False)) for name in lowered.context.flags}
     name, num_warps = lowered.context.name, tile.num_warps
-    if tile.specialised:
-        name, num_warps, more = specialised_name(role), num_warps // len(PARTS), dict[str, object](STAGES=tile.num_stages)
+    if tile.alternate:
+        alternate = ALTERNATES[tile.alternate]
+        launch = alternate.launch(tile.num_warps, tile.num_stages)
+        name, num_warps, more = alternate.function, launch.num_warps, dict[str, object](launch.constants)
     return CompileJob(
         fn=getattr(emitted.module, str(name)),
         signature=signature,

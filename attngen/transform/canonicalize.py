@@ -19,7 +19,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Const, Expr, Read
 from attngen.ir.masks import lift_masks
-from attngen.ir.printer import spell
+from attngen.ir.names import spell
 from attngen.ir.traverse import live_steps, names_read, reads, rewrite, walk
 
 _ENDS_AT_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus", "relu", "gelu", "gelu_tanh"))

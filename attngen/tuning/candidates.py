@@ -18,7 +18,7 @@ from attngen.errors import CompileFailed
 from attngen.ir.cascade import Input
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
-from attngen.schedule.space import specialised_tiles
+from attngen.schedule.space import alternate_tiles
 from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
 
 # Of the root mean square: tiles sum in another order, and round products in the tensors' dtype.
@@ -97,8 +97,9 @@ class Calls:
     def _module(self) -> Any:
         kernels, dims = self.kernels, self.request.extents
         request, facts = self.request, kernels.program.facts
-        specialised = any(specialised_tiles(item.work, request.dtype, request.target, request.length) for item in facts)
-        return kernels.module(kernels.source(dims, specialised), self.device.type == "cpu", self.request.target, dims, self.request.dtype)
+        tiles = [tile for item in facts for tile in alternate_tiles(item.work, request.dtype, request.target, request.length)]
+        source = kernels.source(dims, frozenset(tile.alternate for tile in tiles))
+        return kernels.module(source, self.device.type == "cpu", self.request.target, dims, self.request.dtype)
 
     def _inputs(self) -> list[Any]:
         generator = torch.Generator(self.device).manual_seed(0)

@@ -2,8 +2,8 @@
 
 Takes the `Kernels` of a variant, gives `Tuned` rows. The forward and the backward are timed as whole calls in which the tile of one kernel
 varies and the others stand; kernels are taken one after the other. Lengths fill several waves of programs, one set for each class of
-lengths. A tile must give the values that the usual one gives before it is timed. Each row is handed out as soon as it is known, and the
-warp-specialised form, which has never run on a GPU, comes last: a tile may hang, or take the device with it. The clock is an argument, so
+lengths. A tile must give the values that the usual one gives before it is timed. Each row is handed out as soon as it is known, and
+alternate kernels come last, for they may never have run on a GPU: a tile may hang, or take the device with it. The clock is an argument, so
 that tests need no GPU.
 """
 
@@ -17,11 +17,13 @@ import torch
 
 from attngen.errors import CompileFailed, DeviceLost
 from attngen.facts.work import Structure
+from attngen.plan.programs import ProgramKey
 from attngen.report.accuracy import shortened
+from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Choice, Request, choose, distinct, rank
 from attngen.schedule.cost.shared_memory import shared_bytes
-from attngen.schedule.space import LengthClass, length_class, specialised_tiles
+from attngen.schedule.space import LengthClass, alternate_tiles, length_class
 from attngen.schedule.tables import table
 from attngen.schedule.tile_schedule import BLOCKS, ModuleSchedule, TileSchedule
 from attngen.schedule.tuned import Tuned
@@ -85,7 +87,7 @@ def gpu_clock(attempt: Attempt) -> float:
 
 
 def tune_kernels(
-    kernels: Kernels,
+    programs: KernelTable,
     captures: Mapping[str, Any],
     features: Mapping[str, int],
     dtype: str,
@@ -96,10 +98,10 @@ def tune_kernels(
     keep: Callable[[Tuned], object] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
-    """Time the leaders of every kernel, and the tiles of the warp-specialised form after all of them.
+    """Time the leaders of every kernel, and the tiles of alternate kernels after all of them.
 
     Args:
-        kernels: of the variant.
+        programs: of the variant.
         captures: values of the captured inputs, on any device.
         features: lengths of the feature axes.
         dtype: of the arguments, by its short name.
@@ -112,7 +114,7 @@ def tune_kernels(
     Raises:
         CompileFailed: no tile of a kernel runs. DoesNotFit: none fits. DeviceLost: a tile took the device with it.
     """
-    kernels = kernels.at(dtype)
+    kernels = programs.kernels(ProgramKey(dtype))
     rows: dict[tuple[str, str], Tuned] = {}
     lost: list[Lost] = []
     notes: list[str] = []
@@ -130,7 +132,7 @@ def tune_kernels(
             notes.append(f"{length}: left out, captured tensors are too short for {' x '.join(map(str, LENGTHS[length]))} tokens")
             continue
         request = Request(tuple(features.items()), dtype, setting.target, length)
-        for form, roles in _forms(kernels):
+        for form, roles in _forms(programs.forms(dtype)):
             calls = Calls(form, captures, request, extents, setting.device)
             usual = choose(form.program.facts, request, table())
             best = usual.schedule
@@ -138,20 +140,20 @@ def tune_kernels(
                 one = _Timed(kernel, request, usual, best, calls)
                 timed(one, leaders(kernel, usual, request, setting.leaders))
                 best = best.replace({kernel.role: one.winner})
-                specialised = _specialised(kernel, request)
-                last += [(one, specialised)] if specialised else []
+                alternates = _alternates(kernel, request)
+                last += [(one, alternates)] if alternates else []
     for one, tiles in last:
         timed(one, tiles)
     return Tuning(tuple(rows.values()), tuple(lost), tuple(notes))
 
 
-def _forms(kernels: Kernels) -> Iterator[tuple[Kernels, frozenset[str]]]:
-    """Both forms of the backward, each with the kernels that the one before it has not."""
-    mine = frozenset(kernel.role for kernel in kernels.program.kernels)
-    yield kernels, mine
-    other = kernels.fused()
-    if other is not None:
-        yield other, frozenset(kernel.role for kernel in other.program.kernels) - mine
+def _forms(forms: Sequence[Kernels]) -> Iterator[tuple[Kernels, frozenset[str]]]:
+    """The split backward and the fused one, each with the kernels that the one before it has not."""
+    known: frozenset[str] = frozenset()
+    for kernels in forms:
+        mine = frozenset(kernel.role for kernel in kernels.program.kernels)
+        yield kernels, mine - known
+        known |= mine
 
 
 def filled(
@@ -234,10 +236,10 @@ def leaders(kernel: Structure, usual: Choice, request: Request, count: int) -> t
     return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count])))
 
 
-def _specialised(kernel: Structure, request: Request) -> tuple[TileSchedule, ...]:
-    """Tiles of the warp-specialised form that fit, which nothing but a clock chooses."""
+def _alternates(kernel: Structure, request: Request) -> tuple[TileSchedule, ...]:
+    """Tiles of alternate kernels that fit, which nothing but a clock chooses."""
     limit = request.target.shared_bytes
-    tiles = specialised_tiles(kernel, request.dtype, request.target, request.length)
+    tiles = alternate_tiles(kernel, request.dtype, request.target, request.length)
     return tuple(tile for tile in tiles if shared_bytes(kernel, request.extents, request.dtype, tile, request.target) <= limit)
 
 

@@ -11,14 +11,12 @@ from attngen.cache.user_table import existing, own_path, record
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.knobs import Knobs
-from attngen.pipeline import analyse
-from attngen.runtime.handle import dtype_name, feature_lengths
-from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options
-from attngen.runtime.ordering import best_order
+from attngen.plan.feature_lengths import dtype_name, feature_lengths
+from attngen.plan.options import Options
+from attngen.plan.token_layout import best_order
+from attngen.runtime.kernel_table import KernelTable
 from attngen.schedule.space import LengthClass
 from attngen.schedule.tuned import Tuned, table_of
-from attngen.stages.observe import watching
 from attngen.targets import table as targets
 from attngen.toolchain.artifact_store import triton_version
 from attngen.tuning.search import LENGTHS, Setting, Tuning, tune_kernels
@@ -60,14 +58,14 @@ def tune(
             raise ArgumentError(f"there is no class of lengths {name!r}", remedy=f"They are {', '.join(LENGTHS)}.")
     device, knobs = torch.device("cuda", torch.cuda.current_device()), Knobs.from_env()
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
-    kernels = Kernels(analyse(spec.cascade, watching(knobs)), spec.name, Options(arch), knobs)
-    setting = Setting(kernels.target(device), device, torch.cuda.get_device_name(device), triton_version(), leaders)
+    table = KernelTable(spec.cascade, spec.name, Options(arch), knobs)
+    setting = Setting(table.target(device), device, torch.cuda.get_device_name(device), triton_version(), leaders)
     captures = {item.name: item.value for item in spec.captures}
-    features = feature_lengths(kernels.program.features, head_dim, captured_lengths(spec))
+    features = feature_lengths(table.axes.features, head_dim, captured_lengths(spec))
     path, name = own_path(knobs.cache_dir) if out is None else out, dtype_name(dtype)
     existing(path)
 
     def keep(row: Tuned) -> None:
         record(table_of([row]), path)
 
-    return tune_kernels(kernels, captures, features, name, setting, classes=tuple(lengths), keep=keep, progress=progress)
+    return tune_kernels(table, captures, features, name, setting, classes=tuple(lengths), keep=keep, progress=progress)

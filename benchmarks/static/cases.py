@@ -12,12 +12,11 @@ from attngen.deploy import parse_head_dims
 from attngen.errors import CompileFailed, DoesNotFit
 from attngen.frontend.spec import captured_lengths
 from attngen.knobs import Knobs
-from attngen.pipeline import analyse
+from attngen.plan.feature_lengths import feature_lengths
+from attngen.plan.options import Options, freeze
+from attngen.plan.token_layout import best_order
 from attngen.report.resources import inspect_kernels
-from attngen.runtime.handle import feature_lengths
-from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options, freeze
-from attngen.runtime.ordering import best_order
+from attngen.runtime.kernel_table import KernelTable
 from attngen.schedule.tile_schedule import TileSchedule
 from attngen.targets import table as target
 from attngen.toolchain.compile import Compiled, CompileJob, compile_kernel
@@ -108,13 +107,12 @@ def refused(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
 def _emitted(case: Case, roles: Collection[str] | None) -> Iterator[Row]:
     name = f"{mods.__name__}:{case.name}" if case.name in mods.NAMES else case.name
     spec = best_order(catalog.load(name), TARGET)
-    program = analyse(spec.cascade)
-    lengths = feature_lengths(program.features, parse_head_dims([case.head_dim])[0], captured_lengths(spec))
     streamed = _TILES[int(case.head_dim)].streamed if case.source == SPECIALISED else None
     form = {"forward": {"SPECIALISED": True, "BLOCK_N": streamed, "num_stages": 2}}
     options = Options(TARGET.name, freeze(form) if case.source == SPECIALISED else None)
-    kernels = Kernels(program, spec.name, options, Knobs.from_env())
-    for item in inspect_kernels(kernels, lengths, DTYPE, TARGET, roles):
+    table = KernelTable(spec.cascade, spec.name, options, Knobs.from_env())
+    lengths = feature_lengths(table.axes.features, parse_head_dims([case.head_dim])[0], captured_lengths(spec))
+    for item in inspect_kernels(table, lengths, DTYPE, TARGET, roles):
         yield _row(case, item.resources.role, item.task.tile, item.compiled, item.loops())
 
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import networkx as nx
 import pytest
 
-from attngen.analysis.axis_roles import Roles, graph, roles, varies
+from attngen.analysis.axis_roles import Roles, roles
 from attngen.errors import AxisError, UnsupportedError
 from attngen.ir.parser import parse
-from tests.variants import ALL, DIFFERENTIAL, SOFTMAX
+from tests.variants import ALL, DIFFERENTIAL
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"differential"}))
@@ -79,16 +78,3 @@ BEHIND = """  s[b,j,m,n] = sum[d] q[b,j,m,d] * k[b,j,n,d]
 def test_mixed_heads_are_refused_as_that(steps: str, place: str) -> None:
     with pytest.raises(UnsupportedError, match=f"heads are mixed {place}.*'j'"):
         roles(parse(f"cascade(q[b,j,m,d], k[b,j,n,d], mix[j,h])\n{steps}  -> z"))
-
-
-def test_graph() -> None:
-    found = graph(parse(SOFTMAX))
-    assert nx.is_directed_acyclic_graph(found)
-    assert set(found.predecessors("o")) == {"p", "v"}
-    assert nx.ancestors(found, "lse") == {"q", "k", "s", "x"}
-    assert found.nodes["lse"]["node"].reduce == "logsumexp"
-
-
-def test_varies_sees_through_broadcasts() -> None:
-    text = "cascade(a[m,n])\n  y[m] = sum[n] a[m,n]\n  x[m,n] = y[m] * 2.0\n  z[m,n] = x[m,n]  if n >= 1\n  -> z"
-    assert varies(parse(text)) == {"a": ("m", "n"), "y": ("m",), "x": ("m",), "z": ("m", "n")}

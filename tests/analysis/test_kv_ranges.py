@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from attngen.analysis.affine import FIRST, LAST
 from attngen.analysis.intervals import TileValue
 from attngen.analysis.kv_ranges import KvRanges, describe, kv_ranges, solved
-from attngen.analysis.value_ranges import TileClass, classify
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.eval.interpret import interpret
@@ -212,17 +211,6 @@ def test_a_solved_mask_is_the_mask(case: Case) -> None:
 def test_masks_are_solved_for_the_streamed_position(predicate: str, span: str, left: tuple[str, ...]) -> None:
     found, rest = solved(text(predicate), "n")
     assert (f"[{print_expr(found.lo)}, {print_expr(found.hi)})", tuple(map(print_expr, rest))) == (span, left)
-
-
-@settings(max_examples=100, deadline=None)
-@given(cases, st.data())
-def test_classes_are_sound(case: Case, data: st.DataObject) -> None:
-    lo, first = data.draw(st.integers(0, case.keys - 1)), data.draw(st.integers(0, case.rows - 1))
-    hi, last = data.draw(st.integers(lo + 1, case.keys)), data.draw(st.integers(first + 1, case.rows))
-    tile = case.truth()[first:last, lo:hi]
-    found = classify(case.predicate, {"n": (lo, hi), "m": (first, last)}, {"n": case.keys, "m": case.rows}, case.scalars)
-    assert found is not TileClass.EMPTY or not tile.any()
-    assert found is not TileClass.FULL or tile.all()
 
 
 COMMON = {

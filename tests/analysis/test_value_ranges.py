@@ -1,41 +1,50 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from attngen.analysis.value_ranges import TileClass, classify, value_range
+from attngen.analysis.value_ranges import ValueRange, value_range
 from attngen.ir import build
-from attngen.ir.expr import Expr, Index
+from attngen.ir.expr import Apply, Expr, Index
 from attngen.ir.parser import parse
 
+FIRST, COUNT = st.integers(-20, 20), st.integers(0, 9)
 
-def text(predicate: str) -> Expr:
-    where = parse(f"cascade(a[m], c[n]; w: int, t: int[:])\n x[m,n] = a[m] * c[n]  if {predicate}\n -> x").steps[0].where
-    assert where is not None
-    return where
+
+def text(expr: str) -> Expr:
+    where = parse(f"cascade(a[m], c[n])\n x[m,n] = a[m] * c[n]  if {expr} > 0\n -> x").steps[0].where
+    assert isinstance(where, Apply)
+    return where.args[0]
 
 
 @pytest.mark.parametrize(
-    ("predicate", "rows", "keys", "expected"),
+    ("expr", "expected"),
     [
-        ("m >= n", (4, 8), (0, 4), TileClass.FULL),
-        ("m >= n", (4, 8), (4, 8), TileClass.PARTIAL),
-        ("m >= n", (4, 8), (8, 12), TileClass.EMPTY),
-        ("m == n", (3, 4), (3, 4), TileClass.FULL),
-        ("m != n", (0, 2), (2, 4), TileClass.FULL),
-        ("m // 4 == n // 4", (4, 8), (4, 8), TileClass.FULL),
-        ("m // 4 == n // 4", (4, 8), (0, 4), TileClass.EMPTY),
-        ("m % 8 < 4", (8, 12), (0, 4), TileClass.FULL),
-        ("abs(m - n) > w", (0, 4), (10, 12), TileClass.FULL),
-        ("t[n] == t[m]", (0, 4), (0, 4), TileClass.PARTIAL),
-        ("not (m >= n and n < w)", (0, 4), (5, 6), TileClass.FULL),
+        ("m - n", (-7, 7)),
+        ("abs(m - n)", (0, 7)),
+        ("m // 4", (1, 1)),
+        ("m % 8", (4, 7)),
+        ("(m + 4) % 8", (0, 3)),
+        ("n % 8 + 5", (5, 13)),
+        ("max(m, n)", (4, 11)),
     ],
 )
-def test_class(predicate: str, rows: tuple[int, int], keys: tuple[int, int], expected: TileClass) -> None:
-    assert classify(text(predicate), {"m": rows, "n": keys}, scalars={"w": 5}) is expected
+def test_ranges(expr: str, expected: tuple[int, int]) -> None:
+    known: dict[Expr, ValueRange] = {Index("m"): (4, 7), Index("n"): (0, 11)}
+    assert value_range(text(expr), known) == expected
 
 
-def test_no_predicate_is_full() -> None:
-    assert classify(None, {}) is TileClass.FULL
+@given(
+    st.sampled_from(("m - n", "m // 3 - n % 5", "abs(m - n) * n", "min(m, n) % 4")), *[st.integers(-20, 20)] * 2, *[st.integers(0, 9)] * 2
+)
+def test_every_value_lies_in_the_range(expr: str, m: int, n: int, rows: int, keys: int) -> None:
+    tree = text(expr)
+    low, high = value_range(tree, {Index("m"): (m, m + rows), Index("n"): (n, n + keys)})
+    for a in range(m, m + rows + 1):
+        for b in range(n, n + keys + 1):
+            at = value_range(tree, {Index("m"): (a, a), Index("n"): (b, b)})
+            assert at[0] == at[1] and low <= at[0] <= high
 
 
 def test_interval_of_a_difference_with_itself_is_a_point() -> None:

@@ -15,10 +15,14 @@ from torch import Tensor
 import attngen
 from attngen.errors import ArgumentError, ShapeMismatch
 from attngen.knobs import Knobs
-from attngen.pipeline import analyse
+from attngen.plan.options import Options
+from attngen.plan.programs import ProgramKey
 from attngen.runtime import kernels as runtime_kernels
+from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options
+from attngen.schedule.choose import Request
+from attngen.schedule.space import length_class
+from attngen.targets import table as target
 from tests.e2e import dense
 from tests.e2e.dense import FEW, normal
 
@@ -292,8 +296,11 @@ def test_no_quadratic_memory() -> None:
     assert length * 16 * 8 <= largest <= 2 * length * 16 * 8
 
 
+DIMS, SM90 = (("d", 64), ("e", 64)), target.get("sm90")
+
+
 def fresh(spec: attngen.Spec) -> Kernels:
-    return Kernels(analyse(spec.cascade), spec.name, Options("sm90"), Knobs.from_env())
+    return KernelTable(spec.cascade, spec.name, Options("sm90"), Knobs.from_env()).kernels(ProgramKey("bfloat16"))
 
 
 def test_nothing_is_built_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,8 +315,8 @@ def test_nothing_is_built_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(runtime_kernels, name, counted)
     kernels = fresh(attngen.attention(mask_mod=causal, softcap=torch.tensor(4.0)))
-    dims, tensor = {"d": 64, "e": 64}, torch.empty(0)
-    loaded = {id(kernels.get(dims, tensor, (1024 + 37 * turn, 2048 + 11 * turn))) for turn in range(100)}
+    requests = {Request(DIMS, "bfloat16", SM90, length_class(1024 + 37 * turn, 2048 + 11 * turn)) for turn in range(100)}
+    loaded = {id(kernels.get(request, torch.device("cpu"))) for request in requests}
     assert built == ["build", "load_module"]
     assert len(loaded) == 1
 
@@ -328,9 +335,7 @@ def test_triton_would_compile_each_kernel_once(monkeypatch: pytest.MonkeyPatch) 
         return (q_idx >= kv_idx) & (q_idx - kv_idx < width["value"])
 
     kernels = fresh(attngen.attention(lambda score, b, h, q_idx, kv_idx: score * scale, mask))
-    dims = {"d": 64, "e": 64}
-    target = kernels.target(torch.device("cpu"))
-    module = kernels.module(kernels.source(dims), False, target, dims, "bfloat16")
+    module = kernels.module(kernels.source(dict(DIMS)), False, SM90, dict(DIMS), "bfloat16")
     backend = make_backend(GPUTarget("cuda", 90, 32))
     keys: dict[tuple[str, bool], set[str]] = {}
 
@@ -347,7 +352,7 @@ def test_triton_would_compile_each_kernel_once(monkeypatch: pytest.MonkeyPatch) 
         repeat = draw.randint(1, 3)
         q = torch.empty(batch, groups, repeat, rows, 64, dtype=torch.bfloat16)
         k = torch.empty(batch, groups, keys_length, 64, dtype=torch.bfloat16)
-        tiles = kernels.get(dims, q, (rows + 1024, keys_length + 1024)).tiles
+        tiles = kernels.get(Request(DIMS, "bfloat16", SM90), torch.device("cpu")).tiles
         captured = [
             torch.tensor(draw.random()) if item.kind == "float" else draw.randint(1, 2**20) for item in kernels.program.cascade.inputs[3:]
         ]

@@ -11,6 +11,7 @@ import attngen
 from attngen.errors import NotDifferentiable
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
+from attngen.plan.programs import ProgramKey
 from tests import variants
 
 
@@ -38,8 +39,8 @@ def _tensors(needed: str = "qkv") -> list[torch.Tensor]:
 
 
 def _sources(attend: attngen.Attention) -> list[str]:
-    kernels = attend._kernels
-    return [kernels.source({"d": 16, "e": 16}).text, *(item.source({"d": 16, "e": 16}).text for item in kernels.narrower.values())]
+    built = {id(kernels): kernels for kernels in attend._table._kernels.values() if kernels.modules}
+    return [kernels.source({"d": 16, "e": 16}).text for kernels in built.values()]
 
 
 class TestABiasThatNobodyTrains:
@@ -109,8 +110,8 @@ def test_tiles_given_for_kernels_that_are_not_needed_are_no_error() -> None:
     attend = attngen.compile(attngen.attention(), schedule=tiles)
     attend(q, k, v).square().sum().backward()
     assert q.grad is None and k.grad is None and v.grad is not None
-    (narrow,) = attend._kernels.narrower.values()
-    assert "backward_rows" not in {kernel.role for kernel in narrow.program.kernels}
+    narrow = attend._table.program(ProgramKey("float64", frozenset({"v"})))
+    assert "backward_rows" not in {kernel.role for kernel in narrow.kernels}
     given, v.grad = v.grad, None
     attend.reference(q, k, v).square().sum().backward()
     torch.testing.assert_close(given, v.grad, rtol=1e-12, atol=1e-12)
@@ -123,7 +124,7 @@ def test_strict_mode_takes_the_kernels_that_were_stored(monkeypatch: pytest.Monk
     monkeypatch.setenv("ATTNGEN_STRICT", "1")
     attend = attngen.compile(spec)
     attend(q, k, v).square().sum().backward()
-    assert attend._kernels.wanting(frozenset({"q"})) is attend._kernels
+    assert attend._table.gradients(frozenset({"q"})) is None
 
 
 def test_a_conversion_to_whole_numbers_has_no_gradient() -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from attngen import catalog
 from attngen.emit.format import WIDTH, break_lines, broken, split_items
 from attngen.frontend.attention import attention
@@ -28,6 +30,7 @@ def judged(folder: Path) -> str:
     return ruff("check", folder=folder) + ruff("check", "--select", "E,F,W", folder=folder) + ruff("format", "--diff", folder=folder)
 
 
+@pytest.mark.slow
 def test_every_emitted_module_is_formatted(tmp_path: Path) -> None:
     cascades = {name: parse(text) for name, text in (*ALL.items(), ("multiples", cases.ALL["multiples"]))}
     cascades |= {name.replace(" ", "_"): attention(mod).cascade for name, (mod, _) in MODS.items()}

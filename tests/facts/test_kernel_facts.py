@@ -28,8 +28,8 @@ def test_a_causal_forward() -> None:
     assert facts.visits.endswith("unmasked in [0, min(first + 1, extent(n)))")
     masked = {name for name, guard in facts.guards.items() if guard is not None and print_expr(guard) == "m >= n"}
     assert {"acc", "l_i"} <= masked and facts.guards["s"] is None
-    assert (facts.prefetched, facts.dense_rows, facts.unspecialised) == (("s",), ("k", "v"), "")
-    assert facts.work.maxima == 1 and facts.work.specialised
+    assert (facts.prefetched, facts.dense_rows, facts.alternates) == (("s",), ("k", "v"), ("specialised",))
+    assert facts.work.maxima == 1 and facts.work.alternates == facts.alternates
 
 
 def test_what_does_not_stream_has_no_ranges() -> None:
@@ -67,7 +67,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
         monkeypatch.setattr(facts_module, name, counted)
 
-    for name in ("loop_ranges", "contributing", "patchy", "prefetchable_dots", "streamed_rows", "unspecialised", "structure"):
+    for name in ("loop_ranges", "contributing", "patchy", "prefetchable_dots", "streamed_rows", "ineligible", "structure"):
         count(name)
     lowered.cache_clear()
     yield found

@@ -36,6 +36,7 @@ def listed(allowed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return counts, torch.where(beyond, -7, order)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_top_blocks_of_each_head(shape: tuple[int, int]) -> None:
     """Dynamic sparsity, with a block of queries that attends to nothing."""
@@ -48,6 +49,7 @@ def test_top_blocks_of_each_head(shape: tuple[int, int]) -> None:
     assert forward.empty > 0
 
 
+@pytest.mark.kernels
 def test_flex_attention_block_mask() -> None:
     def window(b: object, h: object, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return (q >= k) & (q - k < 37)
@@ -62,6 +64,7 @@ def test_flex_attention_block_mask() -> None:
         attend.mask_tiles(q_len=70, kv_len=91)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("lengths", [(70, 50), (33, 90), (16, 17)])
 def test_a_longer_block_mask_is_cut(lengths: tuple[int, int]) -> None:
     """Its upper left corner counts, as after FlexAttention's `_adjust`."""
@@ -78,6 +81,7 @@ def test_a_longer_block_mask_is_cut(lengths: tuple[int, int]) -> None:
     assert attend.mask_tiles(**sizes) == exact.mask_tiles(**sizes)
 
 
+@pytest.mark.kernels
 def test_a_table_of_other_batches_or_heads_is_refused() -> None:
     allowed = torch.ones(2, 3, 2, 2, dtype=torch.bool)
     counts, numbers = listed(allowed)
@@ -90,6 +94,7 @@ def test_a_table_of_other_batches_or_heads_is_refused() -> None:
             attend.mask_tiles(q_len=32, kv_len=32, batch=batch, heads=heads)
 
 
+@pytest.mark.kernels
 def test_a_table_must_reach_far_enough() -> None:
     counts, numbers = listed(torch.ones(1, 1, 2, 2, dtype=torch.bool))
     attend = attngen.compile(attngen.attention(mask_mod=attngen.block_table(counts, numbers, block_size=16)), arch="sm90")

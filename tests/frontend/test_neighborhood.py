@@ -44,6 +44,7 @@ CASES = {
 }
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", CASES)
 def test_neighborhoods(name: str) -> None:
     lengths, windows, dilations, causal = CASES[name]

@@ -7,7 +7,8 @@ import torch
 import attngen
 from attngen.errors import ArgumentError, ShapeMismatch
 from attngen.frontend.neighborhood import Neighborhood
-from attngen.runtime.ordering import best_order, describe
+from attngen.pipeline import stream
+from attngen.plan.token_layout import Dense, best_order
 from attngen.schedule.permutation_profit import pays
 from attngen.targets import table as target
 
@@ -40,6 +41,7 @@ class TestOrders:
 class TestResults:
     """An order changes tiles and nothing else."""
 
+    @pytest.mark.kernels
     @pytest.mark.parametrize("name", ["neighbours", "dilated", "anything"])
     def test_they_stay_where_they_were(self, name: str) -> None:
         grid = attngen.grid(5, 7)
@@ -66,6 +68,7 @@ class TestResults:
             for a, b in zip(mine, found[-1], strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
+    @pytest.mark.kernels
     def test_fewer_tiles_are_visited(self) -> None:
         def dilated(b, h, q, k):  # type: ignore[no-untyped-def]
             return ((q - k) % 4 == 0) & (q - k < 32) & (k - q < 32)
@@ -78,6 +81,7 @@ class TestResults:
         assert counted[1] < counted[0] / 2
         assert counted[1] == 4 * (2 + 2)
 
+    @pytest.mark.kernels
     @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
     def test_a_compiled_model(self) -> None:
         attend = attngen.compile(attngen.attention(order=torch.randperm(20)), schedule=SMALL)
@@ -108,7 +112,7 @@ class TestTheChoice:
     def test_a_small_one_is_not(self) -> None:
         spec = best_order(attngen.attention(mask_mod=attngen.grid(16, 16).neighborhood(5)), target.get("sm90"))
         assert spec.order is None
-        assert "which would not make up for the copies" in describe(spec, target.get("sm90"))
+        assert "which would not make up for the copies" in Dense(spec, stream(spec.cascade).cascade).describe(target.get("sm90"))
 
     @pytest.mark.parametrize("case", [((24, 24), (7, 7), (1, 1), (False, False)), ((12, 40), (3, 9), (1, 3), (True, False))])
     def test_estimated_pairs_hold_every_neighbour(self, case: tuple[tuple[int, ...], ...]) -> None:

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import attngen
-from attngen.runtime import variant
+from attngen.calls import spec_form
+from attngen.plan.programs import ProgramKey
+from attngen.schedule.choose import Request
+from attngen.schedule.space import length_class
 from attngen.tuning.timing import gpu_milliseconds
 
 pytestmark = pytest.mark.gpu
@@ -94,7 +97,7 @@ def tensors(dtype: torch.dtype, dim: int, q_len: int, kv_len: int) -> list[torch
 def plainly(attend: attngen.Attention, args: list[torch.Tensor], cotangent: torch.Tensor | None = None) -> list[torch.Tensor]:
     """Output and gradients by PyTorch in float32: large scores lose as many digits there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variant, "evaluate", partial(variant.evaluate, dtype=torch.float32))
+        patch.setattr(spec_form, "evaluate", partial(spec_form.evaluate, dtype=torch.float32))
         out = attend.reference(*args)
     return [out.detach(), *(() if cotangent is None else torch.autograd.grad(out, args, cotangent.float()))]
 
@@ -256,10 +259,9 @@ def test_few_queries_share_their_keys(name: str, groups: int, dtype: torch.dtype
     torch.manual_seed(0)
     for keys in (600, 513, 577):
         q, (k, v) = torch.randn(1, 4, 2, 128, device=DEVICE, dtype=dtype), torch.randn(2, 1, groups, keys, 128, device=DEVICE, dtype=dtype)
-        extents = {"b": 1, "g": groups, "r": 4 // groups, "m": 2, "n": keys, "d": 128, "e": 128}
         with torch.no_grad():
-            chosen = attend._suited(extents, (q, k, v))
-            assert chosen._divided(extents, (q, k, v)).options.divided or chosen.spec.classes is not None
+            plan = attend.plan(q, k, v)
+            assert plan.num_splits > 1 or plan.layout.startswith("dilated")
             out, ref = attend(q, k, v), attend.reference(q, k, v)
             assert_close(out, ref, *plainly(attend, [q, k, v]))
             assert torch.equal(attend(q, k, v), out)
@@ -280,10 +282,10 @@ def test_tuned_tiles_are_kept_used_and_right(tmp_path: Path, monkeypatch: pytest
     assert len(found.rows) == 8
     assert all(row.call_us > 0 and row.device == torch.cuda.get_device_name() for row in found.rows)
     attend = attngen.compile(causal_alibi())
-    kernels = attend._kernels.at("bfloat16")
     for q_len, kv_len in ((300, 300), (1, 513)):
         args = tensors(torch.bfloat16, 64, q_len, kv_len)
-        choice = kernels.choice(attend.dims(64), "bfloat16", kernels.target(args[0].device), (q_len, kv_len))
+        request = Request((("d", 64), ("e", 64)), "bfloat16", attend._table.target(args[0].device), length_class(q_len, kv_len))
+        choice = attend._table.choice(ProgramKey("bfloat16"), request)
         assert {reason.evidence for reason in choice.reasons} == {"tuned"}
         ref = attend.reference(*args)
         assert (attend(*args).double() - ref).abs().max() <= 8 * torch.finfo(torch.bfloat16).eps * max(1.0, float(ref.abs().max()))

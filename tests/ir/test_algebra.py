@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from attngen.ir import build
-from attngen.ir.algebra import factors, linear, linear_sum, product, signed_sum, signed_terms
-from attngen.ir.expr import Expr, Read
+from attngen.ir.algebra import counted_terms, factors, linear, linear_sum, product, signed_sum, signed_terms
+from attngen.ir.expr import Apply, Expr, Read
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
 
@@ -50,3 +50,19 @@ def test_linear_opens_terms() -> None:
 def test_linear_sum() -> None:
     assert print_expr(linear_sum({A: 1.0, B: -1.0, C: 2.0})) == "a - b + c * 2.0"
     assert linear_sum({}) == build.ZERO
+
+
+def doubled(steps: int) -> Expr:
+    """a + a, again and again."""
+    x: Expr = build.read("a", ("m",))
+    for _ in range(steps):
+        x = Apply("add", (x, x))
+    return x
+
+
+def test_sums_of_shared_sums_are_taken_apart_once_a_node() -> None:
+    a = build.read("a", ("m",))
+    assert counted_terms(doubled(60)) == {a: 2**60}
+    assert linear(doubled(60)) == {a: 2.0**60}
+    assert counted_terms(Apply("sub", (a, Apply("neg", (build.ONE,))))) == {a: 1, build.ONE: 1}
+    assert counted_terms(Apply("sub", (a, a))) == {a: 0}

@@ -4,7 +4,6 @@ import pytest
 
 from attngen.ir.masks import lift_masks, masks_that_stayed
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_step
 
 HEAD = "cascade(q[h,m,d], k[h,n,d], v[h,n,e], g[h,n], l[h,m]; scale: float, rate: float[:], pad: bool[:,:])\n"
 SCORES = "  s[h,m,n] = sum[d] q[h,m,d] * k[h,n,d]\n"
@@ -15,7 +14,7 @@ S = "s[h,m,n]"
 def lifted(steps: str, name: str) -> str:
     step = lift_masks(parse(HEAD + SCORES + steps)).step(name)
     assert step is not None
-    return print_step(step).partition(" = ")[2].removeprefix("sum[n] ")
+    return str(step).partition(" = ")[2].removeprefix("sum[n] ")
 
 
 @pytest.mark.parametrize(

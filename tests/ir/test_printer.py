@@ -6,7 +6,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Input
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_expr, print_input
+from attngen.ir.printer import print_expr
 
 M, N = Index("m"), Index("n")
 X = Read("x", (M, N))
@@ -51,7 +51,7 @@ def test_parentheses_only_where_needed(expr: Expr, text: str) -> None:
     ],
 )
 def test_inputs(item: Input, text: str) -> None:
-    assert print_input(item) == text
+    assert str(item) == text
     head = f"cascade({text})" if item.axes else f"cascade(; {text})"
     assert parse(f"{head}\n  y = 1.0\n  -> y").inputs == (item,)
 

@@ -1,9 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attngen.ir import build
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.parser import parse
-from attngen.ir.traverse import extents, free_axes, inline, live_steps, map_steps, names_read, reads, rewrite, step_reads, walk
+from attngen.ir.traverse import (
+    extents,
+    free_axes,
+    inline,
+    live_steps,
+    map_steps,
+    names_read,
+    occurrences,
+    once_a_node,
+    reads,
+    rewrite,
+    step_reads,
+    walk,
+)
 
 TEXT = """
 cascade(a[m,n], c[n]; t: float[:])
@@ -56,3 +71,56 @@ def test_dead_steps_are_not_live() -> None:
 
 def test_map_steps_keeps_inputs_and_outputs() -> None:
     assert map_steps(CASCADE, lambda step: step) == CASCADE
+
+
+STEPS = 60
+"""So many steps of a value that is used twice: as a tree it would have 2 ** 60 leaves."""
+
+
+def chain() -> Expr:
+    x: Expr = build.read("a", ("m",))
+    for _ in range(STEPS):
+        x = Apply("mul", (x, Apply("sigmoid", (x,))))
+    return x
+
+
+def test_each_node_is_walked_once() -> None:
+    nodes = list(walk(chain()))
+    assert len(nodes) == len(set(nodes)) == 2 * STEPS + 2
+    assert free_axes(chain()) == ("m",)
+    assert names_read(chain()) == ("a",)
+
+
+def test_each_node_is_rewritten_once() -> None:
+    seen: list[Expr] = []
+
+    def rule(node: Expr) -> Expr | None:
+        seen.append(node)
+        return Read("c", node.at) if isinstance(node, Read) else None
+
+    assert names_read(rewrite(chain(), rule)) == ("c",)
+    assert len(seen) == 2 * STEPS + 2
+
+
+def test_occurrences_are_those_of_the_text() -> None:
+    assert occurrences(chain())[build.read("a", ("m",))] == 2**STEPS
+    a = build.read("a", ("m",))
+    assert occurrences(Apply("add", (a, Apply("add", (build.read("a", ("m",)), a)))))[a] == 3
+
+
+def test_a_recursive_function_is_applied_once_a_node() -> None:
+    applied = 0
+
+    def depth(node: Expr, visit: Callable[[Expr], int]) -> int:
+        nonlocal applied
+        applied += 1
+        return 1 + max(map(visit, node.args)) if isinstance(node, Apply) else 0
+
+    assert once_a_node(depth)(chain()) == 2 * STEPS
+    assert applied == 2 * STEPS + 1
+
+
+def test_inlined_steps_are_shared() -> None:
+    bodies = {f"y{i + 1}": Apply("mul", (build.read(f"y{i}", ("m",)), build.read(f"y{i}", ("m",)))) for i in range(STEPS)}
+    nodes = len(list(walk(inline(build.read(f"y{STEPS}", ("m",)), bodies))))
+    assert nodes == STEPS + 4  # with two reads of y0 and the position of each

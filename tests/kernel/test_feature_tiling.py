@@ -7,7 +7,6 @@ import torch
 
 from attngen.facts.kernel_facts import kernel_facts
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_step
 from attngen.kernel.feature_tiles import cuts
 from attngen.kernel.feature_tiling import Split, split
 from attngen.pipeline import analyse, build
@@ -29,7 +28,7 @@ def pieces_of(text: str) -> dict[str, Split]:
 
 
 def test_sums_over_features_and_values_with_features() -> None:
-    steps = [print_step(step) for step in pieces_of(SOFTMAX)["forward"].kernel.steps]
+    steps = [str(step) for step in pieces_of(SOFTMAX)["forward"].kernel.steps]
     assert steps[:3] == [
         "s_0[b,g,r,m,n] = sum[d_0] q[b,g,r,m,d_0] * k[b,g,n,d_0]",
         "s_1[b,g,r,m,n] = sum[d_1] q[b,g,r,m,d_1] * k[b,g,n,d_1]",
@@ -76,6 +75,7 @@ def test_loads_are_plain() -> None:
     assert "ok_d" not in text
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(("d", "e"), [(96, 16), (72, 40), (24, 112)])
 @pytest.mark.parametrize(
     ("factor", "of_values"), [("(1 + 0.01 * d)", "(e - 3)"), ("weight[d]", "weight[e]"), ("cos(0.1 * m * d)", "1.0")], ids=str

@@ -60,6 +60,7 @@ def test_what_descriptors_fetch() -> None:
 FORMED = ("causal_alibi", "window", "first_and_last", "dilated", "differential", "softcap", "documents")
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(("variant", "d"), [*((variant, 16) for variant in FORMED), ("window", 48)])
 def test_forms_agree_to_the_bit(variant: str, d: int) -> None:
     """One walk, two that jump, pieces, lists of tiles, two products, masks that are loaded, features in two tiles; rows without keys,
@@ -75,6 +76,7 @@ def test_forms_agree_to_the_bit(variant: str, d: int) -> None:
             assert torch.equal(formed[name], value), name
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("variant", ["documents", "scattered_documents"])
 def test_documents_by_descriptors(variant: str) -> None:
     """From 128 keys a tile on their places come by descriptors, for which rows of an odd number of them are padded."""
@@ -119,6 +121,7 @@ def test_sums_of_two_maxima_follow_both() -> None:
     assert squared < order(text, " w = ")[0]
 
 
+@pytest.mark.kernels
 def test_full_tiles_that_a_bias_empties() -> None:
     """A row has no maximum there, and one behind it."""
     text = variants.SOFTMAX.replace("* 0.25", "* 0.25 + bias[m,n]", 1).replace("e])", "e]; bias: float[:,:])", 1)
@@ -131,6 +134,7 @@ def test_full_tiles_that_a_bias_empties() -> None:
     harness.exact_to(found, harness.expected(text, values, case.cotangents))
 
 
+@pytest.mark.kernels
 def test_only_aligned_tensors_have_descriptors() -> None:
     case = cases.case("causal_alibi", cases.Sizes(b=1, g=1, r=1, m=20, n=20, d=16, e=16))
     described = harness.prepare(case.cascade, case.values).module.described
@@ -144,6 +148,7 @@ def test_only_aligned_tensors_have_descriptors() -> None:
     assert not any(described(tile, plain, tensor)["TMA"] for tensor in (shifted, odd, expanded, plain[:, :0]))
 
 
+@pytest.mark.kernels
 def test_more_descriptors_than_offsets_reach_are_refused() -> None:
     case = cases.case("causal_alibi", cases.Sizes(b=1, g=1, r=1, m=20, n=20, d=16, e=16))
     with pytest.raises(ValueError, match="set TMA to False"):

@@ -25,7 +25,8 @@ from attngen.frontend.spec import Spec
 from attngen.interpreter.interpreter import interpreted
 from attngen.interpreter.torch_reference import TorchBackend, reference
 from attngen.ir.cascade import Cascade
-from attngen.ir.eval.interpret import axis_extents, interpret
+from attngen.ir.eval.axis_lengths import axis_extents
+from attngen.ir.eval.interpret import interpret
 from attngen.ir.parser import parse
 from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.pipeline import analyse, build, for_dtype, fused
@@ -89,18 +90,18 @@ def emitted(
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
     one_walk: bool = False,
-    specialised: bool = False,
+    alternates: frozenset[str] = frozenset(),
     precise_delta: bool | None = None,
 ) -> Emitted:
     """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so; `divided` ones have no gradients,
-    those in `one_walk` have the fused backward, `specialised` ones a forward whose warps are divided."""
+    those in `one_walk` have the fused backward, others the alternate kernels of these flags."""
     wanted = frozenset[str]() if divided else None
     general = analyse(cascade, wanted=wanted, without=without, asked=asked, divided=divided, precise_delta=precise_delta)
     program = for_dtype(general, dtype)
     other = fused(program) if one_walk else program
     assert other is not None, "this variant has no fused backward"
-    source = build(other, "tested", tiles_, specialised)
-    form = (str(cascade), tiles_, dtype, without, asked, divided, one_walk, specialised, precise_delta)
+    source = build(other, "tested", tiles_, alternates)
+    form = (str(cascade), tiles_, dtype, without, asked, divided, one_walk, alternates, precise_delta)
     path = Path(_FOLDER.name) / f"kernels_{abs(hash(form))}.py"
     path.write_text(source.text, encoding="utf-8")
     module = interpreted(load_module(path, "tested"))
@@ -137,7 +138,7 @@ def prepare(
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
     one_walk: bool = False,
-    specialised: bool = False,
+    alternates: frozenset[str] = frozenset(),
     precise_delta: bool | None = None,
 ) -> Emitted:
     """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one, but for some."""
@@ -147,7 +148,7 @@ def prepare(
     tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
     dtype = rewrites or str(model.dtype).removeprefix("torch.")
-    return emitted(cascade, tiles_, dtype, allocate, without, asked, divided, one_walk, specialised, precise_delta)
+    return emitted(cascade, tiles_, dtype, allocate, without, asked, divided, one_walk, alternates, precise_delta)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:

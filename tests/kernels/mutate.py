@@ -6,6 +6,7 @@ so that a crash ends the fork only. `""` stands for the copy as it is.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -14,6 +15,9 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -38,11 +42,60 @@ def copy_with(name: str, folder: Path) -> None:
     if not name:
         return
     mutant = _named(name)
-    texts = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob(mutant.where))}
-    found = [path for path, text in texts.items() for _ in range(text.count(mutant.old))]
+    path, start = place(mutant)
+    text = (ROOT / path).read_text(encoding="utf-8")
+    (folder / path).write_text(text[:start] + mutant.new + text[start + len(mutant.old) :], encoding="utf-8")
+
+
+def place(mutant: Mutant) -> tuple[Path, int]:
+    """The file, below the checkout, that holds the text a mutant replaces, and where the text begins.
+
+    Raises:
+        ValueError: no such symbol, or its text does not occur, or more than once.
+    """
+    if mutant.where not in symbols():
+        raise ValueError(f"mutant {mutant.name!r}: there is no {mutant.where}")
+    found: list[tuple[Path, int]] = []
+    for path, start, end in symbols()[mutant.where]:
+        text = (ROOT / path).read_text(encoding="utf-8")[:end]
+        while (start := text.find(mutant.old, start)) >= 0:
+            found.append((path, start))
+            start += len(mutant.old)
     if len(found) != 1:
-        raise ValueError(f"mutant {name!r}: its text occurs {len(found)} times in {mutant.where}")
-    found[0].write_text(texts[found[0]].replace(mutant.old, mutant.new), encoding="utf-8")
+        raise ValueError(f"mutant {mutant.name!r}: its text occurs {len(found)} times in {mutant.where}")
+    return found[0]
+
+
+@cache
+def symbols() -> dict[str, list[tuple[Path, int, int]]]:
+    """What a mutant may name -> its places: a file below the checkout, and from where to where.
+
+    A name is that of a function, a class or a table at the top of a module or of a function of the templates, a method after its
+    class (`Class.method`), or the file name of a template.
+    """
+    found: dict[str, list[tuple[Path, int, int]]] = {}
+    for path in sorted((ROOT / "templates").rglob("*.j2")):
+        found[path.name] = [(path.relative_to(ROOT), 0, len(path.read_text(encoding="utf-8")))]
+    for path in (*sorted((ROOT / "attngen").rglob("*.py")), *sorted((ROOT / "templates").rglob("*.py"))):
+        text = path.read_text(encoding="utf-8")
+        starts = [0, *accumulate(len(line) for line in text.splitlines(keepends=True))]
+        for name, first, last in _definitions(ast.parse(text).body):
+            found.setdefault(name, []).append((path.relative_to(ROOT), starts[first - 1], starts[last]))
+    return found
+
+
+def _definitions(body: list[ast.stmt]) -> Iterator[tuple[str, int, int]]:
+    """Names of the top of a module, and of methods, with their first and last lines."""
+    for node in body:
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                yield node.name, min(item.lineno for item in (node, *node.decorator_list)), node.end_lineno or 0
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, node.lineno, node.end_lineno or 0
+            case _:
+                pass
+        if isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.{name}", *lines) for name, *lines in _definitions(node.body))
 
 
 def _named(name: str) -> Mutant:
@@ -73,7 +126,7 @@ def attempt(folder: Path, first: str, alone: bool) -> int:
 
 
 def _tests(place: str) -> int:
-    """The tests of a folder or a file, but for those that compile the catalogue, or one test of a file."""
+    """The tests of a folder or a file, or one test of a file."""
     try:
         importlib.import_module("attngen.schedule.choose")
     except Exception:
@@ -81,8 +134,7 @@ def _tests(place: str) -> int:
         return STILLBORN
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "-c", str(ROOT / "pyproject.toml")]
     folder = ROOT / place
-    found = sorted(folder.glob("test_*.py")) if folder.is_dir() else [folder]
-    files = [str(path) for path in found if path.name not in ("test_catalogue.py", "test_warps.py") or path == folder]
+    files = [str(path) for path in sorted(folder.glob("test_*.py"))] if folder.is_dir() else [str(folder)]
     return WRONG if pytest.main([*options, *files]) == pytest.ExitCode.TESTS_FAILED else SURVIVED
 
 

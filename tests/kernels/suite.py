@@ -31,6 +31,7 @@ IN_TALL = (
         "dilated",
         "softcap",
         "relative",
+        "flat",
         "two_sided_window",
         "entropy_causal",
         "reciprocal",
@@ -63,19 +64,24 @@ def emit() -> None:
     harness.prepare(case.cascade, case.values, memory.fenced_empty)
 
 
+def checks() -> dict[str, Callable[[], None]]:
+    """Everything that a mutant should die of, by name."""
+    found: dict[str, Callable[[], None]] = {variant: partial(check, variant, WIDE) for variant in IN_WIDE}
+    found |= {variant: partial(check, variant, TALL) for variant in IN_TALL}
+    found |= {"narrow": _narrow, "infinite": _infinite_padding, "rounding": _rounding, "far": _far, "needed": _needed, "empty": _empty}
+    return found | {"pieces": partial(check, "skipping", APART)}
+
+
 def kill(first: str = "", *, alone: bool = False) -> None:
-    """Everything that a mutant should die of.
+    """Run all checks.
 
     Args:
         first: the check that begins, to find out sooner.
         alone: nothing but that.
     """
-    checks: dict[str, Callable[[], None]] = {variant: partial(check, variant, WIDE) for variant in IN_WIDE}
-    checks |= {variant: partial(check, variant, TALL) for variant in IN_TALL}
-    checks |= {"narrow": _narrow, "infinite": _infinite_padding, "rounding": _rounding, "far": _far, "needed": _needed, "empty": _empty}
-    checks["pieces"] = partial(check, "skipping", APART)
-    for name in dict.fromkeys((first or next(iter(checks)), *(() if alone else checks))):
-        checks[name]()
+    known = checks()
+    for name in dict.fromkeys((first or next(iter(known)), *(() if alone else known))):
+        known[name]()
 
 
 def check(variant: str, sizes: cases.Sizes) -> None:

@@ -325,4 +325,4 @@ def test_masks_that_are_an_end(kept, end):
     found = kept_along(facts.kernel, "n")
     assert found is not None
     assert (end_of_rows(facts.kernel, found) is not None) == end
-    assert bool(facts.unspecialised) != end
+    assert bool(facts.ineligible["specialised"]) != end

@@ -10,7 +10,7 @@ import torch
 
 import attngen
 from attngen.errors import ScheduleError
-from attngen.runtime import partitions
+from attngen.interpreter.gluon import warp_scheduler
 from tests.kernels import cases, harness
 
 LOW = [torch.float16, torch.bfloat16]
@@ -25,7 +25,7 @@ def tiles(streamed: int = 32, stages: int = 2) -> harness.Tiles:
 
 
 def prepare(case: cases.Case) -> harness.Emitted:
-    return harness.prepare(case.cascade, case.values, without=frozenset({"bias_as_dot"}), specialised=True)
+    return harness.prepare(case.cascade, case.values, without=frozenset({"bias_as_dot"}), alternates=frozenset({"specialised"}))
 
 
 def run(case: cases.Case, tile: harness.Tiles) -> dict[str, torch.Tensor]:
@@ -78,7 +78,7 @@ def test_no_order_of_events_changes_a_bit(stages: int, monkeypatch: pytest.Monke
     case = cases.case("first_and_last", SIZES, seed=7).to(torch.float16)
     found: list[torch.Tensor] = []
     for seed in range(4):
-        monkeypatch.setattr(partitions, "timing_seed", seed)
+        monkeypatch.setattr(warp_scheduler, "timing_seed", seed)
         found.append(run(case, tiles(16, stages))["o"])
     assert all(torch.equal(found[0], other) for other in found[1:])
 

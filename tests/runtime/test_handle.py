@@ -9,11 +9,13 @@ import attngen
 from attngen import catalog
 from attngen.errors import ArgumentError, DtypeMismatch
 from attngen.knobs import Knobs
-from attngen.pipeline import analyse
+from attngen.plan.feature_lengths import dtype_name, feature_lengths
+from attngen.plan.options import Options
+from attngen.plan.programs import ProgramKey
 from attngen.report.accuracy import Deviation, extents, trial
-from attngen.runtime.handle import dtype_name, feature_lengths
-from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options
+from attngen.runtime.kernel_table import KernelTable
+from attngen.schedule.choose import Request
+from attngen.targets import table as target
 from attngen.toolchain.compile import Compiled
 
 
@@ -59,9 +61,9 @@ def test_dtypes_by_name_or_as_torch_has_them() -> None:
         dtype_name("int8")
 
 
-def kernels_of(name: str) -> tuple[Kernels, dict[str, object]]:
+def kernels_of(name: str) -> tuple[KernelTable, dict[str, object]]:
     spec = catalog.load(name)
-    return Kernels(analyse(spec.cascade), name, Options("sm90"), Knobs.from_env()), {c.name: c.value for c in spec.captures}
+    return KernelTable(spec.cascade, name, Options("sm90"), Knobs.from_env()), {c.name: c.value for c in spec.captures}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
@@ -74,7 +76,8 @@ def test_a_trial_holds_for_what_is_right(dtype: str) -> None:
 
 def test_a_trial_fails_for_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels, captures = kernels_of("alibi_causal")
-    loaded = kernels.get({"d": 16, "e": 16}, torch.empty(0), (70, 90))
+    request = Request((("d", 16), ("e", 16)), "float32", target.get("sm90"), "short")
+    loaded = kernels.kernels(ProgramKey("float32")).get(request, torch.device("cpu"))
     forward = loaded.module.forward
     monkeypatch.setattr(loaded.module, "forward", lambda *args: tuple(value * 1.001 for value in forward(*args)))
     assert not all(item.holds for item in trial(kernels, captures, {"d": 16, "e": 16}, "float32"))
@@ -82,7 +85,7 @@ def test_a_trial_fails_for_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_trial_stays_inside_of_captured_tensors() -> None:
     kernels, captures = kernels_of("prefix_lm")
-    assert extents(kernels, captures, {"d": 16, "e": 16})["b"] == 1
+    assert extents(kernels.kernels(ProgramKey()), captures, {"d": 16, "e": 16})["b"] == 1
 
 
 def test_nan_does_not_hold() -> None:

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,10 +25,12 @@ from attngen.cli import commands as cli
 from attngen.deploy import write as writing
 from attngen.errors import MissingKernel
 from attngen.knobs import Knobs
-from attngen.pipeline import analyse
+from attngen.plan.options import Options
+from attngen.plan.programs import ProgramKey
+from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options
 from attngen.runtime.strict import Beforehand
+from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import ModuleSchedule
 from attngen.targets import table as targets
 from tests.deployed import not_compiled
@@ -238,14 +241,14 @@ def test_classes_of_lengths_take_the_tiles_of_long_ones(tmp_path: Path, monkeypa
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
     spec, target, dims = catalog.load("full"), targets.get("sm90"), {"d": 16, "e": 48}
     knobs = Knobs.from_env()
-    strict = Kernels(analyse(spec.cascade), spec.name, Options("sm90"), Knobs(knobs.cache_dir, strict=True))
-    calls = [(4096, 4096), (100, 100), (4, 4096), None]
+    table = KernelTable(spec.cascade, spec.name, Options("sm90"), Knobs(knobs.cache_dir, strict=True))
+    strict, wide = table.kernels(ProgramKey("float16")), Request(tuple(dims.items()), "float16", target)
     with pytest.raises(MissingKernel):
-        strict.settled(dims, "float16", target, calls[1])
+        strict.settled(replace(wide, length="short"))
     Beforehand.of(spec, target, knobs).store(dims, "float16")
-    assert len({str(strict.settled(dims, "float16", target, lengths)) for lengths in calls}) == 1
+    assert len({str(strict.settled(replace(wide, length=length))) for length in ("long", "short", "decode")}) == 1
     with pytest.raises(MissingKernel):
-        strict.settled({"d": 48, "e": 16}, "float16", target, calls[1])
+        strict.settled(Request((("d", 48), ("e", 16)), "float16", target, "short"))
 
 
 def test_a_folder_that_others_may_write_keeps_nothing_for_strict_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import attngen
+from attngen.plan.programs import ProgramKey
 from attngen.runtime import tile_list_cache as kept
 
 SMALL = {role: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}
@@ -46,7 +47,7 @@ class Counted:
             torch.testing.assert_close(mine, expected, rtol=1e-11, atol=1e-12)
 
     def watch(self, attend: attngen.Attention) -> None:
-        (module,) = attend._kernels.modules.values()
+        (module,) = attend._table.kernels(ProgramKey("float64")).modules.values()
         original: Any = getattr(module, "original_launch", module.launch)
 
         def launch(kernel: Any, *args: Any) -> None:

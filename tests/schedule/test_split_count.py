@@ -53,6 +53,7 @@ def test_rows_of_other_kernels_are_those_of_products() -> None:
         override(chosen, (PARTS, MERGE), {"forward_parts": {"BLOCK_M": 2}})
 
 
+@pytest.mark.kernels
 def test_compiled_for_sm90(capsys: pytest.CaptureFixture[str]) -> None:
     """No spills, two programs of a part on each multiprocessor, shared memory as predicted."""
     assert main(["inspect", "full", "--few", "--arch", "sm90", "--json"]) == 0

@@ -42,7 +42,7 @@ def test_nvidia_targets(arch):
     assert (compiled.tensor_memory_columns > 0) == (arch == "sm100")
     loops = sass.main_loops(sass.disassemble(compiled.binary))
     assert len(loops) == 1
-    assert {op.split(".")[0] for op in loops[0].tensor_ops()} == {{"sm90": "HGMMA", "sm100": "UTCHMMA"}.get(arch, "HMMA")}
+    assert {item.family for item in loops[0].body} & sass.TENSOR_CORE == {{"sm90": "HGMMA", "sm100": "UTCHMMA"}.get(arch, "HMMA")}
     # 64 x 64 scores on 128 threads are 32 exponentials each, and the rescaling of a thread's rows comes on top.
     assert 32 <= loops[0].counts()["MUFU.EX2"] <= 36
 

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 import attngen
+from attngen.calls import launcher
 from attngen.errors import CompileFailed
 from attngen.frontend.spec import Spec
 from attngen.interpreter.triton_api import knobs, triton
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse
+from attngen.plan.options import Options, freeze
+from attngen.plan.programs import ProgramKey
 from attngen.report.resources import compile_settled, inspect_kernels
-from attngen.runtime import torch_op
-from attngen.runtime.forms import form, settle_forms
+from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options, freeze
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.tables import Table, table
 from attngen.schedule.tile_schedule import TileSchedule, parse_tile
@@ -43,9 +44,13 @@ def unseen() -> Spec:
     return attngen.attention(score_mod=lambda s, b, h, q, k: s + torch.erf(torch.erf(s)))
 
 
+def programs(spec: Spec, *, local: bool = True, deterministic: bool = False, **schedule: object) -> KernelTable:
+    options = Options("sm90", freeze(schedule) if schedule else None, local=local, deterministic=deterministic)
+    return KernelTable(spec.cascade, "tried", options, Knobs.from_env())
+
+
 def kernels(spec: Spec, *, local: bool = True, **schedule: object) -> Kernels:
-    options = Options("sm90", freeze(schedule) if schedule else None, local=local)
-    return Kernels(analyse(spec.cascade), "tried", options, Knobs.from_env()).at("bfloat16")
+    return programs(spec, local=local, **schedule).kernels(ProgramKey("bfloat16"))
 
 
 @pytest.fixture
@@ -147,41 +152,42 @@ def test_a_refused_fallback_is_not_offered_again() -> None:
 def test_settling_goes_on_with_other_tiles(compiler: Callable[[Fails], list[CompileJob]], local: bool) -> None:
     asked = compiler(tma)
     mine = kernels(unseen(), local=local)
-    assert any(tile.tma for _, tile in mine.choice(DIMS, "bfloat16", SM90).schedule.tiles)
-    settled = mine.settled(DIMS, "bfloat16", SM90)
+    assert any(tile.tma for _, tile in mine.choice(REQUEST).schedule.tiles)
+    settled = mine.settled(REQUEST)
     assert not any(tile.tma for _, tile in settled.tiles)
     assert len(asked) < 20
-    text = "\n".join(mine.choice(DIMS, "bfloat16", SM90).lines())
+    text = "\n".join(mine.choice(REQUEST).lines())
     assert "does not compile: ptxas died of signal 11" in text
     if local:
         again = compiler(lambda job: True)
-        assert kernels(unseen()).settled(DIMS, "bfloat16", SM90) == settled, "the next process knows"
+        assert kernels(unseen()).settled(REQUEST) == settled, "the next process knows"
         assert not again
 
 
 def test_a_tile_that_only_fails_later_is_replaced(compiler: Callable[[Fails], list[CompileJob]]) -> None:
     """Measured tiles are compiled when they are looked at or launched, not before."""
     compiler(lambda job: role(job) == "forward" and job.constexprs["BLOCK_N"] == wide)
-    mine = kernels(attngen.attention())
-    wide = mine.settled(DIMS, "bfloat16", SM90)["forward"].streamed
-    (found,) = inspect_kernels(mine, DIMS, "bfloat16", SM90, ("forward",))
+    table = programs(attngen.attention())
+    mine = table.kernels(ProgramKey("bfloat16"))
+    wide = mine.settled(REQUEST)["forward"].streamed
+    (found,) = inspect_kernels(table, DIMS, "bfloat16", SM90, ("forward",))
     assert found.task.tile.streamed != wide
-    assert mine.settled(DIMS, "bfloat16", SM90)["forward"] == found.task.tile
+    assert mine.settled(REQUEST)["forward"] == found.task.tile
 
 
 def test_a_fallback_that_fails_later_is_replaced_as_well(compiler: Callable[[Fails], list[CompileJob]]) -> None:
     compiler(tma)
     mine = kernels(unseen())
-    before = mine.settled(DIMS, "bfloat16", SM90)
+    before = mine.settled(REQUEST)
     mine.refuse(REQUEST, [("forward", before["forward"], "out of memory")])
-    after = mine.settled(DIMS, "bfloat16", SM90)
+    after = mine.settled(REQUEST)
     assert after["forward"] != before["forward"]
 
 
 def test_a_build_of_which_nothing_compiles_is_refused(compiler: Callable[[Fails], list[CompileJob]]) -> None:
     asked = compiler(lambda job: role(job) == "backward_rows")
     with pytest.raises(CompileFailed, match="no tile of the kernel backward_rows compiles for sm90") as caught:
-        kernels(unseen()).settled(DIMS, "bfloat16", SM90)
+        kernels(unseen()).settled(REQUEST)
     assert caught.value.remedy
     assert len([job for job in asked if role(job) == "backward_rows"]) <= 12
 
@@ -191,15 +197,15 @@ def test_a_form_that_does_not_compile_gives_way_to_the_other(failing: str, tmp_p
     tmp_path.chmod(0o700)
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(Refusals, "why", lambda self, request, role, tile: "it died" * (role == failing))
-    mine = kernels(attngen.attention(name="forms"))
-    settle_forms(mine, DIMS, "bfloat16", SM90)
-    found = form(mine, DIMS, "bfloat16", SM90)
-    assert found.kernels is (mine.fused() if failing == "backward_columns" else mine)
+    mine = programs(attngen.attention(name="forms"))
+    mine.settle(REQUEST, repeatable=False)
+    found = mine.backward_form(ProgramKey("bfloat16"), REQUEST, repeatable=False)
+    assert found.fused == (failing == "backward_columns")
     assert f"no tile of the kernel {failing} compiles" in found.why
-    steady = Kernels(mine.program, "forms", replace(mine.options, deterministic=True), mine.knobs)
+    steady = programs(attngen.attention(name="forms"), deterministic=True)
     if failing == "backward_columns":
         with pytest.raises(CompileFailed, match="backward_columns"):
-            settle_forms(steady, DIMS, "bfloat16", SM90)
+            steady.settle(REQUEST, repeatable=False)
 
 
 def test_a_tile_that_a_user_asked_for_has_no_other_in_its_place(compiler: Callable[[Fails], list[CompileJob]]) -> None:
@@ -296,10 +302,10 @@ def test_a_call_whose_launch_fails_goes_on_with_another_tile(tmp_path: Path, mon
     def fails_once(error: Exception) -> tuple[str, str] | None:
         return ("forward_kernel", "ptxas died") if str(error) == "once" else None
 
-    load = torch_op._Registration.load
+    load = launcher.Launcher._loaded
 
-    def spoiled(self: object, kernels: Kernels, tensors: object, *, backward: bool = False) -> object:
-        found, loaded = load(self, kernels, tensors, backward=backward)  # type: ignore[arg-type]
+    def spoiled(self: launcher.Launcher, kind: launcher.Kind) -> object:
+        found, loaded = load(self, kind)
         tiles.append(str(loaded.tiles["forward"]))
         return found, loaded if len(tiles) > 1 else replace(loaded, module=Broken())  # type: ignore[arg-type]
 
@@ -307,7 +313,8 @@ def test_a_call_whose_launch_fails_goes_on_with_another_tile(tmp_path: Path, mon
         def forward(self, *_: object) -> None:
             raise RuntimeError("once")
 
-    monkeypatch.setattr(torch_op, "failed_launch", fails_once)
-    monkeypatch.setattr(torch_op._Registration, "load", spoiled)
+    monkeypatch.setattr(launcher, "failed_launch", fails_once)
+    monkeypatch.setattr(launcher.Launcher, "_loaded", spoiled)
+    attend = attngen.compile(attngen.attention(name="relaunched"))
     torch.testing.assert_close(attend(q, q, q), right)
     assert len(tiles) == 2 and tiles[0] != tiles[1]

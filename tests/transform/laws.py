@@ -14,7 +14,6 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.expr import Expr, Index
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_cascade
 from attngen.ir.traverse import names_read, walk
 from attngen.ir.verify import CanonicalForm, verify
 from attngen.stages.stage_forms import verify_streamed
@@ -95,7 +94,7 @@ def streamed_form(text: str) -> tuple[Cascade, Streamed]:
 
 def assert_streaming_form(streamed: Streamed) -> None:
     """Text reads back; reductions over the streamed axis take no finished values; nothing along it waits for the end."""
-    assert parse(print_cascade(streamed.cascade)) == streamed.cascade
+    assert parse(str(streamed.cascade)) == streamed.cascade
     verify_streamed(streamed)
 
 
@@ -170,7 +169,7 @@ def assert_gradients(
     saved = {item.name: forward[item.name] for item in backward.saved}
     known = {**values, **cotangents, **saved}
     for stage, gradient_cascade in (("derived", backward.cascade), ("hoisted", factor(backward.cascade))):
-        assert parse(print_cascade(gradient_cascade)) == gradient_cascade
+        assert parse(str(gradient_cascade)) == gradient_cascade
         found = completed(backward.gradients, gradient_cascade, known)
         for name, expected in zip(targets, truth, strict=True):
             zero = torch.zeros_like(leaves[name])

@@ -6,7 +6,6 @@ import pytest
 from attngen.ir.cascade import Cascade
 from attngen.ir.eval.interpret import interpret
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_cascade, print_step
 from attngen.transform.factor import factor
 
 HEAD = "cascade(a[m,n], b[m,n], do[m,e], dz[m,e], v[n,e], c[m], w[n], lam[]; t: float[:])\n"
@@ -60,12 +59,12 @@ def test_values_are_kept(name: str) -> None:
     before = cascade(CASES[name])
     after = factor(before)
     assert_same_values(before, after)
-    assert parse(print_cascade(after)) == after
+    assert parse(str(after)) == after
     assert factor(after) == after
 
 
 def test_scales_leave_sums() -> None:
-    assert [print_step(step) for step in factor(cascade(CASES["row factor"])).steps] == [
+    assert [str(step) for step in factor(cascade(CASES["row factor"])).steps] == [
         "y_sum[m,n] = sum[e] do[m,e] * v[n,e]",
         "y[m,n] = y_sum[m,n] * (lam * c[m])",
     ]
@@ -78,14 +77,14 @@ def test_sums_that_differ_by_a_factor_become_one() -> None:
 
 def test_what_differs_on_one_side_is_added_first() -> None:
     (step, *_) = factor(cascade(CASES["two row factors"])).steps
-    assert print_step(step) == "y[m,n] = sum[e] v[n,e] * (do[m,e] * c[m] + dz[m,e])"
+    assert str(step) == "y[m,n] = sum[e] v[n,e] * (do[m,e] * c[m] + dz[m,e])"
 
 
 @pytest.mark.parametrize("name", ["tile factors", "columns of two products"])
 def test_products_of_their_own_are_summed_apart(name: str) -> None:
     reductions = [step for step in factor(cascade(CASES[name])).steps if step.reduce is not None]
     assert len(reductions) == 2
-    assert not any("+" in print_step(step) for step in reductions)
+    assert not any("+" in str(step) for step in reductions)
 
 
 TOGETHER = {

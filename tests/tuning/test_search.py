@@ -13,10 +13,11 @@ from attngen.cache.store import CacheWarning
 from attngen.cache.user_table import own_path, record, tuned_tiles
 from attngen.errors import CacheError, CompileFailed, DeviceLost, NoDevice
 from attngen.knobs import Knobs
-from attngen.pipeline import analyse
-from attngen.runtime.forms import form
+from attngen.plan.options import Options
+from attngen.plan.programs import ProgramKey
+from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
-from attngen.runtime.options import Options
+from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import parse_tile
 from attngen.schedule.tuned import Tuned, read, shipped, table_of
 from attngen.targets import table as target
@@ -25,14 +26,15 @@ from attngen.tuning.search import LENGTHS, WAVES, Attempt, Setting, check_values
 
 SETTING = Setting(target.get("sm90"), torch.device("cpu"), "a clock of ours", "3.6", leaders=3)
 DIMS = {"d": 64, "e": 64}
+REQUEST = Request(tuple(DIMS.items()), "bfloat16", SETTING.target)
 
 
 def causal(b, h, q_idx, kv_idx):
     return q_idx >= kv_idx
 
 
-def kernels_of(spec: attngen.Spec, **options) -> tuple[Kernels, dict[str, object]]:
-    kernels = Kernels(analyse(spec.cascade), spec.name, Options("sm90", **options), Knobs.from_env())
+def kernels_of(spec: attngen.Spec, **options) -> tuple[KernelTable, dict[str, object]]:
+    kernels = KernelTable(spec.cascade, spec.name, Options("sm90", **options), Knobs.from_env())
     return kernels, {item.name: item.value for item in spec.captures}
 
 
@@ -50,7 +52,7 @@ def test_the_fastest_tile_of_each_kernel_is_kept():
 
     kernels, captures = kernels_of(attngen.attention(mask_mod=causal))
     found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
-    roles = [*(kernel.role for kernel in kernels.program.kernels), "backward_fused", "backward_finish"]
+    roles = [*(kernel.role for kernel in kernels.program(ProgramKey("bfloat16")).kernels), "backward_fused", "backward_finish"]
     assert [row.structure.partition(":")[0] for row in found.rows] == roles
     for row in found.rows:
         mine = [attempt.tile for attempt in seen if attempt.role == row.structure.partition(":")[0]]
@@ -89,8 +91,8 @@ def test_what_may_hang_comes_after_all_else_is_kept():
     done: list[str] = []
 
     def clock(attempt: Attempt) -> float:
-        done.append("specialised" if attempt.tile.specialised else "timed")
-        return 0.5 if attempt.tile.specialised else 1.0
+        done.append("specialised" if attempt.tile.alternate else "timed")
+        return 0.5 if attempt.tile.alternate else 1.0
 
     kernels, captures = kernels_of(attngen.attention())
     kept: list[Tuned] = []
@@ -116,9 +118,9 @@ def test_a_lost_device_ends_it_and_what_was_found_stays(where, tmp_path: Path, m
 
     def clock(attempt: Attempt) -> float:
         assert lost[0] is None, "nothing runs on a device that does not answer"
-        if attempt.tile.num_warps == 8 and attempt.role == "forward" and not attempt.tile.specialised:
+        if attempt.tile.num_warps == 8 and attempt.role == "forward" and not attempt.tile.alternate:
             raise RuntimeError("only this tile")
-        if attempt.role == where or attempt.tile.specialised:
+        if attempt.role == where or attempt.tile.alternate:
             lost[0] = str(attempt.tile)
             raise RuntimeError("an illegal memory access was encountered")
         return area(attempt)
@@ -133,7 +135,7 @@ def test_a_lost_device_ends_it_and_what_was_found_stays(where, tmp_path: Path, m
     assert caught.value.remedy
     assert len(asked) > 1
     roles = {row.structure.partition(":")[0] for row in read((tmp_path / "tuned.json").read_text()).rows}
-    every = {*(kernel.role for kernel in kernels.program.kernels), "backward_fused", "backward_finish"}
+    every = {*(kernel.role for kernel in kernels.program(ProgramKey("bfloat16")).kernels), "backward_fused", "backward_finish"}
     assert roles == ({"forward", "backward_prepare"} if where == "backward_rows" else every)
 
 
@@ -149,7 +151,7 @@ def test_each_winner_is_written_as_soon_as_it_is_known(tmp_path: Path, monkeypat
     monkeypatch.setattr("attngen.tuning.tune.tune_kernels", broken)
     monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: SETTING.name)
-    monkeypatch.setattr(Kernels, "target", lambda self, device: SETTING.target)
+    monkeypatch.setattr(KernelTable, "target", lambda self, device: SETTING.target)
     with pytest.raises(RuntimeError, match="ends here"):
         attngen.tune(attngen.attention(), head_dim=64, out=tmp_path / "tuned.json")
     assert read((tmp_path / "tuned.json").read_text()).rows == table_of(found.rows[:1]).rows
@@ -170,7 +172,7 @@ def test_lengths_fill_several_waves(length):
     )
     for variant in (attngen.attention(), spec):
         kernels, captures = kernels_of(variant)
-        found = filled(kernels, captures, DIMS, length, SETTING.target)
+        found = filled(kernels.kernels(ProgramKey()), captures, DIMS, length, SETTING.target)
         assert found is not None
         q_len, kv_len = LENGTHS[length]
         assert (found["m"], found["n"]) == (q_len, kv_len)
@@ -220,16 +222,16 @@ def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, mon
     assert read(path.read_text()).rows == table_of(found.rows).rows
     wanted = {row.structure.partition(":")[0]: row.tile for row in found.rows}
     after, product = kernels_of(attngen.attention(mask_mod=causal))[0], kernels_of(attngen.attention(mask_mod=causal), local=False)[0]
-    schedule, other = after.settled(DIMS, "bfloat16", SETTING.target), after.fused()
-    assert other is not None
-    both = (*schedule.tiles, *other.settled(DIMS, "bfloat16", SETTING.target).tiles)
+    mine, other = after.forms("bfloat16")
+    schedule, shipped_tiles = mine.settled(REQUEST), product.kernels(ProgramKey("bfloat16"))
+    both = (*schedule.tiles, *other.settled(REQUEST).tiles)
     assert {role: str(tile) for role, tile in both} == wanted
-    why = form(after, DIMS, "bfloat16", SETTING.target).why
+    why = after.backward_form(ProgramKey("bfloat16"), REQUEST, repeatable=False).why
     assert "us a call in one walk" in why, "what a GPU said decides between the forms"
-    assert product.settled(DIMS, "bfloat16", SETTING.target) != schedule
-    assert {reason.evidence for reason in product.choice(DIMS, "bfloat16", SETTING.target).reasons} == {"measured"}
+    assert shipped_tiles.settled(REQUEST) != schedule
+    assert {reason.evidence for reason in shipped_tiles.choice(REQUEST).reasons} == {"measured"}
     # What runs has these tiles, so that Triton builds and finds kernels by them.
-    loaded = after.get(DIMS, torch.empty(0, dtype=torch.bfloat16), (4096, 4096))
+    loaded = mine.get(REQUEST, torch.device("cpu"))
     assert loaded.tiles["forward"]["BLOCK_M"] == schedule["forward"].resident
 
 
@@ -248,16 +250,16 @@ def test_divided_warps_are_timed_and_run_where_they_won_on_this_machine(tmp_path
     tmp_path.chmod(0o700)
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path))
     kernels, captures = kernels_of(attngen.attention(mask_mod=causal))
-    clock = lambda attempt: 0.5 if attempt.tile.specialised else 1.0  # noqa: E731
+    clock = lambda attempt: 0.5 if attempt.tile.alternate else 1.0  # noqa: E731
     found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=clock)
-    assert [row.schedule.specialised for row in found.rows] == [True, *(False for _ in found.rows[1:])]
+    assert [row.schedule.alternate for row in found.rows] == ["specialised", *("" for _ in found.rows[1:])]
     record(table_of(found.rows), own_path(tmp_path))
     mine, product = (kernels_of(attngen.attention(mask_mod=causal), local=local)[0] for local in (True, False))
     monkeypatch.setenv("ATTNGEN_STRICT", "1")
     strict = kernels_of(attngen.attention(mask_mod=causal))[0]
-    chosen = [one.choice(DIMS, "bfloat16", SETTING.target).schedule["forward"].specialised for one in (mine, product, strict)]
-    assert chosen == [True, False, False], "what is stored or made for others has no divided warps that nobody asked for"
-    loaded = mine.get(DIMS, torch.empty(0, dtype=torch.bfloat16), (4096, 4096))
+    chosen = [one.choice(ProgramKey("bfloat16"), REQUEST).schedule["forward"].alternate for one in (mine, product, strict)]
+    assert chosen == ["specialised", "", ""], "what is stored or made for others has no divided warps that nobody asked for"
+    loaded = mine.kernels(ProgramKey("bfloat16")).get(REQUEST, torch.device("cpu"))
     assert hasattr(loaded.module, "forward_specialised_kernel")
     q, k, v = torch.randn(3, 1, 1, 1, 40, 64, dtype=torch.bfloat16).unbind()
     out = loaded.module.forward(q, k[:, :, 0], v[:, :, 0], loaded.tiles)[0]
@@ -277,12 +279,11 @@ def test_a_schedule_that_a_compile_settled_is_stored_for_the_tuned_tiles_it_stan
     monkeypatch.setattr(Kernels, "_settle", settle)
     spec = attngen.attention(score_mod=lambda s, b, h, q, k: torch.erf(torch.erf(s)))
     before, captures = kernels_of(spec)
-    before = before.at("bfloat16")
-    assert before.choice(DIMS, "bfloat16", SETTING.target).unsettled
-    before.settled(DIMS, "bfloat16", SETTING.target)
+    assert before.choice(ProgramKey("bfloat16"), REQUEST).unsettled
+    before.kernels(ProgramKey("bfloat16")).settled(REQUEST)
     found = tune_kernels(before, captures, DIMS, "bfloat16", SETTING, classes=("long",), clock=area)
     record(table_of([replace(found.rows[0], tile="16x16,w4,s1")]), own_path(tmp_path))
-    kernels_of(spec)[0].at("bfloat16").settled(DIMS, "bfloat16", SETTING.target)
+    kernels_of(spec)[0].kernels(ProgramKey("bfloat16")).settled(REQUEST)
     assert len(set(keys)) == 2
 
 

@@ -11,7 +11,8 @@ import triton
 
 import attngen
 from attngen.cache.load import load_module
-from attngen.runtime.splitting import kernels_of_few
+from attngen.calls.spec_form import programs_of_few
+from attngen.plan.programs import FORWARD_ONLY, ProgramKey
 from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import TileSchedule
 from attngen.targets import table as targets
@@ -49,7 +50,7 @@ def interpreted(dtype: torch.dtype) -> float:
 def compiled(folder: Path) -> dict[str, int]:
     """Shared bytes of every kernel by target."""
     whole = attngen.compile(variant(), arch="sm90").build("bfloat16", head_dim=64)
-    few = kernels_of_few(variant(), "sm90").at("bfloat16").source({"d": 64, "e": 64})
+    few = programs_of_few(variant(), "sm90").kernels(ProgramKey("bfloat16", FORWARD_ONLY, split=True)).source({"d": 64, "e": 64})
     jobs, names = [], []
     for name, source in (("smoke_kernels", whole), ("smoke_few_kernels", few)):
         path = folder / f"{name}.py"

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from attngen.frontend.tracing.trace import Trace, replace_parts
+from attngen.frontend.tracing.shared_values import replace_parts
+from attngen.frontend.tracing.trace import Trace
 from attngen.ir import build
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of

@@ -22,13 +22,15 @@ from attngen.frontend.captures.origins import Guard, Origin, called
 from attngen.frontend.captures.reader import Places
 from attngen.frontend.captures.retrace import Roots, Tracing
 from attngen.frontend.spec import Capture
-from attngen.frontend.tracing.user_frames import user_frame
+from attngen.frontend.tracing.shared_values import replace_parts, shared_values
+from attngen.frontend.tracing.user_frames import Place, assigned, locate, user_frame
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
-from attngen.ir.expr import OPS, Apply, Const, Expr, Index, Kind, Read, kind_of
+from attngen.ir.expr import OPS, Const, Expr, Index, Kind, Read, kind_of
 from attngen.ir.masks import lift_masks
 from attngen.ir.traverse import extents, free_axes, live_steps, rewrite, step_reads
 from attngen.ir.verify import TracedForm, verify
+from attngen.source import naming
 
 RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "first", "inf", "last", "logsumexp", "sum", "tl", "torch", "triton"))
 # What bounds read of captured tensors over a tile is called so.
@@ -62,6 +64,7 @@ class Trace:
         self.kept: set[str] = set()
         self.created: dict[int, torch.Tensor] = {}
         self.named: dict[Expr, Expr] = {}
+        self.places: dict[Expr, Place] = {}
         of_tiles = {f"{end}_{axis}" for axis in axes for end in ("first", "last")}
         self._taken = {item.name for item in arguments} | set(axes) | set(reserved) | of_tiles
         self._inputs: dict[str, Input] = {}
@@ -267,6 +270,23 @@ class Trace:
         inputs = (*self.arguments, *self._inputs.values())
         self.steps[:] = lift_masks(Cascade(inputs, live_steps(Cascade((), tuple(self.steps), outputs)), outputs)).steps
 
+    def name_shared_values(self) -> None:
+        """Give what long bodies use more than once steps of their own, under the names of the user's variables where they have any. After
+        masks are lifted: they are predicates of the values that the user computed, not of parts."""
+        named: dict[Expr, Expr] = {}
+        steps: list[Einsum] = []
+        for step in self.steps:
+            for value in shared_values(step.body, named, self._inputs.__contains__):
+                place = self.places.get(value)
+                variable = assigned(place)
+                name = self.fresh(variable or f"{step.name}_part")
+                body = replace_parts(value, named)
+                axes = self.order(free_axes(body))
+                steps.append(Einsum(name, axes, body, loc=naming(locate(place) or step.loc, variable or name)))
+                named[value] = build.read(name, axes)
+            steps.append(replace(step, body=replace_parts(step.body, named)))
+        self.steps[:] = steps
+
     def finish(self, outputs: tuple[str, ...]) -> tuple[Cascade, tuple[Capture, ...]]:
         """The cascade of the steps that the outputs need, and the captured values in order of first use."""
         steps = live_steps(Cascade((), tuple(self.steps), outputs))
@@ -320,19 +340,3 @@ def substitute(expr: Expr, mapping: dict[str, Expr]) -> Expr:
     if not mapping:
         return expr
     return rewrite(expr, lambda node: mapping.get(node.axis) if isinstance(node, Index) else None)
-
-
-def replace_parts(expr: Expr, table: dict[Expr, Expr]) -> Expr:
-    """The expression with the largest parts found in the table replaced."""
-    found = table.get(expr)
-    if found is not None:
-        return found
-    match expr:
-        case Apply(op=op, args=args):
-            new = tuple(replace_parts(arg, table) for arg in args)
-            return expr if new == args else Apply(op, new)
-        case Read(tensor=tensor, at=at, kind=kind):
-            new = tuple(replace_parts(arg, table) for arg in at)
-            return expr if new == at else Read(tensor, new, kind)
-        case _:
-            return expr

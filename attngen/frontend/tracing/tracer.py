@@ -325,7 +325,10 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
         kinds = ", ".join("a tensor or number" if type(arg) is Traced else repr(arg) for arg in (*values, *named.values()))
         raise UnsupportedOperation(f"`{name}` of {kinds}", remedy="Use the plain form of the function.") from None
     number = numbers and not any(isinstance(part, Extent) for part in exprs)
-    return Traced(expr, trace, dims, number=number, narrow=narrow)
+    result = Traced(expr, trace, dims, number=number, narrow=narrow)
+    if trace is not None and result.place is not None:
+        trace.places.setdefault(expr, result.place)
+    return result
 
 
 def _type_of(value: Traced) -> torch.dtype | None:

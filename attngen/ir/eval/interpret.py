@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from attngen.errors import ArgumentError, AxisError, GatherOutOfRange, ShapeMismatch
+from attngen.errors import ArgumentError, GatherOutOfRange
 from attngen.ir import build
 from attngen.ir.algebra import factors
 from attngen.ir.cascade import IDENTITY, Cascade, Einsum, Reduce
+from attngen.ir.eval.axis_lengths import axis_extents
 from attngen.ir.eval.numpy_backend import NumpyBackend
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Offset, Read, Start, kind_of
 from attngen.ir.traverse import reads, walk
@@ -108,44 +109,6 @@ def interpret(cascade: Cascade, values: Mapping[str, Any], backend: Backend | No
     return {step.name: known[step.name].data for step in cascade.steps}
 
 
-def axis_extents(cascade: Cascade, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The length of every axis: from the arguments, or else from the captures that the axis indexes plainly.
-
-    Args:
-        shapes: shape of every input.
-
-    Raises:
-        ShapeMismatch: a rank is wrong, or two inputs disagree about an axis.
-        AxisError: no input tells the length of an axis that a step uses.
-    """
-    found: dict[str, tuple[int, str]] = {}
-    for item in cascade.inputs:
-        shape = shapes[item.name]
-        if len(shape) != item.rank:
-            raise ShapeMismatch(f"{item.name} must have {item.rank} dimensions, got shape {shape}")
-        for axis, extent in zip(item.axes or (), shape, strict=False):
-            _agree(found, axis, extent, item.name)
-    of_arguments = frozenset(found)
-    captures = {item.name for item in cascade.inputs if item.axes is None}
-    for step in cascade.steps:
-        for read in (*reads(step.body), *reads(step.where)):
-            if read.tensor in captures:
-                for axis, extent in zip(read.at, shapes[read.tensor], strict=True):
-                    if isinstance(axis, Index) and axis.axis not in of_arguments:
-                        _agree(found, axis.axis, extent, read.tensor)
-    for step in cascade.steps:
-        unknown = [axis for axis in (*step.axes, *step.over) if axis not in found]
-        if unknown:
-            raise AxisError(f"no input tells the length of axis {unknown[0]!r} of {step.called}", loc=step.loc)
-    return {axis: extent for axis, (extent, _) in found.items()}
-
-
-def _agree(found: dict[str, tuple[int, str]], axis: str, extent: int, name: str) -> None:
-    other, owner = found.setdefault(axis, (extent, name))
-    if other != extent:
-        raise ShapeMismatch(f"axis {axis!r} has length {other} in {owner} and {extent} in {name}")
-
-
 @dataclass(frozen=True, slots=True)
 class _Stored:
     """A tensor and which of its elements exist (None: all). `exists` may have dimensions of length 1 that stand for all."""
@@ -164,6 +127,7 @@ class _Evaluator:
         self.step = step
         self.space = (*step.axes, *step.over)
         self.shape = tuple(extents[axis] for axis in self.space)
+        self.found: dict[tuple[int, int], tuple[Apply, Array | None, Array]] = {}
 
     def run(self) -> _Stored:
         """The step's value and existence."""
@@ -283,10 +247,19 @@ class _Evaluator:
             case Read(tensor=tensor, kind=kind):
                 data = self.element(expr, self.known[tensor].data, exists)
                 return data if exists is None or kind != "float" else self.backend.guard(data, exists)
+            case Apply():
+                # Node and mask are kept along, so that nothing else gets their ids.
+                place = id(expr), id(exists)
+                if place not in self.found:
+                    self.found[place] = expr, exists, self.operation(expr, exists)
+                return self.found[place][2]
+
+    def operation(self, node: Apply, exists: Array | None) -> Array:
+        match node:
             case Apply(op="where", args=(condition, a, b)):
-                return self.where(kind_of(expr), condition, (a, b), exists)
+                return self.where(node.kind, condition, (a, b), exists)
             case Apply(op=op, args=args):
-                kind = _operand_kind(expr)
+                kind = _operand_kind(node)
                 operands = [self.expr(arg, exists) for arg in args]
                 return self.backend.pointwise[op](*(x if kind is None else self.backend.cast(x, kind) for x in operands))
 

@@ -71,8 +71,10 @@ def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
     tiles = [term for (sign, term), is_tile in zip(terms, whole, strict=True) if is_tile and sign > 0 and isinstance(term, Read)]
     others = [term for (sign, term), is_tile in zip(terms, whole, strict=True) if not is_tile or sign < 0]
     narrow = all(not pair <= set(free_axes(factor)) for term in others for factor in factors(term))
+    if step.reduce is not None or len(tiles) != 1 or not others or not narrow:
+        return None
     read = any(step.name in names_read(x.body) and any(exponent_row(w, x) for w in kernel.steps) for x in kernel.steps)
-    return tiles[0] if step.reduce is None and read and len(tiles) == 1 and others and narrow else None
+    return tiles[0] if read else None
 
 
 def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] | str:

@@ -16,7 +16,7 @@ from attngen.ir.algebra import signed_sum, signed_terms
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.names import Names
-from attngen.ir.traverse import rewrite, step_reads, walk
+from attngen.ir.traverse import occurrences, rewrite, step_reads
 from attngen.kernel.partition import Kernel, addends
 from attngen.kernel.rewrites.note import Note
 
@@ -24,20 +24,23 @@ from attngen.kernel.rewrites.note import Note
 def join_dots(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     """The kernel with such sums as steps of their own, and what was done or why not."""
     names, notes = Names(kernel.cascade), list[Note]()
+    uses = Counter(name for step in kernel.steps for name in step_reads(step))
     steps: list[Einsum] = []
     for step in kernel.steps:
         if step.reduce is None and not addends(step):
-            step, totals, told = _joined(step, kernel, names)
+            step, totals, told = _joined(step, kernel, names, uses)
             steps += totals
             notes += told
         steps.append(step)
     return replace(kernel, steps=tuple(steps)), tuple(notes)
 
 
-def _joined(step: Einsum, kernel: Kernel, names: Names) -> tuple[Einsum, list[Einsum], list[Note]]:
+def _joined(step: Einsum, kernel: Kernel, names: Names, uses: Counter[str]) -> tuple[Einsum, list[Einsum], list[Note]]:
     products = _products(step, kernel)
-    uses = Counter(name for other in kernel.steps for name in step_reads(other))
-    inside = Counter(node.tensor for node in walk(step.body) if isinstance(node, Read))
+    inside: Counter[str] = Counter()
+    for node, count in occurrences(step.body).items():
+        if isinstance(node, Read):
+            inside[node.tensor] += count
     totals: dict[Expr, Einsum] = {}
     notes: dict[str, Note] = {}
 

@@ -9,7 +9,7 @@ from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read, kind_of
 from attngen.ir.names import Names
-from attngen.ir.traverse import reads, rewrite, walk
+from attngen.ir.traverse import occurrences, reads, rewrite, walk
 
 
 def with_row_values(cascade: Cascade, saved: Collection[str], axes: tuple[str, ...]) -> tuple[Cascade, tuple[str, ...]]:
@@ -22,9 +22,10 @@ def with_row_values(cascade: Cascade, saved: Collection[str], axes: tuple[str, .
     """
     names, found, steps = Names(cascade), dict[Expr, Einsum](), list[Einsum]()
     for step in cascade.steps:
-        inside = {node for node in walk(step.body) if _is_row_value(node, saved, axes)}
-        largest = inside - {inner for node in inside for inner in walk(node) if inner is not node}
-        for node in largest - set(found):
+        inside = dict.fromkeys(node for node in walk(step.body) if _is_row_value(node, saved, axes))
+        held = {inner for node in inside for inner in walk(node) if inner is not node}
+        largest = {node for node in inside if node not in held}
+        for node in (node for node in inside if node in largest and node not in found):
             name = names.fresh(f"{reads(node)[0].tensor}_safe")
             found[node] = Einsum(name, axes, node, loc=step.loc)
             steps.append(found[node])
@@ -41,6 +42,8 @@ def _is_row_value(node: Expr, saved: Collection[str], axes: tuple[str, ...]) -> 
     if not isinstance(node, Apply) or node.op != "where" or kind_of(node) != "float":
         return False
     own = tuple(Index(axis) for axis in axes)
-    inner = [read for read in walk(node) if isinstance(read, Read)]
-    indexes = [place for place in walk(node) if isinstance(place, Index)]
-    return bool(inner) and all(read.tensor in saved and read.at == own for read in inner) and len(indexes) == len(inner) * len(axes)
+    parts = occurrences(node).items()
+    inner = [(read, count) for read, count in parts if isinstance(read, Read)]
+    indexes = sum(count for place, count in parts if isinstance(place, Index))
+    finished = bool(inner) and all(read.tensor in saved and read.at == own for read, _ in inner)
+    return finished and indexes == sum(count for _, count in inner) * len(axes)

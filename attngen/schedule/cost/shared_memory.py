@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns, pieces
 from attngen.schedule.cost.atomics import atomic_cost
@@ -102,9 +103,8 @@ def _tcgen05(parts: _Parts, structure: Structure, dims: Mapping[str, int], item:
 def _wgmma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int, tile: TileSchedule) -> int:
     streamed = tile.streamed or 0
     ring, extra = parts.ring(tile.num_stages), parts.narrow
-    if tile.specialised:
-        # Rings of tiles, their barriers, and nothing that the compiler adds.
-        return sum(parts.resident_tiles) + ring + _BARRIER_BYTES
+    if tile.alternate:
+        return ALTERNATES[tile.alternate].shared_bytes(sum(parts.resident_tiles), ring)
     if tile.pipe:
         # The first tile that goes ahead has a place of its own, as far as it is under way when the turns begin. Apart from what it would be
         # added to, no bias is a product.

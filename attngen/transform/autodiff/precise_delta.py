@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from attngen.ir import build
-from attngen.ir.algebra import product, signed_factors, signed_sum, signed_terms
+from attngen.ir.algebra import counted_terms, linear_sum, product, signed_factors, signed_terms
 from attngen.ir.cascade import Cascade, Einsum, Input
 from attngen.ir.eval.interpret import interpret
 from attngen.ir.expr import Apply, Expr, Extent, Read
@@ -159,7 +159,7 @@ def cancelling_gradient(streamed: Streamed, wrt: Collection[str]) -> str:
     exponent is the sum of dp - delta over the keys."""
     bodies = {step.name: step.body for step in streamed.cascade.steps if step.reduce is None}
     for gauge in streamed.gauges:
-        for _, term in signed_terms(inline(build.read(gauge.exponent, ()), bodies)):
+        for term in counted_terms(inline(build.read(gauge.exponent, ()), bodies)):
             mine = sorted(set(names_read(term)) & set(wrt))
             if mine and streamed.streamed not in free_axes(term):
                 return f"{mine[0]} is added to whole rows of {gauge.exponent}"
@@ -182,11 +182,12 @@ def _steep_positions(streamed: Streamed) -> str:
     """A position bias that leaves most rows with one key alone. What is captured is not known here, and counts for nothing."""
     bodies = {step.name: step.body for step in streamed.cascade.steps if step.reduce is None}
     for gauge in streamed.gauges:
-        terms = [(sign, term) for sign, term in signed_terms(inline(build.read(gauge.exponent, ()), bodies)) if not reads(term)]
+        found = counted_terms(inline(build.read(gauge.exponent, ()), bodies))
+        terms = {term: float(count) for term, count in found.items() if not reads(term)}
         weight = streamed.cascade.step(gauge.weight)
         mask = [part for part in build.conjuncts(weight.where if weight is not None else None) if not reads(part)]
-        varies = any(streamed.streamed in free_axes(term) for _, term in terms)
-        if varies and _largest_weight(streamed, signed_sum(terms), build.both(*mask)) > ONE_HOT:
+        varies = any(streamed.streamed in free_axes(term) for term in terms)
+        if varies and _largest_weight(streamed, linear_sum(terms), build.both(*mask)) > ONE_HOT:
             return f"the positions in {gauge.exponent} leave most rows with one key alone"
     return ""
 

@@ -7,6 +7,7 @@ output gives back (`o = acc / l` gives `acc = o` where l is 1).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import comb
 
 from attngen.ir import build
@@ -14,7 +15,7 @@ from attngen.ir.algebra import signed_sum, signed_terms
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.names import Names
-from attngen.ir.traverse import live_steps, names_read, reads, rewrite, step_reads
+from attngen.ir.traverse import LONG, live_steps, names_read, occurrences, reads, rewrite, step_reads
 from attngen.transform.streaming.gauges import Accumulator
 from attngen.transform.streaming.streaming import Streamed
 
@@ -41,7 +42,7 @@ def evaluate_at_end(streamed: Streamed, whole: Cascade) -> tuple[Streamed, Casca
     own = {step.name for step in streamed.cascade.steps}
     steps: list[Einsum] = []
     for step in whole.steps:
-        if step.name in own and step.name in end.rows:
+        if step.name in own and step.name in end.rows and not end.is_long(step.name):
             continue
         where = None if step.where is None else end.value(step.where)
         steps.append(replace(step, body=end.value(step.body), where=where))
@@ -71,6 +72,7 @@ class _End:
         self.ends = {gauge.value for gauge in streamed.gauges}
         self.norms = {read.tensor for gauge in streamed.gauges for read in reads(gauge.norm)}
         self.rows = self.finished()
+        self.lengths = self.written_out()
         self.saved: dict[str, Einsum | None] = {}
         self.stored: dict[str, Expr] = {}
         self.recovered = self.recover()
@@ -86,19 +88,22 @@ class _End:
 
     def value(self, expr: Expr) -> Expr:
         """The expression with every finished value replaced, folded again."""
+        return rewrite(expr, partial(self.of_node, {}))
 
-        def rule(node: Expr) -> Expr | None:
-            match node:
-                case Read(tensor=tensor):
-                    return self.read(tensor)
-                case Apply(op=op, args=args):
-                    return build.apply(op, *args)
-                case _:
-                    return None
+    def of_node(self, rows: dict[str, Expr], node: Expr) -> Expr | None:
+        """A node at the end of the pass; `rows` are the row values met before."""
+        match node:
+            case Read(tensor=tensor) if tensor in rows:
+                return rows[tensor]
+            case Read(tensor=tensor):
+                found = self.read(tensor, rows)
+                return None if found is None else rows.setdefault(tensor, found)
+            case Apply(op=op, args=args):
+                return build.apply(op, *args)
+            case _:
+                return None
 
-        return rewrite(expr, rule)
-
-    def read(self, name: str) -> Expr | None:
+    def read(self, name: str, rows: dict[str, Expr]) -> Expr | None:
         if name in self.gauges:
             end = self.keep(self.gauges[name].value)
             return build.apply("where", build.apply("eq", end, build.NEG_INF), build.INF, end)
@@ -109,12 +114,30 @@ class _End:
         if name in self.accumulators:
             return self.recovered[name] if name in self.recovered else self.keep_sum(name)
         if name in self.rows:
-            return self.row(self.by_name[name])
+            return None if self.is_long(name) else self.row(self.by_name[name], rows)
         return None
 
-    def row(self, step: Einsum) -> Expr:
+    def row(self, step: Einsum, rows: dict[str, Expr]) -> Expr:
         """A row value, computed again; one that reduces or has a mask of its own is kept instead."""
-        return self.value(step.body) if step.reduce is None and step.where is None else self.keep(step.name)
+        return rewrite(step.body, partial(self.of_node, rows)) if self.is_again(step) else self.keep(step.name)
+
+    def is_again(self, step: Einsum) -> bool:
+        return step.reduce is None and step.where is None
+
+    def is_long(self, name: str) -> bool:
+        """Whether a row value that is computed again is too long to be written where it is read: it stays a step."""
+        return self.lengths.get(name, 0) > LONG
+
+    def written_out(self) -> dict[str, int]:
+        """The operations of each row value that is computed again, with those of the row values in it."""
+        found: dict[str, int] = {}
+        fixed = {*self.gauges, *self.norms, *self.ends, *self.accumulators}
+        for step in self.streamed.cascade.steps:
+            if step.name in self.rows - fixed and self.is_again(step):
+                nodes = occurrences(step.body).items()
+                own = sum(count for node, count in nodes if isinstance(node, Apply))
+                found[step.name] = own + sum(count * found.get(node.tensor, 0) for node, count in nodes if isinstance(node, Read))
+        return found
 
     def keep(self, name: str) -> Expr:
         self.saved.setdefault(name, None)
@@ -181,7 +204,7 @@ class _End:
             return (step.name, self.keep(step.name)) if isinstance(self.transported(self.accumulators[step.name]), Read) else None
         if step.reduce is not None or step.where is not None:
             return None
-        terms = signed_terms(self.partial(step.body))
+        terms = signed_terms(self.unnormed(step.body))
         for i, (sign, term) in enumerate(terms):
             name, factor = _quotient(term)
             others = [other for j, other in enumerate(terms) if j != i]
@@ -194,16 +217,19 @@ class _End:
             return name, value if sign > 0 else build.neg(value)
         return None
 
-    def partial(self, expr: Expr) -> Expr:
+    def unnormed(self, expr: Expr) -> Expr:
         """The expression with gauges and norms at their end, sums still by name."""
+        rows: dict[str, Expr] = {}
 
         def rule(node: Expr) -> Expr | None:
             match node:
+                case Read(tensor=tensor) if tensor in rows:
+                    return rows[tensor]
                 case Read(tensor=tensor) if tensor in self.norms:
                     return build.ONE
                 case Read(tensor=tensor) if tensor in self.rows and tensor not in self.accumulators and tensor not in self.ends:
                     step = self.by_name[tensor]
-                    return self.partial(step.body) if step.reduce is None and step.where is None else None
+                    return rows.setdefault(tensor, rewrite(step.body, rule)) if self.is_again(step) else None
                 case Apply(op=op, args=args):
                     return build.apply(op, *args)
                 case _:

@@ -9,14 +9,13 @@ condition is gone, and tiles hold pairs that exist. A length that D does not div
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from attngen.analysis.affine import Linear, linear
 from attngen.analysis.axis_roles import roles
 from attngen.analysis.congruence import common_divisor
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input
-from attngen.ir.classes import Classes
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
 from attngen.ir.names import Names
 from attngen.ir.traverse import walk
@@ -24,7 +23,24 @@ from attngen.ir.traverse import walk
 _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 
 
-def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade, Classes] | None:
+@dataclass(frozen=True, slots=True)
+class Dilation:
+    """How tokens fall into residue classes.
+
+    Attributes:
+        divisor: the number of classes; position p is in class p % divisor, at p // divisor.
+        axes: the two sequence axes, of queries and of keys.
+        axis: of the classes.
+        length: the input that holds the number of keys.
+    """
+
+    divisor: int
+    axes: tuple[str, str]
+    axis: str
+    length: str
+
+
+def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade, Dilation] | None:
     """The cascade with tokens in classes of equal remainder; None where its mask does not ask for that.
 
     Args:
@@ -41,10 +57,10 @@ def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade,
     if divisor is None or value < 2 or not _is_movable(cascade, (resident, streamed)):
         return None
     names = Names(cascade)
-    classes = Classes(value, (resident, streamed), names.fresh("c"), names.fresh("keys"))
-    move = _Move(cascade, classes, divisor)
-    inputs = (*map(move.input, cascade.inputs), Input(classes.length, None, 0, "int", number=True))
-    return Cascade(inputs, tuple(map(move.step, cascade.steps)), cascade.outputs), classes
+    dilation = Dilation(value, (resident, streamed), names.fresh("c"), names.fresh("keys"))
+    move = _Move(cascade, dilation, divisor)
+    inputs = (*map(move.input, cascade.inputs), Input(dilation.length, None, 0, "int", number=True))
+    return Cascade(inputs, tuple(map(move.step, cascade.steps)), cascade.outputs), dilation
 
 
 def number_of_classes(cascade: Cascade) -> str | int:
@@ -87,27 +103,27 @@ def _is_movable(cascade: Cascade, sequence: tuple[str, str]) -> bool:
 class _Move:
     """Expressions and axes with tokens in classes."""
 
-    def __init__(self, cascade: Cascade, classes: Classes, divisor: Expr) -> None:
-        self.classes, self.written = classes, divisor
-        self.divisor, self.inner = build.const(classes.divisor), Index(classes.axis)
+    def __init__(self, cascade: Cascade, dilation: Dilation, divisor: Expr) -> None:
+        self.dilation, self.written = dilation, divisor
+        self.divisor, self.inner = build.const(dilation.divisor), Index(dilation.axis)
         self.arguments = {item.name for item in cascade.inputs if item.axes is not None}
         self.steps = {step.name for step in cascade.steps}
 
     def input(self, item: Input) -> Input:
         if item.axes is None:
             return item
-        axes = tuple(new for axis in item.axes for new in ((self.classes.axis, axis) if axis in self.classes.axes else (axis,)))
+        axes = tuple(new for axis in item.axes for new in ((self.dilation.axis, axis) if axis in self.dilation.axes else (axis,)))
         return replace(item, axes=axes, rank=len(axes))
 
     def step(self, step: Einsum) -> Einsum:
-        sequence = [axis for axis in step.axes if axis in self.classes.axes]
+        sequence = [axis for axis in step.axes if axis in self.dilation.axes]
         axes: tuple[str, ...] = step.axes
         if sequence:
             at = step.axes.index(sequence[0]) + 1
-            axes = (*step.axes[:at], self.classes.axis, *step.axes[at:])
+            axes = (*step.axes[:at], self.dilation.axis, *step.axes[at:])
         where = None if step.where is None else self.expr(step.where)
-        if step.where is not None and self.classes.axes[1] in (*step.axes, *step.over):
-            where = build.both(where, build.apply("lt", self.position(self.classes.axes[1]), build.read(self.classes.length, (), "int")))
+        if step.where is not None and self.dilation.axes[1] in (*step.axes, *step.over):
+            where = build.both(where, build.apply("lt", self.position(self.dilation.axes[1]), build.read(self.dilation.length, (), "int")))
         return replace(step, axes=axes, body=self.expr(step.body), where=None if where == build.TRUE else where)
 
     def position(self, axis: str) -> Expr:
@@ -115,7 +131,7 @@ class _Move:
 
     def expr(self, expr: Expr) -> Expr:
         match expr:
-            case Index(axis=axis) if axis in self.classes.axes:
+            case Index(axis=axis) if axis in self.dilation.axes:
                 return self.position(axis)
             case Read() if expr == self.written:
                 return self.divisor
@@ -132,7 +148,7 @@ class _Move:
         """The place of an argument or of a step, which is read at its own axes."""
         found: list[Expr] = []
         for place in at:
-            here = isinstance(place, Index) and place.axis in self.classes.axes
+            here = isinstance(place, Index) and place.axis in self.dilation.axes
             if here and (is_argument or self.inner not in found):
                 found += [self.inner, place] if is_argument else [place, self.inner]
             else:
@@ -152,7 +168,7 @@ class _Move:
 
     def compared(self, form: Linear) -> tuple[Expr, Expr] | None:
         """Both sides of a comparison with 0 without the class and its number, where they cancel."""
-        divisor = self.classes.divisor
+        divisor = self.dilation.divisor
         if form.constant % divisor or any(factor % divisor for _, factor in form.terms):
             return None
         terms = [(term, factor // divisor) for term, factor in form.terms]
@@ -164,7 +180,7 @@ class _Move:
         if isinstance(x, Apply) and x.op == "abs":
             inner = self.divided(x.args[0])
             return None if inner is None or inner[1] != build.const(0) else (build.apply("abs", inner[0]), inner[1])
-        form, divisor = linear(x), self.classes.divisor
+        form, divisor = linear(x), self.dilation.divisor
         whole = [(term, factor) for term, factor in form.terms if factor % divisor == 0]
         rest = form.without(*(term for term, _ in whole))
         quotient, constant = divmod(form.constant, divisor)

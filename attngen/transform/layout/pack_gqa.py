@@ -10,19 +10,33 @@ Row m is position m // heads and head m % heads afterwards. Positions do not dec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from attngen.analysis.axis_roles import Roles, roles
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read
 from attngen.ir.names import Names
-from attngen.ir.packing import Packing
 from attngen.ir.traverse import children, free_axes, reads
 from attngen.transform.streaming.gauges import at_own_axes
 
 
-def pack(cascade: Cascade) -> tuple[Cascade, Packing] | None:
+@dataclass(frozen=True, slots=True)
+class HeadPacking:
+    """How pairs of a query's position and a head of its group become rows.
+
+    Attributes:
+        rows: the axis of queries; row i is position i // number, head i % number, so that positions never decrease along rows.
+        heads: the axis of the heads of a group, which is no axis afterwards.
+        number: the input that holds the number of heads of a group.
+    """
+
+    rows: str
+    heads: str
+    number: str
+
+
+def pack(cascade: Cascade) -> tuple[Cascade, HeadPacking] | None:
     """The cascade with pairs of position and head as rows; None where no heads share what is streamed.
 
     Arguments of queries have rows in place of positions and heads. Those that vary along the keys too, as biases and masks of pairs, stay
@@ -35,13 +49,13 @@ def pack(cascade: Cascade) -> tuple[Cascade, Packing] | None:
     heads = next((axis for axis in reversed(found.grid) if _is_shared(cascade, axis, found)), None)
     if heads is None:
         return None
-    packing = Packing(found.resident, heads, Names(cascade).fresh("heads"))
+    packing = HeadPacking(found.resident, heads, Names(cascade).fresh("heads"))
     move = _Pack(cascade, packing, found.streamed)
     inputs = arguments_first((*map(move.input, cascade.inputs), Input(packing.number, None, 0, "int", number=True)))
     return Cascade(inputs, tuple(map(move.step, cascade.steps)), cascade.outputs), packing
 
 
-def packed_axes(axes: tuple[str, ...], packing: Packing) -> tuple[str, ...]:
+def packed_axes(axes: tuple[str, ...], packing: HeadPacking) -> tuple[str, ...]:
     """The axes of a value with rows in place of positions, of heads, or of both."""
     if packing.rows in axes:
         return tuple(axis for axis in axes if axis != packing.heads)
@@ -75,7 +89,7 @@ def _spaces(step: Einsum) -> Iterator[set[str]]:
 class _Pack:
     """Expressions and axes with pairs of position and head as rows."""
 
-    def __init__(self, cascade: Cascade, packing: Packing, streamed: str) -> None:
+    def __init__(self, cascade: Cascade, packing: HeadPacking, streamed: str) -> None:
         self.packing = packing
         self.number = build.read(packing.number, (), "int")
         moved = {packing.rows, packing.heads}

@@ -10,11 +10,13 @@ Whatever is rewritten is equal where at least one element exists; rows without a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from attngen.ir import build
 from attngen.ir.algebra import collected, linear, linear_sum
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read
+from attngen.ir.traverse import once_a_node
 from attngen.transform.streaming.gauges import OpenGauge, Sums
 
 _LARGEST_POWER = 4
@@ -28,8 +30,10 @@ class Rewriter:
         self.sums = sums
         self.step = step
         self.spelled: dict[Expr, Expr] = {}
+        self.rewrite = once_a_node(self.exposed)
+        self.expand = once_a_node(self.expanded)
 
-    def rewrite(self, expr: Expr) -> Expr:
+    def exposed(self, expr: Expr, _: Callable[[Expr], Expr]) -> Expr:
         """The expression with gauges exposed."""
         if not self.sums.runs(expr):
             return expr
@@ -75,7 +79,7 @@ class Rewriter:
             result = build.safe_div(build.mul(result, sums.read(gauge.weight)), norm)
         return self.scaled(result, {term: c for term, c in rest.items() if c != 0}, sums.read(shift))
 
-    def expand(self, term: Expr) -> dict[Expr, float] | None:
+    def expanded(self, term: Expr, _: Callable[[Expr], dict[Expr, float] | None]) -> dict[Expr, float] | None:
         """Row values by their definition, and products of a known value with a sum that mixes, term by term."""
         sums = self.sums
         match term:

@@ -27,7 +27,7 @@ from attngen.errors import NotStreamable
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
-from attngen.ir.printer import spell
+from attngen.ir.names import spell
 from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
 from attngen.transform.streaming.carried_axes import maxima_apart, over_the_grid, without_grid_steps
 from attngen.transform.streaming.check_streaming import check_streaming

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from attngen.errors import ArgumentError, AxisError, GatherOutOfRange, ShapeMismatch
 from attngen.ir.cascade import Cascade
-from attngen.ir.eval.interpret import axis_extents, interpret
+from attngen.ir.eval.axis_lengths import axis_extents
+from attngen.ir.eval.interpret import interpret
 from attngen.ir.eval.numpy_backend import NumpyBackend
 from attngen.ir.parser import parse
 from attngen.ir.verify import TracedForm, verify

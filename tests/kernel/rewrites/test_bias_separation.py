@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import attngen
 from attngen.errors import RewriteRefused
-from attngen.ir.printer import print_step
 from attngen.kernel.rewrites.note import Note
 from attngen.pipeline import analyse, build, for_dtype
 from tests.kernels import harness
@@ -79,6 +78,7 @@ def test_rank(name: str) -> None:
     assert note.text.startswith(f"rank {rank},")
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("name", MODS)
 def test_the_algebra_is_exact(name: str, masked: bool) -> None:
@@ -89,6 +89,7 @@ def test_the_algebra_is_exact(name: str, masked: bool) -> None:
     harness.exact_to(found, harness.expected(spec, values, cotangents))
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("masked", [True, False])
 def test_one_walk_is_exact_with_a_bias_apart(masked: bool) -> None:
     spec = attngen.attention(MODS["alibi"][0], (lambda b, h, q, k: q + 5 >= k) if masked else None, name="biased")
@@ -97,6 +98,7 @@ def test_one_walk_is_exact_with_a_bias_apart(masked: bool) -> None:
     harness.exact_to(found, harness.expected(spec, values, cotangents))
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", MODS)
 def test_contract(name: str, dtype: torch.dtype) -> None:
@@ -106,6 +108,7 @@ def test_contract(name: str, dtype: torch.dtype) -> None:
     harness.contract(found, harness.expected(spec, values, cotangents), harness.yardstick(spec, values, cotangents, dtype))
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", ["alibi", "squared distance", "cosine"])
 def test_folded_biases_are_as_exact_as_an_addition(name: str) -> None:
     """Far from the diagonal and far from the origin, against kernels that add biases as they are; captured values are of fp32."""
@@ -121,6 +124,7 @@ def test_folded_biases_are_as_exact_as_an_addition(name: str) -> None:
         assert mine <= 1.1 * errors[1][key] + 1e-6, f"{key}: {mine:.2e}, without rewrites {errors[1][key]:.2e}"
 
 
+@pytest.mark.kernels
 def test_folded_biases_go_ahead_with_their_products() -> None:
     """Behind the maximum in the same accumulator, to the bit; before it added element by element, to the rounding of one addition."""
     spec = attngen.attention(MODS["alibi"][0], mask_mod=lambda b, h, q, k: q >= k - 20, name="biased")
@@ -148,7 +152,7 @@ def test_rows_give_to_a_folded_bias_what_stays_from_turn_to_turn() -> None:
     kernels = {kernel.role: kernel for kernel in program.kernels}
     for role in ("backward_rows", "backward_columns"):
         weight = next(step for step in kernels[role].steps if step.name == "w")
-        assert "lse_safe[b,g,r,m] - slopes[g * extent(r) + r] * to_float(start(n) - start(m))" in print_step(weight)
+        assert "lse_safe[b,g,r,m] - slopes[g * extent(r) + r] * to_float(start(n) - start(m))" in str(weight)
         assert not any(step.name == "x_row" for step in kernels[role].steps)
     assert any(step.name == "x_row" for step in kernels["forward"].steps), "maxima are measured from the whole value"
     columns = build(program, "biased").text.partition("def backward_columns_kernel")[2].partition("\ndef ")[0]
@@ -190,6 +194,7 @@ def test_a_rewrite_that_is_asked_for_applies_or_is_refused(mod: Mod | None, dtyp
         attngen.compile(attngen.attention(mod, name="biased"), dtype=dtype, require=["bias_as_dot"])
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("large", [-1e9, float(torch.finfo(torch.bfloat16).min)])
 @pytest.mark.parametrize("of", ["rows", "keys"])
 def test_masks_of_large_numbers(of: str, large: float) -> None:
@@ -208,6 +213,7 @@ def test_masks_of_large_numbers(of: str, large: float) -> None:
         assert (found.outputs["o"].double()[..., kept, :] - right).abs().max() <= 0.02 * right.abs().max()
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("where", ["row", "key", "both", "place of a key"])
 def test_infinite_biases_exclude_what_they_did(where: str, dtype: torch.dtype) -> None:
@@ -251,6 +257,7 @@ def mods(draw: st.DrawFn) -> Mod:
     return lambda s, b, h, q, k: s + sum(sign * kind(b, h, q, k) for sign, kind in zip(signs, chosen, strict=False))
 
 
+@pytest.mark.kernels
 @settings(max_examples=12)
 @given(
     mod=mods(),

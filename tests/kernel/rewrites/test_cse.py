@@ -6,7 +6,6 @@ import pytest
 from attngen.ir.cascade import Cascade
 from attngen.ir.eval.interpret import interpret
 from attngen.ir.parser import parse
-from attngen.ir.printer import print_step
 from attngen.kernel.partition import Kernel
 from attngen.kernel.rewrites.cse import cse
 from attngen.pipeline import analyse
@@ -46,7 +45,7 @@ def test_values_are_kept_and_computed_once(name: str) -> None:
     steps, expected = CASES[name]
     before = kernel(steps)
     after = cse(before)
-    assert expected in [print_step(step) for step in after.steps]
+    assert expected in [str(step) for step in after.steps]
     first, second = values(before.cascade), values(after.cascade)
     for output, value in first.items():
         np.testing.assert_array_equal(np.asarray(second[output]), np.asarray(value))
@@ -68,7 +67,7 @@ def test_reads_row_values_and_signs_are_left_alone(steps: str) -> None:
 @pytest.mark.parametrize("name", variants.ALL)
 def test_no_kernel_computes_a_tanh_or_an_exponential_twice(name: str) -> None:
     for found in analyse(parse(variants.ALL[name])).kernels:
-        text = "\n".join(print_step(step) for step in found.steps)
+        text = "\n".join(str(step) for step in found.steps)
         for function in ("tanh(", "exp("):
             parts = [text[at : text.find(")", at)] for at in range(len(text)) if text.startswith(function, at)]
             assert len(parts) == len(set(parts)), text

@@ -11,6 +11,9 @@ from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
 from attngen.kernel.partition import Kernel
 from attngen.kernel.rewrites.document_extents import with_document_extents
+from attngen.plan.programs import ProgramKey
+from attngen.schedule.choose import Request
+from attngen.targets import table as target
 
 
 def kernel(predicate: str) -> Kernel:
@@ -76,11 +79,12 @@ def by_document(doc: torch.Tensor) -> attngen.api.Attention:
     return attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: doc[q] == doc[k], name="documents"), arch="sm90")
 
 
+@pytest.mark.kernels
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-2, 3), max_size=9), st.lists(st.integers(-2, 3), max_size=9))
 def test_runs_of_any_values(values: list[int], keys: list[int]) -> None:
-    module = by_document(torch.zeros(4, dtype=torch.int32))._kernels  # the helper of an emitted module
-    loaded = module.get({"d": 16, "e": 16}, torch.empty(0), (4, 4)).module
+    module = by_document(torch.zeros(4, dtype=torch.int32))._table.kernels(ProgramKey())  # the helper of an emitted module
+    loaded = module.get(Request((("d", 16), ("e", 16)), "float32", target.get("sm90")), torch.device("cpu")).module
     first, last, run = loaded.runs(torch.tensor(values, dtype=torch.int64), torch.tensor(keys, dtype=torch.int64))
     for i, value in enumerate(values):
         places = np.flatnonzero(np.array(keys) == value) if keys else np.array([], int)

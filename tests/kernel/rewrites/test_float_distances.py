@@ -32,6 +32,7 @@ def floated(spec: attngen.Spec) -> set[str]:
     return {note.role for note in dict(analyse(spec.cascade).rewrites)["float_distances"]}
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("name", FLOATED)
 def test_distances_are_floats(name: str) -> None:
     spec = attngen.attention(FLOATED[name], lambda b, h, q, k: q + 5 >= k, name="distant")
@@ -46,6 +47,7 @@ def test_others_stay(name: str) -> None:
     assert floated(attngen.attention(KEPT[name], name="near")) == set()
 
 
+@pytest.mark.kernels
 def test_far_from_the_start_distances_are_exact() -> None:
     """Float32 holds every whole number below 2**24."""
     spec = attngen.attention(FLOATED["slopes"], lambda b, h, q, k: q + 5 >= k, name="distant")

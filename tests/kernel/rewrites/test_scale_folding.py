@@ -59,6 +59,7 @@ def test_an_exponent_that_is_read_otherwise_stays() -> None:
     assert [(applied, "needs" in text) for applied, text in notes(entropy).values()] == [(False, True)]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("both", [True, False])
 def test_whole_numbers_in_an_exponent_keep_their_scale(both: bool, dtype: torch.dtype) -> None:
@@ -77,6 +78,7 @@ def test_whole_numbers_in_an_exponent_keep_their_scale(both: bool, dtype: torch.
     assert (attend(q, k, v).double() - right).abs().max() <= 4 * torch.finfo(dtype).eps * right.abs().max()
 
 
+@pytest.mark.kernels
 @settings(max_examples=10)
 @given(
     scale=st.sampled_from([None, 0.5, 2.0, -0.7, 1e-3]),

@@ -56,6 +56,7 @@ def test_other_dtypes_keep_their_maximum(dtype: str) -> None:
     assert "static_max" not in dict(for_dtype(analyse(capped(30.0).cascade), dtype).rewrites)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("mask", ["causal", "none", "nothing for some"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_scores_at_their_bounds(mask: str, dtype: torch.dtype) -> None:
@@ -72,6 +73,7 @@ def test_scores_at_their_bounds(mask: str, dtype: torch.dtype) -> None:
         harness.contract(found, golden, harness.yardstick(spec, values, cotangents, dtype), terms)
 
 
+@pytest.mark.kernels
 def test_entropy_keeps_its_maximum() -> None:
     """It adds up exponents measured from the maximum."""
 

@@ -55,6 +55,7 @@ def test_the_model_is_what_was_counted(arch: str, d: int, e: int, role: str, til
     assert found.products == pytest.approx(counted, abs=1e-3)
 
 
+@pytest.mark.kernels
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "d", "e", "role", "tile", "counted"), COMPILED)
 def test_compiled_loops_issue_what_was_counted(arch: str, d: int, e: int, role: str, tile: str, counted: float, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Calls of a compiled variant: from tensors and captured values to launches, with autograd."""
