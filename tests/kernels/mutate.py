@@ -26,7 +26,8 @@ from tests.kernels.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 120
-SURVIVED, WRONG, STILLBORN, REFUSED = 0, 3, 4, 5
+SURVIVED, WRONG, STILLBORN, REFUSED, BROKEN = 0, 3, 4, 5, 6
+"""BROKEN: it is the process that failed, which says nothing of the mutant."""
 _OUTCOMES = {SURVIVED: "survived", WRONG: "wrong", STILLBORN: "stillborn", REFUSED: "raised"}
 
 
@@ -153,13 +154,19 @@ def verdict(name: str) -> dict[str, str]:
             signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
             signal.alarm(10 * LIMIT_S)
             mutant = _named(name) if name else None
-            os._exit(attempt(Path(folder), mutant.first if mutant else "", bool(mutant and mutant.equivalent)))
+            found = BROKEN
+            try:
+                found = attempt(Path(folder), mutant.first if mutant else "", bool(mutant and mutant.equivalent))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(found)
         _, status = os.waitpid(child, 0)
         log.seek(0)
         why = log.read().decode("utf-8", "replace")[-600:]
     if os.WIFSIGNALED(status):
         return {"outcome": "crashed", "why": f"{signal.Signals(os.WTERMSIG(status)).name}\n{why}"}
-    return {"outcome": _OUTCOMES.get(os.WEXITSTATUS(status), "crashed"), "why": why}
+    return {"outcome": _OUTCOMES.get(os.WEXITSTATUS(status), "broken"), "why": why}
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ class RingContext:
 
 @dataclass(frozen=True, slots=True)
 class PartitionContext:
-    """What some of the warps of a program do: `values` and `constants` that they are given, statements before the walks, what they carry
-    along, statements of a turn, and after the last."""
+    """The function of one partition of the warps: its run-time `values` and compile-time `constants`, statements before the loops, the
+    carried state, one iteration, and the epilogue."""
 
     name: Code
     title: Code
@@ -50,8 +50,8 @@ class WarpSpecialisedContext:
         plain: the kernel that computes the same, with the same parameters.
         name: function name. scores: the function that begins products.
         place: which tile this program owns, and all that its partitions are given. rings: between them.
-        workers: how many compute. warps, registers: of the partitions beside the first.
-        segments, turn, walk: of the stream, as in the plain kernel.
+        workers: the number of consumers. warps, registers: of the partitions beside the first.
+        segments, turn, walk: of the loops, as in the plain kernel.
         loader, worker: the partitions. calls: of them, one for each group of warps.
     """
 

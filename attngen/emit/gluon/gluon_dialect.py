@@ -1,11 +1,10 @@
-"""The Gluon dialect: layouts in the text, tiles of streamed matrices in rings of shared memory, asynchronous products.
+"""The Gluon dialect: explicit layouts, rings of shared memory for streamed tiles, asynchronous dots.
 
-    PAIRS                  scores, and as slices of it row values and key values
-    SUM_E                  sums of the features e
-    ROWS_E                 rows of them as they lie in memory
+    PAIRS                  scores; row and key vectors are slices of it
+    SUM_E                  accumulators over the features e
+    ROWS_E                 tiles of features as they lie in memory
 
-A worker owns half of the rows of a program, four warps with 64 rows; BLOCK_M is what it owns. What a layout does not allow, Gluon refuses
-when the kernel is compiled.
+A worker owns half of the rows of a program: four warps, BLOCK_M = 64 rows. Gluon refuses illegal layouts when it compiles the kernel.
 """
 
 from __future__ import annotations
@@ -38,15 +37,14 @@ MEMORY = "gl.BlockedLayout([1, 8], [256 // {columns}, {columns} // 8], [4, 1], [
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """Slots for the tiles of a matrix, which are filled and taken in turn: names of the slots, of the barriers of tiles that are there, and
-    of those of slots that are free again."""
+    """A ring buffer for the tiles of a matrix: names of its slots, of the barriers of full slots, and of those of free slots."""
 
     rows: Rows
     names: tuple[Code, Code, Code]
 
 
 def parted(rings: Mapping[str, Ring], scores: Iterable[Code]) -> tuple[list[Ring], list[Ring]]:
-    """The rings of tiles that the statements of scores take, which go ahead, and the others."""
+    """The rings of the prefetched dots, which the statements of the scores take tiles from, and the others."""
     taken = {line.partition(" = ")[0] for line in scores}
     return [ring for tile, ring in rings.items() if tile in taken], [ring for tile, ring in rings.items() if tile not in taken]
 
@@ -178,7 +176,7 @@ class Gluon(Dialect):
 
 
 class Queue(PrefetchedDots):
-    """Products that go ahead as asynchronous ones: begun before the weights of the turn are formed, waited for behind them."""
+    """Prefetched dots as asynchronous ones: started before the softmax of the iteration, waited for after it."""
 
     def __init__(self, lowering: Lowering, dialect: Gluon) -> None:
         super().__init__(lowering)

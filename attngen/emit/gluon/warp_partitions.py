@@ -1,11 +1,11 @@
-"""The warp-specialised form of a forward, in Gluon, for sm90: one warp loads, two groups of four compute.
+"""The warp-specialised forward in Gluon, for sm90: a producer warp and two consumer groups of four warps.
 
-    kernel      finds its tile and the walks, makes rings of shared memory, and divides its warps
-    loader      fills the rings: tiles that go ahead, then those of the turn
-    worker      owns half of the rows: takes tiles, begins the products of the next turn, forms weights meanwhile
+    kernel      finds its tile and the loop bounds, allocates the rings in shared memory, and partitions its warps
+    loader      the producer: fills the rings, first for the prefetched dots, then for the rest of the iteration
+    worker      a consumer with half of the rows: starts the dots of the next iteration, and computes the softmax meanwhile
 
-What the three share are numbers: where a worker needs vectors, it computes them itself. So statements of the plain kernel are divided by
-what they give, and each function has those that its own need.
+Partitions receive scalars only; a worker recomputes the vectors it needs. Each function therefore has those statements of the plain kernel
+on which its own depend.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 
 PARTS = tuple(str(worker) for worker in range(WORKERS))
-"""Numbers of the workers."""
+"""The workers."""
 _WARPS = "[4, 1]"
-"""Of those that run beside the first worker: the second one, and the loader."""
+"""Warps of the partitions beside the first worker: the second worker, and the loader."""
 _REGISTERS = "[240, 24]"
-"""That each of their threads gets; the first worker has what is left, which is as much as the second has."""
+"""Registers of their threads; the first worker keeps as many as the second has."""
 _ALTERNATE = SpecialisedForward()
 _MAKERS = frozenset({"arange", "full", "zeros", "shared"})
 _REDUCTIONS = frozenset({"min", "max", "sum"})
@@ -106,7 +106,7 @@ def _ring(ring: Ring) -> RingContext:
 
 
 def _loader(kernel: Kernel, segments: Segments, rings: tuple[list[Ring], list[Ring]], walks: list[Code]) -> PartitionContext:
-    """Fills what the workers take, in their order: the rings of what goes ahead, and those of the turn."""
+    """The producer: it fills the rings in the order in which the workers consume them."""
     streamed = kernel.streamed or ""
     first, beginning = first_tile(segments)
     following, position = next_tile(segments)
@@ -129,7 +129,7 @@ def _loader(kernel: Kernel, segments: Segments, rings: tuple[list[Ring], list[Ri
 
 
 def _worker(kernel: Kernel, written: Written, dialect: Gluon, vectors: list[Code]) -> PartitionContext:
-    """Computes half of the rows."""
+    """A consumer, which computes half of the rows."""
     segments, sections = written.segments, written.writer.sections
     if segments is None:
         raise InternalError("nothing streams")
@@ -179,7 +179,7 @@ def target(line: Code) -> str:
 
 
 def local_names(lines: Iterable[Code]) -> set[str]:
-    """Names of vectors, tiles, operands in shared memory and tuples, which each partition has for itself."""
+    """Names of vectors, tiles, operands in shared memory and tuples, which each partition recomputes."""
     found: set[str] = set()
     for line in lines:
         for node in ast.parse(line).body:
