@@ -210,14 +210,17 @@ def _explain(arguments: argparse.Namespace) -> int:
     from attngen import explain
     from attngen.api import compile
     from attngen.deploy import parse_head_dims
+    from attngen.frontend.spec import captured_lengths
+    from attngen.plan.feature_lengths import dtype_name, feature_lengths
     from attngen.report.plot import plot_mask
 
-    spec = _load(arguments.spec)
+    spec, head_dim = _load(arguments.spec), parse_head_dims([arguments.head_dim])[0]
     if arguments.after is not None:
-        text = explain.after(spec.cascade, arguments.after)
+        given = (dtype_name(arguments.dtype), arguments.arch, lambda axes: feature_lengths(axes, head_dim, captured_lengths(spec)))
+        text = explain.after(spec.cascade, arguments.after, *given)
         _print(arguments, {"step": arguments.after, "text": text.splitlines()}, [text])
         return 0
-    attend, head_dim = compile(spec, arguments.arch), parse_head_dims([arguments.head_dim])[0]
+    attend = compile(spec, arguments.arch)
     explained = attend.explained(dtype=arguments.dtype, head_dim=head_dim)
     found, text = explained.as_dict(), [explained.text(arguments.full)]
     if arguments.mask is not None:

@@ -25,7 +25,6 @@ from attngen.deploy.manifest import BYTE_CODE, read_manifest, written_files
 from attngen.deploy.order import MANIFEST, SCHEMA, Case, Module, Order, Progress, binary, entry, modules, rows, silent, surface
 from attngen.emit.package import render_package
 from attngen.errors import ArgumentError, CacheError, UnsafeCacheDirectory
-from attngen.explain import watching
 from attngen.frontend.spec import Spec
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, Source, analyse
@@ -35,6 +34,7 @@ from attngen.runtime.kernels import Kernels
 from attngen.runtime.strict import Beforehand
 from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import ModuleSchedule
+from attngen.stages.observe import watching
 from attngen.targets import table as targets
 from attngen.toolchain.settle import Emitted
 from attngen.version import VERSION

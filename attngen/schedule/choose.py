@@ -7,19 +7,19 @@ settled by a compile at run time. Losing candidates are kept with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from attngen.alternates.known_alternates import ALTERNATES
-from attngen.kernel.partition import Kernel
+from attngen.facts.kernel_facts import KernelFacts
+from attngen.facts.work import Structure
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.cost.time import CompiledCost, price
 from attngen.schedule.ranking import SINGLE_STAGE_PENALTY, Candidate, Refused, Request, distinct, does_not_fit, rank, skip_refused
 from attngen.schedule.tables import Measured, Table
-from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
+from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule, check_alternates, override
 from attngen.schedule.tuned import Tuned, TunedTable
-from attngen.schedule.work import Structure, structure
 
 __all__ = ["SINGLE_STAGE_PENALTY", "Candidate", "Choice", "Reason", "Request", "choose", "distinct", "does_not_fit", "rank", "with_asked"]
 
@@ -110,18 +110,19 @@ class Choice:
         return tuple(reason.lines(self.schedule[reason.role])[0] for reason in self.reasons)
 
 
-def _nothing(role: str, tile: TileSchedule) -> str:
+def nothing_refused(role: str, tile: TileSchedule) -> str:
+    """Of a tile that no compiler failed on."""
     del role, tile
     return ""
 
 
 def choose(
-    kernels: Iterable[Kernel], request: Request, measured: Table, tuned: TunedTable | None = None, refused: Refused = _nothing
+    facts: Iterable[KernelFacts], request: Request, measured: Table, tuned: TunedTable | None = None, refused: Refused = nothing_refused
 ) -> Choice:
     """Give every kernel a tile.
 
     Args:
-        kernels: of one module.
+        facts: of the kernels of one module.
         request: extents, dtype, target and length class.
         measured: compiled resources.
         tuned: GPU timings, which take precedence.
@@ -131,20 +132,25 @@ def choose(
         DoesNotFit: a kernel's smallest tile exceeds the shared memory of a program; names the bytes and the head dim that fits.
         CompileFailed: too many tiles of a kernel were refused.
     """
-    reasons = tuple(_reason(structure(kernel), request, measured, tuned or TunedTable(), refused) for kernel in kernels)
+    reasons = tuple(_reason(item.work, request, measured, tuned or TunedTable(), refused) for item in facts)
     return Choice(ModuleSchedule(tuple((reason.role, reason.tile) for reason in reasons)), reasons)
 
 
-def with_asked(choice: Choice, kernels: Iterable[Kernel], request: Request, schedule: ModuleSchedule) -> Choice:
-    """A choice with the user's tiles, which are never replaced.
+def with_asked(choice: Choice, facts: Sequence[KernelFacts], request: Request, given: object) -> Choice:
+    """A choice with a user's tiles, which no others replace.
 
     Args:
-        choice: the defaults.
-        kernels, request: as passed to `choose`.
-        schedule: with the user's tiles.
+        choice: what would run without them.
+        facts, request: that it was made for.
+        given: the user's `schedule=`, as `override` takes it.
+
+    Raises:
+        ScheduleError: the user's tiles are illegal.
     """
+    schedule = override(choice.schedule, facts, given)
+    check_alternates(schedule, request.extents, request.dtype, request.target)
     asked = tuple(role for role, tile in schedule.tiles if tile != choice.schedule[role])
-    held = {kernel.role: structure(kernel) for kernel in kernels}
+    held = {item.role: item.work for item in facts}
     needs = {role: shared_bytes(held[role], request.extents, request.dtype, schedule[role], request.target) for role in asked}
     doubtful = tuple(role for role in asked if request.dtype != "float64" and needs[role] > request.target.shared_bytes)
     reasons = tuple(replace(reason, fallback=None) if reason.role in asked else reason for reason in choice.reasons)

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attngen.errors import CompileFailed, DoesNotFit
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.cost.time import Cost, price
 from attngen.schedule.cost.warps import repeats
 from attngen.schedule.space import LengthClass, candidates
 from attngen.schedule.tile_schedule import DTYPE_BYTES, FLAGS, TileSchedule
-from attngen.schedule.work import Structure
 from attngen.targets.table import Target
 
 Refused = Callable[[str, TileSchedule], str]

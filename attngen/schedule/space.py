@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Literal
 
 from attngen.alternates.known_alternates import ALTERNATES
+from attngen.facts.work import Structure
 from attngen.schedule.tile_schedule import BLOCKS, DTYPE_BYTES, TileSchedule
-from attngen.schedule.work import Structure
 from attngen.targets.table import Target
 
 LengthClass = Literal["decode", "short", "long"]

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from attngen.alternates.alternate_kernel import AlternateKernel
-from attngen.alternates.known_alternates import ALTERNATES, eligible
+from attngen.alternates.known_alternates import ALTERNATES
 from attngen.errors import ScheduleError
-from attngen.kernel.dense_rows import streamed_rows
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.kernel.partition import Kernel
-from attngen.kernel.prefetched_dots import prefetchable_dots
 from attngen.targets.table import Target
 
 BLOCKS = (16, 32, 64, 128, 256)
@@ -188,12 +187,12 @@ def parse_schedule(text: str) -> ModuleSchedule:
 # ---- overrides by the user
 
 
-def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -> ModuleSchedule:
+def override(chosen: ModuleSchedule, facts: Iterable[KernelFacts], given: object) -> ModuleSchedule:
     """Apply a user's `schedule=` to a chosen schedule.
 
     Args:
         chosen: the defaults.
-        kernels: of the module.
+        facts: of the module's kernels.
         given: role -> values, or values for all kernels. Values are `BLOCK_<AXIS>` for the kernel's own axes, `num_warps`, `num_stages`,
             and `PIPE`, `LATE`, `TMA` and alternates, in capitals, for kernels that have these forms (other kernels accept False). Values
             left out stay as chosen, except that PIPE=False clears LATE and that an alternate sets the values it requires.
@@ -201,7 +200,7 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
     """
-    kernels = tuple(kernels)
+    kernels = tuple(facts)
     roles = tuple(kernel.role for kernel in kernels)
     values = _mapping(given, "schedule=", roles)
     by_role = [name for name, value in values.items() if isinstance(value, Mapping) or name in roles]
@@ -217,7 +216,7 @@ def override(chosen: ModuleSchedule, kernels: Iterable[Kernel], given: object) -
     if by_role:
         return chosen.replace(changes)
     for alternate in ALTERNATES.values():
-        if all(alternate.why_ineligible(kernel) for kernel in kernels):
+        if all(kernel.ineligible[alternate.flag] for kernel in kernels):
             _refuse_ineligible(alternate, kernels[0], values)
     known = {name for kernel in kernels for name in _names(kernel)}
     values = {name: value for name, value in values.items() if name in known or not _is_plain(name, value)}
@@ -250,24 +249,25 @@ def _mapping(given: object, what: str, roles: tuple[str, ...]) -> Mapping[object
     return cast("Mapping[object, object]", given)
 
 
-def _names(kernel: Kernel) -> dict[str, str]:
+def _names(facts: KernelFacts) -> dict[str, str]:
     """Names of a kernel's values, with the fields they set."""
+    kernel = facts.kernel
     names = {f"BLOCK_{kernel.resident.upper()}": "resident"}
     if kernel.streamed is not None:
         names[f"BLOCK_{kernel.streamed.upper()}"] = "streamed"
-    flags = {field.upper(): field for field in forms(kernel)}
+    flags = {field.upper(): field for field in forms(facts)}
     return {**names, "num_warps": "num_warps", "num_stages": "num_stages", **flags}
 
 
-def forms(kernel: Kernel) -> tuple[str, ...]:
+def forms(facts: KernelFacts) -> tuple[str, ...]:
     """The flags a kernel supports: `pipe` with prefetchable dots, `late` if a running maximum depends on them, `tma` with dense streamed
     rows, and those of its alternates."""
-    prefetched, rows = prefetchable_dots(kernel), streamed_rows(kernel)
-    known = {"pipe": prefetched, "late": prefetched and kernel.gauges, "tma": rows}
-    return (*(flag for flag in FLAGS if known[flag]), *eligible(kernel))
+    late = bool(facts.prefetched and facts.kernel.gauges)
+    known = {"pipe": bool(facts.prefetched), "late": late, "tma": bool(facts.dense_rows)}
+    return (*(flag for flag in FLAGS if known[flag]), *facts.alternates)
 
 
-def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
+def _changed(kernel: KernelFacts, tile: TileSchedule, values: Mapping[object, object]) -> TileSchedule:
     names = _names(kernel)
     for alternate in ALTERNATES.values():
         _refuse_ineligible(alternate, kernel, values)
@@ -277,7 +277,7 @@ def _changed(kernel: Kernel, tile: TileSchedule, values: Mapping[object, object]
     fields |= {flag: tile.alternate == flag for flag in ALTERNATES}
     for name, value in values.items():
         field = names[str(name)]
-        legal = BLOCKS if field == "resident" and not kernel.combines_splits else _LEGAL[field]
+        legal = BLOCKS if field == "resident" and not kernel.work.combines_splits else _LEGAL[field]
         if not _is_legal(field, value) or value not in legal:
             raise ScheduleError(
                 f"the schedule of {kernel.role} sets {name}={value!r}",
@@ -296,9 +296,9 @@ def _is_plain(name: object, value: object) -> bool:
     return value is False and name in {flag.upper() for flag in _SWITCHES}
 
 
-def _refuse_ineligible(alternate: AlternateKernel, kernel: Kernel, values: Mapping[object, object]) -> None:
+def _refuse_ineligible(alternate: AlternateKernel, kernel: KernelFacts, values: Mapping[object, object]) -> None:
     """Raise with the reason if an alternate is set for a kernel without it."""
-    name, why = alternate.flag.upper(), alternate.why_ineligible(kernel)
+    name, why = alternate.flag.upper(), kernel.ineligible[alternate.flag]
     if why and values.get(name) is True:
         raise ScheduleError(f"{kernel.role} has no {alternate.title}: {why}", remedy=f"Leave {name} out of schedule=.")
 

@@ -14,8 +14,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from attngen.errors import InternalError
+from attngen.facts.work import Structure
 from attngen.schedule.tile_schedule import TileSchedule, parse_tile
-from attngen.schedule.work import Structure
 
 # Raised when the meaning of a column or the way of timing changes; older files then count as empty.
 FORMAT_VERSION = 1

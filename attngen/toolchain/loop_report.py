@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns
 from attngen.schedule.cost.time import CompiledCost
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
-from attngen.schedule.work import Structure
 from attngen.targets.table import Target
 from attngen.toolchain import sass
 from attngen.toolchain.compile import Compiled

@@ -20,7 +20,6 @@ from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
 from attngen.schedule.space import alternate_tiles
 from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
-from attngen.schedule.work import structure
 
 # Relative to the root mean square: tiles sum in another order, and round weights in the tensors' dtype.
 _DIFFERENCE = 0.02
@@ -97,8 +96,8 @@ class Calls:
 
     def _module(self) -> Any:
         kernels, dims = self.kernels, self.request.extents
-        structures, request = map(structure, kernels.program.kernels), self.request
-        tiles = [tile for held in structures for tile in alternate_tiles(held, request.dtype, request.target, request.length)]
+        request, facts = self.request, kernels.program.facts
+        tiles = [tile for item in facts for tile in alternate_tiles(item.work, request.dtype, request.target, request.length)]
         source = kernels.source(dims, frozenset(tile.alternate for tile in tiles))
         return kernels.module(source, self.device.type == "cpu", self.request.target, dims, self.request.dtype)
 

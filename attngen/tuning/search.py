@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from attngen.errors import CompileFailed, DeviceLost
-from attngen.kernel.partition import Kernel
+from attngen.facts.work import Structure
 from attngen.plan.programs import ProgramKey
 from attngen.report.accuracy import shortened
 from attngen.runtime.kernel_table import KernelTable
@@ -26,7 +26,6 @@ from attngen.schedule.space import LengthClass, alternate_tiles, length_class
 from attngen.schedule.tables import table
 from attngen.schedule.tile_schedule import BLOCKS, ModuleSchedule, TileSchedule
 from attngen.schedule.tuned import Tuned
-from attngen.schedule.work import structure
 from attngen.targets.table import Target
 from attngen.tuning.candidates import Attempt, Calls, check_values
 from attngen.tuning.timing import answers, gpu_milliseconds
@@ -134,9 +133,9 @@ def tune_kernels(
         request = Request(tuple(features.items()), dtype, setting.target, length)
         for form, roles in _forms(programs.forms(dtype)):
             calls = Calls(form, captures, request, extents, setting.device)
-            usual = choose(form.program.kernels, request, table())
+            usual = choose(form.program.facts, request, table())
             best = usual.schedule
-            for kernel in (kernel for kernel in form.program.kernels if kernel.role in roles):
+            for kernel in (item.work for item in form.program.facts if item.role in roles):
                 one = _Timed(kernel, request, usual, best, calls)
                 timed(one, leaders(kernel, usual, request, setting.leaders))
                 best = best.replace({kernel.role: one.winner})
@@ -189,7 +188,7 @@ def _product(lengths: Mapping[str, int], axes: Sequence[str]) -> int:
 class _Timed:
     """One kernel for one length class, with the times of its tiles; `schedule` has the winners of the kernels before it."""
 
-    kernel: Kernel
+    kernel: Structure
     request: Request
     usual: Choice
     schedule: ModuleSchedule
@@ -227,20 +226,20 @@ class _Timed:
         return _row(self.kernel, self.request, self.times, self.winner, self.usual.schedule[self.kernel.role], setting)
 
 
-def leaders(kernel: Kernel, usual: Choice, request: Request, count: int) -> tuple[TileSchedule, ...]:
+def leaders(kernel: Structure, usual: Choice, request: Request, count: int) -> tuple[TileSchedule, ...]:
     """Candidates to time: the default tile, its alternative in the table, its fallback, the first of the ranking."""
     reason = next(reason for reason in usual.reasons if reason.role == kernel.role)
     beside = [reason.alternative.schedule] if reason.alternative is not None else []
     beside += [reason.fallback] if reason.fallback is not None else []
-    fitting = [item.tile for item in distinct(rank(structure(kernel), request)) if item.cost.shared_bytes <= request.target.shared_bytes]
+    fitting = [item.tile for item in distinct(rank(kernel, request)) if item.cost.shared_bytes <= request.target.shared_bytes]
     return tuple(dict.fromkeys((reason.tile, *beside, *fitting[:count])))
 
 
-def _alternates(kernel: Kernel, request: Request) -> tuple[TileSchedule, ...]:
+def _alternates(kernel: Structure, request: Request) -> tuple[TileSchedule, ...]:
     """Tiles of alternate kernels that fit; only tuning chooses them."""
-    held, limit = structure(kernel), request.target.shared_bytes
-    tiles = alternate_tiles(held, request.dtype, request.target, request.length)
-    return tuple(tile for tile in tiles if shared_bytes(held, request.extents, request.dtype, tile, request.target) <= limit)
+    limit = request.target.shared_bytes
+    tiles = alternate_tiles(kernel, request.dtype, request.target, request.length)
+    return tuple(tile for tile in tiles if shared_bytes(kernel, request.extents, request.dtype, tile, request.target) <= limit)
 
 
 def winner(times: Mapping[TileSchedule, float], usual: TileSchedule) -> TileSchedule:
@@ -250,18 +249,17 @@ def winner(times: Mapping[TileSchedule, float], usual: TileSchedule) -> TileSche
 
 
 def _row(
-    kernel: Kernel, request: Request, times: Mapping[TileSchedule, float], tile: TileSchedule, usual: TileSchedule, setting: Setting
+    kernel: Structure, request: Request, times: Mapping[TileSchedule, float], tile: TileSchedule, usual: TileSchedule, setting: Setting
 ) -> Tuned:
-    held = structure(kernel)
-    special, simple = held.arithmetic
+    special, simple = kernel.arithmetic
     return Tuned(
         arch=request.target.name,
         dtype=request.dtype,
         length=request.length,
-        structure=held.key(request.extents),
+        structure=kernel.key(request.extents),
         special=special,
         simple=simple,
-        dims=",".join(str(length) for axis, length in request.dims if axis in held.features),
+        dims=",".join(str(length) for axis, length in request.dims if axis in kernel.features),
         tile=str(tile),
         call_us=round(1e3 * times[tile], 2),
         usual=str(usual),

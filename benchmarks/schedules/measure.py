@@ -34,7 +34,6 @@ from attngen.schedule.cost.time import price
 from attngen.schedule.cost.warps import repeats
 from attngen.schedule.space import LengthClass
 from attngen.schedule.tables import Measured
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from attngen.toolchain.compile import Compiled, compile_many
 from attngen.toolchain.loop_report import seen, work_of
@@ -110,7 +109,7 @@ class Case:
     def _once(self, row: Measured) -> bool:
         """Whether a tile repeats no dots and has no fault."""
         request = self.request
-        held = structure(next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role))
+        held = self.emitted.source.program.facts_of(self.role).work
         work = repeats(held, request.extents, request.dtype, row.schedule, request.target).products
         return work < REPEATED and not fault(row, request)
 
@@ -151,13 +150,13 @@ def _dims(text: str) -> tuple[tuple[str, int], ...]:
 
 def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[Case]:
     """Kernels without a row, each structure once."""
-    known = {row.case for row in _read()} if not options.reloaded_tiles else set()
+    known = {row.case for row in _read()} if not options.again else set()
     for name in options.variant:
         for request in requests:
-            for emitted, kernel in ((form, kernel) for form in _emit(name, request) for kernel in form.source.program.kernels):
+            for emitted, kernel in ((form, facts) for form in _emit(name, request) for facts in form.source.program.facts):
                 if options.role and kernel.role not in options.role:
                     continue
-                held = structure(kernel)
+                held = kernel.work
                 dims = ",".join(str(length) for axis, length in request.dims if axis in held.features)
                 case = (request.target.name, request.dtype, request.length, held.key(request.extents), dims, *held.arithmetic)
                 if case in known:
@@ -217,7 +216,7 @@ def run(todo: list[Case], workers: int) -> int:
 def _time(case: Case, item: Candidate, compiled: Compiled) -> float:
     """The predicted time of the compiled kernel, in microseconds."""
     request, tile = case.request, item.tile
-    held = structure(next(kernel for kernel in case.emitted.source.program.kernels if kernel.role == case.role))
+    held = case.emitted.source.program.facts_of(case.role).work
     work = work_of(held, request.extents, request.dtype, tile)
     loops = (seen(compiled, work, request.target, tile.num_warps, loop) for loop in (0, -1))
     full, masked = (price(held, request.extents, request.dtype, tile, request.target, request.length, found).total_us for found in loops)
@@ -231,8 +230,7 @@ def predict(variants: Iterable[str]) -> None:
         first, *second = row.dims.split(",")
         request = Request(_dims(",".join((first, *second))), row.dtype, target.get(row.arch), cast("LengthClass", row.length))
         for name in variants:
-            for kernel in (kernel for form in _emit(name, request) for kernel in form.source.program.kernels):
-                held = structure(kernel)
+            for held in (facts.work for form in _emit(name, request) for facts in form.source.program.facts):
                 if (held.key(request.extents), *held.arithmetic) == (row.structure, row.special, row.simple):
                     shared = shared_bytes(held, request.extents, row.dtype, row.schedule, request.target)
                     row = replace(row, shared_bytes_predicted=shared)

@@ -9,13 +9,13 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from attngen import catalog
+from attngen.facts.work import Structure
 from attngen.pipeline import analyse, for_dtype
 from attngen.schedule.choose import Request, rank
 from attngen.schedule.cost.time import price
 from attngen.schedule.cost.warps import repeats
 from attngen.schedule.tables import Measured, table
 from attngen.schedule.tile_schedule import TileSchedule
-from attngen.schedule.work import Structure, structure
 from attngen.targets import table as target
 
 WIDE = ((96, 96), (192, 128), (256, 256), (576, 512))
@@ -69,7 +69,7 @@ def _wide(rows: Sequence[Measured]) -> Iterable[tuple[object, ...]]:
     for arch, (d, e) in itertools.product(("sm80", "sm90"), WIDE):
         request = Request((("d", d), ("e", e)), "bfloat16", target.get(arch))
         for (name, program), role in itertools.product(programs.items(), ROLES):
-            held = structure(next(kernel for kernel in program.kernels if kernel.role == role))
+            held = program.facts_of(role).work
             row = chosen[arch, request.dtype, request.length, held.key(request.extents), f"{d},{e}", *held.arithmetic]
             numbers = (row.registers, row.spill_bytes, row.loop_spill_bytes, row.shared_bytes)
             yield (

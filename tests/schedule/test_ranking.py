@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from attngen.errors import CompileFailed, DoesNotFit
+from attngen.facts.kernel_facts import kernel_facts
 from attngen.schedule.ranking import SINGLE_STAGE_PENALTY, Candidate, Request, distinct, rank, skip_refused
 from attngen.schedule.tile_schedule import TileSchedule, parse_tile
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from tests.kernel.computed import program
 from tests.variants import DIFFERENTIAL, SOFTMAX
 
-FORWARD = structure(program(SOFTMAX).parts[0])
+FORWARD = kernel_facts(program(SOFTMAX).parts[0]).work
 
 
 def request(d: int = 64, dtype: str = "bfloat16", arch: str = "sm90") -> Request:
@@ -114,4 +114,4 @@ def test_text_of_a_candidate() -> None:
     taken, lost = RANKED[0], RANKED[1]
     assert str(taken).startswith(f"{taken.tile}: taken; ")
     assert str(lost).startswith(f"{lost.tile}: {lost.lost}; ")
-    assert isinstance(taken, Candidate) and rank(structure(program(DIFFERENTIAL).parts[0]), request())[0].lost == ""
+    assert isinstance(taken, Candidate) and rank(kernel_facts(program(DIFFERENTIAL).parts[0]).work, request())[0].lost == ""

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from attngen.facts.work import Structure
 from attngen.schedule.tile_schedule import TileSchedule
-from attngen.schedule.work import Structure
 from attngen.targets import table as target
 from attngen.toolchain import loop_report as static
 from attngen.toolchain import sass

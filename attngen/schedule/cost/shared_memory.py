@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from math import ceil
 
 from attngen.alternates.known_alternates import ALTERNATES
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns, pieces
 from attngen.schedule.cost.atomics import atomic_cost
 from attngen.schedule.space import uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
-from attngen.schedule.work import Structure
 from attngen.targets.table import Target
 
 # Barriers of a program.

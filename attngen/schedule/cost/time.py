@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from attngen.facts.work import Structure
 from attngen.schedule.cost.atomics import atomic_cost, element_bytes
 from attngen.schedule.cost.shared_memory import shared_bytes, streamed_elements, tile_columns, widest
 from attngen.schedule.cost.warps import repeats
 from attngen.schedule.space import WIDE_ROWS, LengthClass, uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
-from attngen.schedule.work import Structure
 from attngen.targets.table import Target
 
 # Heads times batch, queries and keys of the reference problem of a length class. Fewer heads in decode are covered by split-KV.

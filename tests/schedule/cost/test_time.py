@@ -11,7 +11,6 @@ from attngen.schedule.cost.time import price, register_estimate
 from attngen.schedule.space import uses_wide_units
 from attngen.schedule.tables import table
 from attngen.schedule.tile_schedule import parse_tile
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from tests.variants import SOFTMAX
 
@@ -25,7 +24,7 @@ ROWS = table().rows
 def roles():
     program = analyse(parse(SOFTMAX))
     forms = (program, fused(program))
-    return {kernel.role: structure(kernel) for form in forms if form is not None for kernel in form.kernels}
+    return {item.role: item.work for form in forms if form is not None for item in form.facts}
 
 
 @pytest.mark.parametrize("arch", sorted({row.arch for row in ROWS}))

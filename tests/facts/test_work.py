@@ -4,14 +4,13 @@ import pytest
 
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
-from attngen.schedule.work import structure
 from tests.variants import ALL, DIFFERENTIAL, SOFTMAX
 
 CAUSAL = SOFTMAX.replace("* 0.25\n", "* 0.25  if m >= n\n")
 
 
 def structures(text):
-    return {kernel.role: structure(kernel) for kernel in analyse(parse(text)).kernels}
+    return {item.role: item.work for item in analyse(parse(text)).facts}
 
 
 def test_forward_of_softmax():

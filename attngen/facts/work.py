@@ -10,14 +10,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attngen.alternates.known_alternates import eligible
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Index, Read
 from attngen.ir.traverse import free_axes, occurrences, reads
-from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.feature_tiles import label
 from attngen.kernel.partition import Kernel, addends
-from attngen.kernel.prefetched_dots import prefetchable_dots
 from attngen.kernel.split_kv import MERGE, PARTS
 from attngen.targets.sfu_cost import SFU_OPS
 
@@ -124,8 +121,15 @@ class Structure:
         )
 
 
-def structure(kernel: Kernel) -> Structure:
-    """Count the tiles, dots and operations of a kernel."""
+def structure(kernel: Kernel, prefetched: tuple[str, ...], *, rows: bool, alternates: tuple[str, ...]) -> Structure:
+    """Count the tiles, dots and operations of a kernel.
+
+    Args:
+        kernel: after all rewrites.
+        prefetched: its dots that can be issued an iteration ahead.
+        rows: whether matrices stream by rows.
+        alternates: flags of the alternate kernels that it has.
+    """
     features, pair = set(kernel.features), {kernel.resident, kernel.streamed}
     inside = [step for step in kernel.steps if kernel.streamed is not None and kernel.streamed in (*step.axes, *step.over)]
     tiles = _tensors(kernel, inside)
@@ -140,7 +144,6 @@ def structure(kernel: Kernel) -> Structure:
     bias_dots = {bias_dot.step: bias_dot for bias_dot in kernel.bias_dots}
     ops = [item for step in on_pairs if step.name not in bias_dots for item in _ops(step.body, pair)]
     predicates = dict.fromkeys(expr for expr in (kernel.may_mask, kernel.must_mask, *(step.where for step in on_pairs)) if expr is not None)
-    prefetched = prefetchable_dots(kernel)
     return Structure(
         role=kernel.role,
         resident_tiles=_features(kernel, [item for item in tiles if item not in reloaded], kernel.resident),
@@ -163,10 +166,10 @@ def structure(kernel: Kernel) -> Structure:
         prefetched=tuple(axis for step in inside if step.name in prefetched for axis in step.over),
         last_dots=_last_dots(kernel, prefetched),
         maxima=len(kernel.gauges),
-        dense_rows=bool(streamed_rows(kernel)),
+        dense_rows=rows,
         atomic_adds=tuple(axis for step in inside if step.name in kernel.atomic_adds for axis in step.axes if axis in features),
         atomic_vectors=sum(step.name in kernel.atomic_adds and not features & set(step.axes) for step in inside),
-        alternates=eligible(kernel),
+        alternates=alternates,
         streams=kernel.streamed is not None,
     )
 
