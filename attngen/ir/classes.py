@@ -1,4 +1,4 @@
-"""How tokens fall into classes of equal remainder."""
+"""Residue classes of token positions, for dilated masks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """How tokens fall into classes.
+    """Tokens grouped by the remainder of their position.
 
     Attributes:
-        divisor: their number; position p is in class p % divisor, at p // divisor.
+        divisor: number of classes; position p is element p // divisor of class p % divisor.
         axes: the two sequence axes, resident and streamed.
-        axis: of the classes.
-        length: the input that tells how many keys there are.
+        axis: the axis of the classes.
+        length: name of the input that holds the number of keys.
     """
 
     divisor: int

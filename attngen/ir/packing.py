@@ -1,4 +1,4 @@
-"""How the heads of a group become rows."""
+"""GQA packing: the query heads of a group as rows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How pairs of a query's position and a head of its group become rows.
+    """Query positions and heads of a group packed into one row axis.
 
     Attributes:
-        rows: the resident axis; row i is position i // number, head i % number, so that positions never decrease along rows.
-        heads: the axis of the heads of a group, which is no axis afterwards.
-        number: the input that tells how many heads a group has.
+        rows: the resident axis; row i is position i // number of head i % number, so positions do not decrease along rows.
+        heads: the axis of the heads of a group, which packing removes.
+        number: name of the input that holds the group size.
     """
 
     rows: str

@@ -1,4 +1,4 @@
-"""The text of a cascade: key text, golden text and the docstring of the emitted kernel. `parser.parse` reads it back."""
+"""The text of a cascade, used in cache keys, goldens and the docstring of the emitted kernel. `parser.parse` reads it back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 
 
 def print_expr(expr: Expr) -> str:
-    """Infix text with no more parentheses than needed."""
+    """Infix text with minimal parentheses."""
     return _print(expr)[0]
 
 
 def spell(expr: Expr, steps: Iterable[Einsum]) -> str:
-    """The text of an expression for a message: steps by what the user calls them, and those that are computed on the way in full."""
+    """The text of an expression for a message: steps under the user's names, unnamed pointwise steps inlined."""
     known = {step.name: step for step in steps}
 
     def rule(node: Expr) -> Expr | None:
@@ -81,7 +81,7 @@ def print_step(step: Einsum) -> str:
 
 
 def print_input(item: Input) -> str:
-    """`q[b,h,m,d]`, `slopes: float[:]`, or `window: int` for a Python number."""
+    """`q[b,h,m,d]`, `slopes: float[:]`, or `window: int` for a captured number."""
     if item.axes is not None:
         suffix = "" if item.kind == "float" else f": {item.kind}"
         return f"{item.name}[{','.join(item.axes)}]{suffix}"
@@ -89,7 +89,7 @@ def print_input(item: Input) -> str:
 
 
 def print_cascade(cascade: Cascade) -> str:
-    """One line for the inputs, one a step, one for the outputs."""
+    """One line for the inputs, one for each step, one for the outputs."""
     arguments = ", ".join(print_input(item) for item in cascade.inputs if item.axes is not None)
     captures = ", ".join(print_input(item) for item in cascade.inputs if item.axes is None)
     head = f"cascade({arguments}; {captures})" if captures else f"cascade({arguments})"

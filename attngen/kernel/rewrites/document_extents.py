@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attngen.analysis.intervals import Axes, one_number
+from attngen.analysis.intervals import Axes, is_uniform
 from attngen.analysis.kv_ranges import related
 from attngen.ir import build
 from attngen.ir.cascade import Input
@@ -90,7 +90,7 @@ class _Finder:
         if read.tensor not in self.ranks or not read.at or len(read.at) != len(row.at):
             return False
         before = read.at[:-1]
-        return read.at[-1] == Index(self.axes.stream) and before == row.at[:-1] and all(one_number(at, self.axes) for at in before)
+        return read.at[-1] == Index(self.axes.stream) and before == row.at[:-1] and all(is_uniform(at, self.axes) for at in before)
 
     def runs(self, row: Read, key: Read) -> DocumentExtents:
         pair = (row.tensor, key.tensor)
