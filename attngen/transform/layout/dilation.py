@@ -1,9 +1,9 @@
-"""Masks that hold for equal remainders only: the classes of equal remainder become an axis of their own.
+"""Dilated masks: the residue classes of the positions become an axis of their own.
 
     x[m,n]  if abs(m - n) < w and (m - n) % D == 0        x[m,c,n]  if D * abs(m - n) < w
 
-Position m is D * m + c afterwards, so a class is read by strides D times as long: nothing is copied where D divides the length, the
-condition is gone, and tiles hold pairs that exist. A length that D does not divide is filled up, and keys behind its end do not exist.
+Position D * m + c is element m of class c, read with strides D times as long: the congruence disappears from the mask, and nothing is
+copied if D divides the length. Other lengths are padded, and the padded keys masked.
 """
 
 from __future__ import annotations
