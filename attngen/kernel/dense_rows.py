@@ -1,4 +1,4 @@
-"""Which tensors stream as the rows of a matrix, so that a descriptor can fetch their tiles."""
+"""Streamed tensors whose tiles are dense rows of a matrix, so that a TMA descriptor can load them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attngen.kernel.prefetched_dots import prefetchable_dots
 
 
 def is_matrix(read: Read, kernel: Kernel) -> bool:
-    """Whether a read takes whole rows as they stream, one after the other, from a matrix, or one of a stack that a loop goes through."""
+    """Whether a read is of consecutive whole rows, along the loop axis, of a matrix or of a stack of matrices along one of `loops`."""
     axes = tuple(at.axis for at in read.at if isinstance(at, Index))
     inside = {item.name for item in kernel.inputs if item.axes is not None}
     if read.tensor not in inside or len(axes) != len(read.at) or kind_of(read) != "float" or len(turns(read, kernel)) > 1:
@@ -24,7 +24,7 @@ def is_matrix(read: Read, kernel: Kernel) -> bool:
 
 
 def turns(read: Read, kernel: Kernel) -> tuple[str, ...]:
-    """The axes that a kernel loops over and that a read varies along."""
+    """The axes of `kernel.loops` that a read varies along."""
     return tuple(at.axis for at in read.at if isinstance(at, Index) and at.axis in kernel.loops)
 
 
@@ -53,7 +53,7 @@ def unspecialised(kernel: Kernel) -> str:
 
 
 def _doubtful(wide: list[Expr], step: Einsum, kernel: Kernel) -> list[Expr]:
-    """Operands of a sum that hold anything at positions that its mask takes away, and that no number of rows ends before these."""
+    """Operands of a sum with arbitrary values at masked positions that no row count of the matrix excludes."""
     exists = contributions(step, guards(kernel.cascade))
     kept = alone(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
     if is_of_few_rows(kernel, exists):
@@ -70,6 +70,6 @@ def _is_rows(expr: Expr, kernel: Kernel) -> bool:
 
 
 def streamed_rows(kernel: Kernel) -> tuple[str, ...]:
-    """Names of the inputs that stream so."""
+    """Names of the inputs that are read so."""
     found = [read.tensor for step in kernel.steps for read in reads(step.body) if is_matrix(read, kernel)]
     return tuple(dict.fromkeys(found))

@@ -1,7 +1,4 @@
-"""Checks of what each step of the pipeline gives, for `ATTNGEN_VERIFY`: its Form, as far as it can be told from the value alone.
-
-A rule that is broken here is a bug of attngen, whatever the user wrote.
-"""
+"""Checks of the Form of each pipeline step's result, for `ATTNGEN_VERIFY`. A broken rule is a bug of attngen, whatever the user wrote."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from attngen.transform.autodiff.differentiate import Backward
 from attngen.transform.streaming.gauges import Streamed
 
 _CARRIED = ("sum", "max")
-"""What one pass can carry."""
+"""Reductions that one pass can accumulate."""
 
 
 class StepsForm(Form):
@@ -40,13 +37,13 @@ class StepsForm(Form):
 
 
 class GradientForm(Form):
-    """What `differentiate` and `hoist` give: steps of which each is needed for an output."""
+    """The output of `differentiate` and `factor`: StepsForm with live steps only."""
 
     rules = (*StepsForm.rules, steps_are_live)
 
 
 def verify_step(name: str, value: object) -> None:
-    """Hold the result of a step against the Form that it gives.
+    """Check the Form of a step's result.
 
     Args:
         name: of the step, as the pipeline calls it. value: its result.

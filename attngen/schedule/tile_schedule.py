@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from attngen.errors import ScheduleError
 from attngen.kernel.dense_rows import streamed_rows, unspecialised
-from attngen.kernel.feature_tiles import pieces
+from attngen.kernel.feature_tiles import tile_widths
 from attngen.kernel.partition import Kernel
 from attngen.kernel.prefetched_dots import prefetchable_dots
 from attngen.targets.table import Target
@@ -290,7 +290,7 @@ def check_specialised(schedule: ModuleSchedule, dims: Mapping[str, int], dtype: 
     Raises:
         ScheduleError: its products are those of another target, of two-byte elements only, or narrower.
     """
-    wide = max((pieces(length)[0] for length in dims.values()), default=0)
+    wide = max((tile_widths(length)[0] for length in dims.values()), default=0)
     if schedule.specialised and wide > WIDEST:
         remedy = "Leave SPECIALISED out of schedule= for them."
         raise ScheduleError(f"SPECIALISED multiplies tiles of up to {WIDEST} columns, and one of {wide} is asked for", remedy=remedy)

@@ -1123,8 +1123,8 @@ MUTANTS = (
     Mutant(
         "finished values summed over the grid",
         TRANSFORM,
-        "kept = self.finished_and(axes, part) if wide",
-        "kept = axes if wide",
+        "own = self.finished_and(axes, part) if wide",
+        "own = axes if wide",
         first=OF_KINDS,
     ),
     Mutant(

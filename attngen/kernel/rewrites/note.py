@@ -1,4 +1,4 @@
-"""What rewrites of kernels report: where they applied, what that saves, and where they did not, with the reason."""
+"""Reports of kernel rewrites: where they applied and what that saves, or why they did not apply."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A rewrite of one step of one kernel.
+    """The outcome of a rewrite for one step of one kernel.
 
     Attributes:
-        step: which one.
-        role: of the kernel.
-        applied: whether it was done.
-        text: what it saves, or why it was not done.
+        step: name of the step.
+        role: that of the kernel.
+        applied: whether the rewrite applied.
+        text: the saving, or the reason against it.
     """
 
     step: str
@@ -24,7 +24,7 @@ class Note:
 
 
 def told(name: str, notes: Iterable[Note]) -> tuple[str, ...]:
-    """A line for all kernels in which the same happened to the same step."""
+    """One line for each outcome, with all kernels that share it."""
     roles: dict[tuple[str, bool, str], list[str]] = {}
     for note in notes:
         roles.setdefault((note.step, note.applied, note.text), []).append(note.role)
