@@ -31,7 +31,7 @@ from attngen.kernel.rewrites.join_dots import join_dots
 from attngen.kernel.rewrites.note import Note
 from attngen.kernel.rewrites.scale_folding import scale_folding
 from attngen.kernel.rewrites.static_max import static_max
-from attngen.kernel.split_kv import MERGE, PARTS, in_parts
+from attngen.kernel.split_kv import MERGE, PARTS, split_forward
 from attngen.transform.autodiff.differentiate import Backward, differentiate
 from attngen.transform.autodiff.precise_delta import cancellation, cancelling_gradient
 from attngen.transform.canonicalize import canonicalize
@@ -241,7 +241,7 @@ def _rewritten(program: Program) -> Program:
     """Kernels after all rewrites but those to leave out, and what became of each."""
     done = list(rewriting(program))
     kernels = done[-1][1] if done else program.parts
-    kernels = (*in_parts(kernels[0]), *kernels[1:]) if program.divided else kernels
+    kernels = (*split_forward(kernels[0]), *kernels[1:]) if program.divided else kernels
     told = tuple((name, notes) for name, _, notes in done)
     return replace(program, kernels=tuple(with_document_extents(cse(kernel)) for kernel in kernels), rewrites=told)
 

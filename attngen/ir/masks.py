@@ -256,8 +256,8 @@ def unlifted_masks(cascade: Cascade) -> tuple[tuple[Einsum, str], ...]:
     found: list[tuple[Einsum, str]] = []
     for step in cascade.steps:
         mine = frozenset(build.conjuncts(step.where))
-        told = frozenset(build.conjuncts(absence(step.body, facts.known).low)) - {build.FALSE} & mine
-        if step.name in cascade.outputs or (told and told <= mine):
+        covered = frozenset(build.conjuncts(absence(step.body, facts.known).low)) - {build.FALSE} & mine
+        if step.name in cascade.outputs or (covered and covered <= mine):
             continue
         for node in walk(step.body):
             if isinstance(node, Apply) and node.op == "where" and reduced & set(free_axes(node.args[0])):

@@ -8,7 +8,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr, Index, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
-from attngen.kernel.masked_out import alone, cleared, end_of_rows, is_of_few_rows
+from attngen.kernel.masked_out import cleared, has_few_rows, project_mask, row_count
 from attngen.kernel.partition import Kernel
 from attngen.kernel.prefetched_dots import prefetchable_dots
 
@@ -17,13 +17,13 @@ def is_matrix(read: Read, kernel: Kernel) -> bool:
     """Whether a read is of consecutive whole rows, along the loop axis, of a matrix or of a stack of matrices along one of `loops`."""
     axes = tuple(at.axis for at in read.at if isinstance(at, Index))
     inside = {item.name for item in kernel.inputs if item.axes is not None}
-    if read.tensor not in inside or len(axes) != len(read.at) or kind_of(read) != "float" or len(turns(read, kernel)) > 1:
+    if read.tensor not in inside or len(axes) != len(read.at) or kind_of(read) != "float" or len(looped_axes(read, kernel)) > 1:
         return False
     tile = [axis for axis in axes if axis not in (*kernel.grid, *kernel.loops)]
     return len(tile) == 2 and tile[0] == kernel.streamed and axes[-1] == tile[1] and tile[1] in kernel.features
 
 
-def turns(read: Read, kernel: Kernel) -> tuple[str, ...]:
+def looped_axes(read: Read, kernel: Kernel) -> tuple[str, ...]:
     """The axes of `kernel.loops` that a read varies along."""
     return tuple(at.axis for at in read.at if isinstance(at, Index) and at.axis in kernel.loops)
 
@@ -55,13 +55,13 @@ def unspecialised(kernel: Kernel) -> str:
 def _doubtful(wide: list[Expr], step: Einsum, kernel: Kernel) -> list[Expr]:
     """Operands of a sum with arbitrary values at masked positions that no row count of the matrix excludes."""
     exists = contributions(step, guards(kernel.cascade))
-    kept = alone(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
-    if is_of_few_rows(kernel, exists):
+    projection = project_mask(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
+    if has_few_rows(kernel, exists):
         return wide
-    if kept is None:
+    if projection is None:
         return []
     known = cleared(kernel)
-    ends = {name for name, other in known.items() if other == kept and end_of_rows(kernel, other) is not None}
+    ends = {name for name, other in known.items() if other == projection and row_count(kernel, other) is not None}
     return [part for part in wide if isinstance(part, Read) and part.tensor not in ends]
 
 

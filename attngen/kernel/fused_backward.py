@@ -20,7 +20,7 @@ from attngen.ir.cascade import Einsum, Input
 from attngen.ir.traverse import step_reads
 from attngen.kernel.kernel import Kernel
 from attngen.kernel.liveness import live
-from attngen.kernel.partition import visited
+from attngen.kernel.partition import with_tile_masks
 
 ROWS, COLUMNS, FUSED, FINISH = "backward_rows", "backward_columns", "backward_fused", "backward_finish"
 
@@ -56,7 +56,7 @@ def fused(kernels: Sequence[Kernel]) -> Fused:
     found: list[Kernel] = []
     for kernel in kernels:
         if kernel.role in merged:
-            found.append(visited(replace(merged[kernel.role], role=kernel.role.replace(COLUMNS, FUSED))))
+            found.append(with_tile_masks(replace(merged[kernel.role], role=kernel.role.replace(COLUMNS, FUSED))))
         elif kernel.role not in finishes:
             found.append(kernel)
     found += [kernel for kernel in finishes.values() if kernel is not None]

@@ -1,4 +1,4 @@
-"""Fully masked positions: keys that no row attends to, and rows without keys. Their memory may hold anything, NaN included.
+"""Fully masked positions: keys that no row attends to, and `silent` rows without keys. Their memory may hold anything, NaN included.
 
     n < len[b] and m >= n       requires n < len[b] of the key alone: beyond it k and v may be NaN, and 0 * NaN is NaN
     lse[m] == -inf              a fully masked row: its gradients are 0, whatever its cotangent
@@ -26,8 +26,8 @@ from attngen.kernel.kernel import Kernel
 from attngen.transform.streaming.streaming import Streamed
 
 
-def alone(predicate: Expr | None, axis: str, other: str, computed: Collection[str] = ()) -> Expr | None:
-    """The projection of a mask onto one axis: where it fails, all pairs with that position are masked.
+def project_mask(predicate: Expr | None, axis: str, other: str, computed: Collection[str] = ()) -> Expr | None:
+    """Project a mask onto one axis: where the result fails, all pairs with that position are masked.
 
     Args:
         predicate: the mask of pairs.
@@ -60,27 +60,27 @@ def cleared(kernel: Kernel) -> dict[str, Expr]:
     """
     found: dict[str, Expr] = {}
     for axis, _ in partners(kernel):
-        kept = kept_along(kernel, axis)
-        if kept is not None:
-            found |= {name: kept for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel, kept))}
+        projection = projected_mask(kernel, axis)
+        if projection is not None:
+            found |= {name: projection for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel, projection))}
     return found
 
 
-def kept_along(kernel: Kernel, axis: str) -> Expr | None:
+def projected_mask(kernel: Kernel, axis: str) -> Expr | None:
     """The projection of a kernel's may-mask onto an axis; None also if that of the resident axis varies along `loops`."""
-    kept = alone(kernel.may_mask, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
-    return None if axis == kernel.resident and set(free_axes(kept)) & set(kernel.loops) else kept
+    projection = project_mask(kernel.may_mask, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
+    return None if axis == kernel.resident and set(free_axes(projection)) & set(kernel.loops) else projection
 
 
-def end_of_rows(kernel: Kernel, kept: Expr) -> Expr | None:
+def row_count(kernel: Kernel, projection: Expr) -> Expr | None:
     """The number of streamed rows, one scalar for a program, if the projected mask is only an upper bound; else None. A descriptor of so
     many rows covers the rest."""
-    span, left = solved(kept, kernel.streamed or "")
-    changes = {kernel.resident, kernel.streamed, *kernel.loops} & set(free_axes(span.hi))
-    return span.hi if not left and span.lo == ZERO and not changes and kernel.streamed in free_axes(kept) else None
+    interval, left = solved(projection, kernel.streamed or "")
+    changes = {kernel.resident, kernel.streamed, *kernel.loops} & set(free_axes(interval.hi))
+    return interval.hi if not left and interval.lo == ZERO and not changes and kernel.streamed in free_axes(projection) else None
 
 
-def is_of_few_rows(kernel: Kernel, exists: Expr | None) -> bool:
+def has_few_rows(kernel: Kernel, exists: Expr | None) -> bool:
     """Whether a kernel has few query rows (split-KV or packed GQA), with short enough tiles to test for keys that none of the rows
     attends to: those beyond the end of a KV cache then read as 0 whatever the mask says of rows."""
     if exists is None or kernel.resident not in free_axes(exists):
@@ -113,18 +113,18 @@ def _resident(kernel: Kernel) -> set[str]:
     found = {read for step in kernel.steps for read in reads(step.body) if read.tensor in inputs and kind_of(read) == "float"}
     names = {read.tensor for read in found if kernel.resident in free_axes(read) and kernel.streamed not in free_axes(read)}
     # With keys resident, an input that bypasses the sums only adds to that key's gradient, which is 0.
-    return names if is_of_keys(kernel) else {name for name in names if not _bypasses_sums(kernel, name)}
+    return names if keys_resident(kernel) else {name for name in names if not _bypasses_sums(kernel, name)}
 
 
-def is_of_keys(kernel: Kernel) -> bool:
+def keys_resident(kernel: Kernel) -> bool:
     """Whether keys are resident: such a kernel stores only sums over rows and values derived from them."""
     return kernel.role.startswith(("backward_columns", "backward_fused"))
 
 
-def _operands(kernel: Kernel, kept: Expr) -> set[str]:
+def _operands(kernel: Kernel, projection: Expr) -> set[str]:
     """Streamed row tiles that are operands of sums over the loop axis; in a backward those of all dots, if a row count clears them."""
     inputs = {item.name for item in kernel.inputs}
-    free = end_of_rows(kernel, kept) is not None and kernel.role.startswith("backward")
+    free = row_count(kernel, projection) is not None and kernel.role.startswith("backward")
     products = [step for step in kernel.steps if kernel.streamed in step.over or (free and step.reduce is not None)]
     factors = [factor for step in products for factor in signed_factors(step.body)]
     rows = [factor for factor in factors if isinstance(factor, Read) and factor.tensor in inputs and kernel.streamed in free_axes(factor)]
@@ -167,27 +167,27 @@ def silent_rows(forward: Streamed, inputs: Iterable[Input], saved: Collection[st
     cascade, keys = forward.cascade, forward.streamed
     exists = guards(cascade)
     masks = [contributions(step, exists) for step in cascade.steps if keys in step.over]
-    if not masks or any(mask is None or sees_a_key(mask, keys, forward.resident) for mask in masks):
+    if not masks or any(mask is None or has_key(mask, keys, forward.resident) for mask in masks):
         return None
     numbers = {item.name for item in inputs if item.by_value}
-    own = [_sees_itself(mask, (forward.resident, keys), numbers) for mask in masks if mask is not None]
+    own = [_attends_itself(mask, (forward.resident, keys), numbers) for mask in masks if mask is not None]
     seeing = next((parts for parts in own if parts is not None), None)
     if seeing is not None:
         seeing = (build.apply("le", Extent(forward.resident), Extent(keys)), *seeing)
-    told: dict[Expr, None] = {}
+    predicates: dict[Expr, None] = {}
     for mask in masks:
         values = [gauge.value for gauge in forward.gauges if not gauge.floor and mask_of(exists.get(gauge.weight)) <= mask_of(mask)]
         value = next((value for value in values if value in saved), None)
         if value is None:
             return Silence(None, seeing or ())
-        told[build.apply("ne", build.read(value, cascade.axes(value)), build.NEG_INF)] = None
-    return Silence(reduce(partial(build.apply, "or"), told), seeing or ())
+        predicates[build.apply("ne", build.read(value, cascade.axes(value)), build.NEG_INF)] = None
+    return Silence(reduce(partial(build.apply, "or"), predicates), seeing or ())
 
 
-def sees_a_key(mask: Expr, keys: str, rows: str) -> bool:
+def has_key(mask: Expr, keys: str, rows: str) -> bool:
     """Whether every row is known to have a key unless none has: the first key, as under a causal mask, or the same keys for all rows."""
-    span, left = solved(mask, keys)
-    first = not left and span.lo == ZERO and all(rows not in free_axes(part) or _positive(part) for part in _least_of(span.hi))
+    interval, left = solved(mask, keys)
+    first = not left and interval.lo == ZERO and all(rows not in free_axes(part) or _positive(part) for part in _least_of(interval.hi))
     return first or rows not in free_axes(mask)
 
 
@@ -195,7 +195,7 @@ def _least_of(bound: Expr) -> tuple[Expr, ...]:
     return tuple(part for arg in bound.args for part in _least_of(arg)) if isinstance(bound, Apply) and bound.op == "min" else (bound,)
 
 
-def _sees_itself(mask: Expr, pair: tuple[str, str], numbers: Collection[str]) -> tuple[Expr, ...] | None:
+def _attends_itself(mask: Expr, pair: tuple[str, str], numbers: Collection[str]) -> tuple[Expr, ...] | None:
     """Comparisons of extents and numbers under which a row attends to the key at its own position; None if there are none."""
     rows, keys = pair
     found: dict[Expr, None] = {}

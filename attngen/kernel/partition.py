@@ -26,12 +26,22 @@ from attngen.ir.traverse import free_axes, step_reads
 from attngen.kernel.kernel import BiasDot, DocumentExtents, Kernel
 from attngen.kernel.liveness import live
 from attngen.kernel.masked_out import silenced, silent_rows
-from attngen.kernel.rewrites.loop_invariants import with_row_values
+from attngen.kernel.rewrites.loop_invariants import hoist_row_values
 from attngen.kernel.scatter import Scatter, by_step, scatters, with_columns
 from attngen.transform.autodiff.differentiate import Backward
 from attngen.transform.streaming.streaming import Streamed
 
-__all__ = ["BiasDot", "DocumentExtents", "Kernel", "addends", "backward_kernels", "forward_kernel", "patchy", "readers_of", "visited"]
+__all__ = [
+    "BiasDot",
+    "DocumentExtents",
+    "Kernel",
+    "addends",
+    "backward_kernels",
+    "dots_to_zero",
+    "forward_kernel",
+    "readers_of",
+    "with_tile_masks",
+]
 
 
 def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[str, ...]) -> Kernel:
@@ -50,7 +60,7 @@ def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[s
     known = tuple(item for item in cascade.inputs if item.name not in gauges)
     kernel = Kernel("forward", streamed.resident, streamed.streamed, grid, (), features, known, cascade.steps, outputs)
     kernel = replace(kernel, gauges=streamed.gauges, accumulators=streamed.accumulators)
-    return visited(live(kernel))
+    return with_tile_masks(live(kernel))
 
 
 def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, ...]) -> tuple[Kernel, ...]:
@@ -66,7 +76,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
     stored_rows = {cascade.axes(name) for name in split.prepared}
     if len(stored_rows) == 1 and split.columns:
         # The preprocess kernel exists anyway: hoist row values into it.
-        cascade, more = with_row_values(cascade, {item.name for item in backward.saved}, *stored_rows)
+        cascade, more = hoist_row_values(cascade, {item.name for item in backward.saved}, *stored_rows)
         split = _Split(cascade, rows, keys, features, split.scatters, more)
     kernels: list[Kernel] = []
     if split.prepared:
@@ -76,7 +86,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
 
     def streaming_kernel(role: str, axes: tuple[str, str], outputs: tuple[str, ...]) -> Kernel:
         kernel = split.kernel(role, *axes, outputs, known)
-        return visited(kernel if silence is None else silenced(kernel, rows, silence, cascade, cotangents))
+        return with_tile_masks(kernel if silence is None else silenced(kernel, rows, silence, cascade, cotangents))
 
     known = _with_stored(cascade, cascade.inputs, split.prepared)
     for number, statistics in enumerate(split.statistics):
@@ -182,13 +192,13 @@ class _Split:
             if streamed in step.over and not set(loops) <= set(step.over) and not set(outputs) <= set(self.pairs):
                 # Each iteration over `loops` would add it again.
                 raise UnsupportedError(
-                    f"a sum over {streamed} is added to one over {', '.join(loops)} too, for each of which it would count",
+                    f"a sum over {streamed} is added to one over {', '.join(loops)} too, whose loop would add it several times",
                     loc=step.loc,
                     remedy=f"Give all values the axes {', '.join(loops)}: expand the argument over them before the call.",
                 )
-            late, summed = bool(after & set(step_reads(step))), bool(set(step.over) & set(loops)) and streamed not in step.over
-            after |= {step.name} if late or summed else set()
-            if summed and (late or not self.is_total(step, loops, outputs)):
+            dependent, summed = bool(after & set(step_reads(step))), bool(set(step.over) & set(loops)) and streamed not in step.over
+            after |= {step.name} if dependent or summed else set()
+            if summed and (dependent or not self.is_total(step, loops, outputs)):
                 over = ", ".join(axis for axis in step.over if axis in loops)
                 raise UnsupportedError(
                     f"a value of its backward is summed over {over} only after a sum over a sequence or features is done",
@@ -216,7 +226,7 @@ class _Split:
         return set(outputs) <= set(self.pairs) and self.sequence <= set(step.axes) and set(step.over) == set(loops)
 
 
-def visited(kernel: Kernel) -> Kernel:
+def with_tile_masks(kernel: Kernel) -> Kernel:
     """The kernel with its may-mask and must-mask: the union and the intersection of the masks of accumulated or stored tiles."""
     exists = guards(kernel.cascade)
     masks: dict[Expr | None, None] = {}
@@ -227,17 +237,17 @@ def visited(kernel: Kernel) -> Kernel:
     may_mask: Expr | None = None if None in masks or not masks else next(iter(masks))
     for mask in list(masks)[1:]:
         may_mask = None if may_mask is None or mask is None else build.apply("or", may_mask, mask)
-    must_mask = build.both(*masks, *patchy(kernel).values())
+    must_mask = build.both(*masks, *dots_to_zero(kernel).values())
     if kernel.sums_tiles:
         # A tile is visited once for all of `loops`: conjuncts along these are no bounds.
         may_mask = build.both(*(part for part in build.conjuncts(may_mask) if not set(free_axes(part)) & set(kernel.loops)))
         must_mask = build.FALSE if set(free_axes(must_mask)) & set(kernel.loops) else must_mask
-    apart = (*free_axes(may_mask), *free_axes(must_mask))
-    places = tuple(with_columns(item, kernel.grid, apart) for item in kernel.scatters)
-    return replace(kernel, may_mask=may_mask, must_mask=must_mask, scatters=places)
+    masked = (*free_axes(may_mask), *free_axes(must_mask))
+    targets = tuple(with_columns(item, kernel.grid, masked) for item in kernel.scatters)
+    return replace(kernel, may_mask=may_mask, must_mask=must_mask, scatters=targets)
 
 
-def patchy(kernel: Kernel) -> dict[str, Expr]:
+def dots_to_zero(kernel: Kernel) -> dict[str, Expr]:
     """Masked dots with a reader under a weaker mask, which must be 0 where their mask fails. All others are not read there."""
     exists = guards(kernel.cascade)
     masks = {step.name: contributions(step, exists) for step in kernel.steps}

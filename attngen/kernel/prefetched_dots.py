@@ -29,7 +29,7 @@ def prefetchable_dots(kernel: Kernel) -> tuple[str, ...]:
     return (*found, *(bias_dot.step for bias_dot in kernel.bias_dots if bias_dot.tile.tensor in found))
 
 
-def products_first(kernel: Kernel) -> tuple[Einsum, ...]:
+def issue_order(kernel: Kernel) -> tuple[Einsum, ...]:
     """Steps in issue order: independent dots first, so that one overlaps the pointwise work on another; in a backward each accumulation as
     soon as its tile is ready, so that it overlaps the work for the next."""
     first, variant = _independent(kernel), _loop_variant(kernel)

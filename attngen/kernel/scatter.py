@@ -76,12 +76,12 @@ def _form(at: tuple[Expr, ...], axes: tuple[str, ...], pair: tuple[str, str]) ->
     return "diagonals" if all(is_diagonal(expr, *pair) for expr in at) else "sorted"
 
 
-def with_columns(scatter: Scatter, axes: tuple[str, ...], apart: Sequence[str]) -> Scatter:
+def with_columns(scatter: Scatter, axes: tuple[str, ...], masked: Sequence[str]) -> Scatter:
     """The scatter with its columns.
 
     Args:
         axes: the grid axes.
-        apart: those that the mask varies along: they are no columns, since heads then visit different tiles.
+        masked: those that the mask varies along: they are no columns, since heads then visit different tiles.
     """
     if scatter.form == "stored":
         return scatter
@@ -92,7 +92,7 @@ def with_columns(scatter: Scatter, axes: tuple[str, ...], apart: Sequence[str]) 
 
     def is_column(expr: Expr) -> bool:
         mine = plain_axes(expr)
-        return bool(mine) and all(axis in axes and axis not in apart and uses[axis] == 1 for axis in mine)
+        return bool(mine) and all(axis in axes and axis not in masked and uses[axis] == 1 for axis in mine)
 
     columns = tuple(i for i, expr in enumerate(scatter.at) if is_column(expr))
     return Scatter(scatter.target, scatter.step, scatter.at, scatter.form, columns)

@@ -29,7 +29,7 @@ from attngen.transform.streaming.gauges import Accumulator, Gauge
 PARTS, MERGE = "forward_parts", "forward_merge"
 
 
-def in_parts(kernel: Kernel) -> tuple[Kernel, Kernel]:
+def split_forward(kernel: Kernel) -> tuple[Kernel, Kernel]:
     """The split forward and the kernel that combines its states and runs the epilogue.
 
     Args:
@@ -104,10 +104,10 @@ class _Merge:
         total: Expr = self.state(item.name)
         lower = item.lower
         for gauge, power in item.offset_power:
-            apart = self.apart(self.gauges[gauge])
+            distance = self.distance(self.gauges[gauge])
             for i in range(1, power + 1):
                 assert lower is not None
-                term = build.mul(build.const(float(comb(power, i))), build.mul(_power(apart, i), self.state(lower)))
+                term = build.mul(build.const(float(comb(power, i))), build.mul(_power(distance, i), self.state(lower)))
                 total, lower = build.add(total, term), self.accumulators[lower].lower
         body = total
         for gauge, power in item.weight_power:
@@ -116,7 +116,7 @@ class _Merge:
         whole = next(step for step in self.whole.steps if step.name == item.name)
         return Einsum(item.name, axes, body, whole.reduce, (self.whole.split_axis,))
 
-    def apart(self, gauge: Gauge) -> Expr:
+    def distance(self, gauge: Gauge) -> Expr:
         """The offset of a part's gauge; 0 for a fully masked part."""
         seen = build.apply("gt", self.state(gauge.name), build.NEG_INF)
         return build.apply("where", seen, build.read(gauge.offset or "", self.pair), build.ZERO)

@@ -9,7 +9,7 @@ from attngen.ir.parser import parse
 from attngen.ir.printer import print_step
 from attngen.kernel.feature_tiles import cuts
 from attngen.kernel.feature_tiling import Split, split
-from attngen.kernel.partition import patchy
+from attngen.kernel.partition import dots_to_zero
 from attngen.pipeline import analyse, build
 from tests.kernels import cases, harness
 from tests.variants import ALL, ENTROPY, SOFTMAX
@@ -58,7 +58,7 @@ def test_every_piece_follows_its_gauge() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_pieces_need_no_masks_that_the_whole_does_not(name: str) -> None:
     for kernel in analyse(parse(ALL[name])).kernels:
-        mine, parts = patchy(kernel), patchy(split(kernel, PIECES).kernel)
+        mine, parts = dots_to_zero(kernel), dots_to_zero(split(kernel, PIECES).kernel)
         assert {part if part in mine else part.rpartition("_")[0] for part in parts} == set(mine)
 
 

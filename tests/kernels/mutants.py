@@ -696,11 +696,11 @@ MUTANTS = (
         "return step.where",
         first="relu_window",
     ),
-    Mutant("sums of nothing that are something", EMIT, "if step.name in self.patchy and", "if False and", first="scores_of_some"),
+    Mutant("sums of nothing that are something", EMIT, "if step.name in self.dots_to_zero and", "if False and", first="scores_of_some"),
     Mutant(
         "full tiles with zeros in them",
         TRANSFORM,
-        "must_mask = build.both(*masks, *patchy(kernel).values())",
+        "must_mask = build.both(*masks, *dots_to_zero(kernel).values())",
         "must_mask = build.both(*masks)",
         first="scores_of_some",
     ),
@@ -984,7 +984,7 @@ MUTANTS = (
     Mutant(
         "gradients of keys that nobody sees as they are computed",
         EMIT,
-        "if is_of_keys(kernel) and name not in kernel.atomic_adds",
+        "if keys_resident(kernel) and name not in kernel.atomic_adds",
         "if name in kernel.atomic_adds",
         first=OF_ABSENT,
     ),
@@ -1013,7 +1013,7 @@ MUTANTS = (
     Mutant(
         "a matrix that begins later ends as well",
         TRANSFORM,
-        "not left and span.lo == ZERO and not changes",
+        "not left and interval.lo == ZERO and not changes",
         "not left and not changes",
         first=OF_ENDS,
     ),

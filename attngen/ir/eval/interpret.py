@@ -189,10 +189,10 @@ class _Evaluator:
 
     def reduction(self, reduce: Reduce, exists: Array | None) -> Array:
         kind = kind_of(self.step.body)
-        kept, reduced = self.shape[: len(self.step.axes)], self.shape[len(self.step.axes) :]
+        shape, reduced = self.shape[: len(self.step.axes)], self.shape[len(self.step.axes) :]
         identity = int(IDENTITY[reduce]) if kind == "int" and reduce == "sum" else IDENTITY[reduce]
         if 0 in reduced:
-            return self.backend.full(kept, identity, kind)
+            return self.backend.full(shape, identity, kind)
         data = self.expr(self.step.body, exists)
         if exists is not None:
             data = self.select(exists, data, self.backend.full((), identity, kind))
@@ -250,17 +250,17 @@ class _Evaluator:
         )
 
     def einsum(self, factors: tuple[Array, ...]) -> Array:
-        rank, kept = len(self.space), len(self.step.axes)
+        rank, own = len(self.space), len(self.step.axes)
         letters = string.ascii_letters[:rank]
         present = [any(factor.shape[d] != 1 for factor in factors) for d in range(rank)]
         terms = ["".join(letters[d] for d in range(rank) if factor.shape[d] != 1) for factor in factors]
         squeezed = tuple(self.backend.reshape(factor, tuple(n for n in factor.shape if n != 1)) for factor in factors)
-        result = "".join(letters[d] for d in range(kept) if present[d])
+        result = "".join(letters[d] for d in range(own) if present[d])
         data = self.backend.contract(f"{','.join(terms)}->{result}", squeezed)
-        for d in range(kept, rank):
+        for d in range(own, rank):
             if not present[d] and self.shape[d] != 1:
                 data = data * self.shape[d]
-        return self.backend.reshape(data, tuple(self.shape[d] if present[d] else 1 for d in range(kept)))
+        return self.backend.reshape(data, tuple(self.shape[d] if present[d] else 1 for d in range(own)))
 
     def full_rank(self, array: Array) -> Array:
         return self.backend.reshape(array, (1,) * (len(self.space) - len(array.shape)) + tuple(array.shape))

@@ -76,7 +76,7 @@ def _split(step: Einsum, rows: list[Expr], kernel: Kernel, asked: bool) -> _Part
         return "a power of a position is not exact, other than in a power of a distance"
     far = [factor for item in terms for factor in item.factors if len(_axes((factor,), pair)) == 1 and _is_absolute(factor)]
     if far:
-        return f"{print_expr(far[0])} cannot be told relative to a tile"
+        return f"{print_expr(far[0])} has no form relative to a tile"
     # A captured value may be so large that the score is lost in a sum with it: it stays in the tile, unscaled.
     captured = [item for item in terms if _axes([read for factor in item.factors for read in reads(factor)], pair)]
     tiles = [item for item in terms if _axes(item.factors, pair) == pair and not _separates(item, pair)]
@@ -90,9 +90,9 @@ def _split(step: Einsum, rows: list[Expr], kernel: Kernel, asked: bool) -> _Part
     sides = [side for both in pairs for side in both]
     before = _work([step.body], kernel)
     after = _work([tile, row, *sides], kernel) + len(pairs) + (scale != build.ONE)
-    told = f"rank {len(pairs)}, {after:.3g} operations for each pair, {before:.3g} as it was written"
+    saving = f"rank {len(pairs)}, {after:.3g} operations for each pair, {before:.3g} as it was written"
     changes = bool(pairs) or row != build.ZERO
-    return _Parts(tile, scale, pairs, row, told) if changes and (after + _MARGIN <= before or asked) else told
+    return _Parts(tile, scale, pairs, row, saving) if changes and (after + _MARGIN <= before or asked) else saving
 
 
 class _Terms:
@@ -115,20 +115,20 @@ class _Terms:
 
     def absolute(self, terms: list[Product]) -> list[Product]:
         """Merge terms: a row's start plus the distance to the key's start is the key's start."""
-        apart, start = self.apart, Start(self.row_axis)
+        distance, start = self.distance, Start(self.row_axis)
         given = {bag(item.factors): item for item in terms}
         done: list[Product] = []
         for item in terms:
-            swapped = _swapped(item, start, apart), _swapped(item, apart, start)
+            swapped = _swapped(item, start, distance), _swapped(item, distance, start)
             twins = [given.get(bag(other.factors)) if other is not None else None for other in swapped]
             if twins[0] is not None and twins[0].coefficient == item.coefficient:
-                done += [moved] if (moved := _swapped(item, start, Start(self.key_axis))) is not None else []
+                done += [merged] if (merged := _swapped(item, start, Start(self.key_axis))) is not None else []
             elif twins[1] is None or twins[1].coefficient != item.coefficient:
                 done.append(item)
         return done
 
     @property
-    def apart(self) -> Expr:
+    def distance(self) -> Expr:
         """The start of the key tile relative to that of the row tile."""
         return build.apply("to_float", build.sub(Start(self.key_axis), Start(self.row_axis)))
 
@@ -149,7 +149,7 @@ class _Terms:
             case Index(axis=axis) if axis == self.row_axis:
                 return Product(1.0, (Start(axis),)), Product(1.0, (Offset(axis),))
             case Index(axis=axis) if axis == self.key_axis:
-                return Product(1.0, (Start(self.row_axis),)), Product(1.0, (self.apart,)), Product(1.0, (Offset(axis),))
+                return Product(1.0, (Start(self.row_axis),)), Product(1.0, (self.distance,)), Product(1.0, (Offset(axis),))
             case Read() if factor in self.centers:
                 center = self.centers[factor]
                 return Product(1.0, (build.sub(factor, center),)), Product(1.0, (center,))

@@ -27,9 +27,9 @@ def join_dots(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
     steps: list[Einsum] = []
     for step in kernel.steps:
         if step.reduce is None and not addends(step):
-            step, totals, told = _joined(step, kernel, names)
+            step, totals, more = _joined(step, kernel, names)
             steps += totals
-            notes += told
+            notes += more
         steps.append(step)
     return replace(kernel, steps=tuple(steps)), tuple(notes)
 

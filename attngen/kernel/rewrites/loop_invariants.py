@@ -12,7 +12,7 @@ from attngen.ir.names import Names
 from attngen.ir.traverse import reads, rewrite, walk
 
 
-def with_row_values(cascade: Cascade, saved: Collection[str], axes: tuple[str, ...]) -> tuple[Cascade, tuple[str, ...]]:
+def hoist_row_values(cascade: Cascade, saved: Collection[str], axes: tuple[str, ...]) -> tuple[Cascade, tuple[str, ...]]:
     """The gradient cascade with the largest such functions as steps of their own, and the names of these.
 
     Args:

@@ -47,9 +47,9 @@ def evaluate_at_end(streamed: Streamed, whole: Cascade) -> tuple[Streamed, Casca
         steps.append(replace(step, body=end.value(step.body), where=where))
     forward = end.forward()
     axes = {step.name: step.axes for step in forward.cascade.steps}
-    kept = tuple(Input(name, axes[name], len(axes[name])) for name in end.saved)
+    state = tuple(Input(name, axes[name], len(axes[name])) for name in end.saved)
     gauges = {gauge.name for gauge in streamed.gauges}
-    inputs = arguments_first((*(item for item in whole.inputs if item.name not in gauges), *kept))
+    inputs = arguments_first((*(item for item in whole.inputs if item.name not in gauges), *state))
     cascade = Cascade(inputs, tuple(steps), whole.outputs)
     cascade = replace(cascade, steps=live_steps(cascade))
     # A gradient may be a cotangent itself, which is an input and no step.

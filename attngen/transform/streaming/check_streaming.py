@@ -44,16 +44,16 @@ def check_streaming(cascade: Cascade, streamed: Streamed) -> None:
     target = points.skeleton(streamed.cascade)
     first = {gauge.name: points.random(points.shape(streamed.cascade.axes(gauge.name))) for gauge in streamed.gauges}
     found = interpret(target, points.values | first)
-    moved = {name: value + points.random(value.shape) for name, value in first.items()}
-    other = interpret(target, points.values | moved)
+    second = {name: value + points.random(value.shape) for name, value in first.items()}
+    other = interpret(target, points.values | second)
     outputs = [name for name in cascade.outputs if name in found]
     for gauge in streamed.gauges:
-        alone = interpret(target, points.values | first | {gauge.name: moved[gauge.name]})
+        alone = interpret(target, points.values | first | {gauge.name: second[gauge.name]})
         if not all(_same(found[name], alone[name]) for name in outputs):
             _refuse(cascade, streamed, gauge.value)
     if not all(_same(truth[name], found[name]) for name in outputs):
         raise InternalError("the one-pass form computes other values than the cascade", remedy=f"The cascade:\n{cascade}")
-    _check_transport(streamed, first, moved, (found, other))
+    _check_transport(streamed, first, second, (found, other))
 
 
 def _refuse(cascade: Cascade, streamed: Streamed, value: str) -> None:
@@ -70,7 +70,7 @@ def _refuse(cascade: Cascade, streamed: Streamed, value: str) -> None:
 
 
 def _check_transport(
-    streamed: Streamed, first: Mapping[str, Array], moved: Mapping[str, Array], values: tuple[Mapping[str, Array], Mapping[str, Array]]
+    streamed: Streamed, first: Mapping[str, Array], second: Mapping[str, Array], values: tuple[Mapping[str, Array], Mapping[str, Array]]
 ) -> None:
     """S' = prod exp(m_shift)^p * sum_i C(q, i) m_shift^i S_i, where m_shift is old minus new gauge and S_i has i offsets less."""
     lower = {item.name: item.lower for item in streamed.accumulators}
@@ -78,7 +78,7 @@ def _check_transport(
     for item in streamed.accumulators:
         axes = streamed.cascade.axes(item.name)
         m_shift = {
-            name: _along(first[name] - moved[name], streamed.cascade.axes(name), axes) for name, _ in item.weight_power + item.offset_power
+            name: _along(first[name] - second[name], streamed.cascade.axes(name), axes) for name, _ in item.weight_power + item.offset_power
         }
         expected = before[item.name]
         for gauge, power in item.offset_power:
