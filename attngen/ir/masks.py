@@ -264,7 +264,7 @@ def unlifted_masks(cascade: Cascade) -> tuple[tuple[Einsum, str], ...]:
                 if any(map(_infinite, node.args[1:])):
                     found.append((step, _reason(step.body, node, facts.known)))
                 elif any(map(_least, node.args[1:])):
-                    found.append((step, "a finite number is no absence: where a row has nothing else, its weights are not 0"))
+                    found.append((step, "a finite number is no mask: in a fully masked row the weights are not 0"))
     return tuple(dict.fromkeys(found))
 
 
@@ -280,8 +280,8 @@ def _reason(body: Expr, node: Apply, known: Known) -> str:
         if any(predicate is not None for predicate in (seen.zero, seen.low, seen.high)):
             continue
         if outer.op in ("mul", "div"):
-            return "the sign of a factor is not known, and minus infinity times a negative number is infinity"
+            return "the sign of a factor is unknown, and -inf times a negative number is inf"
         if outer.op in ("add", "sub", "min", "max", "where", "logaddexp"):
-            return f"{outer.op} has another value there"
-        return f"{outer.op} of minus infinity is a number"
-    return "a reduction that reads it finds a number there"
+            return f"{outer.op} does not preserve -inf"
+        return f"{outer.op} of -inf is finite"
+    return "a reduction that reads it depends on masked elements"

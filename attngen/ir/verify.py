@@ -86,7 +86,7 @@ def reads_are_earlier(cascade: Cascade) -> None:
         for read in (read for expr in _exprs(step) for read in reads(expr)):
             text = print_expr(read)
             if read.tensor not in ranks:
-                raise _broken(f"{text} reads nothing that is defined before", step)
+                raise _broken(f"{text} reads a tensor that is not defined before", step)
             if len(read.at) != ranks[read.tensor]:
                 raise _broken(f"{text} has {len(read.at)} positions, {read.tensor!r} has {ranks[read.tensor]} dimensions", step)
             if read.kind != kinds[read.tensor]:
@@ -118,13 +118,13 @@ def axes_are_bound(cascade: Cascade) -> None:
         if len(set(space)) != len(space):
             raise _broken("an axis occurs twice among the axes of the step and those it reduces over", step)
         if (step.reduce is None) != (not step.over):
-            raise _broken("a reduction names the axes it reduces over, and nothing else does", step)
+            raise _broken("a reduction has reduced axes, and no other step has", step)
         used = {axis for expr in _exprs(step) for axis in free_axes(expr)}
         for axis in sorted(used - set(space)):
             raise _broken(f"index {axis!r} is neither an axis of the step nor reduced over", step)
         for axis in (axis for expr in _exprs(step) for axis in extents(expr)):
             if axis not in known:
-                raise _broken(f"extent({axis}) of an axis that nothing has", step)
+                raise _broken(f"extent({axis}) of an axis that no tensor has", step)
 
 
 def bodies_have_what_is_reduced(cascade: Cascade) -> None:
@@ -172,7 +172,7 @@ def masks_are_predicates(cascade: Cascade) -> None:
     reduced = {axis for step in cascade.steps for axis in step.over}
     for step in cascade.steps:
         if _masked(step.body) and reduced & {*step.axes, *step.over}:
-            raise _broken("-inf stands for a missing element, which the predicate has to say", step)
+            raise _broken("-inf masks an element, which belongs in the predicate", step)
 
 
 def _masked(expr: Expr) -> bool:
@@ -198,7 +198,7 @@ def masks_are_inherited(cascade: Cascade) -> None:
                 continue
             for part in build.conjuncts(source.where):
                 if part not in own:
-                    raise _broken(f"{source.name!r} exists only if {print_expr(part)}, which the predicate does not say", step)
+                    raise _broken(f"{source.name!r} exists only if {print_expr(part)}, which the predicate lacks", step)
 
 
 class TracedForm(Form):

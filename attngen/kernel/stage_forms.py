@@ -31,7 +31,7 @@ _CARRIED = ("sum", "max")
 
 
 class StepsForm(Form):
-    """Steps that mean something: names, reads, axes and kinds as in TracedForm. A gradient cascade may have no outputs."""
+    """Well-formed steps: names, reads, axes and kinds as in TracedForm. A gradient cascade may have no outputs."""
 
     rules = (names_are_unique, inputs_are_consistent, reads_are_earlier, axes_are_bound, kinds_are_right)
 
@@ -46,10 +46,11 @@ def verify_step(name: str, value: object) -> None:
     """Check the Form of a step's result.
 
     Args:
-        name: of the step, as the pipeline calls it. value: its result.
+        name: the pipeline's name of the step.
+        value: its result.
 
     Raises:
-        InternalError: it has another Form.
+        InternalError: the result lacks the Form.
     """
     try:
         _CHECKS[name](value)
@@ -59,11 +60,10 @@ def verify_step(name: str, value: object) -> None:
 
 
 def verify_streamed(streamed: Streamed) -> None:
-    """StreamingForm: one pass over the streamed axis is enough.
+    """StreamingForm: one pass over the streamed axis suffices.
 
-    A reduction over it is a sum, or a maximum that is asked for. A step along it, or a reduction over it, reads no finished value: none
-    that a reduction over it has a part in; and a gauge only where it is the weight or the offset of one. What the kernels carry and what
-    the backward reads of a gauge is finished.
+    A reduction over it is a sum, or a maximum that is a value. A step along it, or a reduction over it, reads no finished value (one that
+    depends on a reduction over it), and a gauge only as its weight or offset. Accumulators, and the row value of each gauge, are finished.
 
     Raises:
         MalformedCascade: naming the step.
@@ -90,8 +90,8 @@ def verify_streamed(streamed: Streamed) -> None:
 
 
 def verify_backward(backward: Backward) -> None:
-    """The forward is in StreamingForm; cotangents are inputs of the gradient cascade, saved values are steps of the forward and inputs of
-    that cascade, or read by nothing in it; what gradients are made of are its outputs.
+    """The forward is in StreamingForm; cotangents are inputs of the gradient cascade, saved values are steps of the forward, and the steps
+    of gradients are outputs.
 
     Raises:
         MalformedCascade: naming what is missing.

@@ -25,14 +25,14 @@ _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 
 
 def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade, Classes] | None:
-    """The cascade with tokens in classes of equal remainder; None where its mask does not ask for that.
+    """The cascade with tokens grouped by residue class; None if its mask is not dilated.
 
     Args:
         cascade: CanonicalForm.
         numbers: values of captured integers.
 
     Returns:
-        A cascade whose results have the axis of the classes behind that of the queries, and arguments in front of their sequence axis.
+        A cascade whose results have the class axis after the query axis, and whose arguments have it before their sequence axis.
     """
     axes = roles(cascade)
     resident, streamed = axes.resident, axes.streamed
@@ -48,7 +48,7 @@ def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade,
 
 
 def number_of_classes(cascade: Cascade) -> str | int:
-    """In how many classes the tokens of a cascade (CanonicalForm) fall: a number, 0 for none, or the name of a captured one."""
+    """The number of residue classes of a cascade (CanonicalForm): an integer, 0 for none, or the name of a captured number."""
     axes = roles(cascade)
     match _divisor(cascade, axes.resident, axes.streamed):
         case Const(value=int(value)):
@@ -65,7 +65,7 @@ def _divisor(cascade: Cascade, resident: str, streamed: str) -> Expr | None:
 
 
 def _value(divisor: Expr | None, numbers: Mapping[str, int]) -> int:
-    """Of a divisor that is known before a call; 0 of others."""
+    """The value of a divisor that is a literal or a known capture, else 0."""
     match divisor:
         case Const(value=int(value)):
             return value
@@ -76,7 +76,7 @@ def _value(divisor: Expr | None, numbers: Mapping[str, int]) -> int:
 
 
 def _is_movable(cascade: Cascade, sequence: tuple[str, str]) -> bool:
-    """Whether no length is read."""
+    """Whether no extent of a sequence axis is read."""
     for step in cascade.steps:
         for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
             if isinstance(node, Extent) and node.axis in sequence:
@@ -129,7 +129,7 @@ class _Move:
                 return expr
 
     def own(self, at: tuple[Expr, ...], is_argument: bool) -> tuple[Expr, ...]:
-        """The place of an argument or of a step, which is read at its own axes."""
+        """The positions of an argument or step, with the class axis."""
         found: list[Expr] = []
         for place in at:
             here = isinstance(place, Index) and place.axis in self.classes.axes
@@ -151,7 +151,7 @@ class _Move:
         return build.apply(op, *args)
 
     def compared(self, form: Linear) -> tuple[Expr, Expr] | None:
-        """Both sides of a comparison with 0 without the class and its number, where they cancel."""
+        """Both sides of a comparison with 0, divided by the divisor if the class index cancels; else None."""
         divisor = self.classes.divisor
         if form.constant % divisor or any(factor % divisor for _, factor in form.terms):
             return None
@@ -160,7 +160,7 @@ class _Move:
         return left.expr(), Linear(tuple((term, -factor) for term, factor in terms if factor < 0), 0).expr()
 
     def divided(self, x: Expr) -> tuple[Expr, Expr] | None:
-        """Quotient and remainder of a position by the number of classes, where they are plain."""
+        """Quotient and remainder of a position by the divisor; None if they do not simplify."""
         if isinstance(x, Apply) and x.op == "abs":
             inner = self.divided(x.args[0])
             return None if inner is None or inner[1] != build.const(0) else (build.apply("abs", inner[0]), inner[1])

@@ -23,10 +23,10 @@ from attngen.transform.streaming.gauges import at_own_axes
 
 
 def pack(cascade: Cascade) -> tuple[Cascade, Packing] | None:
-    """The cascade with pairs of position and head as rows; None where no heads share what is streamed.
+    """The cascade with the heads of a group packed into rows; None if no query heads share keys and values.
 
-    Arguments of queries have rows in place of positions and heads. Those that vary along the keys too, as biases and masks of pairs, stay
-    as they are and are read at computed positions, as captured tensors are; they come behind the others then.
+    Query arguments have the row axis in place of positions and heads. Arguments along the keys too, such as biases, keep their axes and
+    become captures read at computed positions.
 
     Args:
         cascade: CanonicalForm.
@@ -42,7 +42,7 @@ def pack(cascade: Cascade) -> tuple[Cascade, Packing] | None:
 
 
 def packed_axes(axes: tuple[str, ...], packing: Packing) -> tuple[str, ...]:
-    """The axes of a value with rows in place of positions, of heads, or of both."""
+    """The axes of a value after packing: rows in place of positions, of heads, or of both."""
     if packing.rows in axes:
         return tuple(axis for axis in axes if axis != packing.heads)
     return tuple(packing.rows if axis == packing.heads else axis for axis in axes)
