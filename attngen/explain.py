@@ -13,7 +13,7 @@ from pathlib import Path
 from attngen.analysis.congruence import common_divisor
 from attngen.analysis.pass_count import pass_count
 from attngen.ir.cascade import Cascade, Einsum, operand_of, without_features
-from attngen.ir.masks import masks_that_stayed
+from attngen.ir.masks import unlifted_masks
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes
 from attngen.kernel.partition import Kernel
@@ -150,7 +150,7 @@ def explain(
         rewrites=_rewrites(program),
         few=few,
         form=_form(program, why_form),
-        masks=tuple(dict.fromkeys(f"{_line(step)}: {why}" for step, why in masks_that_stayed(program.cascade))),
+        masks=tuple(dict.fromkeys(f"{_line(step)}: {why}" for step, why in unlifted_masks(program.cascade))),
         delta=f"delta is summed over {streamed.streamed} by backward_statistics: {program.delta}" if program.delta else "",
         dtypes=_dtypes(program),
         refused=_refused(program),

@@ -77,7 +77,7 @@ def facts_lines(facts: KernelFacts) -> list[str]:
     lines = {
         "loop": facts.visits,
         "guards": ", ".join(f"{name} where {print_expr(guard)}" for name, guard in facts.guards.items() if guard is not None),
-        "zero where their guard fails": ", ".join(facts.patchy),
+        "zero where their guard fails": ", ".join(facts.dots_to_zero),
         "prefetched dots": ", ".join(facts.prefetched),
         "rows of matrices": ", ".join(facts.dense_rows),
         **{f"no {ALTERNATES[flag].title}": why for flag, why in facts.ineligible.items()},
