@@ -19,7 +19,7 @@ from attngen.ir.traverse import free_axes
 from attngen.kernel.partition import Kernel
 from attngen.kernel.rewrites.note import told
 from attngen.pipeline import Program, analyse, compiled
-from attngen.savings import savings
+from attngen.report.savings import savings
 from attngen.schedule.choose import Choice, Request
 from attngen.stages.observe import Seen, check_step
 from attngen.stages.show import KernelSummary, summary

@@ -8,10 +8,10 @@ import torch
 
 import attngen
 from attngen.errors import ArgumentError
-from attngen.explain import Explanation, after, explain
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse, for_dtype
-from attngen.savings import savings
+from attngen.report.explain import Explanation, after, explain
+from attngen.report.savings import savings
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.tables import Table
 from attngen.targets import table as targets
