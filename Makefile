@@ -40,7 +40,7 @@ lint: $(STAMP)
 	$(BIN)/pyright
 
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --no-kernels -m "not slow" \
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=check $(BIN)/python -m pytest -n 2 --dist worksteal --no-kernels -m "not slow" \
 		tests/test_rooms.py tests/test_knobs.py tests/test_catalog.py tests/docs/test_pages.py tests/kernels/test_mutants.py $(wildcard $(COMPILER:%=tests/%)) $(PYTEST_ARGS)
 
 test: lint
