@@ -16,7 +16,7 @@ from attngen.calls import refused_gradients
 from attngen.calls.following import Following
 from attngen.calls.variant import Variant
 from attngen.errors import ArgumentError, MissingKernel
-from attngen.explain import Explanation, explain, visits
+from attngen.explain import Explanation, explain
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.frontend.tracing.trace_call import outside_of_graphs
 from attngen.pipeline import Program, Source
@@ -197,7 +197,7 @@ class Attention:
             few = (
                 packed[0].describe(target),
                 "of groups of several heads, where no gradient is asked for; keys and values are read once for a group",
-                visits(packed[1].program(ProgramKey(gradients=FORWARD_ONLY)).kernels[0]),
+                packed[1].program(ProgramKey(gradients=FORWARD_ONLY)).facts[0].visits,
             )
         if may_split(whole.table):
             split = (whole.table if packed is None else packed[1]).kernels(ProgramKey(name, FORWARD_ONLY, split=True))

@@ -6,43 +6,26 @@ or in full. Nothing is computed anew but the ranges of masks and the number of p
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from attngen.analysis.congruence import common_divisor
-from attngen.analysis.kv_ranges import describe, loop_ranges
 from attngen.analysis.pass_count import pass_count
-from attngen.emit.segments import segments_of
-from attngen.errors import ArgumentError, InvalidKnob
 from attngen.ir.cascade import Cascade, Einsum, operand_of, without_features
 from attngen.ir.masks import masks_that_stayed
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes
 from attngen.kernel.partition import Kernel
 from attngen.kernel.rewrites.note import told
-from attngen.kernel.stage_forms import verify_step
-from attngen.knobs import Knobs
-from attngen.pipeline import STEPS, Observe, Program, analyse, ignore
+from attngen.pipeline import Program, analyse, compiled
 from attngen.savings import savings
-from attngen.schedule.choose import Choice
-from attngen.transform.autodiff.differentiate import Backward
-from attngen.transform.streaming.streaming import Streamed
+from attngen.schedule.choose import Choice, Request
+from attngen.stages.observe import Seen, check_step
+from attngen.stages.show import KernelSummary, summary
+from attngen.targets import table as targets
 
-
-@dataclass(frozen=True, slots=True)
-class KernelFacts:
-    """One kernel: the axis that stays, the one that passes, what programs are spread over and sum over, its steps, where it looks."""
-
-    role: str
-    stays: str
-    passes: str | None
-    programs_over: tuple[str, ...]
-    sums_over: tuple[str, ...]
-    stores: tuple[str, ...]
-    steps: tuple[str, ...]
-    visits: str
+Lengths = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +62,7 @@ class Explanation:
     rows: tuple[str, ...]
     extra: tuple[str, ...]
     gradient: tuple[str, ...]
-    kernels: tuple[KernelFacts, ...]
+    kernels: tuple[KernelSummary, ...]
     tiles: tuple[str, ...]
     candidates: tuple[str, ...]
     captured: tuple[str, ...]
@@ -110,7 +93,7 @@ class Explanation:
             *([_block("backward", [line for line in (self.form, self.delta) if line])] if self.form or self.delta else []),
             *([_block("dtypes", (self.dtypes,))] if self.dtypes else []),
             *([_block("gradients that no kernel computes", self.refused)] if self.refused else []),
-            _block("kernels", [line for kernel in self.kernels for line in _kernel_lines(kernel, full)]),
+            _block("kernels", [line for kernel in self.kernels for line in kernel.lines(full=full)]),
             *([_block("masks that stay numbers, so that their tiles are visited", self.masks)] if self.masks else []),
             *([_block("rewrites", self.rewrites)] if self.rewrites else []),
             _block("tiles", self.candidates if full else self.tiles),
@@ -159,7 +142,7 @@ def explain(
         rows=tuple(shown[name] for name in kept if not features & set(streamed.cascade.axes(name))),
         extra=tuple(shown[name] for name in kept if features & set(streamed.cascade.axes(name))),
         gradient=_lines(program.gradient) if program.gradient is not None else (),
-        kernels=tuple(_facts(kernel) for kernel in program.kernels),
+        kernels=tuple(map(summary, program.facts)),
         tiles=choice.heads(),
         candidates=choice.lines(),
         captured=_captured(program),
@@ -174,63 +157,30 @@ def explain(
     )
 
 
-def after(cascade: Cascade, step: str) -> str:
+def _of_heads(features: tuple[str, ...]) -> Lengths:
+    """The lengths of feature axes where nobody says any."""
+    return dict.fromkeys(features, 128)
+
+
+def after(
+    cascade: Cascade, step: str, dtype: str = "bfloat16", arch: str = "sm90", lengths: Callable[[tuple[str, ...]], Lengths] = _of_heads
+) -> str:
     """The result of one step of the pipeline, as text.
 
     Args:
         cascade: as traced.
         step: its name, one of `STEPS`.
+        dtype, arch: what tiles are chosen for and a module is printed for. lengths: gives the lengths of feature axes for it.
 
     Raises:
         ArgumentError: listing the steps.
     """
-    if step not in STEPS:
-        raise ArgumentError(f"the pipeline has no step {step!r}", remedy=f"Its steps are {', '.join(STEPS)}.")
-    results: dict[str, str] = {}
-
-    def observe(name: str, value: object) -> object:
-        results[name] = _result(value)
-        return value
-
-    analyse(cascade, observe)
-    return results[step]
-
-
-def watching(knobs: Knobs) -> Observe[object]:
-    """The observer that the knobs ask for: `verify` holds the result of each step against its Form, `dump` prints those of some to stderr.
-
-    Raises:
-        InvalidKnob: `dump` names something that is no step; and from the observer, InternalError: a result has another Form.
-    """
-    for name in knobs.dump:
-        if name not in STEPS:
-            raise InvalidKnob(f"ATTNGEN_DUMP names {name!r}, which is no step", remedy=f"The steps are {', '.join(STEPS)}.")
-
-    def observe(name: str, value: object) -> object:
-        if name in knobs.dump:
-            print(f"# attngen: after {name}\n{_result(value)}", file=sys.stderr, flush=True)
-        if knobs.verify:
-            verify_step(name, value)
-        return value
-
-    return observe if knobs.dump or knobs.verify else ignore
-
-
-def _result(value: object) -> str:
-    """What a step gave, as text: a cascade, a value around one, or kernels."""
-    if isinstance(value, tuple):
-        return "\n".join(_kernel_text(item) for item in value)
-    return str(value.cascade if isinstance(value, Streamed | Backward) else value)
-
-
-def visits(kernel: Kernel) -> str:
-    """Which part of the passing axis a kernel looks at, for a tile of positions `first` to `last`."""
-    if kernel.streamed is None:
-        return "nothing passes"
-    found = describe(loop_ranges(*kernel.bounding, kernel.streamed, kernel.resident))
-    segments = segments_of(kernel)
-    listed = segments is not None and segments.listed
-    return f"{found}; of these the tiles that {kernel.role}_list lists" if listed else found
+    check_step(step)
+    seen = Seen()
+    features = analyse(cascade, seen).features
+    if step not in dict(seen.results):
+        compiled(cascade, "variant", Request(tuple(lengths(features).items()), dtype, targets.get(arch)), seen)
+    return seen.text(step)
 
 
 def _rewrites(program: Program) -> tuple[str, ...]:
@@ -277,27 +227,6 @@ def _dtypes(program: Program) -> str:
     return f"{names}: that of {operand}, or float32; read in the precision of sums, with gradients in their own dtype" if names else ""
 
 
-def _facts(kernel: Kernel) -> KernelFacts:
-    return KernelFacts(
-        role=kernel.role,
-        stays=kernel.resident,
-        passes=kernel.streamed,
-        programs_over=kernel.grid,
-        sums_over=kernel.loops,
-        stores=kernel.outputs,
-        steps=tuple(str(step) for step in kernel.steps),
-        visits=visits(kernel),
-    )
-
-
-def _kernel_lines(kernel: KernelFacts, full: bool) -> list[str]:
-    moves = f"{kernel.stays} stays" if kernel.passes is None else f"{kernel.stays} stays, {kernel.passes} passes"
-    loops = f", summing over {', '.join(kernel.sums_over)}" if kernel.sums_over else ""
-    lines = [f"{kernel.role}: {', '.join(kernel.stores)}; {moves}; programs over {', '.join(kernel.programs_over)}{loops}"]
-    lines += [f"  {kernel.visits}"] if kernel.passes is not None else []
-    return [*lines, *(f"  {step}" for step in kernel.steps)] if full else lines
-
-
 def _form(program: Program, why: str) -> str:
     """Which form the backward has."""
     added = [name for kernel in program.kernels for name in kernel.atomic_adds]
@@ -306,10 +235,6 @@ def _form(program: Program, why: str) -> str:
     if not added:
         return f"two walks, the same results in every run: {why}"
     return f"one walk, {', '.join(added)} added up in memory in any order (deterministic=True has two): {why}"
-
-
-def _kernel_text(kernel: object) -> str:
-    return "\n".join(_kernel_lines(_facts(kernel), full=True)) if isinstance(kernel, Kernel) else str(kernel)
 
 
 def _captured(program: Program) -> tuple[str, ...]:

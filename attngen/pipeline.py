@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TypeVar
 
 from attngen.analysis.axis_roles import roles
 from attngen.emit.alternate_text import alternate_texts
@@ -17,8 +16,9 @@ from attngen.emit.kernel_text import Lowered, listings, lower_kernel
 from attngen.emit.placement import Shapes, shapes
 from attngen.emit.render import helper_sources, render
 from attngen.errors import UnsupportedError
+from attngen.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.ir.cascade import Cascade
-from attngen.kernel.feature_tiles import Cuts
+from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.kernel.fused_backward import fused as fused_kernels
 from attngen.kernel.partition import Kernel, backward_kernels, forward_kernel
 from attngen.kernel.rewrites.bias_as_dot import bias_as_dot
@@ -27,10 +27,16 @@ from attngen.kernel.rewrites.cse import cse
 from attngen.kernel.rewrites.document_extents import with_document_extents
 from attngen.kernel.rewrites.float_distances import float_distances
 from attngen.kernel.rewrites.join_dots import join_dots
-from attngen.kernel.rewrites.note import Note
+from attngen.kernel.rewrites.note import Note, Rewrite
 from attngen.kernel.rewrites.scale_folding import scale_folding
 from attngen.kernel.rewrites.static_max import static_max
 from attngen.kernel.split_kv import MERGE, PARTS, in_parts
+from attngen.schedule.choose import Choice, Request, choose, nothing_refused, with_asked
+from attngen.schedule.ranking import Refused
+from attngen.schedule.tables import table
+from attngen.schedule.tuned import TunedTable
+from attngen.stages.observe import Observe, Seen, ignore
+from attngen.stages.program import LoweredKernels, Program, Source
 from attngen.transform.autodiff.differentiate import Backward, differentiate
 from attngen.transform.autodiff.precise_delta import cancellation, cancelling_gradient
 from attngen.transform.canonicalize import canonicalize
@@ -40,65 +46,6 @@ from attngen.version import VERSION
 
 FORWARD = frozenset(("forward", PARTS, MERGE))
 """Roles of the kernels that the forward launches."""
-STEPS = ("trace", "canonicalize", "streaming", "differentiate", "factor", "partition", "rewrite")
-"""Names of the steps whose results can be looked at."""
-_T = TypeVar("_T")
-Observe = Callable[[str, _T], _T]
-
-
-def ignore(name: str, value: _T) -> _T:
-    """The observer that looks at nothing."""
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """The kernels of a variant before they have tiles, and what led to them.
-
-    Attributes:
-        parts: the kernels before rewrites. kernels: after them.
-        dtype: of the arguments that `kernels` are for; "" for all dtypes alike.
-        refused: inputs whose gradients no kernel computes, with the reason. The rest has them all the same.
-        divided: whether the forward is `forward_parts` and `forward_merge`, and no backward follows.
-        delta: why delta is summed over the keys, "" where it is a sum over the features of an output.
-    """
-
-    cascade: Cascade
-    streamed: Streamed
-    backward: Backward | None
-    gradient: Cascade | None
-    features: tuple[str, ...]
-    parts: tuple[Kernel, ...]
-    without: frozenset[str]
-    asked: frozenset[str]
-    kernels: tuple[Kernel, ...] = ()
-    rewrites: tuple[tuple[str, tuple[Note, ...]], ...] = ()
-    dtype: str = ""
-    divided: bool = False
-    delta: str = ""
-    refused: tuple[tuple[str, UnsupportedError], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An emitted module: its text, the role and signature of each kernel, the program behind it, the shapes it is for, and the flags of the
-    alternate kernels that it has."""
-
-    text: str
-    program: Program
-    lowered: tuple[tuple[Kernel, Lowered], ...]
-    shapes: Shapes
-    alternates: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """A rewrite of kernels that changes neither meaning nor partition, the dtypes whose precision allows it (none for all), and what is
-    done where a user asks for it by name, if that differs."""
-
-    apply: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]]
-    dtypes: frozenset[str] = frozenset()
-    asked: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]] | None = None
 
 
 REWRITES: dict[str, Rewrite] = {
@@ -112,7 +59,10 @@ REWRITES: dict[str, Rewrite] = {
 """In the order in which they are tried, by the names under which they can be left out."""
 
 
-def stream(cascade: Cascade, observe: Observe[object] = ignore, *, canonical: bool = False) -> Program:
+# ---- the page
+
+
+def stream(cascade: Cascade, observe: Observe = ignore, *, canonical: bool = False) -> Program:
     """From a traced cascade to its one-pass form, which every program of a variant starts from.
 
     Args:
@@ -121,26 +71,23 @@ def stream(cascade: Cascade, observe: Observe[object] = ignore, *, canonical: bo
         canonical: it is in CanonicalForm already.
     """
     if not canonical:
-        observe("trace", cascade)
-        cascade = canonicalize(cascade)
-        observe("canonicalize", cascade)
+        traced = observe("trace", cascade)
+        cascade = observe("canonicalize", canonicalize(traced))
     axes = roles(cascade)
-    spread = tuple(axis for axis in axes.grid if any(axis in cascade.axes(name) for name in cascade.outputs))
-    streamed = streaming(cascade, axes.resident, axes.streamed, spread)
-    observe("streaming", streamed)
+    streamed = observe("streaming", streaming(cascade, axes.resident, axes.streamed, _spread(cascade, axes.grid)))
     return Program(cascade, streamed, None, None, axes.features, (), frozenset(), frozenset())
 
 
 def analyse(
     cascade: Cascade | Program,
-    observe: Observe[object] = ignore,
+    observe: Observe = ignore,
     wanted: frozenset[str] | None = None,
     without: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
     divided: bool = False,
     precise_delta: bool | None = None,
 ) -> Program:
-    """From a traced cascade to kernels.
+    """From a traced cascade to kernels and their facts.
 
     Args:
         cascade: TracedForm, with the outputs that the module shall return; or what `stream` made of it.
@@ -153,89 +100,88 @@ def analyse(
     start = cascade if isinstance(cascade, Program) else stream(cascade, observe)
     start = replace(start, without=without, asked=asked, divided=divided)
     wrt = tuple(item.name for item in start.cascade.inputs if item.differentiable and (wanted is None or item.name in wanted))
-    program = _differentiated(start, wrt, precise_delta) if wanted is not None else _with_gradients(start, wrt, precise_delta)
-    assert program.backward is not None
-    observe("differentiate", program.backward)
-    observe("factor", program.gradient)
-    observe("partition", program.parts)
-    observe("rewrite", program.kernels)
-    return program
+    return (_with_gradients if wanted is None else _derived)(start, wrt, precise_delta, observe)
 
 
-def _gradients(streamed: Streamed, wrt: tuple[str, ...], precise_delta: bool | None) -> tuple[Backward, str]:
-    """The gradients, and why delta is summed over the keys, if it is."""
-    why = "it is asked for" if precise_delta else cancellation(streamed) if precise_delta is None else ""
-    backward = differentiate(streamed, wrt, precise_delta=bool(why))
-    if why or precise_delta is not None:
-        return backward, why
-    why = cancelling_gradient(streamed, wrt)
-    precise = differentiate(streamed, wrt, precise_delta=True) if why else backward
-    if not why or not set(precise.saved) <= set(backward.saved):
-        return backward, ""
-    # A call that does not want this gradient reads what the plain form saves.
-    return replace(precise, forward=backward.forward, saved=backward.saved), why
-
-
-def _differentiated(program: Program, wrt: tuple[str, ...], precise_delta: bool | None) -> Program:
+def _derived(program: Program, wrt: tuple[str, ...], precise_delta: bool | None, observe: Observe) -> Program:
     """A streamed forward with its kernels and those of some gradients."""
     features = program.features
-    backward, delta = _gradients(program.streamed, wrt, precise_delta)
-    gradient = factor(backward.cascade, features)
-    forward = forward_kernel(backward.forward, tuple(item.name for item in backward.saved), features)
-    parts = (forward, *backward_kernels(backward, gradient, features))
-    return _rewritten(replace(program, streamed=backward.forward, backward=backward, gradient=gradient, parts=parts, delta=delta))
+    backward = observe("differentiate", _gradients(program.streamed, wrt, precise_delta))
+    gradient = observe("factor", factor(backward.cascade, features))
+    parts = observe("partition", partition(backward, gradient, features))
+    return _rewritten(replace(program, streamed=backward.forward, backward=backward, gradient=gradient, parts=parts), observe)
 
 
-def _with_gradients(program: Program, wrt: tuple[str, ...], precise_delta: bool | None) -> Program:
-    """A streamed forward with its kernels and those of all gradients that have any: who asks for no other misses nothing."""
-    try:
-        return _emitted(_differentiated(program, wrt, precise_delta))
-    except UnsupportedError:
-        done = _differentiated(program, (), precise_delta)
-    kept: tuple[str, ...] = ()
-    refused: list[tuple[str, UnsupportedError]] = []
-    for name in wrt:
-        try:
-            done, kept = _emitted(_differentiated(program, (*kept, name), precise_delta)), (*kept, name)
-        except UnsupportedError as error:
-            refused.append((name, error))
-    return replace(done, refused=tuple(refused))
+def _rewritten(program: Program, observe: Observe) -> Program:
+    """A program with its kernels after all rewrites but those to leave out, what became of each, and their facts."""
+    done = tuple(rewriting(program))
+    kernels = observe("rewrite", finished(done[-1][1] if done else program.parts, divided=program.divided))
+    facts = observe("facts", tuple(map(kernel_facts, kernels)))
+    return replace(program, facts=facts, rewrites=tuple((name, notes) for name, _, notes in done))
 
 
-def _emitted(program: Program) -> Program:
-    """The program, whose backward kernels have been written once.
+def schedule(
+    program: Program,
+    request: Request,
+    tuned: TunedTable | None = None,
+    refused: Refused = nothing_refused,
+    asked: object = None,
+    observe: Observe = ignore,
+) -> Choice:
+    """Tiles for every kernel, with the reasons.
+
+    Args:
+        program: result of `analyse`.
+        request: lengths, dtype and target that tiles are for.
+        tuned: what GPUs said of tiles, which goes before the table of measurements.
+        refused: tiles that a compiler failed on.
+        asked: a user's `schedule=` for kernels of the program, None for none.
+        observe: called with the choice.
 
     Raises:
-        UnsupportedError: a step of one of them has no form in a tile.
+        DoesNotFit: no tile fits the target. ScheduleError: the user's tiles are illegal.
     """
-    own = _shapes(program, ())
-    try:
-        host_context(_plan(program, own, lowered(program.kernels, own)))
-    except UnsupportedError:
-        if _has_forward(program):
-            raise
-    return program
+    choice = choose(program.facts, request, table(), tuned, refused)
+    return observe("schedule", choice if asked is None else with_asked(choice, program.facts, request, asked))
 
 
-def _has_forward(program: Program) -> bool:
-    """Whether each step of the forward has a form in a tile; if not, whoever builds it hears of that."""
-    try:
-        lowered(program.kernels[:1], _shapes(program, ()))
-    except UnsupportedError:
-        return False
-    return True
+def build(program: Program, name: str, cuts: Cuts = (), alternates: frozenset[str] = frozenset(), observe: Observe = ignore) -> Source:
+    """From kernels to the text of a module.
+
+    Args:
+        program: result of `analyse`.
+        name: of the variant, for the module's title.
+        cuts: of the feature axes that are not one tile of their own length.
+        alternates: flags of the alternate kernels that the module has as well, where a kernel has them.
+        observe: called with the kernels' statements, and with the text.
+    """
+    own = _shapes(program, cuts)
+    written = observe("lower", lowered(program.facts, own))
+    others = tuple(other for facts in program.facts for other in alternate_texts(facts, own, _plain(written, facts.role), alternates))
+    text = observe("print", render(_module(program, name, own, written, others)))
+    return Source(text, program, written, own, frozenset(other.flag for other in others))
 
 
-def fused(program: Program) -> Program | None:
+def compiled(cascade: Cascade, name: str, request: Request, observe: Observe = ignore) -> Source:
+    """From a traced cascade to the text of a module with the tiles that are best for a request: every step, in order."""
+    program = for_dtype(analyse(cascade, observe), request.dtype, observe)
+    choice = schedule(program, request, observe=observe)
+    return build(program, name, cuts(request.extents), choice.schedule.alternates, observe)
+
+
+# ---- forms of a program
+
+
+def fused(program: Program, observe: Observe = ignore) -> Program | None:
     """The program with the other form of its backward, None where it has none."""
     parts = fused_kernels(program.parts).kernels
-    return _rewritten(replace(program, parts=parts)) if parts else None
+    return _rewritten(replace(program, parts=parts), observe) if parts else None
 
 
-def for_dtype(program: Program, dtype: str) -> Program:
+def for_dtype(program: Program, dtype: str, observe: Observe = ignore) -> Program:
     """The program with all rewrites that the precision of a dtype allows; itself where these are those of every dtype."""
     more = any(dtype in rewrite.dtypes for rewrite in REWRITES.values())
-    return _rewritten(replace(program, dtype=dtype)) if more else program
+    return _rewritten(replace(program, dtype=dtype), observe) if more else program
 
 
 def rewriting(program: Program) -> Iterator[tuple[str, tuple[Kernel, ...], tuple[Note, ...]]]:
@@ -249,29 +195,103 @@ def rewriting(program: Program) -> Iterator[tuple[str, tuple[Kernel, ...], tuple
             yield name, kernels, tuple(note for _, notes in done for note in notes)
 
 
-def _rewritten(program: Program) -> Program:
-    """Kernels after all rewrites but those to leave out, and what became of each."""
-    done = list(rewriting(program))
-    kernels = done[-1][1] if done else program.parts
-    kernels = (*in_parts(kernels[0]), *kernels[1:]) if program.divided else kernels
-    told = tuple((name, notes) for name, _, notes in done)
-    return replace(program, kernels=tuple(with_document_extents(cse(kernel)) for kernel in kernels), rewrites=told)
+def finished(kernels: tuple[Kernel, ...], *, divided: bool) -> tuple[Kernel, ...]:
+    """Kernels after the last rewrite: the forward divided where programs share its stream, common parts named, document extents bound."""
+    kernels = (*in_parts(kernels[0]), *kernels[1:]) if divided else kernels
+    return tuple(with_document_extents(cse(kernel)) for kernel in kernels)
 
 
-def build(program: Program, name: str, cuts: Cuts = (), alternates: frozenset[str] = frozenset()) -> Source:
-    """From kernels to the text of a module.
+def partition(backward: Backward, gradient: Cascade, features: tuple[str, ...]) -> tuple[Kernel, ...]:
+    """The kernel of a forward, which saves what its gradients read, and the kernels of these."""
+    forward = forward_kernel(backward.forward, tuple(item.name for item in backward.saved), features)
+    return (forward, *backward_kernels(backward, gradient, features))
 
-    Args:
-        program: result of `analyse`.
-        name: of the variant, for the module's title.
-        cuts: of the feature axes that are not one tile of their own length.
-        alternates: flags of the alternate kernels that the module has as well, where a kernel has them.
+
+# ---- which gradients there are
+
+
+def _spread(canonical: Cascade, grid: tuple[str, ...]) -> tuple[str, ...]:
+    """The axes of the grid that an output has."""
+    return tuple(axis for axis in grid if any(axis in canonical.axes(name) for name in canonical.outputs))
+
+
+def _gradients(streamed: Streamed, wrt: tuple[str, ...], precise_delta: bool | None) -> Backward:
+    """The gradients, with delta summed over the keys where that is asked for or matters."""
+    why = "it is asked for" if precise_delta else cancellation(streamed) if precise_delta is None else ""
+    backward = differentiate(streamed, wrt, precise_delta=bool(why))
+    if why or precise_delta is not None:
+        return replace(backward, delta=why)
+    why = cancelling_gradient(streamed, wrt)
+    precise = differentiate(streamed, wrt, precise_delta=True) if why else backward
+    if not why or not set(precise.saved) <= set(backward.saved):
+        return backward
+    # A call that does not want this gradient reads what the plain form saves.
+    return replace(precise, forward=backward.forward, saved=backward.saved, delta=why)
+
+
+def _with_gradients(program: Program, wrt: tuple[str, ...], precise_delta: bool | None, observe: Observe) -> Program:
+    """A streamed forward with its kernels and those of all gradients that have any: who asks for no other misses nothing."""
+    try:
+        return _attempt(program, wrt, precise_delta, observe)
+    except UnsupportedError:
+        kept: tuple[str, ...] = ()
+    refused: list[tuple[str, UnsupportedError]] = []
+    for name in wrt:
+        try:
+            _attempt(program, (*kept, name), precise_delta, ignore)
+            kept = (*kept, name)
+        except UnsupportedError as error:
+            refused.append((name, error))
+    return replace(_attempt(program, kept, precise_delta, observe), refused=tuple(refused))
+
+
+def _attempt(program: Program, wrt: tuple[str, ...], precise_delta: bool | None, observe: Observe) -> Program:
+    """The program with these gradients, observed unless it is refused: then the next attempt is.
+
+    Raises:
+        UnsupportedError: some step has no form in a tile.
     """
-    own = _shapes(program, cuts)
-    written = lowered(program.kernels, own)
-    others = tuple(other for kernel, plain in written for other in alternate_texts(kernel, own, plain, alternates))
+    seen = Seen()
+    try:
+        return _emitted(_derived(program, wrt, precise_delta, seen))
+    except UnsupportedError:
+        seen = Seen()
+        raise
+    finally:
+        # Also of what fails otherwise: a result that has not its form tells why.
+        seen.tell(observe)
+
+
+def _emitted(program: Program) -> Program:
+    """The program, whose backward kernels have been written once.
+
+    Raises:
+        UnsupportedError: a step of one of them has no form in a tile.
+    """
+    own = _shapes(program, ())
+    try:
+        host_context(_plan(program, own, lowered(program.facts, own)))
+    except UnsupportedError:
+        if _has_forward(program):
+            raise
+    return program
+
+
+def _has_forward(program: Program) -> bool:
+    """Whether each step of the forward has a form in a tile; if not, whoever builds it hears of that."""
+    try:
+        lowered(program.facts[:1], _shapes(program, ()))
+    except UnsupportedError:
+        return False
+    return True
+
+
+# ---- the parts of a module
+
+
+def _module(program: Program, name: str, own: Shapes, written: LoweredKernels, others: tuple[AlternateText, ...]) -> ModuleContext:
     helpers = frozenset().union(*(item.helpers for _, item in written), *(other.helpers for other in others))
-    module = ModuleContext(
+    return ModuleContext(
         title=Code(f"Attention variant `{comment(name)}`: fused forward and backward."),
         version=Code(VERSION),
         cascade=tuple(part for line in str(program.cascade).splitlines() for part in folded(line, WIDTH)),
@@ -282,10 +302,13 @@ def build(program: Program, name: str, cuts: Cuts = (), alternates: frozenset[st
         legend=tuple(dict.fromkeys(line for other in others for line in other.legend)),
         host=host_context(_plan(program, own, written, others)),
     )
-    return Source(render(module), program, written, own, frozenset(other.flag for other in others))
 
 
-def _plan(program: Program, own: Shapes, written: tuple[tuple[Kernel, Lowered], ...], alternates: tuple[AlternateText, ...] = ()) -> Plan:
+def _plain(written: LoweredKernels, role: str) -> Lowered:
+    return next(item for kernel, item in written if kernel.role == role)
+
+
+def _plan(program: Program, own: Shapes, written: LoweredKernels, alternates: tuple[AlternateText, ...] = ()) -> Plan:
     """What the host side of a module depends on."""
     backward = program.backward
     forward = tuple(item for item in written if FORWARD & {item[0].role, item[0].tile_list_of})
@@ -313,10 +336,10 @@ def _shapes(program: Program, cuts: Cuts) -> Shapes:
 
 
 @lru_cache(maxsize=64)
-def lowered(kernels: tuple[Kernel, ...], own: Shapes) -> tuple[tuple[Kernel, Lowered], ...]:
+def lowered(facts: tuple[KernelFacts, ...], own: Shapes) -> LoweredKernels:
     """Kernels with their statements, and before those that walk over lists the kernels that make these."""
     found: list[tuple[Kernel, Lowered]] = []
-    for kernel in kernels:
-        before = [item for _, item in found]
-        found += [*listings(kernel, own), (kernel, lower_kernel(kernel, own, before))]
+    for item in facts:
+        before = [other for _, other in found]
+        found += [*listings(item, own), (item.kernel, lower_kernel(item, own, before))]
     return tuple(found)

@@ -22,7 +22,7 @@ def explained(text: str) -> Explanation:
     cascade = parse(text)
     program = analyse(cascade)
     request = Request(tuple((axis, 64) for axis in program.features), "bfloat16", targets.get("sm90"))
-    return explain(cascade, program, choose(program.kernels, request, Table(())))
+    return explain(cascade, program, choose(program.facts, request, Table(())))
 
 
 @pytest.mark.parametrize("name", ALL)

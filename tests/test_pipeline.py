@@ -8,7 +8,7 @@ from attngen.errors import UnsupportedError
 from attngen.ir.parser import parse
 from attngen.kernel.kernel import Kernel
 from attngen.kernel.rewrites.note import Note
-from attngen.pipeline import REWRITES, STEPS, analyse, build, for_dtype, fused, rewriting
+from attngen.pipeline import REWRITES, analyse, build, for_dtype, fused, rewriting
 from tests import variants
 from tests.kernel.computed import close, computed, drawn, gauges, largest, program
 from tests.transform import more_variants
@@ -40,17 +40,6 @@ def test_rewrites_of_other_dtypes(name: str, dtype: str) -> None:
     assert whole.kernels != whole.parts
     for before, after in zip(whole.parts, whole.kernels, strict=True):
         assert_same(before, after)
-
-
-def test_every_step_is_observed_in_order() -> None:
-    seen: list[str] = []
-
-    def keep(name: str, value: object) -> object:
-        seen.append(name)
-        return value
-
-    analyse(parse(variants.CAUSAL_ALIBI), keep)
-    assert tuple(seen) == STEPS
 
 
 def test_rewrites_go_in_order_and_can_be_left_out() -> None:

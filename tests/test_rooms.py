@@ -18,7 +18,7 @@ EXCEPTIONS = frozenset({"emit"})
 """Folders that may be large and tangled."""
 SUITES = frozenset({"benchmarks", "docs", "e2e", "gpu", "kernels", "versions"})
 """Folders of tests of the whole."""
-WHOLES = frozenset({"test_deploy.py", "test_examples.py", "test_packaging.py", "test_rooms.py"})
+WHOLES = frozenset({"test_dead_code.py", "test_deploy.py", "test_examples.py", "test_packaging.py", "test_rooms.py"})
 """Tests of the whole outside of those folders."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from attngen.analysis.predicates import Guards
 from attngen.kernel.partition import Kernel
 from attngen.targets.table import Target
 
@@ -72,8 +73,14 @@ class AlternateKernel(Protocol):
         """Module -> names that its text imports from it."""
         ...
 
-    def why_ineligible(self, kernel: Kernel) -> str:
-        """Why a kernel has no such alternate; "" if it has one."""
+    def why_ineligible(self, kernel: Kernel, prefetched: tuple[str, ...], exists: Guards) -> str:
+        """Why a kernel has no such alternate; "" if it has one.
+
+        Args:
+            kernel: after all rewrites.
+            prefetched: its dots that can be issued an iteration ahead.
+            exists: for each step the predicate of what it computes or reduces.
+        """
         ...
 
     def check(self, extents: Mapping[str, int], dtype: str, target: Target) -> None:

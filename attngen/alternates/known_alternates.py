@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from attngen.alternates.alternate_kernel import AlternateKernel
 from attngen.alternates.warp_specialization.specialised_forward import SpecialisedForward
+from attngen.analysis.predicates import Guards
 from attngen.kernel.partition import Kernel
 
 _ALL: tuple[AlternateKernel, ...] = (SpecialisedForward(),)
@@ -13,9 +14,9 @@ ALTERNATES: Mapping[str, AlternateKernel] = {alternate.flag: alternate for alter
 """By their flags, in the order in which modules hold them."""
 
 
-def eligible(kernel: Kernel) -> tuple[str, ...]:
-    """Flags of the alternates that a kernel has."""
-    return tuple(flag for flag, alternate in ALTERNATES.items() if not alternate.why_ineligible(kernel))
+def ineligible(kernel: Kernel, prefetched: tuple[str, ...], exists: Guards) -> dict[str, str]:
+    """For each alternate why a kernel has none such, "" if it has one; arguments as for `why_ineligible`."""
+    return {flag: alternate.why_ineligible(kernel, prefetched, exists) for flag, alternate in ALTERNATES.items()}
 
 
 def of_role(role: str) -> tuple[AlternateKernel, ...]:

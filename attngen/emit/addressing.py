@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from attngen.emit.dialect import Rows
 from attngen.emit.expression import Layout, refuse_shape
 from attngen.emit.identifiers import Code, identifier, tensor_name
+from attngen.emit.params import Param, number, pointer, size, stride
 from attngen.emit.placement import Stage, Value
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, Start, kind_of
 from attngen.kernel.dense_rows import is_matrix, turns
@@ -35,7 +36,8 @@ class Loads:
         """The value of an input read, loaded on first use."""
         item = self.writer.inputs.get(read.tensor)
         if item is None or item.by_value:
-            return Value(self.writer.parameter(tensor_name(read.tensor)) if item is not None else Code(read.tensor), (), Stage.PROLOGUE)
+            name = tensor_name(read.tensor)
+            return Value(self.writer.parameter(number(name)) if item is not None else Code(read.tensor), (), Stage.PROLOGUE)
         stage = self.writer.stage_of(read)
         partial = self.writer.partial and stage == Stage.TILE
         for key in ((read, False), (read, partial)):
@@ -100,17 +102,17 @@ class Loads:
         for position, (at, step) in enumerate(zip(read.at, self.strides(read), strict=True)):
             if at not in (Index(rows), Index(columns), Index(turn)):
                 self.computed(read, position, layout, step, (base, [], []))
-        first = writer.start(f"{stem}_base", [writer.parameter(f"{stem}_ptr"), *base], Stage.PROLOGUE)
+        first = writer.start(f"{stem}_base", [writer.parameter(pointer(stem)), *base], Stage.PROLOGUE)
         before = writer.shapes.before(columns)
         width = " - ".join((writer.length(writer.whole.get(columns, columns)), *before))
-        stride, step = writer.parameter(f"{stem}_stride_{rows}"), writer.parameter(f"{stem}_stride_{turn}") if turn else ""
+        down, step = self.stride_along(read, rows), self.stride_along(read, turn) if turn else ""
         end = self.end(read) if self.end is not None else None
         matrix = Rows(
             name=writer.name(f"{name}_rows"),
             tile=name,
             first=" + ".join((first, *before)),
             length=end or writer.length(rows),
-            stride=stride,
+            stride=down,
             width=width,
             start=f"start_{rows}",
             blocks=(writer.block(rows), writer.block(columns)),
@@ -141,8 +143,8 @@ class Loads:
         name, base = writer.name(f"{stem}_at"), list[str]()
         for position, step in enumerate(self.strides(read)[:-1]):
             self.computed(read, position, layout, step, (base, [], []))
-        pointer = writer.parameter(f"{stem}_ptr")
-        first = writer.start(f"{stem}_base", [pointer, *base], Stage.PROLOGUE) if base else pointer
+        start = writer.parameter(pointer(stem))
+        first = writer.start(f"{stem}_base", [start, *base], Stage.PROLOGUE) if base else start
         whole, block = writer.name(f"{stem}_tiles"), writer.block(axis)
         # By pointers each thread copies every number that it compares; in a short tile that is less than to wait for the descriptor's copy.
         if "LONG" not in writer.taken:
@@ -153,44 +155,44 @@ class Loads:
         writer.tiled[stem] = None
         return Value(name, layout, Stage.TILE)
 
-    def address(self, read: Read, layout: Layout, name: str, pointer: str | None = None) -> tuple[str, list[str], str | None]:
+    def address(self, read: Read, layout: Layout, name: str, into: Param | None = None) -> tuple[str, list[str], str | None]:
         """Pointers of a load, the masks it always needs, and the mask it needs only in the last streamed tile.
 
-        `pointer` replaces the tensor's own, for a gradient that is stored where its value came from; it has strides of its own.
+        `into` replaces the tensor, for a gradient that is stored where its value came from; it has strides of its own.
         """
         base: list[str] = []
         here: list[str] = []
         vectors: list[str] = []
         masks: list[str] = []
         tail: str | None = None
-        strides = self.strides(read) if pointer is None else self.all_strides(pointer.removesuffix("_out"), len(read.at))
-        for position, (at, stride) in enumerate(zip(read.at, strides, strict=True)):
+        strides = self.strides(read) if into is None else self.all_strides(Code(into.tensor), len(read.at))
+        for position, (at, step) in enumerate(zip(read.at, strides, strict=True)):
             own = self.writer.layout(at)
             if isinstance(at, Start):
-                (here if at.axis == self.writer.kernel.streamed else base).append(scaled(self.first(at.axis), stride))
+                (here if at.axis == self.writer.kernel.streamed else base).append(scaled(self.first(at.axis), step))
                 continue
             if not (isinstance(at, Index) and at.axis in self.writer.order):
-                self.computed(read, position, layout, stride, (here if self.writer.stage_of(at) == Stage.TILE else base, vectors, masks))
+                self.computed(read, position, layout, step, (here if self.writer.stage_of(at) == Stage.TILE else base, vectors, masks))
                 continue
             axis = at.axis
             ok = self.lifted(f"ok_{axis}", own, layout)
             if axis in self.writer.kernel.features:
                 self.writer.block(axis)
-                vectors.append(scaled(self.lifted(f"offs_{axis}", own, layout), stride))
+                vectors.append(scaled(self.lifted(f"offs_{axis}", own, layout), step))
                 masks += [ok] if axis in self.writer.shapes.padded else []
                 continue
-            vectors.append(scaled(self.lifted(f"range_{axis}", own, layout), stride))
+            vectors.append(scaled(self.lifted(f"range_{axis}", own, layout), step))
             if axis == self.writer.kernel.streamed:
-                here.append(scaled(self.first(axis), stride))
+                here.append(scaled(self.first(axis), step))
                 tail = ok
             else:
-                base.append(scaled(self.first(axis), stride))
+                base.append(scaled(self.first(axis), step))
                 masks.append(ok)
         if read.tensor in self.writer.shapes.owned:
             # A sum at the top stands as two terms, which fit a line where one would not.
             text = self.horner(self.writer.inputs[read.tensor].axes or ())
             base, here = text.rsplit(" + ", 1) if " + " in text and text.endswith("tl.int64)") else [text], []
-        first = pointer or self.writer.parameter(f"{tensor_name(read.tensor)}_ptr")
+        first = self.writer.parameter(into or pointer(tensor_name(read.tensor)))
         terms = self.start(read, name.removesuffix(self.writer.numbers(layout)), first, (base, here))
         if not vectors:
             text = " + ".join(terms)
@@ -212,17 +214,17 @@ class Loads:
         """The first position of a tile, 64 bits wide."""
         return f"tl.cast(start_{axis}, tl.int64)" if axis == self.writer.kernel.streamed else f"start_{axis}"
 
-    def start(self, read: Read, name: str, pointer: str, terms: tuple[list[str], list[str]]) -> list[str]:
+    def start(self, read: Read, name: str, first: str, terms: tuple[list[str], list[str]]) -> list[str]:
         """The address of a tile's first element, as terms. What does not stream is added up before the stream."""
         base, here = terms
         if here and base:
             still = [at for at in read.at if self.writer.stage_of(at) < Stage.TILE]
             stage = max((self.writer.stage_of(at) for at in still), default=Stage.PROLOGUE)
-            return [self.writer.start(f"{name}_base", [pointer, *base], stage), *here]
-        return [pointer, *base, *here]
+            return [self.writer.start(f"{name}_base", [first, *base], stage), *here]
+        return [first, *base, *here]
 
     def computed(
-        self, read: Read, position: int, layout: Layout, stride: str, into: tuple[list[str], list[str], list[str]], dtype: str = "tl.int64"
+        self, read: Read, position: int, layout: Layout, step: str, into: tuple[list[str], list[str], list[str]], dtype: str = "tl.int64"
     ) -> None:
         """One dimension indexed by an expression: guarded unless its range is checked on the host. `dtype` is wide enough for offsets."""
         scalars, vectors, masks = into
@@ -230,18 +232,18 @@ class Loads:
         own = self.writer.layout(at)
         checked = not own and is_head_index(at)
         text = self.writer.printer.code(at, own) if isinstance(at, Index | Const) else str(self.writer.temporary(at, own))
-        size = f"{tensor_name(read.tensor)}_size_{position}"
+        limit = size(tensor_name(read.tensor), position)
         if isinstance(at, Const) and at.value >= 0:
-            masks.append(f"({text} < {self.writer.parameter(size)})")
+            masks.append(f"({text} < {self.writer.parameter(limit)})")
         elif not checked:
-            self.writer.parameter(size)
+            end = self.writer.parameter(limit)
             wrapped = self.writer.name(f"{tensor_name(read.tensor)}_i")
-            self.writer.put(f"{wrapped} = tl.where({text} < 0, {text} + {size}, {text})", self.writer.stage_of(at))
+            self.writer.put(f"{wrapped} = tl.where({text} < 0, {text} + {end}, {text})", self.writer.stage_of(at))
             text = wrapped
             masks.append(self.lifted(f"({text} >= 0)", own, layout))
-            masks.append(self.lifted(f"({text} < {size})", own, layout))
+            masks.append(self.lifted(f"({text} < {end})", own, layout))
         wide = text if checked or isinstance(at, Const) else f"tl.cast({text}, {dtype})"
-        (vectors if own else scalars).append(scaled(self.lifted(wide, own, layout), stride))
+        (vectors if own else scalars).append(scaled(self.lifted(wide, own, layout), step))
 
     def strides(self, read: Read) -> list[str]:
         """Stride of each dimension: a parameter, or for an owned tensor the part that a tile spans."""
@@ -253,10 +255,14 @@ class Loads:
             # What the host has found about documents is contiguous.
             return [*self.all_strides(name, item.rank - 1), "1"] if self.is_of_runs(read) else self.all_strides(name, item.rank)
         last = item.axes[-1] if item.axes and item.axes[-1] in self.writer.wide else None
-        return ["1" if axis == last else self.writer.parameter(f"{name}_stride_{axis}") for axis in item.axes]
+        return ["1" if axis == last else self.writer.parameter(stride(name, dim, axis)) for dim, axis in enumerate(item.axes)]
 
-    def all_strides(self, name: str, rank: int) -> list[str]:
-        return [self.writer.parameter(f"{name}_stride_{position}") for position in range(rank)]
+    def stride_along(self, read: Read, axis: str) -> Code:
+        """The stride of an argument along an axis that indexes it."""
+        return self.writer.parameter(stride(tensor_name(read.tensor), read.at.index(Index(axis)), axis))
+
+    def all_strides(self, name: Code, rank: int) -> list[str]:
+        return [self.writer.parameter(stride(name, position)) for position in range(rank)]
 
     def contiguous(self, axes: tuple[str, ...]) -> list[str]:
         """Strides of the tile axes of an owned tensor; its grid part is one offset (`owned_offset`)."""

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from attngen.alternates.known_alternates import eligible
 from attngen.alternates.warp_specialization.specialised_forward import SpecialisedForward
 from attngen.emit.context import AlternateText
 from attngen.emit.gluon.warp_partitions import specialised_text
 from attngen.emit.kernel_text import Lowered
 from attngen.emit.placement import Shapes
-from attngen.kernel.partition import Kernel
+from attngen.facts.kernel_facts import KernelFacts
 
-_PRINTERS: Mapping[str, Callable[[Kernel, Shapes, Lowered], AlternateText]] = {SpecialisedForward().flag: specialised_text}
+_PRINTERS: Mapping[str, Callable[[KernelFacts, Shapes, Lowered], AlternateText]] = {SpecialisedForward().flag: specialised_text}
 
 
-def alternate_texts(kernel: Kernel, shapes: Shapes, plain: Lowered, flags: frozenset[str]) -> tuple[AlternateText, ...]:
+def alternate_texts(facts: KernelFacts, shapes: Shapes, plain: Lowered, flags: frozenset[str]) -> tuple[AlternateText, ...]:
     """The alternates of a kernel.
 
     Args:
-        kernel, shapes: as for `lower_kernel`.
+        facts, shapes: as for `lower_kernel`.
         plain: what that gave.
         flags: of the alternates that are asked for; those that the kernel does not have are left out.
     """
-    return tuple(_PRINTERS[flag](kernel, shapes, plain) for flag in eligible(kernel) if flag in flags) if flags else ()
+    return tuple(_PRINTERS[flag](facts, shapes, plain) for flag in facts.alternates if flag in flags)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from attngen.emit.addressing import scaled
 from attngen.emit.builder import Writer
 from attngen.emit.identifiers import tensor_name
+from attngen.emit.params import result
 from attngen.emit.placement import Stage, Value
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Read
@@ -64,7 +65,7 @@ def _add(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None:
         if axis in writer.shapes.padded:
             masks.append(writer.printer.broadcast(f"ok_{axis}", (axis,), layout))
     heads, rows = writer.loads.horner(axes[: axes.index(streamed)]), [str(writer.length(streamed)), *([stride] if stride != "1" else [])]
-    terms = [str(writer.parameter(f"{tensor_name(name)}_out"))]
+    terms = [str(writer.parameter(result(tensor_name(name))))]
     if heads:
         terms.append(" * ".join((heads if heads.isidentifier() else f"({heads})", *rows)))
     terms.append(scaled(writer.loads.first(streamed), stride))

@@ -10,11 +10,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from attngen.emit.addressing import Loads, is_head_index
-from attngen.emit.chunks import CHUNK
 from attngen.emit.dialect import PLAIN, Dialect
 from attngen.emit.expression import Layout, Printer, refuse_shape
 from attngen.emit.format import WIDTH
 from attngen.emit.identifiers import Code, identifier, tensor_name
+from attngen.emit.params import CHUNK, Param
 from attngen.emit.placement import MASKED, Sections, Shapes, Stage, Value
 from attngen.ir.build import const
 from attngen.ir.expr import Apply, Expr, Extent, Index, Offset, Read, Start, kind_of
@@ -39,15 +39,13 @@ class Writer:
         self.flags: dict[Code, None] = {}
         self.tiled: dict[str, None] = {}
         self.whole_tiles = "False" if full is None else f"segment == {full}"
-        self.parameters: dict[str, None] = {}
+        self.parameters: dict[str, Param] = {param.name: param for param in CHUNK if kernel.in_chunks}
         self.lengths: dict[str, None] = {}
         self.dims: dict[str, None] = {}
         self.whole = shapes.whole
         self.wide = {*kernel.features, *self.whole.values()}
         self.addresses: dict[str, Code] = {}
         self.starts: dict[tuple[tuple[str, ...], Stage, bool], Code] = {}
-        self.chunked = set(CHUNK) if kernel.in_chunks else set[str]()
-        self.parameters |= dict.fromkeys(CHUNK if kernel.in_chunks else ())
         self.steps: dict[str, Value] = {}
         self.halved: dict[str, tuple[Expr, Expr]] = {}
         self.known: dict[tuple[Expr, bool], Value] = {}
@@ -248,6 +246,9 @@ class Writer:
 
     # ---- parameters
 
+    def is_constexpr(self, axis: str) -> bool:
+        return axis in self.wide
+
     def length(self, axis: str) -> Code:
         if axis in self.wide:
             self.dims[axis] = None
@@ -255,9 +256,10 @@ class Writer:
         self.lengths[axis] = None
         return Code(f"len_{axis}")
 
-    def parameter(self, name: str) -> Code:
-        self.parameters[name] = None
-        return Code(name)
+    def parameter(self, param: Param) -> Code:
+        """The name of a run-time parameter, which the kernel has from now on."""
+        self.parameters[param.name] = param
+        return param.name
 
 
 def hint(expr: Expr) -> str:

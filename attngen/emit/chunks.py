@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attngen.emit.identifiers import Code, tensor_name
+from attngen.emit.params import Param, result
 from attngen.kernel.partition import Kernel
 from attngen.kernel.scatter import Scatter, plain_axes
-
-CHUNK = ("chunk_begin", "chunk_end")
-"""Parameters of a kernel that is called for a chunk of rows: the first one, and the first one behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,14 @@ def buffers(kernel: Kernel) -> Iterator[tuple[Scatter, Buffer, Buffer]]:
             kept = tuple(axis for axis in grid if axis not in item.column_axes)
             wide = f"torch.int32 if {step}.numel() < 2**31 else torch.int64"
             skewed = item.form == "diagonals"
-            yield item, Buffer(f"tiles_{step}", grid, "accumulator", "0", skewed), Buffer(f"keys_{step}", kept, wide, "-1", skewed)
+            tiles, keys = (param.tensor for param in buffers_of(item))
+            yield item, Buffer(tiles, grid, "accumulator", "0", skewed), Buffer(keys, kept, wide, "-1", skewed)
+
+
+def buffers_of(item: Scatter) -> tuple[Param, Param]:
+    """The pointers to the buffers of a gradient in chunks: to its tiles, and to their keys."""
+    step = tensor_name(item.step)
+    return result(Code(f"tiles_{step}"), "gradient_tiles"), result(Code(f"keys_{step}"), "gradient_keys")
 
 
 def begin(kernel: Kernel) -> list[Code]:
@@ -100,13 +105,3 @@ def _total(item: Scatter) -> str:
         text += f".permute({', '.join(map(str, order))})"
     counts = [" * ".join(f"len_{axis}" for axis in plain_axes(item.at[i])) for i in item.columns]
     return f"{text}[{', '.join((*(':' for _ in item.keys), *(f': {count}' for count in counts)))}]" if counts else text
-
-
-def stride(kernel: Kernel, param: str) -> Code | None:
-    """What the host passes for the stride of a buffer; None for other parameters."""
-    for _, *pair in buffers(kernel):
-        for buffer in pair:
-            if param.startswith(f"{buffer.name}_stride_"):
-                axes = (*buffer.grid, kernel.resident)
-                return Code(f"{buffer.name}.stride({axes.index(param.removeprefix(f'{buffer.name}_stride_'))})")
-    return None

@@ -80,6 +80,10 @@ class Values(Protocol):
         """Text and layout of a read, an index or an extent; loads it if need be."""
         ...
 
+    def is_constexpr(self, axis: str) -> bool:
+        """Whether the length of an axis is known when the kernel is compiled."""
+        ...
+
     def layout(self, expr: Expr) -> Layout:
         """The tile axes an expression varies along, in tile order."""
         ...
@@ -223,8 +227,8 @@ class Printer:
         match expr:
             case Const():
                 return True
-            case Extent():
-                return self.values.leaf(expr)[0].startswith("DIM_")
+            case Extent(axis=axis):
+                return self.values.is_constexpr(axis)
             case Apply(op="add" | "sub" | "mul" | "div" | "neg", args=args):
                 return all(map(self.is_constant, args))
             case Apply(op="pow", args=(base, Const())):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from attngen.emit.addressing import scaled
 from attngen.emit.builder import Writer
+from attngen.emit.chunks import buffers_of
 from attngen.emit.identifiers import Code, identifier, tensor_name
 from attngen.emit.lower import Lowering
+from attngen.emit.params import Param, result, size, stride
 from attngen.emit.placement import Stage
 from attngen.ir import build
 from attngen.ir.expr import Index, Read
@@ -59,24 +61,22 @@ class _Store:
             self.buffers(value)
 
     def elements(self, value: str) -> None:
-        mine = self.writer.parameter(f"{tensor_name(self.item.step)}_out")
+        mine = result(tensor_name(self.item.step))
         name = self.writer.name(f"{tensor_name(self.item.step)}_to")
         pointers, masks, tail = self.writer.loads.address(Read(self.item.target.name, self.item.at), self.pair, name, mine)
         every: list[str] = [*masks, *([tail] if tail else []), *self.inside]
-        self.store(pointers, f"{value}.to({mine}.dtype.element_ty)", self.mask(name, every))
+        self.store(pointers, f"{value}.to({mine.name}.dtype.element_ty)", self.mask(name, every))
 
     def buffers(self, value: str) -> None:
-        name = f"keys_{tensor_name(self.item.step)}"
-        key, valid = self.key(f"{self.writer.parameter(f'{name}_out')}.dtype.element_ty")
-        name = f"tiles_{tensor_name(self.item.step)}"
+        tiles, keys = buffers_of(self.item)
+        key, valid = self.key(f"{self.writer.parameter(keys)}.dtype.element_ty")
         axes = tuple(axis for axis in self.kernel.axes(self.item.step) if axis not in self.pair)
-        mask = self.mask(name, [*valid, *self.inside])
-        self.store(self.pointers(name, axes), value, mask)
+        mask = self.mask(tiles.tensor, [*valid, *self.inside])
+        self.store(self.pointers(tiles, axes), value, mask)
         # Heads that ride along share their positions: the first one tells them.
         rest = self.item.column_axes
         first = [f"({identifier(axis)} == 0)" for axis in rest]
-        name = f"keys_{tensor_name(self.item.step)}"
-        pointers = self.pointers(name, tuple(axis for axis in axes if axis not in rest))
+        pointers = self.pointers(keys, tuple(axis for axis in axes if axis not in rest))
         self.store(pointers, key, " & ".join([mask, *first]))
 
     def key(self, dtype: str) -> tuple[str, list[str]]:
@@ -86,26 +86,26 @@ class _Store:
         vectors: list[str] = []
         valid: list[str] = []
         for place, i in enumerate(self.item.keys):
-            sizes = [str(writer.parameter(f"{tensor_name(target.name)}_size_{j}")) for j in self.item.keys[place + 1 :]]
-            stride = " * ".join(sizes) or "1"
+            sizes = [str(writer.parameter(size(tensor_name(target.name), j))) for j in self.item.keys[place + 1 :]]
+            step = " * ".join(sizes) or "1"
             expr = at[i]
             if isinstance(expr, Index) and expr.axis in self.pair:
                 wide = f"tl.cast(offs_{expr.axis}, {dtype})"
-                vectors.append(scaled(writer.printer.broadcast(wide, (expr.axis,), self.pair), stride))
+                vectors.append(scaled(writer.printer.broadcast(wide, (expr.axis,), self.pair), step))
             else:
-                writer.loads.computed(Read(target.name, at), i, self.pair, stride, (scalars, vectors, valid), dtype)
+                writer.loads.computed(Read(target.name, at), i, self.pair, step, (scalars, vectors, valid), dtype)
         name = writer.name(f"{tensor_name(self.item.step)}_key")
         writer.add_up(name, [*scalars, *vectors], Stage.TILE)
         return name, valid
 
-    def pointers(self, name: str, axes: tuple[str, ...]) -> str:
+    def pointers(self, buffer: Param, axes: tuple[str, ...]) -> str:
         """Addresses in a buffer with these axes of the grid, then the rows of the chunk, then the stream without gaps."""
         writer, (resident, streamed) = self.writer, self.pair
-        strides = {axis: str(writer.parameter(f"{name}_stride_{axis}")) for axis in (*axes, resident)}
-        writer.chunked |= set(strides.values())
+        name = Code(buffer.tensor)
+        strides = {axis: str(writer.parameter(stride(name, dim, axis, buffer.memory))) for dim, axis in enumerate((*axes, resident))}
         row = f"tl.cast(first_{resident} - chunk_begin, tl.int64) * {strides[resident]}"
         base, start = writer.name(f"{name}_base"), writer.name(f"{name}_ptrs")
-        terms = [str(writer.parameter(f"{name}_out")), *(f"{identifier(axis)} * {strides[axis]}" for axis in axes), row]
+        terms = [str(writer.parameter(buffer)), *(f"{identifier(axis)} * {strides[axis]}" for axis in axes), row]
         writer.add_up(base, terms, Stage.PROLOGUE)
         rows = f"range_{resident}[:, None] * {strides[resident]}"
         writer.add_up(start, [base, f"start_{streamed}", rows, f"range_{streamed}[None, :]"], Stage.TILE)

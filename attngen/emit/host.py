@@ -11,6 +11,7 @@ from attngen.emit.context import AlternateText, Finish, HostContext, Launch
 from attngen.emit.identifiers import Code, tensor_name
 from attngen.emit.int32_offsets import near_lines
 from attngen.emit.kernel_text import Lowered
+from attngen.emit.params import Param
 from attngen.emit.placement import Shapes
 from attngen.emit.positions import on_host
 from attngen.emit.tile_list import NARROW_TILES, names_of
@@ -202,33 +203,24 @@ def _launch(plan: Plan, kernel: Kernel, lowered: Lowered, targets: frozenset[str
         chunks=Code(f"chunk_begin in range(0, len_{axis}, chunk_rows)" if kernel.in_chunks else ""),
         chunk=tuple(chunks.chunk(kernel, model) if kernel.in_chunks else ()),
         programs=Code(grid),
-        arguments=tuple(_argument(plan, kernel, name) for name in lowered.params),
+        arguments=tuple(map(_argument, lowered.params)),
         constants=Code(f"{{{', '.join(constants)}}}"),
         keep=(Code(f'lists["{kernel.tile_list_of}"] = {lists}'),) if kernel.tile_list_of else tuple(chunks.added(kernel)),
         condition=Code(" and ".join(conditions)),
     )
 
 
-def _argument(plan: Plan, kernel: Kernel, param: str) -> Code:
+def _argument(param: Param) -> Code:
     """What the host passes for one kernel parameter."""
-    stride = chunks.stride(kernel, param)
-    if stride is not None:
-        return stride
-    for item in (*kernel.inputs, *plan.inputs):
-        name = tensor_name(item.name)
-        if param in (name, f"{name}_ptr"):
-            return Code(name)
-        if param.startswith(f"{name}_stride_"):
-            which = param.removeprefix(f"{name}_stride_")
-            position = item.axes.index(which) if item.axes is not None and which in item.axes else which
-            return Code(f"{name}.stride({position})")
-        if param.startswith(f"{name}_size_"):
-            return Code(f"{name}.shape[{param.removeprefix(f'{name}_size_')}]")
-    for output in map(tensor_name, kernel.outputs):
-        if param.startswith(f"{output}_stride_"):
-            return Code(f"{output}.stride({param.removeprefix(f'{output}_stride_')})")
-    whole = param.startswith("len_") or param in chunks.CHUNK
-    return Code(param if whole else param.removesuffix("_out").removesuffix("_ptr"))
+    match param.kind:
+        case "pointer" | "result":
+            return Code(param.tensor)
+        case "stride":
+            return Code(f"{param.tensor}.stride({param.dim})")
+        case "size":
+            return Code(f"{param.tensor}.shape[{param.dim}]")
+        case "number" | "bound" | "length":
+            return param.name
 
 
 def _targets(plan: Plan, kernel: Kernel) -> frozenset[str]:

@@ -17,13 +17,18 @@ from attngen.emit.gradient_scatter import store_tiles
 from attngen.emit.identifiers import Code, folded, identifier, tensor_name
 from attngen.emit.loop_bounds import Bounds, bounds
 from attngen.emit.lower import Lowering
+from attngen.emit.params import Param, ParamKind, length, result, stride
 from attngen.emit.placement import Shapes, Stage
 from attngen.emit.segments import Segments, guarded, offsets, segments_of, turn, turns, walk
 from attngen.emit.tile_list import listing_kernel, write_lists
+from attngen.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.ir.expr import Read
 from attngen.ir.printer import print_expr
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
+
+_UNSPECIALISED: frozenset[ParamKind] = frozenset({"number", "size", "bound", "length"})
+"""What differs from call to call, and no alignment rests on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +37,26 @@ class Lowered:
     tiles a descriptor may fetch."""
 
     context: KernelContext
-    params: tuple[str, ...]
+    params: tuple[Param, ...]
     constexprs: tuple[str, ...]
     helpers: frozenset[str]
     limits: Bounds
     tiled: tuple[str, ...]
 
 
-def lower_kernel(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = ()) -> Lowered:
+def lower_kernel(facts: KernelFacts, shapes: Shapes, before: Iterable[Lowered] = ()) -> Lowered:
     """Statements of one kernel.
 
     Args:
-        kernel: what to compute.
+        facts: of what to compute.
         shapes: padding and ownership.
         before: kernels of the same module, whose functions this one may call.
 
     Raises:
         NotAContraction, UnsupportedError: a step has no form in a tile.
     """
-    written = statements(kernel, shapes, before)
-    lowered = _assemble(kernel, written)
+    written = statements(facts, shapes, before)
+    lowered = _assemble(facts.kernel, written)
     if written.prefetched is not None:
         context = replace(lowered.context, products=(written.prefetched,), flags=(*written.flags, *lowered.context.flags))
         lowered = replace(lowered, context=context)
@@ -76,11 +81,12 @@ class Written:
     flags: tuple[Code, ...]
 
 
-def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), dialect: Dialect = PLAIN) -> Written:
+def statements(facts: KernelFacts, shapes: Shapes, before: Iterable[Lowered] = (), dialect: Dialect = PLAIN) -> Written:
     """The statements of one kernel in a dialect; arguments and errors as for `lower_kernel`."""
-    segments = segments_of(kernel)
+    kernel, segments = facts.kernel, segments_of(facts)
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
-    lowering = Lowering(parts.kernel, shapes, segments.full if segments is not None else None, dialect)
+    tiled = facts if parts.kernel == kernel else kernel_facts(parts.kernel)
+    lowering = Lowering(tiled, shapes, segments.full if segments is not None else None, dialect)
     writer = lowering.run()
     store_tiles(lowering)
     for name in kernel.atomic_adds:
@@ -100,12 +106,12 @@ def statements(kernel: Kernel, shapes: Shapes, before: Iterable[Lowered] = (), d
     return Written(writer, segments, limits, limits.function in known, prefetched, lowering.prefetched.flags)
 
 
-def listings(kernel: Kernel, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
-    """The kernel that lists the tiles of `kernel`, where it walks over a list."""
-    segments = segments_of(kernel)
+def listings(facts: KernelFacts, shapes: Shapes) -> list[tuple[Kernel, Lowered]]:
+    """The kernel that lists the tiles of a kernel, where that walks over a list."""
+    segments = segments_of(facts)
     if segments is None or not segments.listed:
         return []
-    listing = listing_kernel(kernel)
+    listing = listing_kernel(facts.kernel)
     writer = Writer(listing, shapes, None)
     segments = Segments(segments.ranges, 1)
     limits = bounds(writer, segments)
@@ -118,8 +124,7 @@ def _store(writer: Writer, name: str, axes: tuple[str, ...], part: Read) -> None
     """Write a finished row or tile of an output, or a piece of it, in its own layout."""
     value = writer.steps.get(part.tensor) or writer.loads.load(part)
     layout = writer.layout(part)
-    pointer = f"{tensor_name(name)}_out"
-    writer.parameter(pointer)
+    pointer = writer.parameter(result(tensor_name(name)))
     vectors = [scaled(writer.loads.lifted(f"range_{layout[0]}", layout[:1], layout), _row_stride(writer, axes, layout[0]))]
     masks = [writer.loads.lifted(f"ok_{layout[0]}", layout[:1], layout)]
     for axis in layout[1:]:
@@ -160,9 +165,8 @@ def _assemble(kernel: Kernel, written: Written) -> Lowered:
     types = ["DTYPE", "ACC"]
     constexprs = (*dims, *tiles, *blocks, *types)
     flags = (*((Code("TMA"),) if writer.tiled else ()), *writer.flags)
-    by_value = {tensor_name(item.name) for item in kernel.inputs if item.by_value}
     outer = _outer_strides(kernel)
-    unspecialized = [name for name in params if name.startswith("len_") or "_size_" in name or name in by_value | outer | writer.chunked]
+    unspecialized = [param.name for param in params if param.kind in _UNSPECIALISED or param.is_chunk_stride or param in outer]
     sections = writer.sections
     tile = guarded(offsets(segments) + sections.tile, segments) if segments else ()
     below = (*sections.prologue, *sections.init, *sections.loop, *late, *tile, *sections.epilogue, *sections.stores)
@@ -172,7 +176,7 @@ def _assemble(kernel: Kernel, written: Written) -> Lowered:
         name=identifier(f"{kernel.role}_kernel"),
         title=Code(_TITLES["list" if kernel.tile_list_of else kernel.role.rstrip("_0123456789")]),
         summary=tuple(line for text in _summary(kernel) for line in folded(text, WIDTH - 4)),
-        params=tuple(Code(name) for name in params),
+        params=tuple(param.name for param in params),
         constexprs=tuple(Code(name) for name in constexprs),
         flags=flags,
         unspecialized=tuple(Code(f'"{name}"') for name in unspecialized),
@@ -213,22 +217,16 @@ def _summary(kernel: Kernel) -> list[str]:
     return [f"visited for {texts[0]}", *([] if texts[0] == texts[1] else [f"full for {texts[1]}"])]
 
 
-def _outer_strides(kernel: Kernel) -> frozenset[str]:
+def _outer_strides(kernel: Kernel) -> frozenset[Param]:
     """Strides of values without features, but for the last: they are products of lengths, and no alignment rests on them."""
     rows = [item for item in kernel.inputs if item.axes is not None and not set(item.axes) & set(kernel.features)]
-    return frozenset(f"{tensor_name(item.name)}_stride_{axis}" for item in rows for axis in (item.axes or ())[:-1])
+    return frozenset(stride(tensor_name(item.name), dim, axis) for item in rows for dim, axis in enumerate((item.axes or ())[:-1]))
 
 
-def _parameters(kernel: Kernel, writer: Writer) -> tuple[str, ...]:
+def _parameters(kernel: Kernel, writer: Writer) -> tuple[Param, ...]:
     """Tensors, results, numbers, then strides and sizes, then lengths."""
     lengths = dict.fromkeys((*kernel.grid, *kernel.loops, kernel.resident, *writer.lengths))
-    order = {"ptr": 0, "out": 1, "number": 2, "stride": 3, "size": 4}
-
-    def rank(name: str) -> int:
-        kind = "stride" if "_stride_" in name else "size" if "_size_" in name else name.rpartition("_")[2]
-        return order.get(kind, order["number"])
-
-    return (*sorted(writer.parameters, key=rank), *(f"len_{axis}" for axis in lengths))
+    return (*sorted(writer.parameters.values(), key=lambda param: param.order), *map(length, lengths))
 
 
 def place(kernel: Kernel, writer: Writer, segments: Segments | None) -> list[Code]:

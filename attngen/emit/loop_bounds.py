@@ -17,6 +17,7 @@ from attngen.emit.builder import Writer
 from attngen.emit.context import FunctionContext
 from attngen.emit.format import WIDTH
 from attngen.emit.identifiers import Code, folded, identifier, number
+from attngen.emit.params import pointer
 from attngen.emit.placement import Stage, Value
 from attngen.emit.segments import Segments, bound_names, of_piece, turns
 from attngen.emit.tile_list import listing_kernel, row_lines, stage_of_rows
@@ -151,7 +152,7 @@ def _listed(writer: Writer, segments: Segments) -> Bounds:
     """The walks over a list, whose lengths stand beside it."""
     kernel = writer.kernel
     listing = listing_kernel(kernel)
-    lines = row_lines(writer, listing, "ptr")
+    lines = row_lines(writer, listing, pointer)
     walks = (
         "list_full = tl.load(count_start)",
         "list_masked = tl.load(count_start + 1)",

@@ -13,7 +13,6 @@ not exist, unless it already is.
 
 from __future__ import annotations
 
-from attngen.analysis.predicates import contributions, guards
 from attngen.emit.accumulation_chains import chains
 from attngen.emit.atomic_adds import form_part
 from attngen.emit.bias_dot import add_bias_dot
@@ -28,25 +27,26 @@ from attngen.emit.placement import Shapes, Stage, Value
 from attngen.emit.sums import Sums
 from attngen.emit.truth_tiles import Masks
 from attngen.errors import NotAContraction
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir import build
 from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
 from attngen.kernel.masked_out import is_of_few_rows
-from attngen.kernel.partition import Kernel, patchy
 from attngen.kernel.prefetched_dots import products_first
 
 
 class Lowering:
     """Walks the steps of one kernel in order."""
 
-    def __init__(self, kernel: Kernel, shapes: Shapes, full: int | None, dialect: Dialect = PLAIN) -> None:
+    def __init__(self, facts: KernelFacts, shapes: Shapes, full: int | None, dialect: Dialect = PLAIN) -> None:
+        kernel = facts.kernel
+        self.facts = facts
         self.kernel = kernel
         self.writer = Writer(kernel, shapes, full, dialect)
-        exists = guards(kernel.cascade)
-        self.exists = {step.name: contributions(step, exists) for step in kernel.steps}
-        self.patchy = patchy(kernel)
+        self.exists = facts.guards
+        self.patchy = facts.patchy
         self.chains = chains(kernel, self.patchy)
         self.by_name = {step.name: step for step in kernel.steps}
         self.zeros = Zeros(kernel, self.exists)

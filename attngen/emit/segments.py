@@ -21,13 +21,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attngen.analysis.affine import FIRST, LAST
-from attngen.analysis.kv_ranges import KvRanges, loop_ranges
+from attngen.analysis.kv_ranges import KvRanges
 from attngen.emit.identifiers import Code
 from attngen.emit.placement import FULL, MASKED
-from attngen.emit.tile_list import is_listable
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir import build
 from attngen.ir.traverse import names_read
-from attngen.kernel.partition import Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +68,12 @@ class Segments:
         return Code("  # full, then under masks" if self.count == 2 else "")
 
 
-def segments_of(kernel: Kernel) -> Segments | None:
+def segments_of(facts: KernelFacts) -> Segments | None:
     """The walks of a kernel; None where nothing streams."""
-    if kernel.streamed is None:
+    if facts.ranges is None:
         return None
-    ranges = loop_ranges(*kernel.bounding, kernel.streamed, kernel.resident)
-    if kernel.combines_splits:
-        return Segments(ranges, 1)
-    if not ranges.tight and is_listable(kernel):
-        return Segments(ranges, 2, listed=True)
-    return Segments(ranges, 1 if ranges.masked else 2)
+    unmasked = facts.listed or not (facts.ranges.masked or facts.kernel.combines_splits)
+    return Segments(facts.ranges, 2 if unmasked else 1, facts.listed)
 
 
 def bound_names(segments: Segments) -> list[str]:

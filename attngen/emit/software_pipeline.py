@@ -32,7 +32,6 @@ from attngen.emit.identifiers import Code, folded, identifier
 from attngen.emit.segments import Segments, first_tile, next_tile
 from attngen.ir.cascade import Einsum
 from attngen.ir.traverse import step_reads
-from attngen.kernel.prefetched_dots import prefetchable_dots
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
@@ -46,7 +45,7 @@ class PrefetchedDots:
 
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
-        self.names = prefetchable_dots(lowering.kernel)
+        self.names = lowering.facts.prefetched
         self.place = 0
         self.late: int | None = None
         self.lines: list[Code] = []

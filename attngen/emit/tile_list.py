@@ -9,10 +9,12 @@ tiles a row. A table of classes would take less, but loops over it would look at
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from attngen.emit.builder import Writer
 from attngen.emit.identifiers import Code
+from attngen.emit.params import Memory, Param, result
 from attngen.emit.placement import Stage
 from attngen.ir import build
 from attngen.ir.traverse import free_axes, names_read
@@ -20,6 +22,7 @@ from attngen.kernel.partition import Kernel
 
 NARROW_TILES = 2**15
 """Up to so many tiles a row their numbers fit two bytes."""
+_MEMORIES: tuple[Memory, Memory] = ("tile_list", "tile_counts")
 
 
 def listing_kernel(kernel: Kernel) -> Kernel:
@@ -43,22 +46,17 @@ def listing_kernel(kernel: Kernel) -> Kernel:
     )
 
 
-def is_listable(kernel: Kernel) -> bool:
-    """Whether the mask is known before the kernel runs: it reads nothing that the kernel computes."""
-    steps = {step.name for step in kernel.steps}
-    return not any(steps & set(names_read(part)) for part in (kernel.may_mask, kernel.must_mask))
-
-
 def names_of(role: str) -> tuple[Code, Code]:
     """What the list and the counts of a kernel are called on the host."""
     return Code(f"list_{role}"), Code(f"count_{role}")
 
 
-def row_lines(writer: Writer, listing: Kernel, suffix: str) -> list[Code]:
-    """Where the row of the resident tile lies: `list_start` and `count_start`."""
+def row_lines(writer: Writer, listing: Kernel, access: Callable[[Code, Memory], Param]) -> list[Code]:
+    """Where the row of the resident tile lies: `list_start` and `count_start`; `access` is how the kernel takes the lists."""
     resident, streamed = listing.resident, listing.streamed or ""
     block = f"BLOCK_{resident.upper()}"
-    lists, counts = (writer.parameter(f"{name}_{suffix}") for name in names_of(listing.tile_list_of))
+    names = zip(names_of(listing.tile_list_of), _MEMORIES, strict=True)
+    lists, counts = (writer.parameter(access(name, memory)) for name, memory in names)
     writer.length(streamed)
     row = ""
     for axis in listing.grid:
@@ -75,7 +73,7 @@ def row_lines(writer: Writer, listing: Kernel, suffix: str) -> list[Code]:
 def write_lists(writer: Writer, kernel: Kernel) -> None:
     """The statements of a listing kernel: each tile is classed and appended to one end of the row."""
     streamed = kernel.streamed or ""
-    writer.sections.prologue += row_lines(writer, kernel, "out")
+    writer.sections.prologue += row_lines(writer, kernel, result)
     for name in ("list_full", "list_masked"):
         writer.sections.init.append(Code(f"{name} = tl.full((), 0, tl.int32)"))
     writer.stage = Stage.TILE

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attngen.analysis.predicates import contributions, guards, mask_of
+from attngen.analysis.predicates import Guards, contributions, guards, mask_of
 from attngen.errors import UnsupportedError
 from attngen.ir import build
 from attngen.ir.algebra import signed_terms
@@ -218,16 +218,16 @@ class _Split:
 
 def visited(kernel: Kernel) -> Kernel:
     """Where tiles hold anything, and where they need no masks: the union and the intersection of what is accumulated or stored."""
-    exists = guards(kernel.cascade)
+    exists = contributing(kernel)
     masks: dict[Expr | None, None] = {}
     for step in kernel.steps:
         summed = bool(set(step.over) & set(kernel.loops))
         if kernel.streamed in step.over or (kernel.streamed in step.axes and (step.name in kernel.outputs or summed)):
-            masks[contributions(step, exists)] = None
+            masks[exists[step.name]] = None
     may_mask: Expr | None = None if None in masks or not masks else next(iter(masks))
     for mask in list(masks)[1:]:
         may_mask = None if may_mask is None or mask is None else build.apply("or", may_mask, mask)
-    must_mask = build.both(*masks, *patchy(kernel).values())
+    must_mask = build.both(*masks, *patchy(kernel, exists).values())
     if kernel.sums_tiles:
         # A tile is visited once for all turns: what tells them apart bounds nothing.
         may_mask = build.both(*(part for part in build.conjuncts(may_mask) if not set(free_axes(part)) & set(kernel.loops)))
@@ -237,13 +237,21 @@ def visited(kernel: Kernel) -> Kernel:
     return replace(kernel, may_mask=may_mask, must_mask=must_mask, scatters=places)
 
 
-def patchy(kernel: Kernel) -> dict[str, Expr]:
+def contributing(kernel: Kernel) -> dict[str, Expr | None]:
+    """For each step the predicate of what it computes or, if it reduces, of what it reduces; None exists always."""
+    exists = guards(kernel.cascade)
+    return {step.name: contributions(step, exists) for step in kernel.steps}
+
+
+def patchy(kernel: Kernel, masks: Guards) -> dict[str, Expr]:
     """Tile sums over features under a mask that some reader does not share: there they must be 0 where the mask fails.
 
     Elsewhere nobody reads them, so nothing has to be done.
+
+    Args:
+        kernel: whose steps are in order.
+        masks: of each step, as `contributing` finds them.
     """
-    exists = guards(kernel.cascade)
-    masks = {step.name: contributions(step, exists) for step in kernel.steps}
     pair = {kernel.resident, kernel.streamed}
     found: dict[str, Expr] = {}
     for step in kernel.steps:

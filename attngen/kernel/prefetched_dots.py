@@ -15,7 +15,7 @@ from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Index, Read
 from attngen.ir.traverse import free_axes, reads, step_reads, walk
 from attngen.kernel.partition import Kernel, addends
-from attngen.targets.sfu_cost import SPECIAL
+from attngen.targets.sfu_cost import SFU_OPS
 
 
 def prefetchable_dots(kernel: Kernel) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ def _feeds_a_function(name: str, kernel: Kernel) -> bool:
     for step in kernel.steps:
         if waiting & set(step_reads(step)):
             waiting.add(step.name)
-            if any(isinstance(node, Apply) and node.op in SPECIAL and _reads(node, waiting) for node in walk(step.body)):
+            if any(isinstance(node, Apply) and node.op in SFU_OPS and _reads(node, waiting) for node in walk(step.body)):
                 return True
     return any(gauge.exponent in waiting for gauge in kernel.gauges)
 

@@ -6,13 +6,13 @@ import threading
 from dataclasses import dataclass, replace
 
 from attngen.analysis.axis_roles import roles
-from attngen.explain import watching
 from attngen.ir.cascade import Cascade
 from attngen.kernel.partition import forward_kernel
 from attngen.knobs import Knobs
 from attngen.pipeline import Program, analyse, for_dtype, fused, stream
 from attngen.plan.options import Options, thaw
 from attngen.schedule.tile_schedule import check_roles
+from attngen.stages.observe import watching
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,7 @@ class Programs:
         watch = watching(self.knobs)
         if key.fused or key.dtype:
             before = self.program(replace(key, fused=False) if key.fused else replace(key, dtype=""))
-            program = fused(before) if key.fused else for_dtype(before, key.dtype)
-            if program is not None:
-                watch("rewrite", program.kernels)
-            return program
+            return fused(before, watch) if key.fused else for_dtype(before, key.dtype, watch)
         options = self.options
         return analyse(
             self.start,

@@ -82,7 +82,7 @@ class TiledPrograms(Programs, ABC):
             return BackwardForm(False, "results are to be the same in every run")
         named = form_of({name for name, value in self.options.schedule or () if isinstance(value, tuple)})
         if named:
-            return BackwardForm(named == "one walk", "the schedule names its kernels")
+            return BackwardForm(named == "fused", "the schedule names its kernels")
         summed = [name for kernel in other.kernels for name in kernel.atomic_adds if not set(kernel.axes(name)) & set(kernel.features)]
         if summed:
             why = f"{', '.join(summed)} would be added up in any order, and gradients of captured tensors are the same in every run"

@@ -17,6 +17,7 @@ import torch
 
 from attngen.emit.identifiers import tensor_name
 from attngen.emit.kernel_text import Lowered
+from attngen.emit.params import Param
 from attngen.emit.segments import Segments, bound_names, segments_of
 from attngen.emit.tile_list import NARROW_TILES
 from attngen.errors import ArgumentError, InternalError
@@ -96,11 +97,15 @@ def mask_tiles(
         for runs in kernel.document_extents:
             derived |= zip(runs.names, loaded.module.runs(derived[runs.values], derived[runs.keys]), strict=True)
     listings = {kernel.tile_list_of: (kernel, lowered) for kernel, lowered in source.lowered if kernel.tile_list_of}
-    walked = [(listings.get(kernel.role, (kernel, lowered)), segments_of(kernel), kernel) for kernel, lowered in source.lowered]
+    walked = [
+        (listings.get(kernel.role, (kernel, lowered)), segments_of(source.program.facts_of(kernel.role)), kernel)
+        for kernel, lowered in source.lowered
+        if not kernel.tile_list_of
+    ]
     return tuple(
         _Walk(kernel, bounding, segments, loaded, derived, {**features, **lengths}, program.streamed.resident).count(divisor)
         for bounding, segments, kernel in walked
-        if segments is not None and not kernel.tile_list_of
+        if segments is not None
     )
 
 
@@ -194,20 +199,18 @@ class _Walk:
             result[row, tiles[streamed - masked :]] = PARTIAL_TILE
         return result.reshape(-1, len(self.first), streamed)
 
-    def argument(self, param: str, lists: torch.Tensor, counts: torch.Tensor) -> Any:
+    def argument(self, param: Param, lists: torch.Tensor, counts: torch.Tensor) -> Any:
         """A run-time parameter of the listing kernel."""
-        if param.startswith(("list_", "count_")):
-            return lists if param.startswith("list_") else counts
-        if param.startswith("len_"):
-            return self.lengths[param.removeprefix("len_")]
-        for item in self.bounding.inputs:
-            name, value = str(tensor_name(item.name)), self.captures[item.name]
-            if param in (name, f"{name}_ptr"):
-                return value
-            for kind, found in (("_stride_", torch.Tensor.stride), ("_size_", torch.Tensor.size)):
-                if param.startswith(f"{name}{kind}"):
-                    return found(value, int(param.removeprefix(f"{name}{kind}")))
-        raise InternalError(f"{self.lowered.context.name} has an unknown parameter {param}")
+        if param.kind == "length":
+            return self.lengths[param.axis]
+        if param.memory != "tensor":
+            return lists if param.memory == "tile_list" else counts
+        value = next((self.captures[item.name] for item in self.bounding.inputs if tensor_name(item.name) == param.tensor), None)
+        if value is None or param.kind == "bound":
+            raise InternalError(f"{self.lowered.context.name} has an unknown parameter {param.name}")
+        if param.kind == "stride":
+            return value.stride(param.dim)
+        return value.size(param.dim) if param.kind == "size" else value
 
     def classes(self, point: Mapping[str, int]) -> np.ndarray[Any, np.dtype[np.int8]]:
         """[resident tiles, streamed tiles], from where the pieces of the two walks begin and end."""

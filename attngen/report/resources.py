@@ -18,7 +18,6 @@ from attngen.runtime.kernel_table import KernelTable
 from attngen.runtime.kernels import Kernels
 from attngen.schedule.choose import Request
 from attngen.schedule.tile_schedule import ModuleSchedule
-from attngen.schedule.work import structure
 from attngen.targets.table import Target
 from attngen.toolchain.compile import Compiled, compile_many
 from attngen.toolchain.loop_report import Static, statics, table_row, work_of
@@ -64,7 +63,7 @@ class Inspected:
     def loops(self) -> tuple[Static, ...]:
         """The main loops, read from the machine code; none for AMD's targets and for kernels without tensor-core loops."""
         request, tile = self.task.request, self.task.tile
-        held = structure(next(kernel for kernel in self.task.emitted.source.program.kernels if kernel.role == self.task.role))
+        held = self.task.emitted.source.program.facts_of(self.task.role).work
         return statics(self.compiled, work_of(held, request.extents, request.dtype, tile), request.target, tile.num_warps)
 
 

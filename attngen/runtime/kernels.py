@@ -19,12 +19,12 @@ from attngen.cache.user_table import tuned_tiles
 from attngen.errors import MissingKernel
 from attngen.kernel.feature_tiles import Cuts, cuts
 from attngen.knobs import Knobs
-from attngen.pipeline import Program, Source, build
+from attngen.pipeline import Program, Source, build, schedule
 from attngen.plan.options import Frozen, Options, asked_alternates, thaw
 from attngen.runtime.tile_list_cache import TileListCache
-from attngen.schedule.choose import Choice, Request, choose, with_asked
-from attngen.schedule.tables import table
-from attngen.schedule.tile_schedule import ModuleSchedule, check_alternates, override, parse_schedule
+from attngen.schedule.choose import Choice, Request
+from attngen.schedule.tile_schedule import ModuleSchedule, parse_schedule
+from attngen.stages.observe import watching
 from attngen.targets import table as targets
 from attngen.toolchain.artifact_store import store, stored, toolchain
 from attngen.toolchain.refusals import Failure, Refusals
@@ -73,7 +73,7 @@ class Kernels:
     def _source(self, dims: Mapping[str, int], alternates: frozenset[str]) -> Source:
         key = (cuts(dims), alternates)
         if key not in self.sources:
-            self.sources[key] = build(self.program, self.name, *key)
+            self.sources[key] = build(self.program, self.name, *key, watching(self.knobs))
         return self.sources[key]
 
     def choice(self, request: Request) -> Choice:
@@ -88,12 +88,9 @@ class Kernels:
                 # What is stored, or made for others, has no alternate kernels that nobody asked for.
                 kept = self.knobs.strict or self.options.stored or not self.options.local
                 tuned = tuned.without_alternates() if kept else tuned
-                choice = choose(self.program.kernels, request, table(), tuned, partial(self.refusals.why, request))
-                if self.override is not None:
-                    schedule = override(choice.schedule, self.program.kernels, thaw(self.override))
-                    check_alternates(schedule, request.extents, request.dtype, request.target)
-                    choice = with_asked(choice, self.program.kernels, request, schedule)
-                self.choices[request] = choice
+                asked = None if self.override is None else thaw(self.override)
+                refused, watch = partial(self.refusals.why, request), watching(self.knobs)
+                self.choices[request] = schedule(self.program, request, tuned, refused, asked, watch)
             return self.choices[request]
 
     def settled(self, request: Request) -> ModuleSchedule:

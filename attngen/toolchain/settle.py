@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from attngen.alternates.known_alternates import ALTERNATES
-from attngen.emit.chunks import CHUNK, buffers
 from attngen.emit.identifiers import tensor_name
+from attngen.emit.params import Memory, Param
 from attngen.errors import CompileFailed
 from attngen.interpreter.triton_api import tl
+from attngen.ir.cascade import Input
 from attngen.kernel.feature_tiles import pieces
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Source
@@ -22,7 +23,6 @@ from attngen.schedule.choose import Choice, Request
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.tables import Measured
 from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
-from attngen.schedule.work import structure
 from attngen.toolchain import sass
 from attngen.toolchain.compile import Compiled, CompileJob, compile_many
 
@@ -33,6 +33,7 @@ _TYPES = {
     "float64": ("fp64", tl.float64),
 }
 _CAPTURED = {"float": "fp32", "int": "i64", "bool": "i1"}
+_MEMORIES: dict[Memory, str] = {"tile_list": "*i16", "tile_counts": "*i32", "gradient_keys": "*i32"}
 _NUMBERS = {"float": "fp32", "int": "i32", "bool": "i1"}
 _TENSOR_MEMORY_COLUMNS = 512
 LOOP_SPILL_BYTES = 64
@@ -76,7 +77,7 @@ def compile_job(task: Task) -> CompileJob:
     """The job that compiles one kernel as a call would, strides and pointers aligned."""
     emitted, role, request, tile = task.emitted, task.role, task.request, task.tile
     kernel, lowered = next(item for item in emitted.source.lowered if item[0].role == role)
-    signature = {param: _type(emitted.source, kernel, param, request) for param in lowered.params}
+    signature = {str(param.name): _type(emitted.source, kernel, param, request) for param in lowered.params}
     blocks = ModuleSchedule(((role, tile),)).as_tiles((kernel,))[role]
     accumulator = tl.float64 if request.dtype == "float64" else tl.float32
     values: dict[str, object] = {**blocks, "DTYPE": _TYPES[request.dtype][1], "ACC": accumulator}
@@ -95,36 +96,37 @@ def compile_job(task: Task) -> CompileJob:
         target=request.target,
         num_warps=num_warps,
         num_stages=tile.num_stages,
-        divisible=tuple(name for name, kind in signature.items() if kind.startswith("*") or "_stride_" in name),
+        divisible=tuple(str(param.name) for param in lowered.params if param.is_pointer or param.kind == "stride"),
     )
 
 
-def _type(source: Source, kernel: Kernel, param: str, request: Request) -> str:
+def _type(source: Source, kernel: Kernel, param: Param, request: Request) -> str:
     """Triton's name for the type of one run-time parameter."""
-    if param.startswith("len_") or "_stride_" in param or "_size_" in param or param in CHUNK:
-        return "i32"
-    if param.startswith(("list_", "count_")):
-        return "*i16" if param.startswith("list_") else "*i32"
-    mine = {str(tensor_name(item.name)): item for item in source.program.cascade.inputs}
-    known = {str(tensor_name(item.name)): item for item in kernel.inputs} | mine
-    if param in known:
-        return _NUMBERS[known[param].kind]
-    stem = param.removesuffix("_ptr").removesuffix("_out")
-    if stem in {buffer.name for _, _, buffer in buffers(kernel)} | {
-        str(tensor_name(name)) for runs in kernel.document_extents for name in runs.names
-    }:
+    items = (*source.program.cascade.inputs, *kernel.inputs)
+    item = next((item for item in items if tensor_name(item.name) == param.tensor), None)
+    if not param.is_pointer:
+        return _NUMBERS[item.kind] if param.kind == "number" and item is not None else "i32"
+    if param.memory in _MEMORIES:
+        return _MEMORIES[param.memory]
+    if param.tensor in {tensor_name(name) for runs in kernel.document_extents for name in runs.names}:
         return "*i32"
-    states = {str(tensor_name(name)) for name in source.shapes.states}
-    item = known.get(stem)
     if item is not None and item.axes is None:
         return f"*{_CAPTURED[item.kind]}"
-    axes = item.axes if item is not None else next((step.axes for step in kernel.steps if str(tensor_name(step.name)) == stem), ())
-    sums = {str(tensor_name(name)) for other in source.program.kernels for name in other.atomic_adds}
-    dtype = request.dtype
     if item is not None and item.name in request.singles:
         return "*fp32"
-    if stem in mine or (set(axes or ()) & set(kernel.features) and stem not in states | sums):
-        return f"*{_TYPES[dtype][0]}"
+    return f"*{_TYPES[request.dtype][0]}" if _is_operand(source, kernel, param, item) else _sums_type(request.dtype)
+
+
+def _is_operand(source: Source, kernel: Kernel, param: Param, item: Input | None) -> bool:
+    """Whether a tensor has the dtype of operands: arguments, and what has features but is no sum in memory."""
+    if item in source.program.cascade.inputs:
+        return True
+    axes = item.axes if item is not None else next((step.axes for step in kernel.steps if tensor_name(step.name) == param.tensor), ())
+    sums = (*source.shapes.states, *(name for other in source.program.kernels for name in other.atomic_adds))
+    return bool(set(axes or ()) & set(kernel.features)) and param.tensor not in [tensor_name(name) for name in sums]
+
+
+def _sums_type(dtype: str) -> str:
     return "*fp64" if dtype == "float64" else "*fp32"
 
 
@@ -150,7 +152,7 @@ def measure(tasks: Sequence[Task], workers: int = 2) -> tuple[Measured | Compile
 def row_of(task: Task, compiled: Compiled) -> Measured:
     """What a compiled kernel takes, as a row of the table."""
     request, tile = task.request, task.tile
-    held = structure(next(kernel for kernel in task.emitted.source.program.kernels if kernel.role == task.role))
+    held = task.emitted.source.program.facts_of(task.role).work
     return Measured(
         arch=request.target.name,
         dtype=request.dtype,

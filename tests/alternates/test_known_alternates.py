@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attngen.alternates.known_alternates import ALTERNATES, eligible, of_role
+from attngen.alternates.known_alternates import ALTERNATES, of_role
 from attngen.emit.identifiers import RESERVED, tensor_name
 from attngen.errors import ScheduleError
 from attngen.ir.parser import parse
@@ -51,7 +51,7 @@ def test_names_of_their_text_are_no_tensor_names(flag: str):
 def test_a_module_has_those_that_are_asked_for_and_that_its_kernels_have():
     program = analyse(parse(SOFTMAX), wanted=frozenset())
     every = frozenset(ALTERNATES)
-    has = frozenset(flag for kernel in program.kernels for flag in eligible(kernel))
+    has = frozenset(flag for facts in program.facts for flag in facts.alternates)
     source = build(program, "tested", (), every)
     assert source.alternates == has
     for flag in has:

@@ -176,6 +176,8 @@ def test_explain_on_one_screen_and_in_full(capsys: pytest.CaptureFixture[str]) -
     assert len(capsys.readouterr().out) > 2 * len(short)
     assert cli.main(["explain", "causal", "--after", "streaming", "--json"]) == 0
     assert printed(capsys)["step"] == "streaming"
+    assert cli.main(["explain", "causal", "--after", "schedule", "--head-dim", "64", "--dtype", "float16", "--arch", "sm80"]) == 0
+    assert "compiled for sm80" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

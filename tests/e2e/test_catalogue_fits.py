@@ -9,7 +9,6 @@ from attngen.pipeline import analyse, build
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.tables import Measured, table
 from attngen.schedule.tile_schedule import TileSchedule
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from attngen.toolchain.settle import Emitted, Task, measure
 
@@ -39,12 +38,12 @@ def test_every_kernel_of_the_catalogue_fits(emitted, archs):
         request = Request(DIMS, "bfloat16", target.get(arch))
         mine: dict[str, tuple[TileSchedule, Task]] = {}
         for module in emitted.values():
-            kernels = module.source.program.kernels
-            schedule = choose(kernels, request, table()).schedule
-            for kernel in kernels:
+            facts = module.source.program.facts
+            schedule = choose(facts, request, table()).schedule
+            for kernel in facts:
                 # Kernels of one key keep and stream the same tiles: one of them tells whether they fit.
                 tile = schedule[kernel.role]
-                mine.setdefault(structure(kernel).key(request.extents), (tile, Task(module, kernel.role, request, tile)))
+                mine.setdefault(kernel.work.key(request.extents), (tile, Task(module, kernel.role, request, tile)))
         assert len(mine) >= 12
         for key, (tile, task) in mine.items():
             tasks.setdefault((key, tile), task)

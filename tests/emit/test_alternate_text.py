@@ -12,11 +12,11 @@ from tests.variants import SOFTMAX
 def test_kernels_have_the_text_of_their_alternates_where_it_is_asked_for():
     program = analyse(parse(SOFTMAX))
     own = shapes(frozenset(step for kernel in program.kernels for step in kernel.outputs), (), set("bgrmnde"))
-    for kernel in program.kernels:
-        plain = lower_kernel(kernel, own)
-        assert alternate_texts(kernel, own, plain, frozenset()) == ()
-        for text in alternate_texts(kernel, own, plain, frozenset(ALTERNATES)):
+    for facts in program.facts:
+        plain = lower_kernel(facts, own)
+        assert alternate_texts(facts, own, plain, frozenset()) == ()
+        for text in alternate_texts(facts, own, plain, frozenset(ALTERNATES)):
             alternate = ALTERNATES[text.flag]
-            assert alternate.role == kernel.role and text.plain == plain.context.name
+            assert alternate.role == facts.role and text.plain == plain.context.name
             assert f"def {alternate.function}(" in text.text and alternate.function in text.choice
             assert text.imports and text.legend and text.choice.split("of_form")[0] == "kernel, tile = "

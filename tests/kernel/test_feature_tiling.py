@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attngen.facts.kernel_facts import kernel_facts
 from attngen.ir.parser import parse
 from attngen.kernel.feature_tiles import cuts
 from attngen.kernel.feature_tiling import Split, split
-from attngen.kernel.partition import patchy
 from attngen.pipeline import analyse, build
 from tests.kernels import cases, harness
 from tests.variants import ALL, ENTROPY, SOFTMAX
@@ -57,7 +57,7 @@ def test_every_piece_follows_its_gauge() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_pieces_need_no_masks_that_the_whole_does_not(name: str) -> None:
     for kernel in analyse(parse(ALL[name])).kernels:
-        mine, parts = patchy(kernel), patchy(split(kernel, PIECES).kernel)
+        mine, parts = kernel_facts(kernel).patchy, kernel_facts(split(kernel, PIECES).kernel).patchy
         assert {part if part in mine else part.rpartition("_")[0] for part in parts} == set(mine)
 
 

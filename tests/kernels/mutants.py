@@ -42,7 +42,7 @@ OF_STORES = "tests/cache/test_store.py::TestSwapped"
 OF_STRICT = "tests/runtime/test_strict.py::test_classes_of_lengths_take_the_tiles_of_long_ones"
 OF_COMMANDS = "tests/runtime/test_strict.py::test_the_command_of_the_message_is_enough"
 _LISTED = "another_file_that_is_listed"
-OF_FORMS_CHECKED = "tests/kernel/test_stage_forms.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
+OF_FORMS_CHECKED = "tests/stages/test_stage_forms.py::test_a_malformed_value_is_a_bug_of_ours_that_is_named"
 OF_KINDS = "tests/e2e/test_random_cascades.py::test_kinds"
 OF_MAXIMA = "tests/e2e/test_maxima.py"
 OF_DELTA = "tests/transform/autodiff/test_precise_delta.py"
@@ -183,10 +183,16 @@ MUTANTS = (
     ),
     # Tiles that do not compile.
     Mutant(
-        "refused tiles are taken again", "passed_over", "if not (why := refused(kernel.role, rest[0].tile)):", "if True:", first=OF_REFUSALS
+        "refused tiles are taken again",
+        "skip_refused",
+        "if not (why := refused(kernel.role, rest[0].tile)):",
+        "if True:",
+        first=OF_REFUSALS,
     ),
-    Mutant("measured tiles are never refused", "passed_over", "if not (why := refused(kernel.role, tile)):", "if True:", first=OF_REFUSALS),
-    Mutant("forms are never suspected", "passed_over", "if not suspect & _form(item.tile)]", "if item]", first=OF_REFUSALS),
+    Mutant(
+        "measured tiles are never refused", "skip_refused", "if not (why := refused(kernel.role, tile)):", "if True:", first=OF_REFUSALS
+    ),
+    Mutant("forms are never suspected", "skip_refused", "if not suspect & _form(item.tile)]", "if item]", first=OF_REFUSALS),
     Mutant(
         "a refused fallback stays", "_reason", "if reason.fallback is not None and refused(", "if False and refused(", first=OF_REFUSALS
     ),
@@ -518,7 +524,7 @@ MUTANTS = (
     Mutant(
         "gathers beyond the end",
         "Loads.computed",
-        'masks.append(self.lifted(f"({text} < {size})", own, layout))',
+        'masks.append(self.lifted(f"({text} < {end})", own, layout))',
         "pass",
         first="learned_bias",
     ),
@@ -770,7 +776,7 @@ MUTANTS = (
     Mutant(
         "full tiles with zeros in them",
         "visited",
-        "must_mask = build.both(*masks, *patchy(kernel).values())",
+        "must_mask = build.both(*masks, *patchy(kernel, exists).values())",
         "must_mask = build.both(*masks)",
         first="scores_of_some",
     ),
@@ -798,7 +804,7 @@ MUTANTS = (
     ),
     Mutant(
         "twice the shared memory",
-        "_misfit",
+        "_excess",
         "if cost.shared_bytes > target.shared_bytes:",
         "if cost.shared_bytes > 2 * target.shared_bytes:",
         first=OF_SCHEDULES,
@@ -834,8 +840,8 @@ MUTANTS = (
     Mutant(
         "limits for the interpreter",
         "_lost",
-        'return "" if request.dtype == "float64" else _misfit(cost, request.target)',
-        "return _misfit(cost, request.target)",
+        'return "" if request.dtype == "float64" else _excess(cost, request.target)',
+        "return _excess(cost, request.target)",
         first=OF_SCHEDULES,
     ),
     Mutant(
@@ -1039,6 +1045,10 @@ MUTANTS = (
     ),
     Mutant("no tiles for short lengths", "Kernels._settle", 'strict and request.length != "long"', "strict and False", first=OF_STRICT),
     Mutant("finished values in a pass", "verify_streamed", "if sources & finished:\n", "if False:\n", first=OF_FORMS_CHECKED),
+    Mutant("facts of other steps", "verify_facts", "if set(item.guards) != steps:\n", "if False:\n", first=OF_FORMS_CHECKED),
+    Mutant("tiles that nobody chose", "verify_choice", "if tile != reasons[role].tile and", "if False and", first=OF_FORMS_CHECKED),
+    Mutant("outputs that are not stored", "verify_lowered", "        if lost:\n", "        if False:\n", first=OF_FORMS_CHECKED),
+    Mutant("strides of the dimension before", "_argument", ".stride({param.dim})", ".stride({param.dim - 1})"),
     # What is not there.
     Mutant(
         "right sides that are no number behind the end",

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import attngen
-from attngen.alternates.warp_specialization.eligibility import why_ineligible
 from attngen.emit.kernel_text import statements
 from attngen.emit.placement import MASKED, shapes
 from attngen.interpreter.torch_reference import reference
@@ -254,8 +253,8 @@ def test_full_tiles_look_for_nothing(weights, mask):
     program = analyse(parse(Variant("plain", weights, "v", "plain", mask).text()))
     other = fused(program)
     assert other is not None
-    for kernel in (*program.kernels, *other.kernels):
-        tile = statements(kernel, shapes(frozenset(), (), ())).writer.sections.tile
+    for facts in (*program.facts, *other.facts):
+        tile = statements(facts, shapes(frozenset(), (), ())).writer.sections.tile
         looks = [i for i, (code, _) in enumerate(tile) if re.search(r"kept_|seen_|SILENT", code)]
         for i in looks:
             head = next(code for code, _ in reversed(tile[: i + 1]) if not code.startswith(" "))
@@ -322,8 +321,8 @@ def test_what_masks_ask_of_one_position(mask, keys, rows):
     [("n < lengths[b]", True), ("n < 50", True), ("n >= starts[b] and n < lengths[b]", False), ("kept[b,n]", False), ("n % 3 != 1", False)],
 )
 def test_masks_that_are_an_end(kept, end):
-    (kernel, *_) = analyse(parse(Variant("plain", "softmax", "v", "plain", kept).text())).kernels
-    found = kept_along(kernel, "n")
+    (facts, *_) = analyse(parse(Variant("plain", "softmax", "v", "plain", kept).text())).facts
+    found = kept_along(facts.kernel, "n")
     assert found is not None
-    assert (end_of_rows(kernel, found) is not None) == end
-    assert bool(why_ineligible(kernel)) != end
+    assert (end_of_rows(facts.kernel, found) is not None) == end
+    assert bool(facts.ineligible["specialised"]) != end

@@ -44,7 +44,7 @@ def test_nothing_is_worked_out_again(require: tuple[str, ...], monkeypatch: pyte
 
 def test_rewrites_wait_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("attngen.plan.programs.for_dtype", lambda program, dtype: asked.append(dtype) or program)
+    monkeypatch.setattr("attngen.plan.programs.for_dtype", lambda program, dtype, *_: asked.append(dtype) or program)
     attngen.compile(attngen.attention(name="patient"))
     assert asked == []
 

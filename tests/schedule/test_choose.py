@@ -7,9 +7,8 @@ import pytest
 from attngen.errors import DoesNotFit
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
-from attngen.schedule.choose import UNSTAGED, Request, choose, distinct, rank
+from attngen.schedule.choose import SINGLE_STAGE_PENALTY, Request, choose, distinct, rank
 from attngen.schedule.tables import Table, table
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from tests.variants import ALL, CAUSAL_ALIBI, DIFFERENTIAL, SOFTMAX
 
@@ -23,7 +22,7 @@ def request_for(d=64, e=None, dtype="bfloat16", arch="sm90", length="long"):
 
 @pytest.fixture(scope="module")
 def kernels():
-    return {name: analyse(parse(text)).kernels for name, text in ALL.items()}
+    return {name: analyse(parse(text)).facts for name, text in ALL.items()}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
@@ -41,7 +40,7 @@ def test_every_head_dim_up_to_256_fits_everywhere(kernels, arch, dtype):
 @pytest.mark.parametrize("name", ALL)
 def test_every_variant_gets_a_tile_for_each_kernel(kernels, name):
     choice = choose(kernels[name], request_for(128), EMPTY)
-    tiles = choice.schedule.as_tiles(kernels[name])
+    tiles = choice.schedule.as_tiles(item.kernel for item in kernels[name])
     assert list(tiles) == [kernel.role for kernel in kernels[name]]
     assert choice.unsettled == tuple(tiles)
 
@@ -82,12 +81,12 @@ def test_what_lost_is_kept_with_the_reason(kernels):
 
 
 def test_candidates_that_do_not_fit_come_last_and_say_which_bytes(kernels):
-    ranked = rank(structure(kernels["softmax"][0]), request_for(256, arch="sm86"))
+    ranked = rank(kernels["softmax"][0].work, request_for(256, arch="sm86"))
     lost = [item for item in ranked if item.cost.shared_bytes > target.get("sm86").shared_bytes]
     assert ranked[-len(lost) :] == tuple(lost)
     assert all(str(item.cost.shared_bytes) in item.lost for item in lost)
     fits = ranked[: -len(lost)]
-    times = [item.cost.total_us * (UNSTAGED if item.tile.num_stages == 1 else 1) for item in fits]
+    times = [item.cost.total_us * (SINGLE_STAGE_PENALTY if item.tile.num_stages == 1 else 1) for item in fits]
     assert times == sorted(times)
     assert {item.tile.num_stages for item in fits} > {1}, "tiles of both kinds are among them"
     assert len(distinct(ranked)) < len(ranked)
@@ -95,7 +94,7 @@ def test_candidates_that_do_not_fit_come_last_and_say_which_bytes(kernels):
 
 def test_one_stage_is_for_tiles_that_have_no_room_for_two(kernels):
     for arch, dim in (("sm80", 128), ("sm90", 512), ("gfx942", 256)):
-        fits = [item for item in rank(structure(kernels["softmax"][0]), request_for(dim, arch=arch)) if "shared memory" not in item.lost]
+        fits = [item for item in rank(kernels["softmax"][0].work, request_for(dim, arch=arch)) if "shared memory" not in item.lost]
         staged = [item.tile for item in fits if item.tile.num_stages > 1]
         single = [item for item in fits if item.tile.num_stages == 1]
         assert staged
@@ -125,7 +124,7 @@ def test_extents_that_are_cut_alike_share_a_tile(kernels):
 
 def test_masks_do_not_change_a_tile_that_was_not_measured():
     causal = CAUSAL_ALIBI.replace("  if m >= n\n", "\n")
-    choices = [choose(analyse(parse(text)).kernels, request_for(128), EMPTY).schedule for text in (CAUSAL_ALIBI, causal)]
+    choices = [choose(analyse(parse(text)).facts, request_for(128), EMPTY).schedule for text in (CAUSAL_ALIBI, causal)]
     assert choices[0]["forward"] == choices[1]["forward"]
 
 
@@ -136,5 +135,5 @@ def test_a_row_of_another_target_or_dtype_is_no_evidence(kernels):
 
 
 def test_more_products_mean_smaller_tiles():
-    plain, double = (choose(analyse(parse(text)).kernels, request_for(128), EMPTY).schedule["forward"] for text in (SOFTMAX, DIFFERENTIAL))
+    plain, double = (choose(analyse(parse(text)).facts, request_for(128), EMPTY).schedule["forward"] for text in (SOFTMAX, DIFFERENTIAL))
     assert double.resident * (double.streamed or 1) < plain.resident * (plain.streamed or 1)

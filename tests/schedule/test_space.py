@@ -5,14 +5,13 @@ import pytest
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
 from attngen.schedule.space import candidates, length_class
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from tests.variants import SOFTMAX
 
 
 @pytest.fixture(scope="module")
 def roles():
-    return {kernel.role: structure(kernel) for kernel in analyse(parse(SOFTMAX)).kernels}
+    return {item.role: item.work for item in analyse(parse(SOFTMAX)).facts}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from attngen.cli.commands import main
 from attngen.errors import ScheduleError
+from attngen.facts.kernel_facts import kernel_facts
 from attngen.ir.parser import parse
 from attngen.kernel.split_kv import in_parts
 from attngen.pipeline import analyse
@@ -15,12 +16,11 @@ from attngen.schedule.choose import Request, choose
 from attngen.schedule.space import candidates
 from attngen.schedule.tables import Table, table
 from attngen.schedule.tile_schedule import override
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from tests.variants import CAUSAL_ALIBI, ENTROPY
 
-WHOLE = analyse(parse(CAUSAL_ALIBI), wanted=frozenset()).kernels[0]
-PARTS, MERGE = in_parts(WHOLE)
+WHOLE = analyse(parse(CAUSAL_ALIBI), wanted=frozenset()).facts[0]
+PARTS, MERGE = map(kernel_facts, in_parts(WHOLE.kernel))
 DIMS = {"d": 128, "e": 128}
 
 
@@ -29,7 +29,7 @@ def request(dim: int, dtype: str = "bfloat16", arch: str = "sm90") -> Request:
 
 
 def test_a_part_has_the_tiles_of_the_whole() -> None:
-    parts, whole = structure(PARTS), structure(WHOLE)
+    parts, whole = PARTS.work, WHOLE.work
     assert (parts.key(DIMS), parts.arithmetic) == (whole.key(DIMS), whole.arithmetic)
     tiles = [list(candidates(item, "bfloat16", target.get("sm90"), "decode")) for item in (parts, whole)]
     assert tiles[0] == tiles[1]
@@ -67,5 +67,5 @@ def test_compiled_for_sm90(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_merge_of_several_states() -> None:
-    held = structure(in_parts(analyse(parse(ENTROPY), wanted=frozenset()).kernels[0])[1])
+    held = kernel_facts(in_parts(analyse(parse(ENTROPY), wanted=frozenset()).kernels[0])[1]).work
     assert (held.combines_splits, held.streamed_tiles, held.carried, held.dots) == (True, ("e",), ("e",), ())

@@ -12,8 +12,13 @@ CHOSEN = parse_schedule("forward=128x64,w8,s2 backward_prepare=64,w4,s1 backward
 
 
 @pytest.fixture(scope="module")
-def kernels():
-    return analyse(parse(SOFTMAX)).kernels
+def facts():
+    return analyse(parse(SOFTMAX)).facts
+
+
+@pytest.fixture(scope="module")
+def kernels(facts):
+    return tuple(item.kernel for item in facts)
 
 
 @pytest.mark.parametrize(
@@ -74,18 +79,18 @@ def test_a_streaming_kernel_needs_a_streamed_block(kernels):
         ModuleSchedule(()).as_tiles(kernels)
 
 
-def test_override_of_one_role_leaves_the_others(kernels):
-    changed = override(CHOSEN, kernels, {"forward": {"BLOCK_N": 32, "num_stages": 3}})
+def test_override_of_one_role_leaves_the_others(facts):
+    changed = override(CHOSEN, facts, {"forward": {"BLOCK_N": 32, "num_stages": 3}})
     assert changed["forward"] == TileSchedule(128, 32, 8, 3)
     assert changed["backward_columns"] == CHOSEN["backward_columns"]
 
 
-def test_override_of_all_roles_at_once(kernels):
-    changed = override(CHOSEN, kernels, {"BLOCK_M": 16, "num_warps": 4})
+def test_override_of_all_roles_at_once(facts):
+    changed = override(CHOSEN, facts, {"BLOCK_M": 16, "num_warps": 4})
     assert changed["forward"] == TileSchedule(16, 64, 4, 2)
     assert changed["backward_prepare"] == TileSchedule(16, None, 4, 1)
     assert changed["backward_columns"] == TileSchedule(128, 16, 4, 3)
-    assert override(CHOSEN, kernels, {}) == CHOSEN
+    assert override(CHOSEN, facts, {}) == CHOSEN
 
 
 @pytest.mark.parametrize(
@@ -110,27 +115,27 @@ def test_override_of_all_roles_at_once(kernels):
     ],
     ids=str,
 )
-def test_illegal_overrides(kernels, given):
+def test_illegal_overrides(facts, given):
     with pytest.raises(ScheduleError) as caught:
-        override(CHOSEN, kernels, given)
+        override(CHOSEN, facts, given)
     assert caught.value.remedy
 
 
-def test_late_goes_with_pipe(kernels):
-    late = override(CHOSEN, kernels, {"forward": {"PIPE": True, "LATE": True}})
+def test_late_goes_with_pipe(facts):
+    late = override(CHOSEN, facts, {"forward": {"PIPE": True, "LATE": True}})
     assert str(late["forward"]).endswith(",pipe,late")
-    plain = override(late, kernels, {"forward": {"PIPE": False}})["forward"]
+    plain = override(late, facts, {"forward": {"PIPE": False}})["forward"]
     assert not plain.pipe and not plain.late
 
 
-def test_forms_that_a_kernel_lacks_may_be_left_off(kernels):
+def test_forms_that_a_kernel_lacks_may_be_left_off(facts):
     """There is no other form than the plain one."""
-    prepare = next(kernel for kernel in kernels if kernel.role == "backward_prepare")
-    assert override(CHOSEN, kernels, {prepare.role: {"PIPE": False, "TMA": False, "num_warps": 8}})[prepare.role].num_warps == 8
+    prepare = next(kernel for kernel in facts if kernel.role == "backward_prepare")
+    assert override(CHOSEN, facts, {prepare.role: {"PIPE": False, "TMA": False, "num_warps": 8}})[prepare.role].num_warps == 8
     assert override(CHOSEN, (prepare,), {"PIPE": False}) == CHOSEN
     for value in (True, 0, None):
         with pytest.raises(ScheduleError, match="no value called 'PIPE'"):
-            override(CHOSEN, kernels, {prepare.role: {"PIPE": value}})
+            override(CHOSEN, facts, {prepare.role: {"PIPE": value}})
 
 
 def test_roles_are_known_before_kernels_are_built():
@@ -141,10 +146,10 @@ def test_roles_are_known_before_kernels_are_built():
         check_roles({"foward": {"BLOCK_M": 64}}, roles)
 
 
-def test_errors_name_what_is_legal(kernels):
+def test_errors_name_what_is_legal(facts):
     with pytest.raises(ScheduleError, match="BLOCK_M, BLOCK_N, LATE, PIPE, SPECIALISED, TMA, num_stages, num_warps"):
-        override(CHOSEN, kernels, {"forward": {"BLOCK_K": 64}})
+        override(CHOSEN, facts, {"forward": {"BLOCK_K": 64}})
     with pytest.raises(ScheduleError, match="16, 32, 64, 128, 256"):
-        override(CHOSEN, kernels, {"forward": {"BLOCK_M": 100}})
+        override(CHOSEN, facts, {"forward": {"BLOCK_M": 100}})
     with pytest.raises(ScheduleError, match="backward_columns"):
-        override(CHOSEN, kernels, {"backward": {"BLOCK_M": 64}})
+        override(CHOSEN, facts, {"backward": {"BLOCK_M": 64}})

@@ -11,7 +11,6 @@ from attngen.schedule.choose import Request, choose
 from attngen.schedule.tables import table
 from attngen.schedule.tile_schedule import parse_tile
 from attngen.schedule.tuned import Tuned, TunedTable, read, shipped, table_of, write
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from tests.variants import SOFTMAX
 
@@ -20,11 +19,11 @@ REQUEST = Request((("d", 64), ("e", 64)), "bfloat16", target.get("sm90"))
 
 @pytest.fixture(scope="module")
 def kernels():
-    return analyse(parse(SOFTMAX)).kernels
+    return analyse(parse(SOFTMAX)).facts
 
 
 def row_for(kernel, tile="64x32,w4,s3", **changes):
-    held = structure(kernel)
+    held = kernel.work
     special, simple = held.arithmetic
     row = Tuned(
         "sm90", "bfloat16", "long", held.key(REQUEST.extents), special, simple, "64,64", tile, 90.0, "128x64,w8,s2", 100.0, 7, "a GPU", "3"

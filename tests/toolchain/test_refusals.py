@@ -93,9 +93,9 @@ def role(job: CompileJob) -> str:
 
 def test_a_refused_tile_is_passed_over_and_shown_with_the_reason() -> None:
     program = analyse(unseen().cascade)
-    usual = choose(program.kernels, REQUEST, Table(()))
+    usual = choose(program.facts, REQUEST, Table(()))
     first = usual.schedule["forward"]
-    choice = choose(program.kernels, REQUEST, Table(()), None, lambda role, tile: "it died" * (role == "forward" and tile == first))
+    choice = choose(program.facts, REQUEST, Table(()), None, lambda role, tile: "it died" * (role == "forward" and tile == first))
     assert choice.schedule["forward"] != first
     assert choice.schedule.replace({"forward": first}) == usual.schedule, "other kernels keep theirs"
     assert any(f"{first}: does not compile: it died" in line for line in choice.lines())
@@ -112,34 +112,32 @@ def test_a_form_that_fails_on_two_shapes_is_left() -> None:
         tried.append(tile)
         return "it died"
 
-    assert not choose(program.kernels, REQUEST, Table(()), None, refused).schedule["backward_rows"].tma
+    assert not choose(program.facts, REQUEST, Table(()), None, refused).schedule["backward_rows"].tma
     assert len(dict.fromkeys(tried[:2])) == 2, "two shapes were tried first"
 
 
 def test_what_was_measured_is_passed_over_too() -> None:
     program = analyse(attngen.attention().cascade)
-    usual = choose(program.kernels, REQUEST, table())
+    usual = choose(program.facts, REQUEST, table())
     reason = next(reason for reason in usual.reasons if reason.role == "forward")
     assert reason.evidence == "measured"
-    choice = choose(program.kernels, REQUEST, table(), TunedTable(), lambda role, tile: "no" * (tile == reason.tile and role == "forward"))
+    choice = choose(program.facts, REQUEST, table(), TunedTable(), lambda role, tile: "no" * (tile == reason.tile and role == "forward"))
     after = next(reason for reason in choice.reasons if reason.role == "forward")
     assert after.tile != reason.tile and after.evidence == "model" and "forward" in choice.unsettled
 
 
 def test_where_all_fail_it_is_said() -> None:
     program = analyse(attngen.attention().cascade)
-    with pytest.raises(
-        CompileFailed, match=r"no tile of the kernel forward compiles for sm90; of 6, .* does not compile: it died"
-    ) as caught:
-        choose(program.kernels, REQUEST, table(), None, lambda role, tile: "it died")
+    with pytest.raises(CompileFailed, match=r"no tile of forward compiles for sm90; of 6 tried, .* does not compile: it died") as caught:
+        choose(program.facts, REQUEST, table(), None, lambda role, tile: "it died")
     assert caught.value.remedy
 
 
 def test_a_refused_fallback_is_not_offered_again() -> None:
     program = analyse(unseen().cascade)
-    before = next(reason for reason in choose(program.kernels, REQUEST, table()).reasons if reason.fallback is not None)
+    before = next(reason for reason in choose(program.facts, REQUEST, table()).reasons if reason.fallback is not None)
     refused = (before.role, before.fallback)
-    after = choose(program.kernels, REQUEST, table(), None, lambda role, tile: "it died" if (role, tile) == refused else "")
+    after = choose(program.facts, REQUEST, table(), None, lambda role, tile: "it died" if (role, tile) == refused else "")
     found = next(reason for reason in after.reasons if reason.role == before.role)
     assert found.tile == before.tile
     assert found.fallback != before.fallback
@@ -186,7 +184,7 @@ def test_a_fallback_that_fails_later_is_replaced_as_well(compiler: Callable[[Fai
 
 def test_a_build_of_which_nothing_compiles_is_refused(compiler: Callable[[Fails], list[CompileJob]]) -> None:
     asked = compiler(lambda job: role(job) == "backward_rows")
-    with pytest.raises(CompileFailed, match="no tile of the kernel backward_rows compiles for sm90") as caught:
+    with pytest.raises(CompileFailed, match="no tile of backward_rows compiles for sm90") as caught:
         kernels(unseen()).settled(REQUEST)
     assert caught.value.remedy
     assert len([job for job in asked if role(job) == "backward_rows"]) <= 12
@@ -201,7 +199,7 @@ def test_a_form_that_does_not_compile_gives_way_to_the_other(failing: str, tmp_p
     mine.settle(REQUEST, repeatable=False)
     found = mine.backward_form(ProgramKey("bfloat16"), REQUEST, repeatable=False)
     assert found.fused == (failing == "backward_columns")
-    assert f"no tile of the kernel {failing} compiles" in found.why
+    assert f"no tile of {failing} compiles" in found.why
     steady = programs(attngen.attention(name="forms"), deterministic=True)
     if failing == "backward_columns":
         with pytest.raises(CompileFailed, match="backward_columns"):

@@ -63,7 +63,7 @@ def test_a_measurement_reports_what_the_compiler_did(softmax):
 def test_kernels_by_pairs_fit_and_spill_nothing_in_their_loop(tmp_path, arch, dim):
     biased = SOFTMAX.replace("e])", "e]; table: float[:])", 1).replace("* 0.25", "* 0.25 + table[m - n + extent(n)]", 1)
     emitted, request = emit(tmp_path, biased, f"pairs_{arch}"), request_for(dim, arch)
-    tile = choose(emitted.source.program.kernels, request, Table(())).schedule["backward_pairs"]
+    tile = choose(emitted.source.program.facts, request, Table(())).schedule["backward_pairs"]
     (row,) = measure([Task(emitted, "backward_pairs", request, tile)])
     assert (row.loop_spill_bytes, row.serialized) == (0, False)
     assert row.shared_bytes <= row.shared_bytes_predicted <= request.target.shared_bytes
@@ -72,7 +72,7 @@ def test_kernels_by_pairs_fit_and_spill_nothing_in_their_loop(tmp_path, arch, di
 def test_settling_replaces_a_bad_leader_once(softmax):
     """128 x 128 scores on four warps cannot work; the choice is told to start there."""
     request = request_for()
-    choice = choose(softmax.source.program.kernels, request, Table(()))
+    choice = choose(softmax.source.program.facts, request, Table(()))
     bad = parse_tile("128x128,w4,s2")
     good = parse_tile("64x32,w4,s2")
     worse = tuple(replace(reason, tile=bad, fallback=good) if reason.role == "backward_rows" else reason for reason in choice.reasons)
@@ -85,7 +85,7 @@ def test_settling_replaces_a_bad_leader_once(softmax):
 
 def test_settling_a_good_choice_changes_nothing(softmax):
     request = request_for(32, "sm80")
-    choice = choose(softmax.source.program.kernels, request, Table(()))
+    choice = choose(softmax.source.program.facts, request, Table(()))
     settled = settle(softmax, choice, request)
     assert settled.schedule == choice.schedule
     assert settled.rejected == ()
@@ -94,7 +94,7 @@ def test_settling_a_good_choice_changes_nothing(softmax):
 
 def test_a_leader_that_cannot_run_and_has_no_fallback_is_an_error(softmax):
     request = request_for(256, "sm86")
-    choice = choose(softmax.source.program.kernels, request, Table(()))
+    choice = choose(softmax.source.program.facts, request, Table(()))
     huge = parse_tile("128x128,w8,s3")
     reasons = tuple(replace(reason, tile=huge, fallback=None) if reason.role == "forward" else reason for reason in choice.reasons)
     with pytest.raises(CompileFailed):

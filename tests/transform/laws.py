@@ -16,7 +16,7 @@ from attngen.ir.expr import Expr, Index
 from attngen.ir.parser import parse
 from attngen.ir.traverse import names_read, walk
 from attngen.ir.verify import CanonicalForm, verify
-from attngen.kernel.stage_forms import verify_streamed
+from attngen.stages.stage_forms import verify_streamed
 from attngen.transform.autodiff.differentiate import Backward, Gradient, differentiate
 from attngen.transform.canonicalize import canonicalize
 from attngen.transform.factor import factor

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from attngen.analysis.predicates import contributions, guards
+from attngen.analysis.predicates import Guards
 from attngen.ir.algebra import signed_factors
-from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Expr, Read
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
 from attngen.kernel.dense_rows import is_matrix
 from attngen.kernel.masked_out import alone, cleared, end_of_rows, is_of_few_rows
 from attngen.kernel.partition import Kernel
-from attngen.kernel.prefetched_dots import prefetchable_dots
 
 
-def why_ineligible(kernel: Kernel) -> str:
-    """What keeps a kernel from dividing its warps; "" if nothing does."""
-    if kernel.role != "forward" or not prefetchable_dots(kernel):
+def why_ineligible(kernel: Kernel, prefetched: tuple[str, ...], exists: Guards) -> str:
+    """What keeps a kernel from dividing its warps; "" if nothing does. Arguments as for `AlternateKernel.why_ineligible`."""
+    if kernel.role != "forward" or not prefetched:
         return "no products of its scores can be formed in the turn before"
     if kernel.bias_dots:
         return 'a bias is folded into its scores, as it is not by without=["bias_as_dot"]'
@@ -29,7 +27,7 @@ def why_ineligible(kernel: Kernel) -> str:
             wrong = [part for part in streamed if not _is_rows(part, kernel)] or streamed[1:]
         elif kernel.streamed in step.over and features & set(step.axes):
             wide = [part for part in parts if features & set(free_axes(part))]
-            wrong = [part for part in wide if not _is_rows(part, kernel)] or wide[1:] or _doubtful(wide, step, kernel)
+            wrong = [part for part in wide if not _is_rows(part, kernel)] or wide[1:] or _doubtful(wide, exists[step.name], kernel)
         else:
             # What is no operand of a product would have to be in registers.
             wrong = [read for read in reads(step.body) if is_matrix(read, kernel)]
@@ -38,9 +36,8 @@ def why_ineligible(kernel: Kernel) -> str:
     return ""
 
 
-def _doubtful(wide: list[Expr], step: Einsum, kernel: Kernel) -> list[Expr]:
+def _doubtful(wide: list[Expr], exists: Expr | None, kernel: Kernel) -> list[Expr]:
     """Operands of a sum that hold anything at positions that its mask takes away, and that no number of rows ends before these."""
-    exists = contributions(step, guards(kernel.cascade))
     kept = alone(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
     if is_of_few_rows(kernel, exists):
         return wide

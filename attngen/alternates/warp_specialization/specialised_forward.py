@@ -8,6 +8,7 @@ from typing import Any
 
 from attngen.alternates.alternate_kernel import AlternateLaunch
 from attngen.alternates.warp_specialization.eligibility import why_ineligible
+from attngen.analysis.predicates import Guards
 from attngen.errors import ScheduleError
 from attngen.kernel.feature_tiles import pieces
 from attngen.kernel.partition import Kernel
@@ -60,9 +61,9 @@ class SpecialisedForward:
         """From the parts of Triton that are for one target."""
         return _IMPORTS
 
-    def why_ineligible(self, kernel: Kernel) -> str:
+    def why_ineligible(self, kernel: Kernel, prefetched: tuple[str, ...], exists: Guards) -> str:
         """See `eligibility`."""
-        return why_ineligible(kernel)
+        return why_ineligible(kernel, prefetched, exists)
 
     def check(self, extents: Mapping[str, int], dtype: str, target: Target) -> None:
         """Its products are those of sm90, of two-byte elements, and up to `WIDEST` columns wide."""

@@ -24,6 +24,7 @@ from attngen.emit.placement import Shapes
 from attngen.emit.segments import Segments, first_tile, guarded, next_tile, offsets, turn, walk
 from attngen.emit.software_pipeline import free
 from attngen.errors import InternalError
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 
@@ -38,21 +39,22 @@ _MAKERS = frozenset({"arange", "full", "zeros", "shared"})
 _REDUCTIONS = frozenset({"min", "max", "sum"})
 
 
-def specialised_text(kernel: Kernel, shapes: Shapes, plain: Lowered) -> AlternateText:
+def specialised_text(facts: KernelFacts, shapes: Shapes, plain: Lowered) -> AlternateText:
     """The warp-specialised alternate of a forward.
 
     Args:
-        kernel, shapes: as for `lower_kernel`.
+        facts, shapes: as for `lower_kernel`.
         plain: what that gave, with whose arguments this kernel is launched.
 
     Raises:
         InternalError: it multiplies with something else than tiles as they lie in memory, which `why_ineligible` should have said.
     """
+    kernel = facts.kernel
     parts = split(kernel, {axis: names for axis, names in shapes.pieces if axis in kernel.features})
     dialect = Gluon(parts.kernel, shapes)
-    written = statements(kernel, shapes, [plain], dialect)
+    written = statements(facts, shapes, [plain], dialect)
     segments, writer = written.segments, written.writer
-    if segments is None or written.prefetched is None or not set(writer.parameters) <= set(plain.params):
+    if segments is None or written.prefetched is None or not set(writer.parameters.values()) <= set(plain.params):
         raise InternalError(f"the specialised form of {kernel.role} has no products to begin, or other arguments than the plain one")
     before = [*place(kernel, writer, segments), *writer.sections.prologue]
     local = local_names(before)

@@ -1,9 +1,11 @@
-"""What rewrites of kernels report: where they applied, what that saves, and where they did not, with the reason."""
+"""What a rewrite of kernels is, and what it reports: where it applied, what that saves, and where it did not, with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from attngen.kernel.kernel import Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +34,13 @@ def told(name: str, notes: Iterable[Note]) -> tuple[str, ...]:
         f"{name}: {step} in {', '.join(where)}: {text}" if applied else f"{name}: not {step} in {', '.join(where)}, for {text}"
         for (step, applied, text), where in roles.items()
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A rewrite of kernels that changes neither meaning nor partition, the dtypes whose precision allows it (none for all), and what is
+    done where a user asks for it by name, if that differs."""
+
+    apply: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]]
+    dtypes: frozenset[str] = frozenset()
+    asked: Callable[[Kernel], tuple[Kernel, tuple[Note, ...]]] | None = None

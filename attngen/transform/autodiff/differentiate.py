@@ -49,6 +49,7 @@ class Backward:
 
     `cotangents` pairs each output with the input that carries its cotangent; that of `ungraded` outputs, which depend on a maximum over the
     streamed axis, is not used: scores that are computed again need not be equal to it, so nobody knows which of them was the largest.
+    `delta` says why delta is summed over the keys, "" where it is a sum over the features of an output.
     """
 
     forward: Streamed
@@ -57,6 +58,7 @@ class Backward:
     cotangents: tuple[tuple[str, str], ...]
     gradients: tuple[Gradient, ...]
     ungraded: tuple[str, ...] = ()
+    delta: str = ""
 
 
 def differentiate(streamed: Streamed, wrt: tuple[str, ...], *, precise_delta: bool = False) -> Backward:

@@ -12,7 +12,7 @@ SIZES = cases.Sizes(b=1, g=1, r=1, m=20, n=20)
 
 
 def test_only_the_forward_divides_its_warps():
-    reasons = {kernel.role: why_ineligible(kernel) for kernel in analyse(parse(SOFTMAX)).kernels}
+    reasons = {facts.role: why_ineligible(facts.kernel, facts.prefetched, facts.guards) for facts in analyse(parse(SOFTMAX)).facts}
     assert [role for role, why in reasons.items() if not why] == ["forward"]
 
 
@@ -21,4 +21,4 @@ def test_only_the_forward_divides_its_warps():
 )
 def test_reasons(variant: str, reason: str):
     program = for_dtype(analyse(cases.case(variant, SIZES, seed=1).cascade, wanted=frozenset()), "bfloat16")
-    assert reason in why_ineligible(program.kernels[0])
+    assert reason in program.facts[0].ineligible["specialised"]

@@ -8,7 +8,6 @@ from attngen.ir.parser import parse
 from attngen.pipeline import analyse
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.space import alternate_tiles
-from attngen.schedule.work import structure
 from attngen.targets import table as targets
 from tests.variants import SOFTMAX
 
@@ -18,7 +17,7 @@ SM90 = targets.get("sm90")
 
 @pytest.fixture(scope="module")
 def held():
-    return structure(analyse(parse(SOFTMAX), wanted=frozenset()).kernels[0])
+    return analyse(parse(SOFTMAX), wanted=frozenset()).facts[0].work
 
 
 @pytest.mark.parametrize(

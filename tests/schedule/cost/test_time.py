@@ -11,7 +11,6 @@ from attngen.schedule.cost.time import price, register_estimate
 from attngen.schedule.space import uses_wide_units
 from attngen.schedule.tables import table
 from attngen.schedule.tile_schedule import parse_tile
-from attngen.schedule.work import structure
 from attngen.targets import table as target
 from tests.variants import SOFTMAX
 
@@ -25,7 +24,7 @@ ROWS = table().rows
 def roles():
     program = analyse(parse(SOFTMAX))
     forms = (program, fused(program))
-    return {kernel.role: structure(kernel) for form in forms if form is not None for kernel in form.kernels}
+    return {item.role: item.work for form in forms if form is not None for item in form.facts}
 
 
 @pytest.mark.parametrize("arch", sorted({row.arch for row in ROWS}))
@@ -90,7 +89,7 @@ def test_time_goes_with_the_work(roles):
     tile = parse_tile("128x64,w8,s2")
     half, whole = (price(roles["forward"], dict.fromkeys("de", n), "bfloat16", tile, SM90) for n in (64, 128))
     assert whole.tensor_cycles == 2 * half.tensor_cycles == 4 * 128 * 64 * 128 / SM90.bf16_flops_per_clock
-    assert whole.special_cycles == half.special_cycles == 128 * 64 / SM90.exp2_per_clock
+    assert whole.sfu_cycles == half.sfu_cycles == 128 * 64 / SM90.exp2_per_clock
     assert whole.traffic_bytes == 2 * 64 * 128 * 2
     assert whole.total_us > half.total_us
     # 64 heads of 4096 queries and keys cannot be faster than the peak of the named part.

@@ -8,13 +8,13 @@ import pytest
 
 from attngen import catalog
 from attngen.cache.load import load_module
+from attngen.facts.work import Structure
 from attngen.kernel.feature_tiles import columns, cuts
 from attngen.pipeline import analyse, build
 from attngen.schedule.choose import Request
 from attngen.schedule.cost.time import price
 from attngen.schedule.cost.warps import ONCE, repeats
 from attngen.schedule.tile_schedule import parse_tile
-from attngen.schedule.work import Structure, structure
 from attngen.targets import table as target
 from attngen.toolchain import sass
 from attngen.toolchain.compile import compile_kernel
@@ -46,7 +46,7 @@ PROGRAM = analyse(catalog.load("full").cascade)
 
 
 def held(role: str) -> Structure:
-    return structure(next(kernel for kernel in PROGRAM.kernels if kernel.role == role))
+    return PROGRAM.facts_of(role).work
 
 
 @pytest.mark.parametrize(("arch", "d", "e", "role", "tile", "counted"), COUNTED)
@@ -77,7 +77,7 @@ def test_repeated_work_takes_its_time() -> None:
     dims, tiles = {"d": 128, "e": 128}, [parse_tile(f"64x32,w{warps},s2") for warps in (4, 8)]
     exact, twice = (price(held("forward"), dims, "bfloat16", tile, target.get("sm80")) for tile in tiles)
     assert twice.tensor_cycles == 1.5 * exact.tensor_cycles
-    assert twice.special_cycles == 2 * exact.special_cycles
+    assert twice.sfu_cycles == 2 * exact.sfu_cycles
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,15 @@ A rule that is broken here is a bug of attngen, whatever the user wrote.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from attngen.emit.identifiers import tensor_name
+from attngen.emit.kernel_text import Lowered
 from attngen.errors import InternalError, MalformedCascade
+from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir.cascade import Input, arguments_first
 from attngen.ir.traverse import names_read, reads
 from attngen.ir.verify import (
@@ -26,6 +30,7 @@ from attngen.ir.verify import (
     verify,
 )
 from attngen.kernel.kernel import Kernel
+from attngen.schedule.choose import Choice
 from attngen.transform.autodiff.differentiate import Backward
 from attngen.transform.streaming.gauges import Streamed
 
@@ -55,7 +60,7 @@ def verify_step(name: str, value: object) -> None:
         InternalError: it has another Form.
     """
     try:
-        _CHECKS[name](value)
+        STEPS[name](value)
     except MalformedCascade as error:
         remedy = "This is a bug of attngen. Please report it with what ATTNGEN_DUMP=trace prints."
         raise InternalError(f"the result of the step {name} has not its form: {error.rule}", loc=error.loc, remedy=remedy) from error
@@ -150,7 +155,88 @@ def _verify_kernel(kernel: Kernel) -> None:
             raise MalformedCascade(f"the output {name} is no step")
 
 
-_CHECKS: dict[str, Callable[[Any], object]] = {
+def verify_facts(facts: tuple[KernelFacts, ...]) -> None:
+    """FactsForm: kernels in their Form, and facts that speak of the kernel they stand beside: a guard for each step, prefetched dots among
+    the steps and rows among the inputs; only what streams has ranges, and only what has ranges is listed.
+
+    Raises:
+        MalformedCascade: naming the kernel.
+    """
+    verify_kernels(tuple(item.kernel for item in facts))
+    for item in facts:
+        kernel, where = item.kernel, f"the facts of {item.role}"
+        steps, inputs = {step.name for step in kernel.steps}, {known.name for known in kernel.inputs}
+        if item.work.role != kernel.role:
+            raise MalformedCascade(f"{where} have the work of {item.work.role}")
+        if set(item.guards) != steps:
+            raise MalformedCascade(f"{where} have guards of {_names(set(item.guards) ^ steps)}, or lack them")
+        foreign = {*item.patchy, *item.prefetched} - steps | set(item.dense_rows) - inputs
+        if foreign:
+            raise MalformedCascade(f"{where} speak of {_names(foreign)}, which the kernel lacks")
+        if (item.ranges is None) != (kernel.streamed is None) or (item.listed and item.ranges is None):
+            raise MalformedCascade(f"{where} have ranges, and nothing streams, or the other way round")
+
+
+def verify_choice(choice: Choice) -> None:
+    """ScheduleForm: one tile and one reason for each kernel, in the same order; a tile that is not its reason's is the user's.
+
+    Raises:
+        MalformedCascade: naming the kernel.
+    """
+    roles, reasons = [role for role, _ in choice.schedule.tiles], {reason.role: reason for reason in choice.reasons}
+    if roles != [reason.role for reason in choice.reasons]:
+        raise MalformedCascade(f"tiles are for {', '.join(roles)}, and reasons for {', '.join(reasons)}")
+    foreign = {*choice.asked, *choice.doubtful} - set(roles)
+    if foreign:
+        raise MalformedCascade(f"{_names(foreign)} has a tile of the user's, and is no kernel")
+    for role, tile in choice.schedule.tiles:
+        if tile != reasons[role].tile and role not in choice.asked:
+            raise MalformedCascade(f"{role} has the tile {tile}, which neither its reason gives nor the user")
+
+
+def verify_lowered(written: tuple[tuple[Kernel, Lowered], ...]) -> None:
+    """LoweredForm: kernels of different names, each with parameters of different names, pointers first and lengths last, among them one
+    that leads to each output of its own.
+
+    Raises:
+        MalformedCascade: naming the kernel.
+    """
+    names = [lowered.context.name for _, lowered in written]
+    if len(set(names)) != len(names):
+        raise MalformedCascade(f"two kernels have one name among {', '.join(names)}")
+    for kernel, lowered in written:
+        where, params = f"the kernel {lowered.context.name}", lowered.params
+        taken = [*(param.name for param in params), *lowered.constexprs, *lowered.context.flags]
+        if len(set(taken)) != len(taken):
+            raise MalformedCascade(f"{where} has two parameters of one name among {', '.join(taken)}")
+        if [*params] != sorted(params, key=lambda param: param.order):
+            raise MalformedCascade(f"{where} has its parameters out of order: {', '.join(param.name for param in params)}")
+        in_chunks = {item.step for item in kernel.scatters if item.form != "stored"}
+        stored = {param.tensor for param in params if param.kind == "result"}
+        lost = {name for name in kernel.outputs if name not in in_chunks and tensor_name(name) not in stored}
+        if lost:
+            raise MalformedCascade(f"{where} has no pointer to {_names(lost)}")
+
+
+def verify_text(text: str) -> None:
+    """PrintedForm: Python that defines the launching function of a forward.
+
+    Raises:
+        MalformedCascade: it does not parse, or lacks that.
+    """
+    try:
+        defined = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    except SyntaxError as error:
+        raise MalformedCascade(f"the text is no Python: {error}") from error
+    if "forward" not in defined:
+        raise MalformedCascade("the text defines no forward")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+STEPS: dict[str, Callable[[Any], object]] = {
     "trace": lambda cascade: verify(cascade, TracedForm),
     "canonicalize": lambda cascade: verify(cascade, CanonicalForm),
     "streaming": verify_streamed,
@@ -158,4 +244,9 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "factor": lambda cascade: verify(cascade, GradientForm),
     "partition": verify_kernels,
     "rewrite": verify_kernels,
+    "facts": verify_facts,
+    "schedule": verify_choice,
+    "lower": verify_lowered,
+    "print": verify_text,
 }
+"""The steps of the pipeline in order, each with the check of what it gives."""
