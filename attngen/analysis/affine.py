@@ -72,24 +72,35 @@ def constant(value: int) -> Linear:
 
 def linear(expr: Expr) -> Linear:
     """The linear form of an integer expression; anything but a sum or a multiple becomes a term."""
-    match expr:
-        case Const(value=value):
-            return constant(int(value))
-        case Apply(op="add", args=(a, b)):
-            return linear(a).plus(linear(b))
-        case Apply(op="sub", args=(a, b)):
-            return linear(a).plus(linear(b), -1)
-        case Apply(op="neg", args=(a,)):
-            return constant(0).plus(linear(a), -1)
-        case Apply(op="mul", args=(a, b)):
-            first, second = linear(a), linear(b)
-            if not first.terms:
-                return constant(0).plus(second, first.constant)
-            if not second.terms:
-                return constant(0).plus(first, second.constant)
-            return single(expr)
-        case _:
-            return single(expr)
+    return _linear(expr, {})
+
+
+def _linear(expr: Expr, seen: dict[Expr, Linear]) -> Linear:
+    """`seen` holds the forms of parts, which occur more than once."""
+
+    def form() -> Linear:
+        match expr:
+            case Const(value=value):
+                return constant(int(value))
+            case Apply(op="add", args=(a, b)):
+                return _linear(a, seen).plus(_linear(b, seen))
+            case Apply(op="sub", args=(a, b)):
+                return _linear(a, seen).plus(_linear(b, seen), -1)
+            case Apply(op="neg", args=(a,)):
+                return constant(0).plus(_linear(a, seen), -1)
+            case Apply(op="mul", args=(a, b)):
+                first, second = _linear(a, seen), _linear(b, seen)
+                if not first.terms:
+                    return constant(0).plus(second, first.constant)
+                if not second.terms:
+                    return constant(0).plus(first, second.constant)
+                return single(expr)
+            case _:
+                return single(expr)
+
+    if expr not in seen:
+        seen[expr] = form()
+    return seen[expr]
 
 
 def nonnegative(form: Linear, resident: str) -> bool:
@@ -105,20 +116,31 @@ def nonnegative(form: Linear, resident: str) -> bool:
 
 def at_least(a: Expr, b: Expr, resident: str) -> bool:
     """Whether a >= b is known, looking through max, min and where."""
-    match b:
-        case Apply(op="max", args=args) | Apply(op="where", args=(_, *args)):
-            return all(at_least(a, arg, resident) for arg in args)
-        case Apply(op="min", args=args) if any(at_least(a, arg, resident) for arg in args):
-            return True
-        case _:
-            pass
-    match a:
-        case Apply(op="min", args=args) | Apply(op="where", args=(_, *args)):
-            return all(at_least(arg, b, resident) for arg in args)
-        case Apply(op="max", args=args) if any(at_least(arg, b, resident) for arg in args):
-            return True
-        case _:
-            return nonnegative(linear(a).plus(linear(b), -1), resident)
+    return _at_least(a, b, resident, {})
+
+
+def _at_least(a: Expr, b: Expr, resident: str, seen: dict[tuple[Expr, Expr], bool]) -> bool:
+    """`seen` holds what was found of parts: bounds share theirs, and each pair of them is compared once."""
+
+    def known() -> bool:
+        match b:
+            case Apply(op="max", args=args) | Apply(op="where", args=(_, *args)):
+                return all(_at_least(a, arg, resident, seen) for arg in args)
+            case Apply(op="min", args=args) if any(_at_least(a, arg, resident, seen) for arg in args):
+                return True
+            case _:
+                pass
+        match a:
+            case Apply(op="min", args=args) | Apply(op="where", args=(_, *args)):
+                return all(_at_least(arg, b, resident, seen) for arg in args)
+            case Apply(op="max", args=args) if any(_at_least(arg, b, resident, seen) for arg in args):
+                return True
+            case _:
+                return nonnegative(linear(a).plus(linear(b), -1), resident)
+
+    if (a, b) not in seen:
+        seen[a, b] = known()
+    return seen[a, b]
 
 
 def compare_least(a: Expr, b: Expr, resident: str) -> Expr:

@@ -64,7 +64,7 @@ def test_a_tile_goes_without_a_second_stage_only_where_there_is_no_room() -> Non
 
 
 def test_nothing_fits() -> None:
-    with pytest.raises(DoesNotFit, match=r"the kernel forward does not fit sm86 at d = 4096, e = 4096 in float32(.|\n)*a 2-byte dtype"):
+    with pytest.raises(DoesNotFit, match=r"forward does not fit sm86 at d = 4096, e = 4096 in float32(.|\n)*a 2-byte dtype"):
         rank(FORWARD, request(4096, "float32", "sm86"))
 
 
@@ -106,7 +106,7 @@ def test_a_form_that_failed_twice_is_passed_over() -> None:
 
 
 def test_too_many_failures_are_an_error() -> None:
-    with pytest.raises(CompileFailed, match="no tile of the kernel forward compiles for sm90; of 6"):
+    with pytest.raises(CompileFailed, match="no tile of forward compiles for sm90; of 6"):
         skip_refused(RANKED, (), FORWARD, request(), lambda role, tile: "never")
 
 
