@@ -9,7 +9,7 @@ from attngen.errors import UnsupportedError
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
 from attngen.kernel.kernel import Kernel
-from attngen.kernel.partition import addends, patchy, readers_of, visited
+from attngen.kernel.partition import addends, contributing, patchy, readers_of, visited
 from attngen.pipeline import analyse
 from tests import variants
 from tests.kernel.computed import close, computed, drawn, kernels, program
@@ -124,7 +124,8 @@ def test_which_tiles_are_visited_and_which_need_no_masks(steps: str, outputs: st
 )
 def test_sums_that_must_be_zero_where_their_mask_fails(steps: str, found: dict[str, str]) -> None:
     """A reduction ends masks: a reader without the mask takes what is there, so it has to be 0."""
-    assert {name: print_expr(mask) for name, mask in patchy(kernel(steps, "l")).items()} == found
+    own = kernel(steps, "l")
+    assert {name: print_expr(mask) for name, mask in patchy(own, contributing(own)).items()} == found
 
 
 def test_what_only_adds_up_passes_on() -> None:
