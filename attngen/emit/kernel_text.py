@@ -27,7 +27,7 @@ from attngen.ir.printer import print_expr
 from attngen.kernel.feature_tiling import split
 from attngen.kernel.partition import Kernel
 
-_UNSPECIALISED: frozenset[ParamKind] = frozenset({"number", "size", "bound", "length"})
+_PER_CALL: frozenset[ParamKind] = frozenset({"number", "size", "bound", "length"})
 """What differs from call to call, and no alignment rests on."""
 
 
@@ -166,7 +166,7 @@ def _assemble(kernel: Kernel, written: Written) -> Lowered:
     constexprs = (*dims, *tiles, *blocks, *types)
     flags = (*((Code("TMA"),) if writer.tiled else ()), *writer.flags)
     outer = _outer_strides(kernel)
-    unspecialized = [param.name for param in params if param.kind in _UNSPECIALISED or param.is_chunk_stride or param in outer]
+    unspecialized = [param.name for param in params if param.kind in _PER_CALL or param.is_chunk_stride or param in outer]
     sections = writer.sections
     tile = guarded(offsets(segments) + sections.tile, segments) if segments else ()
     below = (*sections.prologue, *sections.init, *sections.loop, *late, *tile, *sections.epilogue, *sections.stores)

@@ -7,7 +7,7 @@
     chunk_begin, chunk_end   the chunk of rows that a launch is for
     len_m                    lengths of axes
 
-Whoever passes an argument, types it or decides what it specialises on reads the record, never the name.
+Whoever passes an argument, types it or decides whether a build may depend on its value reads the record, never the name.
 """
 
 from __future__ import annotations
