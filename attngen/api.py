@@ -16,7 +16,6 @@ from attngen.calls import refused_gradients
 from attngen.calls.following import Following
 from attngen.calls.variant import Variant
 from attngen.errors import ArgumentError, MissingKernel
-from attngen.explain import Explanation, explain
 from attngen.frontend.spec import Spec, captured_lengths
 from attngen.frontend.tracing.trace_call import outside_of_graphs
 from attngen.pipeline import Program, Source
@@ -26,6 +25,7 @@ from attngen.plan.num_splits import describe_splits, may_split
 from attngen.plan.options import Options, freeze
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
 from attngen.plan.token_layout import best_order
+from attngen.report.explain import Explanation, explain
 from attngen.report.mask_tiles import MaskTiles, lengths_of, mask_tiles
 from attngen.runtime.handle import KernelHandle, handles
 from attngen.runtime.kernel_table import KernelTable, check_required, rewrites_named
@@ -196,7 +196,7 @@ class Attention:
         if packed is not None:
             few = (
                 packed[0].describe(target),
-                "of groups of several heads, where no gradient is asked for; keys and values are read once for a group",
+                "of groups of several heads, without gradients; keys and values are read once a group",
                 packed[1].program(ProgramKey(gradients=FORWARD_ONLY)).facts[0].visits,
             )
         if may_split(whole.table):

@@ -207,11 +207,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from attngen import explain
     from attngen.api import compile
     from attngen.deploy import parse_head_dims
     from attngen.frontend.spec import captured_lengths
     from attngen.plan.feature_lengths import dtype_name, feature_lengths
+    from attngen.report import explain
     from attngen.report.plot import plot_mask
 
     spec, head_dim = _load(arguments.spec), parse_head_dims([arguments.head_dim])[0]

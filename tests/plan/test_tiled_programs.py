@@ -61,7 +61,7 @@ def test_pytorch_asks_for_equal_results() -> None:
 def test_the_user_asks_for_equal_results() -> None:
     found = form(programs(Options("sm90", deterministic=True)))
     assert not found.fused
-    assert found.why == "results are to be the same in every run"
+    assert found.why == "deterministic results are asked for"
 
 
 @pytest.mark.parametrize(

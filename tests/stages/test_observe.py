@@ -9,12 +9,12 @@ import pytest
 import attngen
 from attngen import pipeline
 from attngen.errors import ArgumentError, InternalError, InvalidKnob, UnsupportedError
-from attngen.explain import after
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum
 from attngen.ir.parser import parse
 from attngen.knobs import Knobs
 from attngen.pipeline import analyse, compiled
+from attngen.report.explain import after
 from attngen.schedule.choose import Request
 from attngen.stages.observe import Seen, check_step, ignore, watching
 from attngen.stages.stage_forms import STEPS

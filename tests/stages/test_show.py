@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from attngen.explain import after
 from attngen.ir.parser import parse
+from attngen.report.explain import after
 from tests.variants import CAUSAL_ALIBI
 
 CASCADE = parse(CAUSAL_ALIBI)

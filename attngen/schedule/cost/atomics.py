@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen.facts.work import Structure
-from attngen.kernel.feature_tiles import columns, pieces
+from attngen.kernel.feature_tiles import columns, tile_widths
 from attngen.schedule.space import WIDE_ROWS, uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
 from attngen.targets.table import Target
@@ -55,7 +55,7 @@ def atomic_cost(structure: Structure, dims: Mapping[str, int], dtype: str, tile:
     item, total = DTYPE_BYTES[dtype], max(DTYPE_BYTES[dtype], 4)
     resident, streamed = tile.resident, tile.streamed or 0
     width = sum(columns(dims[axis]) for axis in structure.atomic_adds)
-    widest = max((pieces(dims[axis])[0] for axis in structure.atomic_adds), default=0)
+    widest = max((tile_widths(dims[axis])[0] for axis in structure.atomic_adds), default=0)
     words = streamed * (width + structure.atomic_vectors)
     wide = uses_wide_units(tile, dtype, target)
     older = target.matrix_unit in ("wgmma", "tcgen05") and item == 2 and wide and streamed < WIDE_ROWS

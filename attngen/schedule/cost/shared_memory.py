@@ -11,7 +11,7 @@ from math import ceil
 
 from attngen.alternates.known_alternates import ALTERNATES
 from attngen.facts.work import Structure
-from attngen.kernel.feature_tiles import columns, pieces
+from attngen.kernel.feature_tiles import columns, tile_widths
 from attngen.schedule.cost.atomics import atomic_cost
 from attngen.schedule.space import uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
@@ -82,7 +82,7 @@ def shared_bytes(structure: Structure, dims: Mapping[str, int], dtype: str, tile
 
 def _mfma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: int, tile: TileSchedule, target: Target) -> int:
     ring = parts.ring(tile.num_stages - 1) if tile.num_stages > 1 else max(parts.streamed_tiles, default=0)
-    narrowest = min((pieces(dims[axis])[-1] for axis in structure.dots), default=target.matrix_depth)
+    narrowest = min((tile_widths(dims[axis])[-1] for axis in structure.dots), default=target.matrix_depth)
     shallow = item == 2 and narrowest < target.matrix_depth
     moved = parts.scores if tile.resident < 32 * tile.num_warps or shallow else 0
     return max(ring + moved + parts.vectors, *parts.resident_tiles, 0) + parts.narrow
@@ -95,7 +95,7 @@ def _tcgen05(parts: _Parts, structure: Structure, dims: Mapping[str, int], item:
     operand = tile.resident * structure.bias_columns * item
     again = parts.narrow + operand + parts.held + _NARROW_BARRIER_BYTES if parts.narrow else 0
     # So is the widest feature tile of reused tiles with several.
-    again += sum(streamed * pieces(dims[axis])[0] * item for axis in structure.reused_tiles if len(pieces(dims[axis])) > 1)
+    again += sum(streamed * tile_widths(dims[axis])[0] * item for axis in structure.reused_tiles if len(tile_widths(dims[axis])) > 1)
     held = parts.held if tile.num_stages > 1 else 0
     return sum(parts.resident_tiles) + parts.ring(tile.num_stages) + held + _aligned(parts.vectors) + _BARRIER_BYTES + shared_rows + again
 
@@ -108,7 +108,7 @@ def _wgmma(parts: _Parts, structure: Structure, dims: Mapping[str, int], item: i
     if tile.pipe:
         # The first prefetched tile has a buffer of its own, as far as it is in flight when the loop begins. Issued before the maximum,
         # a bias is added without a dot.
-        widths = [pieces(dims[axis])[-1] for axis in structure.last_dots] if tile.late else tile_columns(structure.prefetched, dims)
+        widths = [tile_widths(dims[axis])[-1] for axis in structure.last_dots] if tile.late else tile_columns(structure.prefetched, dims)
         first = sum(streamed * width * item for width in widths)
         # Warps that share rows exchange scores, which with a single stage reuse the buffer of the prefetched tile.
         handed = max(parts.scores, _CONVERSION_BYTES if tile.late else 0) if tile.resident < 16 * tile.num_warps else 0
@@ -155,7 +155,7 @@ def tile_columns(axes: Iterable[str], dims: Mapping[str, int]) -> list[int]:
 
 def widest(axes: Iterable[str], dims: Mapping[str, int]) -> int:
     """Columns of the widest single tile along any of the axes."""
-    return max((pieces(dims[axis])[0] for axis in axes), default=0)
+    return max((tile_widths(dims[axis])[0] for axis in axes), default=0)
 
 
 def streamed_elements(structure: Structure, dims: Mapping[str, int], tile: TileSchedule) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen.facts.work import Structure
-from attngen.kernel.feature_tiles import pieces
+from attngen.kernel.feature_tiles import tile_widths
 from attngen.schedule.space import uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
 from attngen.targets.table import Target
@@ -47,8 +47,8 @@ def repeats(structure: Structure, dims: Mapping[str, int], dtype: str, tile: Til
     if tile.streamed is None or DTYPE_BYTES[dtype] > 2 or target.backend != "cuda" or (wide and target.matrix_unit == "tcgen05"):
         return ONCE
     # Columns and depth of each dot, in program order.
-    scores = [(tile.streamed, piece) for axis in structure.dots for piece in pieces(dims[axis])]
-    sums = [(piece, tile.streamed) for axis in structure.carried for piece in pieces(dims[axis])]
+    scores = [(tile.streamed, piece) for axis in structure.dots for piece in tile_widths(dims[axis])]
+    sums = [(piece, tile.streamed) for axis in structure.carried for piece in tile_widths(dims[axis])]
     products = [*scores, *sums]
     if not products:
         return ONCE
@@ -78,7 +78,7 @@ def _feeding(structure: Structure, dims: Mapping[str, int], tile: TileSchedule) 
         ends = axis in last
         if ends:
             last.remove(axis)
-        count = len(pieces(dims[axis]))
+        count = len(tile_widths(dims[axis]))
         found += [tile.late and not (ends and i == count - 1) for i in range(count)]
     return found
 

@@ -8,10 +8,10 @@ import torch
 
 import attngen
 from attngen.errors import ArgumentError
-from attngen.explain import Explanation, after, explain
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse, for_dtype
-from attngen.savings import savings
+from attngen.report.explain import Explanation, after, explain
+from attngen.report.savings import savings
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.tables import Table
 from attngen.targets import table as targets
@@ -133,6 +133,6 @@ def test_a_mask_that_stays_a_number_is_named() -> None:
         return attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(masked, over="n"), v)
 
     (note,) = attngen.compile(gated, arch="sm90").explained(head_dim=64).masks
-    assert note.startswith("test_explain.py:") and "masked = attngen.where(" in note and "the sign of a factor is not known" in note
+    assert note.startswith("test_explain.py:") and "masked = attngen.where(" in note and "the sign of a factor is unknown" in note
     plain = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: q >= k), arch="sm90").explained(head_dim=64)
     assert plain.masks == () and "stay numbers" not in plain.text()
