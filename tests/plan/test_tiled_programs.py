@@ -68,7 +68,7 @@ def test_the_user_asks_for_equal_results() -> None:
     ("dtype", "wanted", "why"),
     [
         ("float32", None, "backward_fused has not been compiled"),
-        ("bfloat16", {"q"}, "backward_rows: no kernel walks over its tiles the other way round"),
+        ("bfloat16", {"q"}, "backward_rows: no kernel loops over the same tiles along the other axis"),
         ("bfloat16", {"k", "v"}, "there is nothing to join"),
     ],
 )
