@@ -42,7 +42,7 @@ def test_causal_alibi() -> None:
     by_role = {kernel.role: kernel for kernel in found.kernels}
     assert "unmasked in [0, min(first + 1, extent(n)))" in by_role["forward"].visits
     assert by_role["backward_columns"].sums_over == ("r",)
-    assert by_role["backward_prepare"].passes is None
+    assert by_role["backward_prepare"].streamed is None
     assert found.captured == ("slopes[g * extent(r) + r]: by rows in backward_rows, partials summed over b, m",)
 
 
