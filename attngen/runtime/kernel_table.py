@@ -10,7 +10,7 @@ import torch
 from attngen.errors import ArgumentError, CompileFailed, MissingKernel, RewriteRefused
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
-from attngen.pipeline import REWRITES
+from attngen.pipeline import FORMER_NAMES, REWRITES
 from attngen.plan.feature_lengths import dtype_name
 from attngen.plan.options import Options, own_schedule
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
@@ -103,14 +103,14 @@ def kernel_table(cascade: Cascade, name: str, options: Options, *, canonical: bo
 
 
 def rewrites_named(names: Iterable[str]) -> frozenset[str]:
-    """Names of rewrites, as a set.
+    """Names of rewrites, as a set; former names stand for those of today.
 
     Raises:
         ArgumentError: there is none of that name.
     """
     if isinstance(names, str):
         raise ArgumentError(f"the names of rewrites are {names!r}, which is one string", remedy=f"Pass a list: [{names!r}].")
-    found = frozenset(names)
+    found = frozenset(FORMER_NAMES.get(name, name) for name in names)
     for name in sorted(found - REWRITES.keys()):
         raise ArgumentError(f"there is no rewrite {name!r}", remedy=f"They are {', '.join(REWRITES)}.")
     return found

@@ -10,6 +10,7 @@ import torch
 
 import attngen
 from attngen import pipeline
+from attngen.runtime.kernel_table import rewrites_named
 
 
 def spec(seed: int) -> attngen.Spec:
@@ -52,3 +53,8 @@ def test_rewrites_wait_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_equal_spec_compiles_in_the_time_of_its_trace() -> None:
     attngen.compile(spec(0))
     assert cpu_ms(lambda number: attngen.compile(spec(number))) < 3 * cpu_ms(spec)
+
+
+def test_former_names_of_rewrites_are_understood() -> None:
+    assert rewrites_named(["split_biases", "static_max"]) == {"bias_separation", "static_max"}
+    assert set(pipeline.FORMER_NAMES.values()) <= pipeline.REWRITES.keys()
