@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.attngen-installed
 PYTEST_ARGS ?=
 # Folders of tests of the compiler proper, whose tests run and compile no kernels, but for those marked so.
-COMPILER := ir frontend analysis transform kernel targets schedule emit plan cache
+COMPILER := ir frontend analysis transform kernel facts stages targets schedule emit plan cache
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint check test demo clean
+.PHONY: help install lint check units test demo clean
 
 help:
 	@echo "make check  install, lint and run the tests of the compiler that need no kernels, in less than two minutes"
@@ -39,9 +39,13 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --no-kernels -m "not slow" \
-		tests/test_rooms.py tests/test_knobs.py tests/test_catalog.py tests/docs/test_pages.py tests/kernels/test_mutants.py $(wildcard $(COMPILER:%=tests/%)) $(PYTEST_ARGS)
+check: $(STAMP)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint units
+
+units: $(STAMP)
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=check $(BIN)/python -m pytest -q -n 2 --dist worksteal --no-kernels -m "not slow" \
+		tests/test_rooms.py tests/test_knobs.py tests/test_catalog.py tests/test_pipeline.py tests/kernels/test_mutants.py \
+		$(wildcard $(COMPILER:%=tests/%)) $(PYTEST_ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)

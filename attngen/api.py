@@ -196,7 +196,7 @@ class Attention:
         if packed is not None:
             few = (
                 packed[0].describe(target),
-                "of groups of several heads, where no gradient is asked for; keys and values are read once for a group",
+                "of groups of several heads, without gradients; keys and values are read once a group",
                 packed[1].program(ProgramKey(gradients=FORWARD_ONLY)).facts[0].visits,
             )
         if may_split(whole.table):

@@ -1,7 +1,7 @@
 """Attention variants by name: the catalogue that `attngen generate` builds, and specs named on the command line.
 
-A name gives a `Spec`, made when it is asked for, so that listing the names needs no torch. What a variant's mods capture (slopes, a
-window, prefix lengths) stands for values that a caller gives: in a deployed kernel each capture is an argument. Nothing is compiled here.
+A name gives a `Spec`, traced on demand, so that listing the names needs no torch. The captures of a variant's mods (slopes, a window,
+prefix lengths) are placeholders: in a deployed kernel each capture is an argument. Nothing is compiled here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _IMPORTED = frozenset(
     setuptools pkg_resources pip yaml nvidia transformers torchvision torchaudio accelerate einops scipy pandas matplotlib pytest test tests
     """.split()  # noqa: SIM905  as a list it would fill a screen
 )
-"""What torch, triton, attngen or their users import by names that no folder may take from them."""
+"""Import names of torch, triton, attngen and related packages, which no folder of kernels may shadow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def names() -> tuple[str, ...]:
 
 
 def check_folder_name(name: str) -> None:
-    """Refuse what cannot name a folder of kernels: it is imported by that name, and hides what else has it.
+    """Refuse names that cannot be imported, or would shadow another module.
 
     Raises:
         ArgumentError: saying why.
@@ -90,7 +90,7 @@ def is_folder_name(name: str) -> bool:
 
 
 def spelling(spec: Spec) -> str | None:
-    """The text under which `load` finds a spec again; None where it has no name at the top level of a module with a file."""
+    """The text with which `load` finds a spec; None where it is not at the top level of a module with a file."""
     from attngen.frontend.spec import Spec
 
     def is_it(value: object) -> bool:
@@ -98,7 +98,7 @@ def spelling(spec: Spec) -> str | None:
 
     if spec.name in names() and is_it(load(spec.name)):
         return spec.name
-    # The main module last: to load it is to run the script once more.
+    # The main module last, for loading it runs the script once more.
     for module in sorted(list(sys.modules.values()), key=lambda module: getattr(module, "__name__", "") == "__main__"):
         for name, value in list(getattr(module, "__dict__", {}).items()):
             if name.isidentifier() and is_it(value) and _home(module) is not None:
@@ -107,7 +107,7 @@ def spelling(spec: Spec) -> str | None:
 
 
 def _home(module: ModuleType) -> str | None:
-    """How the command line names a module: as it is imported where it is part of a package or of an installed library, else by its file."""
+    """A module's name on the command line: its import name in a package or an installed library, else its file."""
     spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
     name = module.__name__ if spec is None else spec.name
     if name != "__main__" and (file is None or "." in name or hasattr(module, "__path__") or file.startswith(_LIBRARIES)):
@@ -126,7 +126,7 @@ def load(text: str) -> Spec:
             arguments.
 
     Raises:
-        ArgumentError: there is no such name, module, file or object, or none is named of those in a file.
+        ArgumentError: there is no such name, module, file or object, or no object of a file is named.
         SpecError: the object is no spec, or the user's module raised an error; with its line.
     """
     where, colon, name = text.rpartition(":")
@@ -142,7 +142,7 @@ def load(text: str) -> Spec:
     try:
         module = _file(where or text) if (where or text).endswith(".py") else _module(where)
         if not colon:
-            raise ArgumentError(f"{text} is a file, and which spec in it is not said", remedy=_written_out(text, module))
+            raise ArgumentError(f"{text} does not name a spec in the file", remedy=_written_out(text, module))
         return _spec(text, getattr(module, name, None), module)
     except AttngenError as error:
         loc = _place(error)
@@ -154,7 +154,7 @@ def load(text: str) -> Spec:
 
 
 def _place(error: BaseException) -> SourceLoc | None:
-    """The user's line that an error came from: where the text of a file cannot be read, or the innermost that is of no library."""
+    """The user's line of an error: that of a syntax error, or the innermost frame outside of libraries."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return SourceLoc(error.filename, error.lineno or 1, "<module>", max((error.offset or 1) - 1, 0))
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_MACHINERY)]
@@ -172,7 +172,7 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # A module that the user's own module misses is not the user's spelling of a spec.
+        # An import that fails inside the user's module is not a misspelt spec.
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise
         raise ArgumentError(f"there is no module {name!r}", remedy="A file is named with its ending: path/file.py:object.") from None
@@ -188,12 +188,12 @@ def _file(name: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ArgumentError(f"{name} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    # Tracing looks a function's module up by name, and a module of the standard library must stay what it is.
+    # Tracing looks up a function's module by name; modules of the standard library must not be replaced.
     mine = sys.modules.setdefault(path.stem, module) is module
     try:
         spec.loader.exec_module(module)
     except MissingKernel:
-        # A script that goes on to call, in strict mode, what is to be built for it.
+        # A script that calls, in strict mode, the kernel to be built.
         pass
     except BaseException:
         if mine:
@@ -203,7 +203,7 @@ def _file(name: str) -> ModuleType:
 
 
 def _written_out(where: str, module: ModuleType) -> str:
-    """How the specs of a module are named."""
+    """The names of the specs of a module, as a remedy."""
     from attngen.frontend.spec import Spec
 
     names = [name for name, value in vars(module).items() if isinstance(value, Spec)]

@@ -1,7 +1,7 @@
 """Every error a user can meet, one class per rule.
 
-A message states the rule, shows the user's line when there is one, and ends with the remedy. Tests assert classes, so wording stays
-free. Anything unexpected becomes an `InternalError`: a bug of the compiler never looks like a mistake of the user.
+A message states the rule, shows the user's line when there is one, and ends with the remedy. Tests assert classes, so wording is free.
+Unexpected exceptions become an `InternalError`: a bug of the compiler never looks like a mistake of the user.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class AttngenError(Exception):
         super().__init__("\n".join(parts))
 
     def at(self, loc: SourceLoc) -> Self:
-        """The same error with the user's line, where it was not known."""
+        """The same error with the user's line added."""
         AttngenError.__init__(self, self.rule, loc=loc, remedy=self.remedy)
         return self
 
@@ -37,22 +37,22 @@ class UnknownName(AttngenError, AttributeError):
 
 
 class InternalError(AttngenError):
-    """Something the compiler did not expect: a bug of attngen, to be reported with the text of the cascade."""
+    """A bug of attngen, to be reported with the text of the cascade."""
 
 
 # ---- tracing a user's function
 
 
 class TraceError(AttngenError, TypeError):
-    """A Python function cannot be read as an attention variant."""
+    """A Python function cannot be traced as an attention variant."""
 
 
 class DataDependentBranch(TraceError):
-    """Python asked for the truth of a traced value (`if`, `while`, `and`, `or`, `not`)."""
+    """Python needed the truth of a traced value (`if`, `while`, `and`, `or`, `not`)."""
 
 
 class TracedConversion(TraceError):
-    """Python asked for the number behind a traced value (`float()`, `int()`, `range()`, numpy, `math`)."""
+    """Python needed a traced value as a number (`float()`, `int()`, `range()`, numpy, `math`)."""
 
 
 class TracedIteration(TraceError):
@@ -72,7 +72,7 @@ class RandomInMod(UnsupportedOperation):
 
 
 class ReductionInMod(UnsupportedOperation):
-    """A reduction inside a score or mask function that is not a contraction of two rows or a short literal any/all."""
+    """A reduction in a score or mask function that is neither a dot of two rows nor short enough to unroll."""
 
 
 class CaptureError(TraceError):
@@ -80,7 +80,7 @@ class CaptureError(TraceError):
 
 
 class ModReturn(TraceError):
-    """A mod returned something other than one score, or one truth value for a mask."""
+    """A score mod did not return one score, or a mask mod not one truth value."""
 
 
 class ModSignature(TraceError):
@@ -107,38 +107,38 @@ class MalformedCascade(SpecError):
 
 
 class ParseError(SpecError):
-    """The text of a cascade cannot be read back."""
+    """The text of a cascade cannot be parsed."""
 
 
-# ---- what the algebra refuses
+# ---- unsupported variants
 
 
 class UnsupportedError(AttngenError, NotImplementedError):
-    """A legal variant that this compiler cannot build; the message says which rule stands in the way."""
+    """A legal variant that this compiler cannot build; the message says which rule forbids it."""
 
 
 class NotStreamable(UnsupportedError):
-    """A reduction mixes streamed and running values in one factor, so that one pass cannot compute it."""
+    """A factor of a reduction mixes streamed and running values, so that no single pass computes it."""
 
 
 class NotAContraction(UnsupportedError):
-    """A factor of an accumulator fits neither side of a matrix product."""
+    """A factor of an accumulator fits neither operand of a dot."""
 
 
 class MaskMismatch(UnsupportedError):
-    """Values that exist under different masks meet in an operation that is not a sum."""
+    """Values under different masks are combined by an operation other than a sum."""
 
 
 class MaxNotAShift(UnsupportedError):
-    """A `max` over the streamed axis changes the outputs, so that it is no free choice of gauge."""
+    """A `max` over the loop axis affects the outputs, so that it is not a gauge."""
 
 
 class NotDifferentiable(UnsupportedError):
-    """A gradient was asked for through an operation that has none here (second order, forward mode, integer)."""
+    """A gradient was requested through an operation without one (second order, forward mode, integer)."""
 
 
 class RewriteRefused(UnsupportedError):
-    """A rewrite that the user asked for does not apply."""
+    """A rewrite requested by the user does not apply."""
 
 
 # ---- schedules and targets
@@ -157,26 +157,26 @@ class DoesNotFit(ScheduleError):
 
 
 class CompileFailed(ScheduleError):
-    """Triton or the assembler refused a kernel for its target."""
+    """Triton or the assembler failed on a kernel for its target."""
 
 
 class ArchMismatch(ScheduleError):
-    """Tensors live on a device of another architecture than the kernel was compiled for."""
+    """Tensors are on a device of another architecture than the kernel's target."""
 
 
 class NoDevice(AttngenError, RuntimeError):
-    """Something is to be timed, and there is no GPU."""
+    """Timing needs a GPU, and there is none."""
 
 
 class DeviceLost(AttngenError, RuntimeError):
-    """The device answers nothing any more in this process, as after a kernel that read outside of its memory."""
+    """The device no longer responds in this process, as after an illegal memory access."""
 
 
 # ---- calling a kernel
 
 
 class ArgumentError(AttngenError, ValueError):
-    """An argument of a call is wrong; the message prints what was expected and what came."""
+    """An argument of a call is wrong; the message prints expected and actual."""
 
 
 class ShapeMismatch(ArgumentError):
@@ -184,7 +184,7 @@ class ShapeMismatch(ArgumentError):
 
 
 class GatherOutOfRange(ArgumentError, IndexError):
-    """A position computed for a read lies outside of the tensor, at an element that exists."""
+    """A computed position of a read is out of bounds, at an element that is not masked."""
 
 
 class DtypeMismatch(ArgumentError, TypeError):
@@ -192,7 +192,7 @@ class DtypeMismatch(ArgumentError, TypeError):
 
 
 class DeviceMismatch(ArgumentError):
-    """Arguments or captured tensors live on different devices."""
+    """Arguments or captured tensors are on different devices."""
 
 
 # ---- emission
@@ -222,29 +222,29 @@ class UnsafeCacheDirectory(CacheError):
 
 
 class MissingKernel(CacheError):
-    """Strict mode: no compiled entry exists, and compiling at run time is switched off. It knows what is missing: the target, the dtype of
-    the arguments, and the lengths of the feature axes."""
+    """Strict mode: a kernel is not in the cache and may not be compiled. Has the target, the dtype of the arguments, and the lengths of the
+    feature axes."""
 
     def __init__(self, rule: str, arch: str, dtype: str, lengths: Mapping[str, int], *, remedy: str = "") -> None:
         super().__init__(rule, remedy=remedy)
         self.arch, self.dtype, self.lengths = arch, dtype, dict(lengths)
 
     def instead(self, remedy: str) -> MissingKernel:
-        """The same with another remedy."""
+        """The same error with another remedy."""
         return MissingKernel(self.rule, self.arch, self.dtype, self.lengths, remedy=remedy)
 
 
 class ForeignFolder(ArgumentError):
-    """A folder to be replaced is none that attngen wrote, or holds what attngen did not write."""
+    """A folder to be replaced was not written by attngen, or holds other files."""
 
 
 class MissingOperator(AttngenError, LookupError):
-    """A saved program calls an operator that nothing in this process has made."""
+    """A saved program calls an operator that this process has not registered."""
 
 
 class MissingTriton(AttngenError, ImportError):
-    """Triton has no wheel on this platform; everything but compiling and running kernels works."""
+    """Triton is not available on this platform; everything but compiling and running kernels works."""
 
 
 class InvalidKnob(AttngenError, ValueError):
-    """An ATTNGEN_* environment variable has a value that its knob cannot take."""
+    """An ATTNGEN_* environment variable has an illegal value."""

@@ -1,8 +1,8 @@
 """Every environment variable that attngen reads: its name, type, default and meaning, in one table.
 
-`Knobs.from_env` turns an environment into one frozen value, which is handed down; nothing else in attngen reads `os.environ` for its own
-settings. A knob that changes emitted code is marked as such and thereby enters the cache key (`code_knobs`). Options of one compilation
-are arguments of `attngen.compile`, never knobs.
+`Knobs.from_env` turns an environment into one frozen value, which is passed down; nothing else in attngen reads `os.environ` for settings.
+A knob that changes emitted code is marked and enters the cache key (`code_knobs`). Options of one compilation are arguments of
+`attngen.compile`, never knobs.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _FALSE = ("", "0", "false", "no", "off")
 
 
 class UnknownKnobWarning(UserWarning):
-    """An environment variable looks like a knob, and none has that name."""
+    """An environment variable has the prefix of a knob, but no knob's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One row of the table. `field` is the attribute of `Knobs`; `parse` takes the variable's text and raises ValueError if it is bad."""
+    """One row of the table. `field` is the attribute of `Knobs`; `parse` raises ValueError for an illegal text."""
 
     variable: str
     field: str
@@ -77,10 +77,10 @@ class Knobs:
     def from_env(env: Mapping[str, str] | None = None) -> Knobs:
         """The knobs set in `env`, by default in the environment of the process.
 
-        A variable that starts with ATTNGEN_ and is no knob is warned about, for it is most likely misspelt.
+        Warns about variables that start with ATTNGEN_ and are not knobs, which are likely misspelt.
 
         Raises:
-            InvalidKnob: a variable has a value that its knob cannot take.
+            InvalidKnob: a variable has an illegal value.
         """
         env = os.environ if env is None else env
         known = {knob.variable for knob in TABLE}

@@ -1,4 +1,4 @@
-"""Attention over the union of disjoint sets of keys, from the results over each."""
+"""Combines attention results over disjoint sets of keys."""
 
 from __future__ import annotations
 

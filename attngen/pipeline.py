@@ -30,7 +30,7 @@ from attngen.kernel.rewrites.join_dots import join_dots
 from attngen.kernel.rewrites.note import Note, Rewrite
 from attngen.kernel.rewrites.scale_folding import scale_folding
 from attngen.kernel.rewrites.static_max import static_max
-from attngen.kernel.split_kv import MERGE, PARTS, in_parts
+from attngen.kernel.split_kv import MERGE, PARTS, split_forward
 from attngen.schedule.choose import Choice, Request, choose, nothing_refused, with_asked
 from attngen.schedule.ranking import Refused
 from attngen.schedule.tables import table
@@ -197,7 +197,7 @@ def rewriting(program: Program) -> Iterator[tuple[str, tuple[Kernel, ...], tuple
 
 def finished(kernels: tuple[Kernel, ...], *, divided: bool) -> tuple[Kernel, ...]:
     """Kernels after the last rewrite: the forward divided where programs share its stream, common parts named, document extents bound."""
-    kernels = (*in_parts(kernels[0]), *kernels[1:]) if divided else kernels
+    kernels = (*split_forward(kernels[0]), *kernels[1:]) if divided else kernels
     return tuple(with_document_extents(cse(kernel)) for kernel in kernels)
 
 

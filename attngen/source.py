@@ -1,6 +1,6 @@
-"""Where a value came from: the user's file, line and function, and how to show it.
+"""Source locations of the user's code: file, line and function, and how to print them.
 
-The bottom of the import order: both the IR (every step carries a `SourceLoc`) and the errors (which print one) need it.
+At the bottom of the import order: both the IR (every step has a `SourceLoc`) and the errors (which print one) need it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 class SourceLoc:
     """One place in the user's code. `column` and `end_column` are 0-based; `end_column` 0 means the whole line.
 
-    `called` is what messages call the value that is made there: the user's variable, or the function that makes it, as in "softmax(...)".
+    `called` names the value computed there in messages: the user's variable, or the function call, as in "softmax(...)".
     """
 
     filename: str
@@ -29,7 +29,7 @@ class SourceLoc:
 
 
 def naming(loc: SourceLoc | None, called: str) -> SourceLoc | None:
-    """The place with what messages call the value that is made there."""
+    """The place with a name for the value computed there."""
     return None if loc is None else replace(loc, called=called)
 
 

@@ -1,6 +1,6 @@
-"""The variants of the catalogue, written as a user would write them: one function without arguments each, named as in the catalogue.
+"""The variants of the catalogue in user code: for each, a function without arguments that has its name.
 
-What they capture stands for values that a caller gives; a deployed kernel takes them as arguments.
+Captures are placeholders for a caller's values; a deployed kernel takes them as arguments.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a mask costs before attention starts: attngen's preparations against FlexAttention's `create_block_mask`, in one run.
+"""Setup cost of a mask: attngen's precomputation and FlexAttention's `create_block_mask`, in one run.
 
     python benchmarks/mask_setup.py [--lengths 8192 65536 1048576] [--device cpu] [--markdown FILE]
 
-Causal, window, prefix and chunked masks prepare nothing. Documents are sorted once. Seconds are medians of five after a first call; bytes
-are what stays allocated for the kernels. `create_block_mask` runs in a process of its own with a limit on memory, since it evaluates every
-pair; where it does not fit, that is what the table says.
+Causal, window, prefix and chunked masks need no setup. Documents are sorted once. Seconds are medians of five after a first call; bytes are
+those that stay allocated for the kernels. `create_block_mask` runs in a process of its own with a memory limit, since it evaluates every
+pair; the table says where it does not fit.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def median_seconds(action: Callable[[], object], device: torch.device) -> float:
 
 
 def prepared(name: str, length: int, device: torch.device) -> tuple[float, int]:
-    """Seconds and bytes of attngen's preparations."""
+    """Seconds and bytes of attngen's setup."""
     attend = attngen.compile(attngen.attention(mask_mod=masks(length, device)[name], name=name), arch="sm90")
     (runs, *_), captures = (attend.program.kernels[0].document_extents or (None,)), {item.name: item.value for item in attend.spec.captures}
     if runs is None:

@@ -1,8 +1,8 @@
-"""Which tiles the kernels visit under every mask of attention-gym, beside FlexAttention's BlockMask: `python benchmarks/masks.py`.
+"""Tiles visited under every mask of attention-gym, compared with FlexAttention's BlockMask: `python benchmarks/masks.py`.
 
 Needs attn-gym (`pip install attn-gym`) and no GPU: tiles come from `attend.mask_tiles`, the truth from the mask evaluated at every pair.
-Prints one row a mask and, below, how many masks stay within the BlockMask and within 1.25 times the tiles they need. With `--verify` every
-tile of every kernel is held to the dense mask, and any tile that is wrongly left out or wrongly unmasked makes the exit status 1.
+Prints one row for each mask, then how many masks visit no more than the BlockMask and 1.25 times the needed tiles. With `--verify` every
+tile of every kernel is checked against the dense mask, and a tile wrongly skipped or wrongly unmasked makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def evaluated(case: Case, rows: int = 256) -> Cells:
 
 
 def in_classes(case: Case, divisor: int) -> Case:
-    """The mask as kernels meet it that tile tokens of equal remainder among themselves: a head for each class of each head."""
+    """The mask over residue classes: one head for each class of each head."""
 
     def mask_mod(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
         key = kv_idx * divisor + h % divisor
@@ -105,7 +105,7 @@ def shifted(mod: Mod, first: int) -> Mod:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel: tiles it visits and tiles with an allowed pair, tiles it visits without masks and tiles it could visit so."""
+    """One kernel: tiles visited and tiles with an allowed pair, tiles visited as FULL and tiles that are FULL."""
 
     role: str
     block_m: int
@@ -124,7 +124,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One mask at one length; `error` stands alone where there is one."""
+    """One mask at one length; with an `error` the other fields are unset."""
 
     mask: str
     length: int
@@ -145,7 +145,7 @@ class Row:
 
 
 def setup_of(attend: attngen.Attention, forward: MaskTiles) -> tuple[str, int]:
-    """What a call prepares before its forward kernel runs, and the bytes that this takes."""
+    """The setup of a call before its forward kernel, and its bytes."""
     kernel = attend.program.kernels[0]
     if kernel.document_extents:
         return "documents", forward.setup_bytes
@@ -153,11 +153,11 @@ def setup_of(attend: attngen.Attention, forward: MaskTiles) -> tuple[str, int]:
 
 
 def measured(name: str, length: int, verify: bool, pictures: Path | None) -> Row:
-    """A row; what a mask raises becomes its error.
+    """A row; an exception becomes its error.
 
     Args:
         name: a key of CASES. length: of the longer sequence, about.
-        verify: hold every tile to the dense mask.
+        verify: check every tile against the dense mask.
         pictures: a folder to draw the tiles into.
     """
     try:
@@ -181,7 +181,7 @@ def measured(name: str, length: int, verify: bool, pictures: Path | None) -> Row
 
 
 def compared(case: Case, attend: attngen.Attention, tiles: MaskTiles, cells: Cells) -> Kernel:
-    """A kernel beside the dense mask."""
+    """A kernel compared with the dense mask."""
     some, every = cells.tiles(tiles.block_m, tiles.block_n)
     return Kernel(
         role=tiles.role,
@@ -207,7 +207,7 @@ def draw(name: str, length: int, tiles: Sequence[MaskTiles], pairs: int, folder:
 
 
 def wrong(case: Case, attend: attngen.Attention, found: Sequence[MaskTiles], cells: Cells) -> Iterator[str]:
-    """What contradicts the dense mask, in words."""
+    """Contradictions to the dense mask."""
     for tiles in found:
         yield from (f"{tiles.role}: {text}" for text in wrong_tiles(case, attend, tiles, cells))
 
@@ -223,7 +223,7 @@ def wrong_blocks(case: Case, flex_blocks: int) -> Iterator[str]:
 
 
 def wrong_tiles(case: Case, attend: attngen.Attention, tiles: MaskTiles, cells: Cells) -> Iterator[str]:
-    """Of one kernel: needed tiles left out, unmasked tiles with a forbidden pair or past the end of what passes, sums that disagree."""
+    """Of one kernel: needed tiles skipped, FULL tiles with a forbidden pair or past the end of the loop axis, inconsistent counts."""
     some, every = cells.tiles(tiles.block_m, tiles.block_n)
     if tiles.classes.shape[0] not in (1, case.heads) or tiles.classes.shape[1:] != some.shape[1:]:
         yield f"classes of shape {tiles.classes.shape}, expected {some.shape}"
@@ -232,14 +232,14 @@ def wrong_tiles(case: Case, attend: attngen.Attention, tiles: MaskTiles, cells: 
     unmasked = classes == FULL_TILE
     yield from told("needed, but empty", some & (classes == EMPTY_TILE), tiles)
     yield from told("full, with a forbidden pair", unmasked & ~every, tiles)
-    yield from told("full, past the end of what passes", unmasked & overhanging(case, attend, tiles, some.shape), tiles)
+    yield from told("full, past the end of the loop axis", unmasked & overhanging(case, attend, tiles, some.shape), tiles)
     counts = tuple(int((classes == kind).sum()) for kind in (2, 1, 0))
     if counts != (tiles.full, tiles.partial, tiles.empty):
         yield f"full, partial, empty are {(tiles.full, tiles.partial, tiles.empty)}, by classes {counts}"
 
 
 def overhanging(case: Case, attend: attngen.Attention, tiles: MaskTiles, shape: tuple[int, ...]) -> Grid:
-    """Tiles that end behind the last position of what passes, where masks are always needed."""
+    """Tiles that end past the last position of the loop axis, which always need a mask."""
     rows, columns = (np.arange(1, count + 1) for count in shape[1:])
     queries_pass = {kernel.role: kernel.streamed for kernel in attend.program.kernels}[tiles.role] == attend.program.streamed.resident
     beyond = (rows * tiles.block_m > case.q_len)[:, None] if queries_pass else (columns * tiles.block_n > case.kv_len)[None, :]

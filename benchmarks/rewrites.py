@@ -1,7 +1,7 @@
-"""What rewrites save, in machine instructions of one turn of the loop over full tiles.
+"""Savings of the rewrites, in SASS instructions of one iteration of the loop over FULL tiles.
 
 `python benchmarks/rewrites.py > benchmarks/rewrites.md` needs no GPU: kernels are compiled for the target, at the same tiles for every
-variant, and their SASS is counted. Plain causal attention is what the others are held against.
+variant, and compared with plain causal attention.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def causal(b: Any, h: Any, q: Any, k: Any) -> Any:
 
 
 def specs() -> dict[str, attngen.Spec]:
-    """Causal variants with what is added to a score, or done with it."""
+    """Causal variants with various score mods."""
     place, rate = torch.zeros(1, PLACES, 3), torch.tensor(0.3)
     left, right = torch.zeros(1, PLACES), torch.zeros(1, PLACES)
     slopes = torch.zeros(8)
@@ -65,7 +65,7 @@ def specs() -> dict[str, attngen.Spec]:
     return found
 
 
-def turn(spec: attngen.Spec, role: str, tile: TileSchedule, request: Request, without: Iterable[str]) -> Loop | None:
+def full_loop(spec: attngen.Spec, role: str, tile: TileSchedule, request: Request, without: Iterable[str]) -> Loop | None:
     """The loop over full tiles of one kernel, None where it does not compile."""
     table = kernel_table(spec.cascade, spec.name, Options(request.target.name, without=frozenset(without)))
     kernels = table.kernels(ProgramKey(request.dtype, table.gradients(frozenset({"q", "k", "v"}))))
@@ -92,13 +92,13 @@ def main() -> None:
     arguments = parser.parse_args()
     dims = {"d": arguments.head_dim, "e": arguments.head_dim}
     request = Request(tuple(dims.items()), arguments.dtype, targets.get(arguments.arch), "long")
-    print(f"Instructions of one turn of the loop over full tiles, {arguments.arch}, {arguments.dtype}, D = {arguments.head_dim}, causal;")
+    print(f"Instructions an iteration of the loop over full tiles, {arguments.arch}, {arguments.dtype}, D = {arguments.head_dim}, causal;")
     print("gradients of q, k and v. In brackets: against plain causal attention with the same rewrites. `python benchmarks/rewrites.py`.")
     for role, tile in TILES:
-        print(f"\n## {role}, {tile}\n\n| added to a score | without rewrites | with |\n|---|---|---|")
-        plain = {whole: turn(specs()["plain"], role, tile, request, () if whole else REWRITES) for whole in (True, False)}
+        print(f"\n## {role}, {tile}\n\n| score mod | without rewrites | with |\n|---|---|---|")
+        plain = {whole: full_loop(specs()["plain"], role, tile, request, () if whole else REWRITES) for whole in (True, False)}
         for name, spec in specs().items():
-            loops = [turn(spec, role, tile, request, () if whole else REWRITES) for whole in (False, True)]
+            loops = [full_loop(spec, role, tile, request, () if whole else REWRITES) for whole in (False, True)]
             cells = [figure(loop, plain[whole] if name != "plain" else None) for loop, whole in zip(loops, (False, True), strict=True)]
             print(f"| {name} | {cells[0]} | {cells[1]} |", flush=True)
 

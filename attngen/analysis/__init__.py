@@ -1,1 +1,1 @@
-"""What can be known about a cascade without changing it: ranges of masks, roles of axes, passes, separation."""
+"""Analyses of cascades: axis roles, kv ranges of masks, pass counts, separation."""

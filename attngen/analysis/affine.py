@@ -1,10 +1,9 @@
-"""Integer index expressions as linear forms, and what is known about their order.
+"""Integer index expressions as linear forms, and their order as far as it is known.
 
     linear form = constant + sum of (integer coefficient) * (term)
 
-A term is any integer expression that is not itself a sum: an index, an extent, a captured number, a product of two of those. Linear
-forms are where expressions get compared: two texts that differ in the order of their terms have one form. "Known" means true for every
-tile and every extent; an order that is not known is written as max, min or a comparison.
+A term is any integer expression that is not a sum: an index, an extent, a captured number, a product of these. Linear forms normalise
+expressions for comparison. "Known" means true for every tile and every extent; an unknown order is expressed by max, min or a comparison.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read
 FIRST = Read("first", (), "int")
 """The first position of a resident tile."""
 LAST = Read("last", (), "int")
-"""The last position of a resident tile: inclusive, and inside of the axis."""
+"""The last position of a resident tile, inclusive and within the axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +27,11 @@ class Linear:
     constant: int
 
     def coefficient(self, term: Expr) -> int:
-        """The factor of a term, 0 if it does not occur."""
+        """The coefficient of a term, 0 if it does not occur."""
         return next((factor for other, factor in self.terms if other == term), 0)
 
     def without(self, *dropped: Expr) -> Linear:
-        """The form with some terms left out."""
+        """The form without some terms."""
         return Linear(tuple(item for item in self.terms if item[0] not in dropped), self.constant)
 
     def plus(self, other: Linear, scale: int = 1) -> Linear:
@@ -43,7 +42,7 @@ class Linear:
         return Linear(tuple((t, f) for t, f in sums.items() if f != 0), self.constant + scale * other.constant)
 
     def expr(self) -> Expr:
-        """The shortest text: terms that are added, then terms that are subtracted, then the constant."""
+        """In the shortest text: positive terms, then negative terms, then the constant."""
         parts = [_scaled(term, factor) for term, factor in self.terms if factor > 0]
         subtracted = [_scaled(term, -factor) for term, factor in self.terms if factor < 0]
         constant = self.constant
@@ -72,32 +71,40 @@ def constant(value: int) -> Linear:
 
 
 def linear(expr: Expr) -> Linear:
-    """The linear form of an integer expression; what is not a sum or a multiple becomes a term."""
-    match expr:
-        case Const(value=value):
-            return constant(int(value))
-        case Apply(op="add", args=(a, b)):
-            return linear(a).plus(linear(b))
-        case Apply(op="sub", args=(a, b)):
-            return linear(a).plus(linear(b), -1)
-        case Apply(op="neg", args=(a,)):
-            return constant(0).plus(linear(a), -1)
-        case Apply(op="mul", args=(a, b)):
-            first, second = linear(a), linear(b)
-            if not first.terms:
-                return constant(0).plus(second, first.constant)
-            if not second.terms:
-                return constant(0).plus(first, second.constant)
-            return single(expr)
-        case _:
-            return single(expr)
+    """The linear form of an integer expression; anything but a sum or a multiple becomes a term."""
+    return _linear(expr, {})
+
+
+def _linear(expr: Expr, seen: dict[Expr, Linear]) -> Linear:
+    """`seen` holds the forms of parts, which occur more than once."""
+
+    def form() -> Linear:
+        match expr:
+            case Const(value=value):
+                return constant(int(value))
+            case Apply(op="add", args=(a, b)):
+                return _linear(a, seen).plus(_linear(b, seen))
+            case Apply(op="sub", args=(a, b)):
+                return _linear(a, seen).plus(_linear(b, seen), -1)
+            case Apply(op="neg", args=(a,)):
+                return constant(0).plus(_linear(a, seen), -1)
+            case Apply(op="mul", args=(a, b)):
+                first, second = _linear(a, seen), _linear(b, seen)
+                if not first.terms:
+                    return constant(0).plus(second, first.constant)
+                if not second.terms:
+                    return constant(0).plus(first, second.constant)
+                return single(expr)
+            case _:
+                return single(expr)
+
+    if expr not in seen:
+        seen[expr] = form()
+    return seen[expr]
 
 
 def nonnegative(form: Linear, resident: str) -> bool:
-    """Whether a form is known to be at least 0 for every tile.
-
-    Known are first >= 0, last >= first, extent(resident) > last, and that indices and extents are never negative.
-    """
+    """Whether a form is known to be at least 0, given 0 <= first <= last < extent(resident) and nonnegative indices and extents."""
     extent = Extent(resident)
     past_last = form.coefficient(extent)
     past_first = form.coefficient(LAST) + past_last
@@ -108,25 +115,36 @@ def nonnegative(form: Linear, resident: str) -> bool:
 
 
 def at_least(a: Expr, b: Expr, resident: str) -> bool:
-    """Whether a >= b is known, seen through max, min and where."""
-    match b:
-        case Apply(op="max", args=args) | Apply(op="where", args=(_, *args)):
-            return all(at_least(a, arg, resident) for arg in args)
-        case Apply(op="min", args=args) if any(at_least(a, arg, resident) for arg in args):
-            return True
-        case _:
-            pass
-    match a:
-        case Apply(op="min", args=args) | Apply(op="where", args=(_, *args)):
-            return all(at_least(arg, b, resident) for arg in args)
-        case Apply(op="max", args=args) if any(at_least(arg, b, resident) for arg in args):
-            return True
-        case _:
-            return nonnegative(linear(a).plus(linear(b), -1), resident)
+    """Whether a >= b is known, looking through max, min and where."""
+    return _at_least(a, b, resident, {})
+
+
+def _at_least(a: Expr, b: Expr, resident: str, seen: dict[tuple[Expr, Expr], bool]) -> bool:
+    """`seen` holds what was found of parts: bounds share theirs, and each pair of them is compared once."""
+
+    def known() -> bool:
+        match b:
+            case Apply(op="max", args=args) | Apply(op="where", args=(_, *args)):
+                return all(_at_least(a, arg, resident, seen) for arg in args)
+            case Apply(op="min", args=args) if any(_at_least(a, arg, resident, seen) for arg in args):
+                return True
+            case _:
+                pass
+        match a:
+            case Apply(op="min", args=args) | Apply(op="where", args=(_, *args)):
+                return all(_at_least(arg, b, resident, seen) for arg in args)
+            case Apply(op="max", args=args) if any(_at_least(arg, b, resident, seen) for arg in args):
+                return True
+            case _:
+                return nonnegative(linear(a).plus(linear(b), -1), resident)
+
+    if (a, b) not in seen:
+        seen[a, b] = known()
+    return seen[a, b]
 
 
 def compare_least(a: Expr, b: Expr, resident: str) -> Expr:
-    """The truth of a >= b: a literal where it is known, else a comparison without negative terms."""
+    """The predicate a >= b: a literal if known, else a comparison without negative terms."""
     if at_least(a, b, resident):
         return build.TRUE
     if at_least(build.sub(b, build.const(1)), a, resident):
@@ -140,25 +158,25 @@ def compare_least(a: Expr, b: Expr, resident: str) -> Expr:
 
 
 def largest(a: Expr, b: Expr, resident: str) -> Expr:
-    """max(a, b) without the arguments that can never win."""
+    """max(a, b) without dominated arguments."""
     return _extreme("max", (a, b), resident)
 
 
 def smallest(a: Expr, b: Expr, resident: str) -> Expr:
-    """min(a, b) without the arguments that can never win."""
+    """min(a, b) without dominated arguments."""
     return _extreme("min", (a, b), resident)
 
 
 def _extreme(op: str, args: tuple[Expr, ...], resident: str) -> Expr:
-    def wins(x: Expr, y: Expr) -> bool:
+    def dominates(x: Expr, y: Expr) -> bool:
         return at_least(x, y, resident) if op == "max" else at_least(y, x, resident)
 
-    kept: list[Expr] = []
+    maximal: list[Expr] = []
     for part in (part for arg in args for part in _arguments(op, arg)):
-        if not any(wins(other, part) for other in kept):
-            kept = [*(other for other in kept if not wins(part, other)), part]
-    result = kept[0]
-    for part in kept[1:]:
+        if not any(dominates(other, part) for other in maximal):
+            maximal = [*(other for other in maximal if not dominates(part, other)), part]
+    result = maximal[0]
+    for part in maximal[1:]:
         result = build.apply(op, result, part)
     return result
 

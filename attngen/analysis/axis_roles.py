@@ -1,7 +1,7 @@
 """What each axis of a cascade is for.
 
-An argument of attention ends in a position along a sequence and a feature: q[..., m, d]. From that, and from which axis is summed in
-the presence of the other one, follow the roles on which a kernel is built. Nothing here knows the names of axes or of variants.
+The last two axes of an attention argument are a sequence axis and a feature axis: q[..., m, d]. Roles follow from that and from which
+sequence axis is reduced over in the presence of the other. Axis names and variants play no part.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _REMEDY = "Attention needs queries [..., m, d] and keys [..., n, d] with two dif
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What the axes of a cascade are for.
+    """The roles of the axes of a cascade.
 
     Attributes:
-        resident: the sequence axis whose tile stays (query rows).
-        streamed: the sequence axis that is reduced over in its presence (keys).
-        features: axes inside of a row, in order of appearance.
-        grid: every other axis (batch, heads), in order of appearance.
+        resident: the parallel sequence axis, whose tile is resident (query rows).
+        streamed: the loop axis: the sequence axis that is reduced over (keys).
+        features: axes within a row, in order of appearance.
+        grid: all other axes (batch, heads), in order of appearance.
     """
 
     resident: str
@@ -36,21 +36,21 @@ class Roles:
 def roles(cascade: Cascade) -> Roles:
     """The roles of all axes of a forward cascade.
 
-    A feature axis is the last one of every argument that has it, or belongs to captured rows only and is summed. A sequence axis
-    stands directly before a feature, and never further in front of one. The streamed axis is the sequence axis that some step
-    reduces over while its body has the other one.
+    A feature axis is the last axis of every argument that has it, or a summed axis that only ever indexes the last dimension of captured
+    tensors. A sequence axis directly precedes a feature axis, and is nowhere further in front of one. The streamed axis is the sequence
+    axis that some step reduces over with the other one present.
 
     Raises:
-        AxisError: there are not two sequence axes, or none of them is reduced over.
-        UnsupportedError: more than two sequence axes, both of them are reduced over, an output carries the streamed axis, or a step
-            reduces over an axis of heads or batches.
+        AxisError: fewer than two sequence axes, or neither is reduced over.
+        UnsupportedError: more than two sequence axes, both are reduced over, an output carries the streamed axis, or a step reduces over
+            an axis of heads or batches.
     """
     arguments = [item for item in cascade.inputs if item.axes]
     features = _features(cascade, arguments)
     sequence = _sequence(arguments, features)
     if len(sequence) > 2:
         raise UnsupportedError(
-            f"more than two sequence axes: {', '.join(sequence)}", remedy="A kernel keeps one sequence axis and streams one."
+            f"more than two sequence axes: {', '.join(sequence)}", remedy="A kernel is parallel over one sequence axis and loops over one."
         )
     if len(sequence) < 2:
         found = f"only {sequence[0]!r} is a sequence axis" if sequence else "no sequence axis"
@@ -71,7 +71,7 @@ def roles(cascade: Cascade) -> Roles:
 
 
 def _refuse_mixed_heads(cascade: Cascade, sequence: set[str], other: tuple[str, ...]) -> None:
-    """A program has the tiles of one head of one batch; what is reduced over heads would need those of all of them at once."""
+    """Refuse reductions over heads or batches: a program holds the tiles of one head of one batch."""
     scores: set[str] = set()
     for step in reversed(cascade.steps):
         if step.reduce in ("max", "logsumexp") or step.name in scores:
@@ -80,9 +80,9 @@ def _refuse_mixed_heads(cascade: Cascade, sequence: set[str], other: tuple[str, 
         mixed = next((axis for axis in step.over if axis in other), None)
         if mixed is not None:
             pairs = sequence <= _space(step)
-            place = "" if not pairs else " before the softmax" if step.name in scores else " behind the softmax"
+            place = "" if not pairs else " before the softmax" if step.name in scores else " after the softmax"
             raise UnsupportedError(
-                f"heads are mixed{place}: a {step.reduce} over {mixed!r}, an axis of heads or batches, and each program has one of them",
+                f"heads are mixed{place}: a {step.reduce} over {mixed!r}, an axis of heads or batches, of which a program has one element",
                 loc=step.loc,
                 remedy=f"Compute it from results or arguments outside of the call, or give every value the axis {mixed!r}.",
             )
@@ -103,7 +103,7 @@ def _features(cascade: Cascade, arguments: list[Input]) -> tuple[str, ...]:
 
 
 def _within_captured_rows(cascade: Cascade, axis: str) -> bool:
-    """Whether an axis is only ever the last position of a captured tensor, or of a step that has it last."""
+    """Whether an axis only indexes the last dimension of tensors."""
 
     def inside(expr: Expr) -> bool:
         match expr:
@@ -130,9 +130,9 @@ def _streamed(cascade: Cascade, sequence: tuple[str, ...]) -> str:
     if not reduced:
         raise AxisError(f"no step reduces over {first!r} or {second!r} where both are present", remedy=_REMEDY)
     if len(reduced) > 1:
-        step = next(step for step in meeting if reduced[1] in step.over)
+        other, step = (next(step for step in meeting if axis in step.over) for axis in reduced)
         raise UnsupportedError(
-            f"{step.called} reduces over {reduced[1]!r}, and another one over {reduced[0]!r}: one of them has to stay",
+            f"{other.called} reduces over {reduced[0]!r} and {step.called} over {reduced[1]!r}: a kernel loops over one sequence axis",
             loc=step.loc,
             remedy="Write a cascade for each direction.",
         )

@@ -1,6 +1,6 @@
-"""Masks with gaps: pairs whose positions leave equal remainders.
+"""Dilated masks: those that hold only for positions congruent modulo D.
 
-Where a mask holds for equal remainders by D only, taking tokens of one remainder after the other closes the gaps.
+Grouping the tokens by residue class makes such a mask dense.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from attngen.ir.traverse import free_axes
 
 
 def common_divisor(predicate: Expr | None, first: str, second: str) -> Expr | None:
-    """D, where `predicate` implies that positions along two axes have equal remainders by it; None where it does not say so.
+    """The D for which a conjunct of `predicate` says that positions along two axes are congruent modulo D; None without such a conjunct.
 
     Args:
-        predicate: which pairs exist.
+        predicate: the mask.
         first, second: the two axes.
     """
     for part in build.conjuncts(predicate) if predicate is not None else ():

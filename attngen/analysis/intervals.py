@@ -1,8 +1,8 @@
-"""Half-open spans of the streamed axis, and what `and` and `or` make of them.
+"""Half-open intervals of the streamed axis, under `and` and `or`.
 
-A predicate has pieces of two spans each: the `may` of all pieces hold every position that some row of the tile may attend to, the `must`
-only positions that every row may attend to. `tight` says that no `may` was widened on the way: a hull over a gap or a part that nothing
-is known about loses tiles.
+A predicate is a union of pieces, each with two intervals: the `may` intervals cover every position that some row of the tile attends to,
+the `must` intervals only positions that every row attends to. `tight` means that no `may` was widened, by a hull over a gap or an opaque
+part, so that no EMPTY tile is visited.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ZERO = build.const(0)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """lo <= position < hi, not yet clipped to the axis."""
+    """lo <= position < hi, not clipped to the axis."""
 
     lo: Expr
     hi: Expr
@@ -30,7 +30,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class MayMust:
-    """A run of positions where some row may attend, and within it, unless it is empty, one where every row may."""
+    """An interval where some row may attend and, within it unless empty, one where every row does."""
 
     may: Interval
     must: Interval
@@ -38,7 +38,7 @@ class MayMust:
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """Pieces in no order, which may overlap."""
+    """The union of pieces, unordered and possibly overlapping."""
 
     pieces: tuple[MayMust, ...]
     tight: bool = True
@@ -46,7 +46,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class TileValue:
-    """What a bound reads of a captured tensor: the least or greatest of its values at the rows of a tile."""
+    """A bound's read of a captured tensor: its minimum or maximum over the rows of a tile."""
 
     which: Literal["least", "most"]
     read: Read
@@ -54,14 +54,14 @@ class TileValue:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """The axis that passes and the one whose tile stays; `over` collects what bounds read of captured tensors, by name."""
+    """The loop axis and the parallel axis; `over` collects the tile values that bounds read, by name."""
 
     stream: str
     resident: str
     over: dict[str, TileValue] = field(default_factory=dict[str, "TileValue"], compare=False)
 
     def over_tile(self, which: Literal["least", "most"], read: Read) -> Read:
-        """The least or greatest of a captured integer over the rows of the tile, as one number."""
+        """The scalar minimum or maximum of a captured integer over the rows of the tile."""
         for name, value in self.over.items():
             if value == TileValue(which, read):
                 return Read(name, (), "int")
@@ -80,30 +80,30 @@ class Axes:
         return Interval(ZERO, ZERO)
 
 
-def one_number(expr: Expr, axes: Axes) -> bool:
-    """Whether an expression has one value for the whole tile, and for every streamed position."""
+def is_uniform(expr: Expr, axes: Axes) -> bool:
+    """Whether an expression is one scalar for all rows of the tile and all streamed positions."""
     varying = (axes.stream, axes.resident)
     return not any(axis in varying for axis in free_axes(expr))
 
 
 def opaque(axes: Axes) -> Intervals:
-    """Nothing is known: visited, and masked."""
+    """No information: every tile is visited and masked."""
     return Intervals((MayMust(axes.everything, axes.nothing),), tight=False)
 
 
 def gate(may: Expr, must: Expr, axes: Axes) -> Intervals:
-    """Everything or nothing, by conditions that hold for the tile as a whole."""
+    """The whole axis or nothing, under uniform conditions."""
     return Intervals((MayMust(_gated(may, axes), _gated(must, axes)),))
 
 
 def both(a: Intervals, b: Intervals, axes: Axes) -> Intervals:
-    """Where two predicates hold."""
+    """The conjunction of two predicates."""
     pieces = [MayMust(_meet(x.may, y.may, axes), _meet(x.must, y.must, axes)) for x in a.pieces for y in b.pieces]
     return _bounded(pieces, a.tight and b.tight, axes)
 
 
 def either(a: Intervals, b: Intervals, axes: Axes) -> Intervals:
-    """Where one of two predicates holds."""
+    """The disjunction of two predicates; pieces without a gap between them are merged."""
     pieces: list[MayMust] = []
     for piece in (*a.pieces, *b.pieces):
         for other in list(pieces):
@@ -115,7 +115,7 @@ def either(a: Intervals, b: Intervals, axes: Axes) -> Intervals:
 
 
 def paired(weak: Intervals, strong: Intervals, axes: Axes) -> Intervals:
-    """`may` of one predicate and `must` of another that implies it."""
+    """The `may` intervals of one predicate with the `must` intervals of another that implies it."""
     if len(weak.pieces) != len(strong.pieces):
         weak, strong = whole(weak, axes), whole(strong, axes)
     pieces = tuple(MayMust(x.may, y.must) for x, y in zip(weak.pieces, strong.pieces, strict=True))
@@ -123,7 +123,7 @@ def paired(weak: Intervals, strong: Intervals, axes: Axes) -> Intervals:
 
 
 def whole(intervals: Intervals, axes: Axes) -> Intervals:
-    """One piece: the hull of `may`, and what is known to be one span of `must`."""
+    """One piece: the hull of `may`, and one interval within `must`."""
     merged = functools.reduce(lambda x, y: _merged(x, y, axes), intervals.pieces)
     return Intervals((merged,), intervals.tight and len(intervals.pieces) == 1)
 
@@ -133,32 +133,32 @@ def _merged(a: MayMust, b: MayMust, axes: Axes) -> MayMust:
 
 
 def _touch(a: Interval, b: Interval, axes: Axes) -> bool:
-    """Whether the hull of two spans has no gap."""
+    """Whether the hull of two intervals has no gap."""
     return a.lo == b.lo or a.hi == b.hi or _simple_union(a, b, axes) is not None
 
 
 def _bounded(pieces: list[MayMust], tight: bool, axes: Axes) -> Intervals:
-    """Pieces, one in place of too many, or nothing known where bounds have grown beyond what a kernel should compute."""
-    kept = [piece for piece in pieces if not _empty(piece.may, axes)] or pieces[:1]
-    intervals = Intervals(tuple(dict.fromkeys(kept)), tight)
+    """The nonempty pieces; their hull if there are too many, `opaque` if a bound is too large for a kernel to compute."""
+    nonempty = [piece for piece in pieces if not _empty(piece.may, axes)] or pieces[:1]
+    intervals = Intervals(tuple(dict.fromkeys(nonempty)), tight)
     if len(intervals.pieces) > MOST_PIECES:
         intervals = whole(intervals, axes)
-    bounds = (bound for piece in intervals.pieces for span in (piece.may, piece.must) for bound in (span.lo, span.hi))
+    bounds = (bound for piece in intervals.pieces for part in (piece.may, piece.must) for bound in (part.lo, part.hi))
     return opaque(axes) if any(len(set(islice(walk(bound), _MOST_NODES))) > _LONGEST for bound in bounds) else intervals
 
 
-def _empty(span: Interval, axes: Axes) -> bool:
-    """Whether no row has a position here: known of a tile of one row, which every tile is made of."""
+def _empty(interval: Interval, axes: Axes) -> bool:
+    """Whether the interval is known to be empty for a tile of one row, and so for every tile."""
 
     def of_one_row(node: Expr) -> Expr | None:
         return FIRST if node == LAST else None
 
-    return at_least(rewrite(span.lo, of_one_row), rewrite(span.hi, of_one_row), axes.resident)
+    return at_least(rewrite(interval.lo, of_one_row), rewrite(interval.hi, of_one_row), axes.resident)
 
 
 MOST_PIECES = 3
 _LONGEST = 80
-"""Distinct parts of a bound: what occurs several times is computed once."""
+"""Distinct nodes of a bound: common subexpressions are computed once."""
 _MOST_NODES = 2000
 
 
@@ -166,10 +166,10 @@ def _gated(condition: Expr, axes: Axes) -> Interval:
     return Interval(ZERO, build.apply("where", condition, Extent(axes.stream), ZERO))
 
 
-def _gate_of(span: Interval, axes: Axes) -> Expr | None:
-    """The condition of a span that is everything or nothing."""
-    match span.hi:
-        case Apply(op="where", args=(condition, whole, none)) if (span.lo, whole, none) == (ZERO, Extent(axes.stream), ZERO):
+def _gate_of(interval: Interval, axes: Axes) -> Expr | None:
+    """The condition of an interval made by `_gated`, else None."""
+    match interval.hi:
+        case Apply(op="where", args=(condition, whole, none)) if (interval.lo, whole, none) == (ZERO, Extent(axes.stream), ZERO):
             return condition
         case _:
             return None
@@ -187,12 +187,12 @@ def _hull(a: Interval, b: Interval, axes: Axes) -> Interval:
 
 
 def _join(a: Interval, b: Interval, axes: Axes) -> Interval:
-    """The hull of two spans without a gap, else one of them."""
+    """The hull of two intervals if it has no gap, else one of them."""
     return _hull(a, b, axes) if _touch(a, b, axes) else a
 
 
 def _simple_union(a: Interval, b: Interval, axes: Axes) -> Interval | None:
-    """The union where one of the spans is nothing, everything, or either of them by a condition."""
+    """The union of two intervals if one of them is the whole axis, nothing, or gated; else None."""
     if axes.everything in (a, b):
         return axes.everything
     if axes.nothing in (a, b):

@@ -1,14 +1,13 @@
-"""Which streamed positions a tile of resident rows needs: closed-form ranges.
+"""Closed-form kv ranges of a resident tile, from the mask.
 
 Takes a predicate, gives pieces of two half-open ranges of the streamed axis, as expressions of the tile's first and last resident position:
 
-    may:  outside of it no row of the tile may attend        (EMPTY: never visited)
-    must: inside of it every row of the tile may attend      (FULL: no masking code); what is left of `may` is PARTIAL
+    may:  outside of it no row of the tile attends        (EMPTY: not visited)
+    must: inside of it every row of the tile attends      (FULL: no masking code); the rest of `may` is PARTIAL
 
-`may` may be too large and `must` too small, never the other way round. Most masks have one piece; a window beside the first tokens has two.
-A predicate is brought into negation normal form, `solve` solves its comparisons, and `intervals` joins what they give. An equality
-of a streamed with a resident value, as in `doc[m] == doc[n] and m - start[doc[m]] >= n - start[doc[n]]`, lets the other parts of its
-conjunction read the resident one.
+`may` over-approximates and `must` under-approximates. Most masks have one piece; a sliding window with sink tokens has two. A predicate is
+brought into negation normal form, `solve` solves its comparisons, and `intervals` combines the results. An equality of a streamed and a
+resident value, as in `doc[m] == doc[n] and m - start[doc[m]] >= n - start[doc[n]]`, is substituted in the other conjuncts.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from attngen.analysis.intervals import (
     both,
     either,
     gate,
-    one_number,
+    is_uniform,
     opaque,
     paired,
     whole,
@@ -42,20 +41,20 @@ from attngen.ir.traverse import free_axes, names_read, rewrite
 _NEGATED = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
 _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 _WHOLE = {"lt": math.ceil, "le": math.floor, "gt": math.floor, "ge": math.ceil}
-"""The whole number that may stand for a fractional bound."""
+"""Rounding of a fractional bound to the equivalent integer bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class KvRanges:
     """Half-open ranges of streamed positions, for one tile of resident rows [first, last].
 
-    Each bound is an integer expression of the reads `first` and `last`, extents, and whatever is one number for the tile. Lower
-    bounds are never negative and upper bounds never beyond the axis; a range whose lower bound is not below its upper one is empty.
+    Each bound is an integer expression of the reads `first` and `last`, extents and uniform values, clipped to the axis; a range
+    whose lower bound is not below its upper one is empty.
 
     Attributes:
-        pieces: in the order of the lower bounds of their `may`; a position may lie in several.
-        over: what bounds read of captured tensors over the rows of a tile, by the name they read it under.
-        tight: whether no `may` was widened over gaps or parts that nothing is known about.
+        pieces: sorted by the lower bound of `may`; they may overlap.
+        over: the tile values that bounds read, by name.
+        tight: whether no `may` was widened over gaps or opaque parts.
     """
 
     stream: str
@@ -65,36 +64,36 @@ class KvRanges:
 
     @property
     def bounds(self) -> tuple[Expr, ...]:
-        """All bounds: of each piece, those of `may` before those of `must`."""
-        return tuple(bound for piece in self.pieces for span in (piece.may, piece.must) for bound in (span.lo, span.hi))
+        """All bounds: for each piece those of `may`, then those of `must`."""
+        return tuple(bound for piece in self.pieces for part in (piece.may, piece.must) for bound in (part.lo, part.hi))
 
     @property
     def masked(self) -> bool:
-        """No position is known to be FULL."""
+        """Whether no position is known to be FULL."""
         return all(build.is_const(piece.must.hi, 0) for piece in self.pieces)
 
     @property
     def unmasked(self) -> bool:
-        """Every visited position is FULL."""
+        """Whether every visited position is FULL."""
         return all(piece.may == piece.must for piece in self.pieces)
 
 
 def kv_ranges(predicate: Expr | None, stream: str, resident: str) -> KvRanges:
-    """Where a tile of resident rows meets the streamed axis.
+    """The ranges of a predicate for a resident tile.
 
     Args:
-        predicate: which (streamed, resident) pairs exist; None for all of them.
-        stream: the axis that the kernel loops over.
-        resident: the axis whose tile is known by `first` and `last`.
+        predicate: the mask of (streamed, resident) pairs; None if there is none.
+        stream: the loop axis.
+        resident: the parallel axis, whose tile is [first, last].
 
     Returns:
-        Bounds that hold for every tile, every extent and every value of the captured numbers.
+        Bounds valid for every tile, extent and value of the captured numbers.
     """
     return loop_ranges(predicate, predicate, stream, resident)
 
 
 def loop_ranges(may: Expr | None, must: Expr | None, stream: str, resident: str) -> KvRanges:
-    """The ranges of a kernel: visited where `may` may hold, without masks where `must` does (a nonempty one lies within)."""
+    """The loop ranges of a kernel: the `may` ranges of its may-mask, the `must` ranges of its must-mask, which implies the former."""
     axes = Axes(stream, resident)
     visited, full = (_intervals(build.TRUE if predicate is None else predicate, axes) for predicate in (may, must))
     intervals = paired(visited, full, axes)
@@ -102,44 +101,46 @@ def loop_ranges(may: Expr | None, must: Expr | None, stream: str, resident: str)
     if pieces is None:
         intervals = whole(intervals, axes)
         pieces = [_clipped(piece, axes) for piece in intervals.pieces]
-    used = {name for piece in pieces for span in (piece.may, piece.must) for bound in (span.lo, span.hi) for name in names_read(bound)}
+    used = {name for piece in pieces for part in (piece.may, piece.must) for bound in (part.lo, part.hi) for name in names_read(bound)}
     return KvRanges(stream, tuple(pieces), tuple(item for item in axes.over.items() if item[0] in used), intervals.tight)
 
 
 def solved(predicate: Expr, stream: str) -> tuple[Interval, tuple[Expr, ...]]:
-    """A mask as seen by one row: the streamed positions where the solvable parts of a conjunction hold, and the parts that are left.
+    """A mask solved for the streamed position of a single row: the interval of the solvable conjuncts, and the other conjuncts.
 
     Args:
-        predicate: which pairs exist.
-        stream: the axis that is solved for.
+        predicate: the mask.
+        stream: the axis to solve for.
 
     Returns:
-        A span, not clipped to the axis, whose bounds may read anything but streamed positions.
+        An interval, not clipped to the axis, whose bounds may read anything but streamed positions.
     """
-    row = Axes(stream, "")  # to one row, its own position is a number
-    span = row.everything
+    row = Axes(stream, "")  # for one row, its position is a scalar
+    interval = row.everything
     left: list[Expr] = []
     for part in related(build.conjuncts(predicate), row):
         intervals = _intervals(part, row)
         if len(intervals.pieces) == 1 and intervals.pieces[0].may == intervals.pieces[0].must:
             may = intervals.pieces[0].may
-            lo = may.lo if span.lo == ZERO else largest(span.lo, may.lo, "")
-            hi = may.hi if span.hi == Extent(stream) else smallest(span.hi, may.hi, "")
-            span = Interval(lo, hi)
+            lo = may.lo if interval.lo == ZERO else largest(interval.lo, may.lo, "")
+            hi = may.hi if interval.hi == Extent(stream) else smallest(interval.hi, may.hi, "")
+            interval = Interval(lo, hi)
         else:
             left.append(part)
-    return span, tuple(left)
+    return interval, tuple(left)
 
 
 def _clipped(piece: MayMust, axes: Axes) -> MayMust:
-    """A piece without what lies beyond the axis."""
-    end = Extent(axes.stream)
-    may, must = (Interval(largest(ZERO, span.lo, axes.resident), smallest(span.hi, end, axes.resident)) for span in (piece.may, piece.must))
-    return MayMust(may, must)
+    """A piece clipped to the axis."""
+
+    def clipped(interval: Interval) -> Interval:
+        return Interval(largest(ZERO, interval.lo, axes.resident), smallest(interval.hi, Extent(axes.stream), axes.resident))
+
+    return MayMust(clipped(piece.may), clipped(piece.must))
 
 
 def _ordered(pieces: list[MayMust], axes: Axes) -> list[MayMust] | None:
-    """Pieces by their first positions; None where it takes the values to tell."""
+    """Pieces sorted by the lower bound of `may`; None if the order is not known statically."""
     result: list[MayMust] = []
     for piece in pieces:
         after = [at_least(piece.may.lo, other.may.lo, axes.resident) for other in result]
@@ -163,11 +164,11 @@ def describe(ranges: KvRanges) -> str:
 
 
 def _spelled(intervals: list[Interval]) -> str:
-    return " and ".join(f"[{print_expr(span.lo)}, {print_expr(span.hi)})" for span in intervals)
+    return " and ".join(f"[{print_expr(interval.lo)}, {print_expr(interval.hi)})" for interval in intervals)
 
 
 def _intervals(predicate: Expr, axes: Axes) -> Intervals:
-    if one_number(predicate, axes):
+    if is_uniform(predicate, axes):
         return gate(predicate, predicate, axes)
     match predicate:
         case Apply(op="and"):
@@ -196,7 +197,7 @@ def _intervals(predicate: Expr, axes: Axes) -> Intervals:
 
 
 def _compared(op: str, difference: Linear, axes: Axes) -> Intervals:
-    """A comparison; a `where` of streamed values in it becomes its two cases."""
+    """A comparison of `difference` with 0; a `where` of streamed values is split into its two cases."""
     for term, factor in difference.terms:
         if isinstance(term, Apply) and term.op == "where" and axes.stream in free_axes(term):
             rest = difference.without(term)
@@ -206,7 +207,7 @@ def _compared(op: str, difference: Linear, axes: Axes) -> Intervals:
 
 
 def related(parts: tuple[Expr, ...], axes: Axes) -> list[Expr]:
-    """Parts of a conjunction, with streamed values that one of them equates with resident ones read as those."""
+    """The conjuncts, each with the equalities of the others substituted: a streamed value by the resident one it equals."""
     found = list(parts)
     for i in range(len(found)):
         streamed, resident = _equated(found[i], axes)
@@ -218,7 +219,7 @@ def related(parts: tuple[Expr, ...], axes: Axes) -> list[Expr]:
 
 
 def _equated(part: Expr, axes: Axes) -> tuple[Expr | None, Expr | None]:
-    """A computed or captured streamed value and the resident one it must equal."""
+    """A computed or captured streamed value, and the resident value that it equals."""
     if isinstance(part, Apply) and part.op == "eq":
         for one, other in (part.args, part.args[::-1]):
             streamed = axes.stream in free_axes(one) and axes.resident not in free_axes(one)
@@ -228,7 +229,7 @@ def _equated(part: Expr, axes: Axes) -> tuple[Expr | None, Expr | None]:
 
 
 def _negation(predicate: Expr) -> Expr | None:
-    """not `predicate`, with the `not` moved inwards; None where there is nothing to move it into."""
+    """not `predicate`, with the `not` pushed inwards by one level; None for an atom."""
     match predicate:
         case Apply(op="and", args=(a, b)):
             return build.apply("or", build.apply("not", a), build.apply("not", b))
@@ -247,5 +248,5 @@ def _negation(predicate: Expr) -> Expr | None:
 
 
 def _cases(p: Expr, a: Expr, b: Expr) -> Expr:
-    """where(p, a, b) of truth values."""
+    """where(p, a, b) of truth values, as a disjunction."""
     return build.apply("or", build.apply("and", p, a), build.apply("and", build.apply("not", p), b))

@@ -1,11 +1,10 @@
-"""How often a cascade must sweep over an axis: FuseMax's pass count, as a lower bound for the cascade as it is written.
+"""FuseMax's pass count: how many sweeps over an axis a cascade needs as written (a lower bound).
 
-    sweep(T), for a T that reduces over the axis = 1 + the last sweep that must have finished before its body is known
-                                                 = that sweep itself, at least 1, if T separates
+    sweep(T) of a reduction T over the axis = 1 + the last sweep that its body depends on
+                                            = that sweep itself, at least 1, if T separates
 
-A value without the axis is finished when the sweeps of the reductions in its history are. A body that has the axis cannot be evaluated
-in the sweep that finishes a value it needs: that is one more pass, unless the reduction separates (`separation`), so that the value
-multiplies a finished sum.
+A body along the axis cannot be evaluated in the sweep that finishes a value it reads: that costs one more pass, unless the reduction
+separates (`separation`), so that the value multiplies the finished sum.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from attngen.ir.traverse import reads
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """`finished`: the sweep that ends before a value is known at one position of the axis; `complete`: at all positions."""
+    """The sweep after which a value is available at one position of the axis (`finished`) and at all positions (`complete`)."""
 
     finished: int
     complete: int
 
 
 def pass_count(cascade: Cascade, axis: str, separable: Collection[str] = ()) -> int:
-    """The number of sweeps over an axis that the cascade needs, 0 if nothing runs along it.
+    """The number of sweeps over an axis that the cascade needs, 0 if no step has it.
 
     Args:
         cascade: TracedForm or later.
@@ -38,7 +37,7 @@ def pass_count(cascade: Cascade, axis: str, separable: Collection[str] = ()) -> 
 
 
 def sweeps(cascade: Cascade, axis: str, separable: Collection[str] = ()) -> dict[str, int]:
-    """The sweep in which each reduction over the axis runs, and each output that carries the axis is produced; the first is 1."""
+    """The sweep, counted from 1, of each reduction over the axis and of each output along the axis."""
     progress = {item.name: _Progress(0, 0) for item in cascade.inputs}
     found: dict[str, int] = {}
     for step in cascade.steps:
@@ -57,7 +56,7 @@ def sweeps(cascade: Cascade, axis: str, separable: Collection[str] = ()) -> dict
 
 
 def _needed(read: Read, axis: str, cascade: Cascade, progress: dict[str, _Progress]) -> int:
-    """The sweep that must have ended before the element is known."""
+    """The sweep after which the element is available."""
     step: Einsum | None = cascade.step(read.tensor)
     if step is not None and axis in step.axes and read.at[step.axes.index(axis)] != Index(axis):
         return progress[read.tensor].complete

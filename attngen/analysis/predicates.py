@@ -1,4 +1,4 @@
-"""Under which predicates each value exists, read off the text: the rule of the interpreter, without values."""
+"""Guards: the predicate under which each value exists, by the interpreter's rule."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from attngen.ir.expr import Expr
 from attngen.ir.traverse import names_read
 
 Mask = frozenset[Expr]
-"""A conjunction as a set, for comparisons; the empty one holds always."""
+"""A conjunction as a set, for comparison; the empty one is true."""
 
 Guards = Mapping[str, Expr | None]
-"""A predicate by name; None, and a name that is lacking, exist always."""
+"""The predicate of each value; None, or no entry, if it always exists."""
 
 
 def mask_of(predicate: Expr | None) -> Mask:
-    """The parts of a predicate."""
+    """The conjuncts of a predicate."""
     return frozenset(build.conjuncts(predicate))
 
 
 def without(predicate: Expr | None, mask: Mask) -> Expr | None:
-    """The parts of a predicate that a mask lacks."""
+    """The conjuncts of a predicate that a mask lacks."""
     return build.both(*(part for part in build.conjuncts(predicate) if part not in mask))
 
 
 def guards(cascade: Cascade) -> dict[str, Expr | None]:
-    """The predicate of every step; a reduction ends masks."""
+    """The guard of every step; the result of a reduction always exists."""
     found: dict[str, Expr | None] = {}
     for step in cascade.steps:
         found[step.name] = None if step.reduce is not None else contributions(step, found)
@@ -35,10 +35,10 @@ def guards(cascade: Cascade) -> dict[str, Expr | None]:
 
 
 def contributions(step: Einsum, exists: Guards) -> Expr | None:
-    """The predicate of what a step computes or, if it reduces, of what it reduces."""
+    """The guard of the elements that a step computes, before any reduction."""
     return build.both(known(step.body, exists), known(step.where, exists), step.where)
 
 
 def known(expr: Expr | None, exists: Guards) -> Expr | None:
-    """Where everything that an expression reads exists."""
+    """The predicate under which all reads of an expression exist."""
     return build.both(*(exists.get(name) for name in names_read(expr)))

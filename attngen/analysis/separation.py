@@ -1,11 +1,11 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportUnknownLambdaType=false
-"""Separation: write a reduction body as a sum of products, streamed times running.
+"""Separation: a reduction body as a sum of products, streamed times running.
 
     F(streamed, running, known) = sum_j G_j(streamed, known) * H_j(running, known)
 
-A reduction whose body separates needs one pass: the G_j accumulate, the H_j wait for the end. Only a factor that holds streamed and
-running values at once stands in the way, and it is named. Every maximal sub-expression without a running value is hidden behind a
-symbol before anything is expanded, so that `exp(x - L)` with a known L is never torn apart.
+A reduction whose body separates needs one pass: the G_j are accumulated in the loop, the H_j applied in the epilogue. Only a factor of both
+streamed and running values prevents that, and the error names it. Every maximal subexpression without a running value becomes a symbol
+before expansion, so `exp(x - L)` with a known L is never split.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LARGEST_DEGREE = 64
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One product: `streamed` accumulates, `running` multiplies the finished sum."""
+    """One product: `streamed` is accumulated, `running` multiplies the finished sum."""
 
     streamed: Expr
     running: Expr
@@ -38,14 +38,14 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Symbols:
-    """What separation has to know about the names in a body.
+    """Classification of the names in a body.
 
     Attributes:
         is_running: whether a tensor depends on a reduction over the streamed axis.
         is_streamed: whether an expression varies along the streamed axis.
-        stands_alone: whether a tensor must end up as a factor of its own, not inside of a hidden sum: what follows a gauge.
-        spelled: how the user wrote a sub-expression that was rewritten; for errors.
-        text: of an expression in the user's names; for errors.
+        stands_alone: whether a tensor must become a factor of its own (weights and offsets of gauges).
+        spelled: the original of each rewritten subexpression, for errors.
+        text: prints an expression in the user's names, for errors.
     """
 
     is_running: Callable[[str], bool]
@@ -59,8 +59,8 @@ def separate(body: Expr, symbols: Symbols, loc: SourceLoc | None = None) -> tupl
     """Separate a body; the number of terms is the rank of the reduction.
 
     Args:
-        body: all running steps over the streamed axis inlined.
-        symbols: which names are running, and what is streamed.
+        body: with all running steps along the streamed axis inlined.
+        symbols: classification of its names.
         loc: the user's line, for the error.
 
     Raises:
@@ -108,7 +108,7 @@ def _degree(body: Expr) -> int:
 
 
 class _Hidden:
-    """Symbols that stand for sub-expressions, numbered in order of appearance, so that results do not depend on history."""
+    """Symbols for subexpressions, numbered in order of appearance, so that results are deterministic."""
 
     def __init__(self, known: Symbols, loc: SourceLoc | None) -> None:
         self.known = known
@@ -127,11 +127,11 @@ class _Hidden:
                 self.streamed_symbols.add(symbol)
         return self.symbols[expr]
 
-    def runs(self, expr: Expr) -> bool:
+    def reads_running(self, expr: Expr) -> bool:
         return any(self.known.is_running(name) for name in names_read(expr))
 
     def whole(self, expr: Expr) -> bool:
-        """Whether an expression may be hidden in one piece."""
+        """Whether an expression may become one symbol."""
         names = names_read(expr)
         return not any(self.known.is_running(name) or self.known.stands_alone(name) for name in names)
 
@@ -153,19 +153,19 @@ class _Hidden:
                 return -self.hide(a)
             case Apply(op="pow", args=(a, Const(value=power))) if float(power).is_integer() and 0 < power <= _LARGEST_POWER:
                 return self.hide(a) ** int(power)
-            case Apply(op="div" | "safe_div" as op, args=(a, b)) if not (self.known.is_streamed(b) and self.runs(b)):
+            case Apply(op="div" | "safe_div" as op, args=(a, b)) if not (self.known.is_streamed(b) and self.reads_running(b)):
                 return self.hide(a) * self.symbol(Apply(op, (build.ONE, b)))
             case _:
                 return self.opaque(expr)
 
     def opaque(self, expr: Expr) -> sympy.Symbol:
-        if self.runs(expr) and self.known.is_streamed(expr):
+        if self.reads_running(expr) and self.known.is_streamed(expr):
             raise NotStreamable(
                 f"one pass cannot compute this reduction: the factor {self.known.text(self.spelled(expr))} mixes values of the current "
-                "element with values that are only known after all elements were seen",
+                "element with values known only after all elements",
                 loc=self.loc,
-                remedy="Rewrite it as a sum of products in which each factor holds one kind (exp(a - b) does so by itself), "
-                "or pass the reduced value in as an input from a first call.",
+                remedy="Rewrite it as a sum of products whose factors hold one kind each (exp(a - b) separates by itself), "
+                "or pass the reduced value in as an input, computed by a first call.",
             )
         return self.symbol(expr)
 
@@ -173,7 +173,7 @@ class _Hidden:
         return expr if self.known.spelled is None else self.known.spelled.get(expr, expr)
 
     def show(self, expr: sympy.Expr) -> Expr:
-        """Back to the IR; products in the order of the symbols' numbers, reciprocals merged into divisions."""
+        """Back to the IR: factors in symbol order, reciprocals merged into divisions."""
         terms = sorted(sympy.Add.make_args(expr), key=str)
         return build.total([self.show_product(term) for term in terms]) if len(terms) > 1 else self.show_product(terms[0])
 

@@ -1,23 +1,23 @@
-"""Comparisons of whole numbers, solved for the streamed position.
+"""Integer comparisons, solved for the streamed position.
 
     a * n + rest(tile) >= 0          n >= ceil(-rest / a), or n <= floor(rest / -a)
     (n + k) // c >= x(tile)          n + k >= c * x, for c > 0
 
-What varies with the rows of the tile only enters by its least and its greatest value in the tile: positions by `first` and `last`,
-sums, multiples, quotients, remainders, max, min, abs and where by theirs, values read from captured tensors by a minimum and a maximum over
-the tile. max, min and abs of streamed positions are split into cases. What has no such form is opaque.
+A value that varies over the rows of the tile is bounded by its minimum and maximum: positions by `first` and `last`; sums, multiples,
+quotients, remainders, max, min, abs and where by the bounds of their operands; captured tensors by a minimum and a maximum over the tile.
+max, min and abs of streamed positions are split into cases. Anything else is opaque.
 """
 
 from __future__ import annotations
 
 from attngen.analysis.affine import FIRST, LAST, Linear, compare_least, constant, largest, linear, smallest
-from attngen.analysis.intervals import ZERO, Axes, Interval, Intervals, MayMust, both, either, gate, one_number, opaque, paired
+from attngen.analysis.intervals import ZERO, Axes, Interval, Intervals, MayMust, both, either, gate, is_uniform, opaque, paired
 from attngen.ir import build
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import free_axes
 
 _Bounds = tuple[Expr, Expr]
-"""The least and the greatest value over a tile."""
+"""The minimum and the maximum over a tile."""
 
 
 def solve_comparison(op: str, difference: Linear, axes: Axes) -> Intervals:
@@ -67,7 +67,7 @@ def _solve(a: int, rest: Linear, axes: Axes) -> Interval:
 
 
 def _without_term(form: Linear, term: Expr, factor: int, axes: Axes) -> Intervals:
-    """The comparison by the cases of a max, min or abs of streamed positions, or with a quotient multiplied out."""
+    """form >= 0 without a streamed term: by the cases of a max, min or abs, or with a quotient multiplied out."""
     rest = form.without(term)
 
     def case(value: Expr) -> Intervals:
@@ -75,19 +75,19 @@ def _without_term(form: Linear, term: Expr, factor: int, axes: Axes) -> Interval
 
     match term:
         case Apply(op="abs", args=(a,)):
-            pieces = (case(a), case(build.neg(a)))
-            return either(*pieces, axes) if factor > 0 else both(*pieces, axes)
+            cases = (case(a), case(build.neg(a)))
+            return either(*cases, axes) if factor > 0 else both(*cases, axes)
         case Apply(op="max" | "min" as op, args=(a, b)):
-            pieces = (case(a), case(b))
-            return either(*pieces, axes) if (op == "max") == (factor > 0) else both(*pieces, axes)
-        case Apply(op="floordiv", args=(a, c)) if one_number(c, axes):
+            cases = (case(a), case(b))
+            return either(*cases, axes) if (op == "max") == (factor > 0) else both(*cases, axes)
+        case Apply(op="floordiv", args=(a, c)) if is_uniform(c, axes):
             return _quotient(a, c, rest, factor, axes)
         case _:
             return opaque(axes)
 
 
 def _quotient(a: Expr, c: Expr, rest: Linear, factor: int, axes: Axes) -> Intervals:
-    """factor * (a // c) + rest >= 0; for a divisor below 1 nothing is known."""
+    """factor * (a // c) + rest >= 0; opaque for a divisor below 1."""
     bounds = _extremes_of_sum(rest, axes)
     if bounds is None or (isinstance(c, Const) and c.value < 1):
         return opaque(axes)
@@ -108,11 +108,11 @@ def _quotient(a: Expr, c: Expr, rest: Linear, factor: int, axes: Axes) -> Interv
     return either(both(gate(positive, positive, axes), known, axes), gate(unknown, build.FALSE, axes), axes)
 
 
-# ---- least and greatest values over a tile
+# ---- minima and maxima over a tile
 
 
 def _extremes_of_sum(form: Linear, axes: Axes) -> _Bounds | None:
-    """Of a sum without streamed positions; None where one has no bounds."""
+    """The bounds of a sum; None if a term is streamed or has no bounds."""
     least, most = constant(form.constant), constant(form.constant)
     for term, factor in form.terms:
         bounds = None if axes.stream in free_axes(term) else _extremes(term, axes)
@@ -124,7 +124,7 @@ def _extremes_of_sum(form: Linear, axes: Axes) -> _Bounds | None:
 
 
 def _extremes(expr: Expr, axes: Axes) -> _Bounds | None:
-    if one_number(expr, axes):
+    if is_uniform(expr, axes):
         return expr, expr
     match expr:
         case Index():
@@ -139,11 +139,11 @@ def _extremes(expr: Expr, axes: Axes) -> _Bounds | None:
         case Apply(op="abs", args=(a,)):
             inner = _whole(a, axes)
             return None if inner is None else _of_abs(*inner, axes)
-        case Apply(op="floordiv" | "mul" as op, args=(a, c)) if one_number(c, axes):
+        case Apply(op="floordiv" | "mul" as op, args=(a, c)) if is_uniform(c, axes):
             return _monotone(op, _whole(a, axes), c, axes)
-        case Apply(op="mul", args=(c, a)) if one_number(c, axes):
+        case Apply(op="mul", args=(c, a)) if is_uniform(c, axes):
             return _monotone("mul", _whole(a, axes), c, axes)
-        case Apply(op="mod", args=(a, c)) if one_number(c, axes):
+        case Apply(op="mod", args=(a, c)) if is_uniform(c, axes):
             return _remainder(_whole(a, axes), c, axes)
         case _:
             return None
@@ -161,7 +161,7 @@ def _hull(values: tuple[Expr, ...], axes: Axes) -> _Bounds:
 
 
 def _monotone(op: str, bounds: _Bounds | None, c: Expr, axes: Axes) -> _Bounds | None:
-    """`x op c` rises or falls with x, by the sign of c."""
+    """The bounds of `x op c`, monotone in x; the sign of c gives the direction."""
     if bounds is None:
         return None
     ends = (build.apply(op, bounds[0], c), build.apply(op, bounds[1], c))
@@ -169,7 +169,7 @@ def _monotone(op: str, bounds: _Bounds | None, c: Expr, axes: Axes) -> _Bounds |
 
 
 def _remainder(bounds: _Bounds | None, c: Expr, axes: Axes) -> _Bounds | None:
-    """`x % c` rises with x as long as the quotient stays; where it does not, it lies between 0 and c, of which c is no part."""
+    """The bounds of `x % c`: monotone in x within one quotient, else between 0 and c, exclusive."""
     if bounds is None:
         return None
     first, last = (build.apply("floordiv", x, c) for x in bounds)

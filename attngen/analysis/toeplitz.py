@@ -1,4 +1,4 @@
-"""Whether a position depends on the difference of two indices only, so that all pairs on a diagonal share it.
+"""Toeplitz positions: those that depend on the difference of two indices only.
 
 table[m - n + extent(n)]        min(abs(n - m), 128)        (m - n) // 8        offset[n - m]
 """
@@ -16,7 +16,7 @@ _DISTANCE = Index(" distance")
 
 
 def is_diagonal(expr: Expr, first: str, second: str) -> bool:
-    """Whether an expression is seen to stay the same when both indices grow by one.
+    """Whether an expression is invariant, as far as its normal form shows, when both indices grow by one.
 
     Args:
         expr: any expression.
@@ -28,7 +28,7 @@ def is_diagonal(expr: Expr, first: str, second: str) -> bool:
 
 
 def _normal(node: Expr) -> Expr | None:
-    """Sums of whole numbers in their linear form, comparisons as those of a difference with 0."""
+    """Integer sums in linear form, comparisons as those of a difference with 0."""
     match node:
         case Apply(op=op, args=(a, b)) if op in _COMPARISONS and kind_of(a) == kind_of(b) == "int":
             return Apply(op, (linear(a).plus(linear(b), -1).expr(), build.const(0)))

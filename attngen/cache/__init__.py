@@ -1,6 +1,6 @@
-"""What was compiled before: keys (`key`), a store on disk (`store`), and the import of stored modules (`load`).
+"""The cache of compiled kernels: keys (`key`), a store on disk (`store`), and the import of stored modules (`load`).
 
-Knows neither torch nor triton, so that the command line can list and clear the cache at once.
+Independent of torch and triton, so that the command line lists and clears the cache fast.
 """
 
 from __future__ import annotations

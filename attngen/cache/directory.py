@@ -1,12 +1,12 @@
-"""The folder of the cache: where it is, and whether what lies in it may be run.
+"""The folder of the cache: its location, and whether code in it may be executed.
 
-Code is loaded from this folder, so it must belong to the user (or to root, who needs no cache to run code) and nobody else may write to
-it. Whoever can write to a folder above it can put another one in its place, so the same holds up to the root of the file system; a folder
-with the sticky bit, such as /tmp, may be open to everybody, since its entries stay with their owners. The check looks at the folder itself,
-not at where a link leads, and never repairs anything: a folder that others could write to may already hold what they wrote.
+Code is loaded from this folder, so it must belong to the user (or to root, who needs no cache to run code) and be writable by nobody else.
+Whoever can write to a parent folder can replace it, so the same holds up to the root of the file system; a folder with the sticky bit, such
+as /tmp, may be open to everybody, since its entries stay with their owners. The check looks at the folder itself, not at the target of a
+link, and never repairs anything: a folder that others could write to may already hold their files.
 
-Folders are checked again whenever something is read: `held_directory` gives a descriptor of the folder that was checked, and what is
-read through it comes from there, whatever becomes of the name.
+Folders are checked again at every read: `held_directory` gives a descriptor of the checked folder, and reads through it come from there
+even if the name is replaced.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from attngen.errors import CacheError, UnsafeCacheDirectory
 
 
 def cache_base(override: Path | None = None) -> Path:
-    """The folder above all caches of this user: `override` (the knob `cache_dir`), or the usual place of the platform."""
+    """The parent folder of all caches of this user: `override` (the knob `cache_dir`), or the platform's default."""
     if override is not None:
         return override
-    # Only here, so that machines that name a folder need no platformdirs.
+    # Imported here, so that platformdirs is not needed with an override.
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("attngen", appauthor=False))
@@ -34,7 +34,7 @@ def prepare_directory(base: Path, *parts: str) -> Path | None:
     """Creates `base/parts[0]/parts[1]/...`, readable by its owner only, and checks each of these folders and those above.
 
     Args:
-        base: the folder above all caches.
+        base: the parent folder of all caches.
         parts: plain names, such as a version.
 
     Returns:
@@ -64,18 +64,18 @@ def prepare_directory(base: Path, *parts: str) -> Path | None:
 
 
 def check_directory(folder: Path) -> None:
-    """Refuses a folder into which anybody but its owner could write, or that somebody else owns.
+    """Refuses a folder that others own or could write to.
 
     Raises:
-        UnsafeCacheDirectory: the folder is no real folder, or others could write into it.
-        OSError: the folder cannot be looked at.
+        UnsafeCacheDirectory: it is not a real folder, or others could write into it.
+        OSError: the folder cannot be inspected.
     """
     _check(folder, os.lstat(folder))
 
 
 @contextmanager
 def held_directory(folder: Path) -> Generator[int, None, None]:
-    """A descriptor of a folder, which is checked with all that are above it.
+    """A descriptor of a folder, checked with all its parents.
 
     Raises:
         UnsafeCacheDirectory: as `check_directory`, or somebody else could replace the folder.
@@ -85,7 +85,7 @@ def held_directory(folder: Path) -> Generator[int, None, None]:
     check_directory(folder)
     descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
     try:
-        # What was opened may not be what was looked at.
+        # The opened folder may differ from the one inspected.
         _check(folder, os.fstat(descriptor))
         yield descriptor
     finally:
@@ -93,12 +93,12 @@ def held_directory(folder: Path) -> Generator[int, None, None]:
 
 
 def check_above(folder: Path) -> None:
-    """Refuses a folder that somebody else could replace: above it lies a folder that another user owns or, without the sticky bit, may
-    write to. So that links say nothing else tomorrow, this holds for the folders of the name and for those where its links lead.
+    """Refuses a folder that somebody else could replace: another user owns a parent folder or, without the sticky bit, may write to it.
+    Checks the parents of the name and of the targets of its links, so that links cannot be redirected.
 
     Raises:
-        UnsafeCacheDirectory: naming the folder above.
-        OSError: one of them cannot be looked at.
+        UnsafeCacheDirectory: naming the parent folder.
+        OSError: one of them cannot be inspected.
     """
     for above in dict.fromkeys((*folder.parents, folder.parent.resolve(), *folder.parent.resolve().parents)):
         if not is_own(os.lstat(above)):
@@ -116,14 +116,14 @@ def is_own(status: os.stat_result) -> bool:
 
 
 def others_may_write(status: os.stat_result) -> bool:
-    """Whether its mode lets a group or everybody write to a file."""
+    """Whether the mode of a file lets a group or everybody write."""
     return bool(status.st_mode & 0o022)
 
 
 def _of_own_group(status: os.stat_result) -> bool:
-    """Whether a folder may be written by its group and no further, and this is the private group that many systems give to each user.
+    """Whether a folder is writable only by its group, which is the user's private group.
 
-    Group 0 is nobody's own: containers that run under arbitrary users put all of them into it.
+    Group 0 is not private: containers that run under arbitrary users put all of them into it.
     """
     if status.st_mode & stat.S_IWOTH or status.st_gid == 0 or status.st_gid != os.getegid():
         return False
@@ -165,6 +165,6 @@ def _is_plain(name: str) -> bool:
 
 def _unsafe(folder: Path, why: str) -> UnsafeCacheDirectory:
     return UnsafeCacheDirectory(
-        f"{folder} {why}, so that code of others could be loaded from it or from below",
-        remedy="Give it to yourself alone (chown, chmod 700), or name another folder in ATTNGEN_CACHE_DIR.",
+        f"{folder} {why}, so that code of others could be loaded from it",
+        remedy="Make it yours alone (chown, chmod 700), or set another folder in ATTNGEN_CACHE_DIR.",
     )

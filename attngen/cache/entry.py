@@ -1,8 +1,8 @@
 """One entry of the cache: a folder of plain files, and `manifest.json` with the size and sha256 of each.
 
-`write_entry` fills a folder that nobody reads yet; `read_entry` believes nothing: folder and files must belong to the user and be writable
-by nobody else, and every file must be a regular one of the listed size and hash. What was read and verified is what an entry holds;
-nothing of it is read a second time. The manifest is JSON and so is the metadata; nothing is unpickled or run here.
+`write_entry` fills a folder before it is published; `read_entry` trusts nothing: folder and files must belong to the user and be writable
+by nobody else, and every file must be a regular one of the listed size and hash. An entry holds the verified content; no file is read
+twice. Manifest and metadata are JSON; nothing is unpickled or executed here.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 MANIFEST = "manifest.json"
 SCHEMA = 1
 
-# A manifest lists a few files; more than this is not one of ours.
+# A manifest lists a few files; a larger one is not ours.
 _MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 
 
 class BadEntry(Exception):
-    """An entry on disk is not what its manifest promises. It never leaves `attngen.cache`: such an entry is a miss."""
+    """An entry on disk does not match its manifest. Never leaves `attngen.cache`: such an entry is a miss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artefacts:
-    """What a build produced: file contents by name (plain names, no folders), and any JSON worth keeping beside them."""
+    """The products of a build: file contents by name (plain names, no folders), and JSON metadata."""
 
     files: Mapping[str, bytes]
     metadata: Mapping[str, Json]
@@ -63,11 +63,11 @@ class Entry:
         return sum(map(len, self.contents.values()))
 
     def file(self, name: str) -> Path:
-        """Path of one of the files, for tracebacks and debuggers; what runs is its content."""
+        """Path of one of the files, for tracebacks and debuggers; its `content` is what is executed."""
         return self.path / self._known(name)
 
     def content(self, name: str) -> bytes:
-        """One of the files as it was read and verified, whatever lies at its path now."""
+        """The verified content of one of the files, whatever is at its path now."""
         return self.contents[self._known(name)]
 
     def _known(self, name: str) -> str:
@@ -76,12 +76,12 @@ class Entry:
         return name
 
     def is_there(self) -> bool:
-        """False once somebody has cleared the cache under a process that still holds the entry."""
+        """False after the cache was cleared while this process holds the entry."""
         return (self.path / MANIFEST).is_file()
 
 
 def write_entry(folder: Path, key: str, artefacts: Artefacts) -> None:
-    """Writes all files into the empty `folder`, the manifest last, each down to the disk.
+    """Writes all files into the empty `folder`, the manifest last, each synced to disk.
 
     Raises:
         InternalError: a name is not a plain file name, or the metadata is not JSON.
@@ -111,7 +111,7 @@ def read_entry(path: Path, key: str, dir_fd: int | None = None) -> Entry | None:
         dir_fd: a descriptor of the folder above, through which the entry is opened.
 
     Raises:
-        BadEntry: something is there, and it is not a complete entry for `key`, or others could have written it.
+        BadEntry: it is not a complete entry for `key`, or others could have written it.
     """
     try:
         flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -130,7 +130,7 @@ def read_entry(path: Path, key: str, dir_fd: int | None = None) -> Entry | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings names in `folder` down to the disk, where the file system can."""
+    """Syncs the names in `folder` to disk, where the file system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -160,14 +160,14 @@ def _read(path: Path, key: str, folder: int) -> Entry:
 
 
 def _mapping(value: object, what: str) -> dict[str, Json]:
-    """JSON objects have text as names, so a dict is enough to ask for."""
+    """The value as a JSON object; its names are text."""
     if not isinstance(value, dict):
         raise BadEntry(f"{what} is not a JSON object")
     return cast("dict[str, Json]", value)
 
 
 def _content(name: str, folder: int, size: object) -> bytes:
-    """All bytes of a regular file; it is not read when its size is not `size`. None: any size a manifest can have."""
+    """The content of a regular file of `size` bytes; None allows any size of a manifest."""
     descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), dir_fd=folder)
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
@@ -187,7 +187,7 @@ def _check_owner(what: str, status: os.stat_result) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """For the owner alone, whatever the umask is."""
+    """Write a file readable by its owner only, whatever the umask."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
         stream.flush()

@@ -1,11 +1,10 @@
-"""Names of compiled things: sha256 over everything that decides what is emitted and compiled.
+"""Cache keys: sha256 over everything that affects the emitted and compiled code.
 
-Two keys. A *request* key stands for what the user asked, before any algebra, and leads to a manifest with the schedule; a *kernel* key
-stands for one emitted kernel. Both cover the code of attngen, its templates and the versions of the tools, so that nothing stale is ever
-found. Identities, addresses, paths and times never enter a key.
+A *request* key identifies the user's request, before any transformation, and leads to a manifest with the schedule; a *kernel* key
+identifies one emitted kernel. Both cover the code of attngen, its templates and the tool versions, so that no entry is ever stale.
+Identities, addresses, paths and times never enter a key.
 
-The bytes that are hashed can be read in one way only: each value is a type letter, its length and its content, floats are written
-exactly, names in sorted order. So no two different requests share an encoding.
+The encoding is injective: each value is a type letter, its length and its content, floats exact, names sorted.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from typing import TypeAlias, cast
 
 from attngen.errors import InternalError
 
-# Raise it when the layout of entries or the meaning of a field changes.
+# Raised when the layout of entries or the meaning of a field changes.
 FORMAT_VERSION = 1
 
 KeyValue: TypeAlias = "bool | int | float | str | bytes | tuple[KeyValue, ...] | Mapping[str, KeyValue] | None"
 
-# Folders of a wheel that lie inside the package and are no source of attngen: templates have a hash of their own, kernels are products.
+# Folders inside the package of a wheel that are not source: templates have their own hash, kernels are outputs.
 _NOT_SOURCE = ("templates", "pregenerated")
 
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """What turns a cascade into machine code, besides the cascade, the schedule and the target.
+    """The tools that turn a cascade into machine code.
 
     Attributes:
-        attngen, triton, ptxas, torch: versions as their makers spell them; "" where a tool is absent or takes no part.
+        attngen, triton, ptxas, torch: version strings; "" where a tool is absent or not involved.
         templates: hash of the template bundle.
         source: hash of attngen's own code.
         code_knobs: name and value of the knobs that change emitted code (`attngen.knobs.code_knobs`).
@@ -49,13 +48,13 @@ class Toolchain:
 
 
 def request_key(text: str, target: str, options: Mapping[str, KeyValue], toolchain: Toolchain) -> str:
-    """Key of what a user asked for.
+    """Key of a user's request.
 
     Args:
-        text: the traced cascade as printed, before any pass; captured tensors appear in it by rank, dtype and use.
+        text: the printed traced cascade, before any pass; captured tensors appear in it by rank, dtype and use.
         target: name of the target.
-        options: arguments of the compilation that change its result (dtypes, dims, length class, given schedule, ...).
-        toolchain: the tools that would build it.
+        options: arguments of the compilation that affect its result (dtypes, dims, length class, given schedule, ...).
+        toolchain: the tools that build it.
 
     Returns:
         64 hexadecimal digits.
@@ -64,7 +63,7 @@ def request_key(text: str, target: str, options: Mapping[str, KeyValue], toolcha
 
 
 def kernel_key(cascade: str, schedule: str, target: str, toolchain: Toolchain) -> str:
-    """Key of one kernel: its canonical cascade and its schedule as printed, for one target and one set of tools.
+    """Key of one kernel: its printed canonical cascade and schedule, for one target and toolchain.
 
     Returns:
         64 hexadecimal digits.
@@ -76,9 +75,9 @@ def folder_hash(folder: Path, suffixes: tuple[str, ...] = (), skip: tuple[str, .
     """Hash over names and contents of the files below `folder`.
 
     Args:
-        folder: an existing folder; where it lies takes no part in the hash.
-        suffixes: ends of the names to take; all files without them.
-        skip: names of folders directly below `folder` to leave out. Byte code is always left out.
+        folder: an existing folder; its location is not hashed.
+        suffixes: of the files to include; () for all files.
+        skip: names of direct subfolders to exclude. Byte code is always excluded.
 
     Returns:
         64 hexadecimal digits.
@@ -95,15 +94,15 @@ def folder_hash(folder: Path, suffixes: tuple[str, ...] = (), skip: tuple[str, .
 
 @functools.cache
 def source_hash() -> str:
-    """Hash of attngen's own code, the same for a checkout and for a wheel of it. Computed once: running code does not change."""
+    """Hash of attngen's own code, the same for a checkout and its wheel. Computed once: running code does not change."""
     return folder_hash(Path(__file__).resolve().parents[1], (".py",), _NOT_SOURCE)
 
 
 def encode(value: KeyValue) -> bytes:
-    """The bytes that stand for `value` and for no other value.
+    """An injective encoding of `value`.
 
     Raises:
-        InternalError: `value` holds something whose text says too little, such as an object or a set.
+        InternalError: `value` contains something without an encoding, such as an object or a set.
     """
     match value:
         case None:
@@ -141,7 +140,7 @@ def _digest(kind: str, fields: Mapping[str, KeyValue], toolchain: Toolchain) -> 
         "torch": toolchain.torch,
         "templates": toolchain.templates,
         "source": toolchain.source,
-        # `encode` refuses what is no KeyValue.
+        # `encode` refuses values that are no KeyValue.
         "code_knobs": cast(KeyValue, toolchain.code_knobs),
     }
     return hashlib.sha256(encode(everything)).hexdigest()

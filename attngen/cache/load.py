@@ -1,8 +1,7 @@
-"""Import of a module from a file of the cache or of `generated/`.
+"""Imports a module from a file of the cache or of `generated/`.
 
-Triton, tracebacks and debuggers ask `linecache` for the text of the file; they get the text that runs, also after somebody has put another
-file in its place. No byte code is read or written: beside a verified file there must be nothing else that could run. Verifying is the
-store's duty, not done here.
+Triton, tracebacks and debuggers read source text from `linecache`; they get the text that runs, even after the file was replaced. No byte
+code is read or written, so that only the verified file can run. The store verifies it.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from types import CodeType, ModuleType
 
 from attngen.errors import InternalError
 
-# Two threads that ask for one module at once get one module.
+# Concurrent loads of one module give one module.
 _LOADING = threading.RLock()
 
 
 def load_module(path: Path, name: str, *, text: bytes | None = None, preset: Mapping[str, object] | None = None) -> ModuleType:
-    """The module in the file `path`, run once per process, path, text and `name`.
+    """The module in the file `path`, executed once per process, path, text and `name`.
 
     Args:
         path: a Python file.
-        name: an identifier for people; path and text are added to it, so that equal names never clash.
-        text: of the file, where it was read before; the file itself is not looked at then.
-        preset: names that are set in the module before it runs. Not part of its identity: with another preset, give another name.
+        name: a readable identifier; a hash of path and text is added, so that equal names never clash.
+        text: of the file, if already read; the file is then not opened.
+        preset: names set in the module before it is executed. Not part of its identity: another preset needs another name.
 
     Returns:
         The module, registered in `sys.modules`.
 
     Raises:
-        Whatever the module raises when it runs; it is then not registered.
+        Whatever the module raises on execution; it is then not registered.
     """
     if not name.isidentifier():
         raise InternalError(f"{name!r} cannot name a module")
@@ -64,7 +63,7 @@ def load_module(path: Path, name: str, *, text: bytes | None = None, preset: Map
 
 
 def source_of(module: ModuleType) -> str:
-    """The text that a module was made of."""
+    """The source text of a module."""
     loader = module.__spec__.loader if module.__spec__ is not None else None
     if not isinstance(loader, _Loader):
         return inspect.getsource(module)
@@ -74,12 +73,12 @@ def source_of(module: ModuleType) -> str:
 
 
 def _show(path: Path, text: str) -> None:
-    """Without a time of change, what `linecache` has is not held against the disk again."""
+    """Set the text in `linecache`; without a modification time it is not compared with the disk."""
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
 
 
 class _Loader(SourceFileLoader):
-    """Compiles the bytes that were hashed, and knows no byte code."""
+    """Compiles the hashed bytes, without byte code files."""
 
     def __init__(self, fullname: str, path: str, text: bytes) -> None:
         super().__init__(fullname, path)

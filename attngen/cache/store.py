@@ -1,12 +1,12 @@
-"""The cache on disk, safe for many processes at once, with a dictionary in front.
+"""The cache on disk, safe for concurrent processes, with a dictionary in front.
 
-An entry is a folder named by its key. It is written under another name in the same folder and appears by one rename, so readers see all
-of it or nothing; of two writers the later one throws its copy away. The lock per key only saves work: where it cannot be had, both build.
+An entry is a folder named by its key. It is written under a temporary name in the same folder and published by one rename, so that readers
+see all of it or nothing; of two writers the later one discards its copy. The lock per key only saves work: without it, both build.
 
-Exceptions, method by method: an entry that is damaged, or that others could have written, is removed by `try_load` with one warning and is
-a miss. `build` raises what the builder raises; where nothing can be stored, it warns once and keeps its entries in a private folder until
-the process ends. A cache that others could write to, or replace, raises UnsafeCacheDirectory when it is opened and again whenever an entry
-is read from it or written to it, for it may have been replaced since; everything else works without a cache.
+Exceptions: `try_load` removes an entry that is damaged, or that others could have written, with one warning, and reports a miss. `build`
+raises what the builder raises; where nothing can be stored, it warns once and keeps entries in a private folder until the process ends. A
+cache that others could write to, or replace, raises UnsafeCacheDirectory when it is opened and at each read or write of an entry, since it
+may have been replaced meanwhile; everything else works without a cache.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _STAGING = ".tmp-"
 _LOCKS = ".locks"
 _STALE_AFTER_S = 3600.0
-# Another process may publish, and a third remove, between a failed rename and the look at what is there.
+# Another process may publish, and a third remove, between a failed rename and the next read.
 _PUBLISH_ATTEMPTS = 3
 
 
 class CacheWarning(UserWarning):
-    """The cache does less than it should: an entry was damaged, a lock was stuck, or nothing can be stored."""
+    """The cache is degraded: an entry was damaged, a lock was stuck, or nothing can be stored."""
 
 
 def open_store(version: str, abi: str, cache_dir: Path | None = None, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Store:
@@ -51,8 +51,8 @@ def open_store(version: str, abi: str, cache_dir: Path | None = None, *, lock_ti
 
     Args:
         version: of attngen.
-        abi: a plain name for what compiled code depends on, "py311-triton3.6.0-torch2.13.0".
-        cache_dir: the knob of that name; None takes the usual place of the platform.
+        abi: a plain name of the versions that compiled code depends on, "py311-triton3.6.0-torch2.13.0".
+        cache_dir: the knob of that name; None is the platform's default.
         lock_timeout_s: how long to wait, in seconds, for another process that builds the same entry.
 
     Raises:
@@ -62,7 +62,7 @@ def open_store(version: str, abi: str, cache_dir: Path | None = None, *, lock_ti
 
 
 class Store:
-    """Entries by key, in a folder that `prepare_directory` has checked. None as folder keeps entries for this process only."""
+    """Entries by key, in a folder checked by `prepare_directory`. With None as folder, entries last for this process only."""
 
     def __init__(self, folder: Path | None, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ class Store:
         self._private: Path | None = None
 
     def try_load(self, key: str) -> Entry | None:
-        """The entry for `key`, or None. Files are read and verified once per process; what was read then is what the entry holds.
+        """The entry for `key`, or None. Files are read and verified once per process; the entry holds their content.
 
         Raises:
             UnsafeCacheDirectory: others could write into the folder, or replace it.
@@ -91,7 +91,7 @@ class Store:
         return None
 
     def build(self, key: str, make: Callable[[], Artefacts]) -> Entry:
-        """The entry for `key`, made by `make` if there is none. Of several processes that ask at once, normally one calls `make`."""
+        """The entry for `key`, made by `make` if there is none. Of concurrent processes, normally one calls `make`."""
         entry = self.try_load(key)
         if entry is not None:
             return entry
@@ -102,7 +102,7 @@ class Store:
             return self._remember(self._store(key, make()))
 
     def entries(self) -> tuple[Entry, ...]:
-        """All whole entries, by key. Damaged ones are left out and left alone."""
+        """All valid entries, sorted by key. Damaged ones are skipped, not removed."""
         found: dict[str, Entry] = {}
         for folder in self._folders():
             for key in _keys(folder):
@@ -113,7 +113,7 @@ class Store:
         return tuple(found[key] for key in sorted(found))
 
     def clear(self) -> int:
-        """Removes all entries, damaged ones too, and says how many there were.
+        """Removes all entries, damaged ones too, and returns their number.
 
         Raises:
             CacheError: some could not be removed.
@@ -127,7 +127,7 @@ class Store:
                     raise CacheError(f"cannot remove {folder / key}", remedy="Is the folder read-only?")
                 count += 1
             _sweep(folder)
-            # A process that still waits on one of these locks builds for itself; that costs time and nothing else.
+            # A process that still waits on one of these locks builds for itself, which only costs time.
             shutil.rmtree(folder / _LOCKS, ignore_errors=True)
         return count
 
@@ -156,7 +156,7 @@ class Store:
             raise CacheError(f"no compiled kernel can be stored: {error}", remedy=remedy) from error
 
     def _private_folder(self, why: str) -> Path:
-        """A folder that only this process uses and that goes away with it."""
+        """A folder of this process, deleted at its end."""
         with self._guard:
             if self._private is not None:
                 return self._private
@@ -168,7 +168,7 @@ class Store:
 
     @contextmanager
     def _lock(self, key: str) -> Generator[None, None, None]:
-        """Held while one process builds; goes on without after the timeout, or where locks do not work."""
+        """Held while one process builds; skipped after the timeout, or where locks do not work."""
         folders = self._folders()
         lock: filelock.BaseFileLock | None = None
         if folders:
@@ -211,7 +211,7 @@ def _load(folder: Path, key: str) -> Entry | None:
 
 
 def _publish(folder: Path, key: str, artefacts: Artefacts) -> Entry:
-    """Writes beside, then renames. Whoever comes second takes what is there.
+    """Writes to a temporary folder, then renames it. The second of two writers uses the entry of the first.
 
     Raises:
         OSError: the folder cannot be written. UnsafeCacheDirectory: others could write into it.
@@ -237,7 +237,7 @@ def _publish(folder: Path, key: str, artefacts: Artefacts) -> Entry:
 
 
 def _remove(path: Path) -> bool:
-    """Takes an entry out of sight with one rename, then deletes it. False if it is still there."""
+    """Hides an entry by one rename, then deletes it. False if it is still there."""
     aside = path.with_name(f"{_STAGING}{os.urandom(8).hex()}")
     try:
         os.rename(path, aside)  # noqa: PTH104  see _publish
@@ -252,7 +252,7 @@ def _remove(path: Path) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what killed writers left behind; what is younger may have a writer who lives."""
+    """Removes temporary folders of killed writers; younger ones may still be in use."""
     with suppress(OSError):
         for leftover in folder.glob(f"{_STAGING}*"):
             if time.time() - leftover.lstat().st_mtime > _STALE_AFTER_S:
@@ -272,7 +272,7 @@ def _owner(lock: Path) -> str:
 
 
 def all_stores(override: Path | None = None) -> list[Store]:
-    """The caches of all versions of the code and of its tools that left one. What else lies beside them is of somebody else.
+    """The caches of all versions of attngen and its tools. Other folders beside them are ignored.
 
     Args:
         override: the knob `cache_dir`.

@@ -1,7 +1,6 @@
-"""Tiles that were tuned: the user's table in the cache folder over the one that ships.
+"""The user's table of tuned tiles in the cache folder, which takes precedence over the shipped one.
 
-Read once a process. A damaged file of the user's is left alone, said once, and counts as empty: tiles are then what they were before
-tuning.
+Read once per process. A damaged user file is kept, reported once, and counts as empty.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ _NO_TABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ScheduleE
 
 
 def tuned_tiles(knobs: Knobs, local: bool) -> TunedTable:
-    """The table that choices ask first.
+    """The table of tuned tiles for choices.
 
     Args:
-        knobs: `cache_dir` says where the user's table lies.
-        local: whether it counts; what is made for other machines rests on the shipped one alone.
+        knobs: `cache_dir` locates the user's table.
+        local: whether to include it; kernels for other machines rest on the shipped one alone.
     """
     return _together(knobs.cache_dir) if local else shipped()
 
 
 def own_path(cache_dir: Path | None) -> Path:
-    """The user's table, which need not be there; its folder is, readable by its owner only.
+    """The path of the user's table, which need not exist; its folder does, readable by its owner only.
 
     Raises:
         CacheError: the folder cannot be created. UnsafeCacheDirectory: others could write into it.
     """
     base = cache_base(cache_dir)
     if prepare_directory(base) is None:
-        raise CacheError(f"the cache folder {base} cannot be created", remedy="Name another with ATTNGEN_CACHE_DIR, or a file with --out.")
+        raise CacheError(f"the cache folder {base} cannot be created", remedy="Set another in ATTNGEN_CACHE_DIR, or a file with --out.")
     return base / FILE_NAME
 
 
@@ -46,20 +45,20 @@ def existing(path: Path) -> TunedTable:
     """The table in a file, empty where there is none.
 
     Raises:
-        CacheError: the file is no such table, and not to be replaced by one.
+        CacheError: the file is something else, and is not replaced.
     """
     try:
         return read(path.read_text(encoding="utf-8")) if os.path.lexists(path) else TunedTable()
     except _NO_TABLE as error:
         remedy = "Name another file with --out, or remove this one."
-        raise CacheError(f"{path} is there and is no table of tuned schedules: {error}", remedy=remedy) from error
+        raise CacheError(f"{path} exists and is not a table of tuned schedules: {error}", remedy=remedy) from error
 
 
 def record(found: TunedTable, path: Path) -> TunedTable:
-    """Put rows into a table on disk, in place of those it has for the same cases; gives all of it.
+    """Merge rows into a table on disk, replacing rows of the same cases; returns the whole table.
 
     Raises:
-        CacheError: it cannot be written, or the file that is there is no such table; that one stays.
+        CacheError: it cannot be written, or an existing file is something else, which is kept.
     """
     merged = found.over(existing(path))
     staging = path.with_name(f".{path.name}-{os.getpid()}")
@@ -89,5 +88,5 @@ def _read(path: Path) -> TunedTable:
     except FileNotFoundError:
         return TunedTable()
     except _NO_TABLE as error:
-        warnings.warn(f"{path} is no table of tuned schedules ({error}); it counts as empty", CacheWarning, stacklevel=3)
+        warnings.warn(f"{path} is not a table of tuned schedules ({error}); it counts as empty", CacheWarning, stacklevel=3)
         return TunedTable()

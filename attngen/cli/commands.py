@@ -1,8 +1,7 @@
 """The command line: `attngen generate | check | explain | inspect | tune | list | cache`.
 
-Parses arguments, calls what stands below, prints. Heavy modules are imported by the command that needs them, so that help comes at once.
-Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 for what was refused or differs, 2 for a wrong command line, 3 for a
-bug of attngen.
+Parses arguments, calls the library, prints. Heavy modules are imported by the command that needs them, so that help is fast. Results go to
+stdout, progress and errors to stderr. Exit codes: 0; 1 for an error or a difference; 2 for a wrong command line; 3 for a bug of attngen.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit code. A wrong command line and --help leave by SystemExit, as argparse does.
+        The exit code. A wrong command line and --help raise SystemExit, as in argparse.
     """
     arguments = parser().parse_args(argv)
     try:
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed(error, arguments.debug, arguments.json)
         return 3 if isinstance(error, InternalError) else 1
     except BrokenPipeError:
-        # Somebody closed the pipe after the first lines, as `head` does; Python would complain once more when it flushes.
+        # The reader closed the pipe, as `head` does; without this, Python would complain again when it flushes.
         sys.stdout = None
         return 1
     except KeyboardInterrupt:
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         if isinstance(error, OSError) and error.filename is not None:
-            refused = ArgumentError(f"{error.filename}: {error.strerror}", remedy="Is this the file or folder that was meant?")
+            refused = ArgumentError(f"{error.filename}: {error.strerror}", remedy="Check the name of the file or folder.")
             failed(refused, arguments.debug, arguments.json)
             return 1
         wrapped = InternalError(
@@ -74,14 +73,14 @@ def parser() -> argparse.ArgumentParser:
     generate = _command(commands, "generate", _generate, "write self-contained folders of kernels, or check that they are up to date")
     generate.add_argument("specs", nargs="*", metavar="SPEC", help=f"{_SPEC}; all of the catalogue by default")
     _many(generate)
-    generate.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="the folder above (default: generated)")
+    generate.add_argument("--out", type=Path, default=Path("generated"), metavar="DIR", help="the parent folder (default: generated)")
     generate.add_argument("--name", help="name of the folder, for one SPEC; that of the spec by default")
-    generate.add_argument("--cubin", action="store_true", help="write the binaries as well")
-    generate.add_argument("--check", action="store_true", help="compare the folders with what the code emits, and write nothing")
+    generate.add_argument("--cubin", action="store_true", help="also write the binaries")
+    generate.add_argument("--check", action="store_true", help="compare the folders with what the code emits; write nothing")
 
     check = _command(commands, "check", _check, "emit a variant, compile it for a target, and measure its errors in the interpreter")
     _one(check)
-    explain = _command(commands, "explain", _explain, "show what was derived, and why kernels and tiles are what they are")
+    explain = _command(commands, "explain", _explain, "show the derived kernels and tiles, with reasons")
     _one(explain)
     explain.add_argument("--after", metavar="STEP", help="print the result of one step of the pipeline only")
     explain.add_argument("--mask", type=_count, metavar="N", help="count the tiles that the mask leaves, for N queries and N keys")
@@ -91,17 +90,17 @@ def parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", _inspect, "compile for a target, without a GPU: registers, spills, shared bytes, main loops")
     _one(inspect)
     inspect.add_argument("--cubin", type=Path, metavar="DIR", help="write DIR/<name>.<role>.cubin")
-    inspect.add_argument("--few", action="store_true", help="the kernels for few queries and many keys: heads in rows, keys in parts")
+    inspect.add_argument("--few", action="store_true", help="the kernels for decoding: GQA packing and split-KV")
 
-    tune = _command(commands, "tune", _tune, "time the scheduler's leaders on the GPU at hand, and keep the winners")
+    tune = _command(commands, "tune", _tune, "time the scheduler's best candidates on the local GPU, and store the winners")
     _one(tune)
     tune.set_defaults(arch=None)
-    tune.add_argument("--length", nargs="+", default=["long", "short", "decode"], help="classes of lengths (default: long short decode)")
-    tune.add_argument("--leaders", type=_count, default=6, metavar="N", help="tiles of the ranking to time for each kernel (default: 6)")
+    tune.add_argument("--length", nargs="+", default=["long", "short", "decode"], help="length classes (default: long short decode)")
+    tune.add_argument("--leaders", type=_count, default=6, metavar="N", help="candidates to time for each kernel (default: 6)")
     tune.add_argument("--out", type=Path, metavar="FILE", help="the table to write to (default: tuned.json in the cache folder)")
 
-    _command(commands, "list", _list, "the catalogue")
-    cache = commands.add_parser("cache", help="what was compiled before")
+    _command(commands, "list", _list, "list the catalogue")
+    cache = commands.add_parser("cache", help="compiled kernels on disk")
     actions = cache.add_subparsers(metavar="ACTION", required=True)
     _command(actions, "ls", _cache_ls, "list the entries")
     _command(actions, "clear", _cache_clear, "remove all entries")
@@ -130,9 +129,9 @@ def _many(command: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    """An argument that counts something."""
+    """A count on the command line."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)
 
 
@@ -144,7 +143,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from attngen.deploy import Order, generate, parse_head_dims
 
     if arguments.name is not None and len(arguments.specs) != 1:
-        parser().error("--name goes with one SPEC")
+        parser().error("--name needs exactly one SPEC")
     if arguments.check:
         return _generate_check(arguments)
     given = arguments.specs or list(catalog.names())
@@ -177,7 +176,7 @@ def _generate_check(arguments: argparse.Namespace) -> int:
         [*map(str, problems), "Run: attngen generate"] if problems else [f"{len(found)} folders in {arguments.out} are what the code emits"]
     )
     if any(item.foreign for item in problems):
-        said.append("It replaces nothing but files that attngen wrote: move others away, and remove those that were changed, beforehand.")
+        said.append("It only replaces files that attngen wrote: first move others away, and remove those that were changed.")
     _print(arguments, {"clean": not problems, "folders": data}, said)
     return 1 if problems else 0
 
@@ -187,7 +186,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     from attngen.report.accuracy import trial
 
-    # That the interpreter is slow is no news to who asked for a check.
+    # A check is expected to be slow: no warnings about the interpreter.
     logging.getLogger("attngen").setLevel(logging.ERROR)
     spec, kernels, lengths, dtype = _prepared(arguments)
     rows = [item.row() for item in _inspected(arguments, kernels, lengths, dtype)]
@@ -234,7 +233,7 @@ def _explain(arguments: argparse.Namespace) -> int:
             plot_mask(tiles, arguments.plot, title=spec.name)
             text.append(f"drawn in {arguments.plot}")
     elif arguments.plot is not None:
-        raise ArgumentError("--plot draws tiles, whose number depends on lengths", remedy="Add --mask N.")
+        raise ArgumentError("--plot needs the lengths of the mask", remedy="Add --mask N.")
     _print(arguments, found, text)
     return 0
 
@@ -246,7 +245,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     spec, kernels, lengths, dtype = _prepared(arguments)
     found = _inspected(arguments, programs_of_few(spec, arguments.arch) if arguments.few else kernels, lengths, dtype)
     whole, loops = report(found)
-    text = [*_table([item.row() for item in found]), *(["", "one turn of each main loop:", *_table(loops)] if loops else [])]
+    text = [*_table([item.row() for item in found]), *(["", "one iteration of each main loop:", *_table(loops)] if loops else [])]
     _print(arguments, whole, text)
     return 0
 
@@ -302,11 +301,11 @@ def _cache_clear(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ---- what commands share
+# ---- shared by commands
 
 
 def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[Spec, KernelTable, dict[str, int], str]:
-    """The spec, its kernels for the target asked for, feature lengths and dtype."""
+    """The spec, its kernels for the given target, feature lengths and dtype."""
     from attngen.deploy import parse_head_dims
     from attngen.frontend.spec import captured_lengths
     from attngen.knobs import Knobs
@@ -318,14 +317,14 @@ def _prepared(arguments: argparse.Namespace, spec: Spec | None = None) -> tuple[
 
     target = targets.get(arguments.arch)
     spec = best_order(_load(arguments.spec) if spec is None else spec, target)
-    # To compile is what these commands are asked for, whatever a process may do at run time.
+    # These commands compile whatever the knobs allow at run time.
     table = KernelTable(spec.cascade, spec.name, Options(arguments.arch), replace(Knobs.from_env(), strict=False))
     lengths = feature_lengths(table.axes.features, parse_head_dims([arguments.head_dim])[0], captured_lengths(spec))
     return spec, table, lengths, dtype_name(arguments.dtype)
 
 
 def _inspected(arguments: argparse.Namespace, table: KernelTable, lengths: Mapping[str, int], dtype: str) -> tuple[Inspected, ...]:
-    """The compiled kernels; their binaries go to --cubin, where the command has it."""
+    """The compiled kernels; binaries are written to --cubin, if given."""
     from attngen.report.resources import inspect_kernels, write_binaries
     from attngen.targets import table as targets
 

@@ -1,4 +1,4 @@
-"""What the command line prints: tables of rows, progress and errors."""
+"""Output of the command line: tables, progress and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attngen.errors import AttngenError
 
 
 class Progress:
-    """One line a step on stderr; on a terminal each takes the place of the one before, elsewhere each comes at once and stays."""
+    """One line for each step on stderr; on a terminal each replaces the previous one."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
@@ -25,7 +25,7 @@ class Progress:
         self.done()
 
     def line(self, text: str) -> None:
-        """Say what was done."""
+        """Print a step."""
         if self.terminal:
             print(f"\r{text:<{self.width}}", end="", file=sys.stderr, flush=True)
             self.width = len(text)
@@ -33,13 +33,13 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def done(self) -> None:
-        """Leave the line."""
+        """End the line."""
         if self.terminal and self.width:
             print(file=sys.stderr)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rows of equal keys as columns; numbers to the right."""
+    """Rows of equal keys as aligned columns, numbers right-aligned."""
     if not rows:
         return []
     cells = [[key for key in rows[0]], *([("-" if value is None else str(value)) for value in row.values()] for row in rows)]
@@ -51,7 +51,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def failed(error: AttngenError, debug: bool, as_json: bool) -> None:
-    """Say what went wrong: on stderr, with the traceback if asked for, and as JSON where results would be."""
+    """Report an error: on stderr, with the traceback for --debug, and on stdout for --json."""
     if debug:
         traceback.print_exception(error)
     if as_json:

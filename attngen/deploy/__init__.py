@@ -1,13 +1,13 @@
-"""Variants as folders that need torch and triton only.
+"""Deployment: variants as self-contained folders that need only torch and triton.
 
     generated/<name>/
       __init__.py     attention(q, k, v, ...), differentiable, with its tiles
-      kernels.py      the emitted module; further ones where lengths are cut into tiles or dtypes rounded differently
+      kernels.py      the emitted module; further ones for other feature tiles or dtype rewrites
       manifest.json   hashes, cascade, schedules, resources, versions
       <arch>.<dtype>.<lengths>.<role>.cubin   on request
 
-`order` says what a folder is for, `write` compiles and writes it, `check` holds it against what the code emits now; `manifest` says whether
-attngen wrote what lies in a folder, and `bytecode` whether Python did.
+`order` says what a folder is for, `write` compiles and writes it, `check` compares it with what the code emits; `manifest` verifies that
+attngen wrote the files of a folder, and `bytecode` that Python compiled its byte code from them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whether byte code is that of a source, told without unmarshalling it: what others may have written is never made into Python objects.
+"""Compares byte code with its source without unmarshalling it, so that untrusted data never become Python objects.
 
-Marshal is read as nested tuples of its type letters. References are looked up, file names left out, and the kinds of texts not told
-apart, for these depend on the process that wrote them; everything else must be equal.
+Marshal data are read as nested tuples of type letters. References are resolved, and file names and string kinds ignored, since these
+depend on the process that wrote them; everything else must be equal.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _NUMBERS_OF_CODE, _OBJECTS_OF_CODE, _FILE_NAME = 5, 8, 5
 
 
 def is_compiled_from(code: bytes, source: bytes, tag: str, level: int) -> str:
-    """What is wrong with the content of a .pyc file, "" where it is what this Python compiles.
+    """What is wrong with the content of a .pyc file, "" if it is what this Python compiles.
 
     Args:
-        code: of the file. source: of its module.
-        tag: of the Python that wrote it, as in the name of the file.
+        code: content of the file. source: text of its module.
+        tag: of the Python that wrote it, as in the file name.
         level: of optimisation.
     """
     if tag != sys.implementation.cache_tag or not code.startswith(importlib.util.MAGIC_NUMBER):
@@ -44,7 +44,7 @@ def _tree(data: bytes) -> object:
 
 
 class _Reader:
-    """Reads one marshalled value; ValueError where it is none, or of a type that no code of a module has."""
+    """Reads one marshalled value; ValueError where it is malformed, or of a type that module code does not contain."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data

@@ -1,7 +1,7 @@
-"""Is a folder of kernels what the code emits? Emits again and compares bytes and hashes; nothing is compiled.
+"""Checks that a folder of kernels is what the code emits: emits again and compares bytes and hashes; nothing is compiled.
 
-Nothing of what is checked is run or imported. The spec that a folder is held to comes from the command line or, by the name of the folder
-or the one in its manifest, from the catalogue; a path in a manifest is told, never followed. A folder with neither is a difference.
+Nothing in the folder is executed or imported. Its spec comes from the command line or, by the name of the folder or of its manifest, from
+the catalogue; a path in a manifest is reported, never followed. A folder without a spec is a difference.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DIFF_LINES = 20
 
 
 def folders(out: Path) -> tuple[Path, ...]:
-    """The folders of kernels in a folder, by name: those with a manifest, and those that lost it."""
+    """The folders of kernels in a folder, sorted by name, including those without their manifest."""
     if not out.is_dir():
         return ()
     found = [path for path in out.iterdir() if not path.name.startswith(".") and path.is_dir()]
@@ -40,13 +40,13 @@ def check_all(out: Path, named: Sequence[str], name: str | None = None, progress
     """Check the folders in `out`.
 
     Args:
-        out: the folder above them.
-        named: names of folders, and specs as the command line names them; all folders for none.
-        name: of the one folder that is held to the one spec in `named`.
+        out: their parent folder.
+        named: names of folders, or specs as named on the command line; empty for all folders.
+        name: of the one folder that is checked against the one spec in `named`.
         progress: called with one line for each folder.
 
     Returns:
-        What differs, by folder.
+        The differences by folder.
 
     Raises:
         SpecError: there is no such folder, or a spec cannot be loaded. ArgumentError: there is no such spec.
@@ -67,14 +67,14 @@ def check_all(out: Path, named: Sequence[str], name: str | None = None, progress
 
 
 def check(folder: Path, spec: Spec | None = None) -> tuple[Difference, ...]:
-    """Compare a folder with its manifest, and with what the code emits now.
+    """Compare a folder with its manifest, and with what the code emits.
 
     Args:
         folder: as `generate` wrote it.
-        spec: what it is of; None looks it up in the catalogue.
+        spec: of the folder; None looks it up in the catalogue.
 
     Returns:
-        What differs; nothing if all is well. Schedules that rest on a compile, figures of compiled kernels and binaries are believed.
+        The differences. Schedules settled by a compile, resources of compiled kernels and binaries are not checked.
     """
     try:
         manifest = read_manifest(folder)
@@ -86,15 +86,15 @@ def check(folder: Path, spec: Spec | None = None) -> tuple[Difference, ...]:
     except _Unknown as problem:
         return (*found, Difference(folder.name, MANIFEST, str(problem)))
     except AttngenError as error:
-        return (*found, Difference(folder.name, MANIFEST, f"asks for what the code refuses: {error.rule}"))
+        return (*found, Difference(folder.name, MANIFEST, f"cannot be emitted: {error.rule}"))
 
 
 class _Unknown(Exception):
-    """Nothing says what a folder is to be held to."""
+    """The spec or the schedules of a folder are unknown."""
 
 
 def _of_catalogue(folder: Path, manifest: Manifest) -> Spec:
-    """The spec of a folder that has a name of the catalogue, or whose manifest has one."""
+    """The spec of a folder whose name or manifest names one of the catalogue."""
     said = manifest.spec
     name = folder.name if folder.name in catalog.names() else said
     if name in catalog.names() and said in (name, None):
@@ -106,13 +106,12 @@ def _of_catalogue(folder: Path, manifest: Manifest) -> Spec:
     else:
         made = f"says that it was made of {said!r}, which is not in the catalogue"
     raise _Unknown(
-        f"{made}; a check runs nothing that a folder names, so say yourself what it is of: "
-        f"attngen generate --check SPEC --name {folder.name}"
+        f"{made}; a check executes nothing that a folder names, so pass its spec: attngen generate --check SPEC --name {folder.name}"
     )
 
 
 def _compared(folder: Path, manifest: Manifest, spec: Spec) -> tuple[Difference, ...]:
-    """The files of a folder, and what its manifest says of them, against what the code makes of a spec."""
+    """Differences of the files and the manifest of a folder from what the code emits for a spec."""
     program, name = analyse(spec.cascade), folder.name
 
     def differs(file: str, problem: str, lines: tuple[str, ...] = ()) -> Difference:
@@ -146,10 +145,10 @@ def _compared(folder: Path, manifest: Manifest, spec: Spec) -> tuple[Difference,
 
 
 def _schedules(program: Program, spec: Spec, manifest: Manifest) -> dict[Case, ModuleSchedule]:
-    """Today's choice where it rests on measurements, else what the manifest says a compile settled.
+    """The current choice where it rests on measurements, else the schedule in the manifest, which a compile settled.
 
     Raises:
-        _Unknown: the manifest has other rows than its order. AttngenError: a row is not legal.
+        _Unknown: the rows of the manifest do not match its order. AttngenError: a row is illegal.
     """
     wanted = cases(program, spec, manifest.order)
     told: dict[Case, Settled] = {}

@@ -1,8 +1,8 @@
-"""What a folder of kernels says of itself, and whether attngen wrote what lies in it.
+"""Reads the manifest of a folder of kernels, and verifies that attngen wrote its files.
 
-Nothing is taken on trust and nothing is run: a manifest has exactly the fields that `write` gives it, each of its type; files are regular
-ones with the listed size and hash, opened without following links; whatever else lies there is named. `generate` replaces a folder, and
-`check` believes its manifest, only after this.
+Nothing is trusted and nothing is executed: a manifest must have exactly the fields that `write` gives it, each of its type; files must be
+regular ones of the listed size and hash, opened without following links; other files are reported. Only then does `generate` replace a
+folder, and `check` use its manifest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BYTE_CODE_NAME = re.compile(r"(?P<module>\w+)\.(?P<tag>[\w-]+)(?:\.opt-(?P<leve
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Why a folder is not what the code emits. `foreign`: attngen did not write this file, or it was changed since."""
+    """A difference between a folder and what the code emits. `foreign`: attngen did not write this file, or it was changed since."""
 
     folder: str
     file: str
@@ -44,7 +44,7 @@ class Difference:
 
 
 class BadManifest(Exception):
-    """A manifest is not one that attngen wrote; the text says why. It never leaves `attngen.deploy`."""
+    """A manifest was not written by attngen; the text says why. Never leaves `attngen.deploy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a manifest says, each field of its type. `files` are sizes and hashes by name; `compiled` are the kernels that were compiled,
-    each as its arch, dtype, lengths, role and tile."""
+    """A parsed manifest. `files` are sizes and hashes by name; `compiled` are the compiled kernels, each as arch, dtype, lengths, role and
+    tile."""
 
     name: str
     spec: str | None
@@ -75,18 +75,18 @@ class Manifest:
 
 
 def read_manifest(folder: Path, name: str | None = None) -> Manifest:
-    """The manifest of a folder, which is a real one.
+    """The manifest of a folder.
 
     Args:
-        folder: that holds it.
-        name: of the folder, where it was put aside under another one.
+        folder: a real folder, not a link.
+        name: of the folder, if it was moved aside under another one.
 
     Raises:
-        BadManifest: there is none, or it is not one of a folder of this name.
+        BadManifest: there is none, or it is not of a folder of this name.
     """
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            raise BadManifest("stands in what is no folder, or a link to one")
+            raise BadManifest("is not in a folder, or in a link to one")
         said = json.loads(_content(folder, MANIFEST, _MAX_MANIFEST_BYTES), object_pairs_hook=_once)
         found = _parsed(said)
     except (OSError, ValueError, RecursionError) as error:
@@ -150,7 +150,7 @@ def _files(said: Any) -> dict[str, Mapping[str, object]]:
     found: dict[str, Mapping[str, object]] = {}
     for name, row in _object(said, "files", None).items():
         if not _FILE_NAME.fullmatch(name) or name in (MANIFEST, BYTE_CODE):
-            raise BadManifest(f"lists {name[:80]!r}, which is no name of a file of such a folder")
+            raise BadManifest(f"lists {name[:80]!r}, which is not a legal file name")
         found[name] = entry = _object(row, f"files[{name!r}]", "sha256 size")
         _is(entry["size"], int, f"files[{name!r}].size", "a number")
         if not re.fullmatch("[0-9a-f]{64}", _is(entry["sha256"], str, f"files[{name!r}].sha256", "text")):
@@ -196,7 +196,7 @@ def _length(value: Any, where: str) -> int:
 
 
 def _is(value: Any, kind: type, where: str, what: str) -> Any:
-    """The value; True is no number here."""
+    """The value, checked by exact type, since True is an int."""
     if type(value) is not kind:
         names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "a truth value"}
         got = names.get(type(value), "null")
@@ -204,11 +204,11 @@ def _is(value: Any, kind: type, where: str, what: str) -> Any:
     return value
 
 
-# ---- what lies in a folder
+# ---- files of a folder
 
 
 def foreign_files(folder: Path, manifest: Manifest) -> tuple[Difference, ...]:
-    """What of a folder is not there as attngen wrote it, by files that the manifest lists and files that it does not."""
+    """Files of the manifest that are missing or changed, and files that it does not list."""
     found: list[Difference] = []
     kinds = _kinds(folder)
     for file, expected in sorted(manifest.files.items()):
@@ -235,15 +235,15 @@ def _file_problem(folder: Path, file: str, kind: str | None, expected: Mapping[s
 
 
 def _of_byte_code(folder: Path, manifest: Manifest) -> Iterable[Difference]:
-    """Byte code is what Python wrote when the modules of the folder were imported; Python runs it in their place."""
+    """Files in the byte code folder that belong to no module; Python writes byte code on import, and runs it in place of the module."""
     for file, kind in sorted(_kinds(folder / BYTE_CODE).items()):
         match = _BYTE_CODE_NAME.fullmatch(file)
         if kind != "a file" or match is None or f"{match['module']}.py" not in manifest.files:
-            yield Difference(folder.name, f"{BYTE_CODE}/{file}", "is no byte code of a module of the folder", foreign=True)
+            yield Difference(folder.name, f"{BYTE_CODE}/{file}", "is not byte code of a module of the folder", foreign=True)
 
 
 def planted_byte_code(folder: Path, manifest: Manifest) -> tuple[Difference, ...]:
-    """Byte code that is not what Python makes of the module beside it, or cannot be compared with it."""
+    """Byte code that differs from what Python compiles from its module, or cannot be compared with it."""
     found: list[Difference] = []
     for file, kind in sorted(_kinds(folder / BYTE_CODE).items()):
         match = _BYTE_CODE_NAME.fullmatch(file)
@@ -262,7 +262,7 @@ def planted_byte_code(folder: Path, manifest: Manifest) -> tuple[Difference, ...
 
 
 def _kinds(folder: Path) -> dict[str, str]:
-    """What lies in a folder, by name; nothing for what is no folder."""
+    """Kinds of the entries of a folder by name; nothing if it is not a real folder."""
     tests: tuple[tuple[Callable[[int], bool], str], ...] = (
         (stat.S_ISREG, "a file"),
         (stat.S_ISDIR, "a folder"),
@@ -278,13 +278,13 @@ def _content(folder: Path, file: str, limit: int = _MAX_MANIFEST_BYTES) -> bytes
     """The bytes of a regular file.
 
     Raises:
-        OSError: it is something else, or longer.
+        OSError: it is not a regular file, or longer.
     """
     descriptor = os.open(folder / file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{file} is no regular file")
+            raise OSError(f"{file} is not a regular file")
         if status.st_size > limit:
             raise OSError(f"{file} has {status.st_size} bytes, more than {limit}")
         return stream.read()
@@ -294,14 +294,14 @@ def _content(folder: Path, file: str, limit: int = _MAX_MANIFEST_BYTES) -> bytes
 
 
 def written_files(folder: Path, name: str | None = None) -> tuple[Path, ...]:
-    """All that attngen, and Python with its byte code, wrote into a folder, where nothing else lies in it.
+    """All files of a folder that holds only files of attngen and their byte code.
 
     Args:
-        folder: a folder that is there.
-        name: its name, where it was put aside under another one.
+        folder: an existing folder.
+        name: its name, if it was moved aside under another one.
 
     Raises:
-        ForeignFolder: it is none that attngen wrote, or holds what attngen did not write.
+        ForeignFolder: attngen did not write it, or it holds other files.
     """
     shown = folder if name is None else folder.with_name(name)
     try:
@@ -309,13 +309,13 @@ def written_files(folder: Path, name: str | None = None) -> tuple[Path, ...]:
     except BadManifest as problem:
         said = f"its {MANIFEST} {problem}" if os.path.lexists(folder / MANIFEST) else f"it has no {MANIFEST}"
         raise ForeignFolder(
-            f"{shown} is there and is no folder of kernels that attngen wrote: {said}", remedy="Choose another name, or remove it yourself."
+            f"{shown} exists and was not written by attngen: {said}", remedy="Choose another name, or remove it yourself."
         ) from None
     others = [item for item in foreign_files(folder, manifest) if item.foreign]
     if others:
         raise ForeignFolder(
-            f"{shown} holds what attngen did not write: " + "; ".join(f"{item.file} {item.problem}" for item in others),
-            remedy="attngen replaces nothing but its own files. Move these away, choose another name, or remove the folder yourself.",
+            f"{shown} holds files that attngen did not write: " + "; ".join(f"{item.file} {item.problem}" for item in others),
+            remedy="attngen only replaces its own files. Move these away, choose another name, or remove the folder yourself.",
         )
     own = [file for file in (*manifest.files, MANIFEST) if file in _kinds(folder)]
     return (*(folder / BYTE_CODE / file for file in _kinds(folder / BYTE_CODE)), *(folder / file for file in own))

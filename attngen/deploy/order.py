@@ -1,4 +1,4 @@
-"""What a folder of kernels is for, and the texts that follow from it: the same for writing and for checking."""
+"""The targets, dtypes and lengths of a folder of kernels, and its texts, for writing and for checking."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ DEFAULT_HEAD_DIMS: tuple[tuple[int, ...], ...] = ((64,), (128,))
 
 
 Progress = Callable[[str], None]
-"""Called with one line for each step of what takes long."""
+"""Called with one line for each slow step."""
 
 
 def silent(_: str) -> None:
-    """Says nothing."""
+    """Reports nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Order:
     Attributes:
         archs, dtypes: names of targets and of dtypes.
         head_dims: lengths of the feature axes, one for all or one for each.
-        cubins: whether binaries are written as well.
+        cubins: whether binaries are written too.
     """
 
     archs: tuple[str, ...] = DEFAULT_ARCHS
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def cuts(self) -> Cuts:
-        """Into which tiles its lengths are cut."""
+        """The feature tiles of its lengths."""
         return cuts(dict(self.lengths))
 
     @property
@@ -68,10 +68,10 @@ class Case:
 
 
 def cases(program: Program, spec: Spec, order: Order) -> tuple[Case, ...]:
-    """All combinations of an order, each once, in its order.
+    """All distinct combinations of an order, in its sequence.
 
     Raises:
-        UnknownArch, DtypeMismatch, ArgumentError: one of its entries is not legal.
+        UnknownArch, DtypeMismatch, ArgumentError: an entry is illegal.
     """
     known = captured_lengths(spec)
     found = [
@@ -84,7 +84,7 @@ def cases(program: Program, spec: Spec, order: Order) -> tuple[Case, ...]:
 
 
 def surface(program: Program, spec: Spec, name: str) -> Surface:
-    """How a variant looks to its user."""
+    """The user-facing interface of a variant."""
     backward = program.backward
     variant = next((variant for variant in catalog.VARIANTS if variant.name == name), None)
     title = f"{variant.title[0].upper()}{variant.title[1:]}." if variant is not None else f"Attention variant {spec.name}."
@@ -106,7 +106,7 @@ def surface(program: Program, spec: Spec, name: str) -> Surface:
 
 
 def rows(program: Program, schedules: Mapping[Case, ModuleSchedule], modules: Mapping[Case, Module]) -> tuple[Row, ...]:
-    """The table of tiles."""
+    """The table of tiles of the folder."""
     return tuple(
         Row(case.arch, case.dtype, tuple(length for _, length in case.lengths), schedule.as_tiles(program.kernels), modules[case].name)
         for case, schedule in schedules.items()
@@ -122,7 +122,7 @@ class Module:
 
 
 def modules(program: Program, spec: Spec, name: str, order: Order) -> dict[Case, Module]:
-    """The module for each case: one for all lengths that are cut alike and all dtypes that allow the same rewrites."""
+    """The module for each case, shared by lengths with the same feature tiles and dtypes with the same rewrites."""
     texts: dict[str, Module] = {}
     sources: dict[tuple[str, Cuts], Source] = {}
     found: dict[Case, Module] = {}
@@ -142,7 +142,7 @@ def binary(case: Case, role: str) -> str:
 
 
 def entry(content: bytes) -> dict[str, object]:
-    """What a manifest says about a file."""
+    """The entry of a file in the manifest."""
     return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
@@ -150,12 +150,12 @@ def parse_head_dims(texts: Iterable[str]) -> tuple[tuple[int, ...], ...]:
     """ "64" and "192,128" as lengths.
 
     Raises:
-        ArgumentError: something that is no length.
+        ArgumentError: a text is not a list of lengths.
     """
     found: list[tuple[int, ...]] = []
     for text in texts:
         parts = text.split(",")
         if not all(part.strip().isdigit() for part in parts):
-            raise ArgumentError(f"{text!r} is no head dim", remedy="Write 128, or 192,128 where queries and values differ.")
+            raise ArgumentError(f"{text!r} is not a head dim", remedy="Write 128, or 192,128 where queries and values differ.")
         found.append(tuple(int(part) for part in parts))
     return tuple(found)

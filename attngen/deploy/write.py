@@ -1,8 +1,8 @@
-"""Compile a variant for everything an order names and write its folder.
+"""Compiles a variant for all cases of an order and writes its folder.
 
-A folder is written under another name and appears by a rename. It takes the place of one that attngen wrote and nobody changed; of that,
-the files that attngen wrote are deleted, and the byte code that Python made of them. Anything else is left as it is and refused. The bytes
-of a folder depend on the variant, the order and the versions of the tools, not on time or place.
+A folder is written under a temporary name and published by a rename. It replaces an unchanged folder written by attngen, whose files and
+byte code are then deleted; anything else is kept and refused. The bytes of a folder depend on the variant, the order and the tool versions,
+not on time or location.
 """
 
 from __future__ import annotations
@@ -43,35 +43,35 @@ from attngen.version import VERSION
 
 
 def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | None = None, progress: Progress = silent) -> Path:
-    """Write one folder, in place of an older one.
+    """Write one folder, replacing an older one.
 
     Args:
         spec: the variant.
         name: of the folder, an identifier.
-        order: what it is for.
-        out: the folder above it; made if missing.
-        named: how the command line named the spec, for people; a check looks it up where it is a name of the catalogue.
+        order: its targets, dtypes and lengths.
+        out: the parent folder, created if missing.
+        named: the spec as named on the command line; a check uses it if it is a name of the catalogue.
         progress: called with one line for each step.
 
     Returns:
         The folder.
 
     Raises:
-        ArgumentError: `name` cannot name a folder. ForeignFolder: something that attngen did not write has that name, or lies in there.
+        ArgumentError: `name` cannot name a folder. ForeignFolder: attngen did not write the existing folder, or not all of its files.
         UnknownArch, DtypeMismatch, DoesNotFit, CompileFailed. CacheError: nothing can be written.
     """
     catalog.check_folder_name(name)
     if spec.order is not None:
         raise ArgumentError(
-            f"{name} takes its tokens in another order, which a folder of kernels does not do",
-            remedy="Leave order out and bring q, k and v into that order before the call, with a mask over the new positions.",
+            f"{name} permutes its tokens (order=), which folders of kernels do not support",
+            remedy="Leave order out and permute q, k and v before the call, with a mask over the new positions.",
         )
     target = out / name
     if os.path.lexists(target):
         written_files(target)
         older = read_manifest(target).spec
         if older != named:
-            progress(f"{name}: takes the place of kernels of {older or 'a spec without a name'}")
+            progress(f"{name}: replaces kernels of {older or 'an unnamed spec'}")
     program = analyse(spec.cascade, watching(Knobs.from_env()))
     emitted = modules(program, spec, name, order)
     staging = _beside(target, "tmp")
@@ -94,7 +94,7 @@ def generate(spec: Spec, name: str, order: Order, out: Path, *, named: str | Non
 
 
 class _Built:
-    """One folder while it is compiled."""
+    """One folder under construction."""
 
     def __init__(
         self, program: Program, spec: Spec, name: str, order: Order, staging: Path, emitted: Mapping[Case, Module], progress: Progress
@@ -104,12 +104,12 @@ class _Built:
         self.schedules: dict[Case, ModuleSchedule] = {}
         self.resources: list[dict[str, object]] = []
         self.binaries: list[str] = []
-        # To build is what a command was asked for, whatever a process may do at run time.
+        # This command compiles whatever the knobs allow at run time.
         self.knobs = replace(Knobs.from_env(), strict=False)
         self.beforehand: dict[str, Beforehand] = {}
 
     def write(self) -> tuple[str, ...]:
-        """Compile all cases and write everything but the manifest; returns the names of the files."""
+        """Compile all cases and write everything except the manifest; returns the names of the files."""
         names = tuple(dict.fromkeys(module.name for module in self.emitted.values()))
         loaded = {name: load_module(self.staging / f"{name}.py", f"deployed_{self.name}_{name}") for name in names}
         for case, module in self.emitted.items():
@@ -137,7 +137,7 @@ class _Built:
                 self.binaries.append(name)
 
     def store(self, case: Case) -> None:
-        """Keep what calls of the variant itself need, for processes that may not build (`ATTNGEN_STRICT`)."""
+        """Store the kernels that calls of the variant itself need in strict mode (`ATTNGEN_STRICT`)."""
         target = targets.get(case.arch)
         if target.name not in self.beforehand:
             self.beforehand[target.name] = Beforehand.of(self.spec, target, self.knobs)
@@ -164,7 +164,7 @@ class _Built:
 
 
 def _json(manifest: Mapping[str, object]) -> bytes:
-    """A manifest as text: a line for each value, and for each item of a list."""
+    """A manifest as text, with one line for each value and each item of a list."""
     lines: list[str] = []
     for key, value in sorted(manifest.items()):
         text = json.dumps(value, sort_keys=True, allow_nan=False)
@@ -179,10 +179,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _replace(staging: Path, target: Path) -> None:
-    """Put a finished folder where an older one may be, and delete that one file by file. Byte code from loading it stays behind.
+    """Move a finished folder, without byte code, to its place, and delete an older one file by file.
 
     Raises:
-        ForeignFolder: the older folder is not, or no longer, what attngen wrote; it stays. CacheError: the disk refuses.
+        ForeignFolder: the older folder is not, or no longer, as attngen wrote it; it is kept. CacheError: the disk refuses.
     """
     shutil.rmtree(staging / BYTE_CODE, ignore_errors=True)
     aside, old = _beside(target, "old"), ()
@@ -205,7 +205,7 @@ def _replace(staging: Path, target: Path) -> None:
 
 
 def _beside(target: Path, kind: str) -> Path:
-    """A name beside a folder that nothing has."""
+    """An unused name beside a folder."""
     return target.with_name(f".{kind}-{target.name}-{os.urandom(6).hex()}")
 
 

@@ -15,7 +15,7 @@ from attngen.emit.identifiers import Code, identifier, tensor_name
 from attngen.emit.params import Param, number, pointer, size, stride
 from attngen.emit.placement import Stage, Value
 from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Read, Start, kind_of
-from attngen.kernel.dense_rows import is_matrix, turns
+from attngen.kernel.dense_rows import is_matrix, looped_axes
 
 if TYPE_CHECKING:
     from attngen.emit.builder import Writer
@@ -97,7 +97,7 @@ class Loads:
         writer, (rows, columns) = self.writer, layout
         stem = tensor_name(read.tensor)
         name = writer.name(stem + writer.numbers(layout))
-        turn = "".join(turns(read, writer.kernel))
+        turn = "".join(looped_axes(read, writer.kernel))
         base: list[str] = []
         for position, (at, step) in enumerate(zip(read.at, self.strides(read), strict=True)):
             if at not in (Index(rows), Index(columns), Index(turn)):

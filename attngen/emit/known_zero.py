@@ -18,7 +18,7 @@ from attngen.ir.eval.numpy_backend import NumpyBackend
 from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Offset, Read, Start, kind_of
 from attngen.ir.traverse import free_axes, once_a_node
 from attngen.kernel.kernel import Kernel
-from attngen.kernel.masked_out import alone, cleared, is_of_few_rows, partners, quieted
+from attngen.kernel.masked_out import cleared, has_few_rows, partners, project_mask, quieted
 
 # Finite for finite operands.
 _FINITE = frozenset(
@@ -99,14 +99,14 @@ class Zeros:
 
     def alone(self, axis: str, exists: Expr | None) -> Expr | None:
         """What a predicate asks of positions along one axis of the tile by themselves."""
-        return alone(exists, axis, dict(partners(self.kernel)).get(axis, ""), self.steps)
+        return project_mask(exists, axis, dict(partners(self.kernel)).get(axis, ""), self.steps)
 
     def is_doubtful(self, expr: Expr, exists: Expr | None) -> bool:
         """Whether a value reads memory that may hold anything where `exists` fails."""
         axes, streamed = dict(partners(self.kernel)), self.kernel.streamed
         if any(self.is_garbage(expr, axis, self.alone(axis, exists)) for axis in axes) or self.is_silent(expr, exists):
             return True
-        few = exists is not None and is_of_few_rows(self.kernel, exists)
+        few = exists is not None and has_few_rows(self.kernel, exists)
         return few and self.reaches(expr, lambda read: streamed in free_axes(read) and kind_of(read) == "float", exists or build.TRUE)
 
     def is_garbage(self, expr: Expr, axis: str, kept: Expr | None) -> bool:

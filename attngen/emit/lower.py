@@ -33,8 +33,8 @@ from attngen.ir.algebra import signed_factors
 from attngen.ir.cascade import Einsum
 from attngen.ir.expr import Apply, Expr, Read, kind_of
 from attngen.ir.printer import print_expr
-from attngen.kernel.masked_out import is_of_few_rows
-from attngen.kernel.prefetched_dots import products_first
+from attngen.kernel.masked_out import has_few_rows
+from attngen.kernel.prefetched_dots import issue_order
 
 
 class Lowering:
@@ -46,8 +46,8 @@ class Lowering:
         self.kernel = kernel
         self.writer = Writer(kernel, shapes, full, dialect)
         self.exists = facts.guards
-        self.patchy = facts.patchy
-        self.chains = chains(kernel, self.patchy)
+        self.dots_to_zero = facts.dots_to_zero
+        self.chains = chains(kernel, self.dots_to_zero)
         self.by_name = {step.name: step for step in kernel.steps}
         self.zeros = Zeros(kernel, self.exists)
         self.gauges = {gauge.weight: gauge for gauge in kernel.gauges}
@@ -69,7 +69,7 @@ class Lowering:
         """Write every step; accumulators that others need to follow their gauge are updated last."""
         for gauge in self.kernel.gauges:
             self.online.carry(gauge)
-        for step in products_first(self.kernel):
+        for step in issue_order(self.kernel):
             if step.name in self.prefetched.names:
                 self.prefetched.step(step)
             else:
@@ -166,8 +166,8 @@ class Lowering:
         text = writer.dialect.product(writer, (a, b), into, prefetched=prefetched and not factor) + factor
         writer.put(f"{name} = {name} + {text}" if total is not None and factor else f"{name} = {text}")
         writer.stage = previous
-        if step.name in self.patchy and (chain is None or step.name == chain.products[-1]):
-            self.under_masks(f"{name} = tl.where({self.masks.valid(self.patchy[step.name])}, {name}, 0.0)")
+        if step.name in self.dots_to_zero and (chain is None or step.name == chain.products[-1]):
+            self.under_masks(f"{name} = tl.where({self.masks.valid(self.dots_to_zero[step.name])}, {name}, 0.0)")
         if chain is not None:
             writer.steps[chain.total] = Value(name, layout, stage)
         return name
@@ -280,7 +280,7 @@ class Lowering:
         writer, (axis, _), exists = self.writer, layout, self.exists.get(step.name)
         kept = self.zeros.alone(axis, exists)
         bounded = not self.zeros.is_settled(expr, axis)
-        silent = self.zeros.is_silent(expr, exists) or is_of_few_rows(self.kernel, exists)
+        silent = self.zeros.is_silent(expr, exists) or has_few_rows(self.kernel, exists)
         wanted = [kept] if kept is not None and (bounded or self.zeros.is_garbage(expr, axis, kept)) else []
         if not (wanted or bounded or silent):
             return self.operand(expr, layout)

@@ -21,7 +21,7 @@ from attngen.emit.placement import Stage, Value
 from attngen.ir import build
 from attngen.ir.expr import Apply, Expr, Extent, Index, Read, kind_of
 from attngen.ir.traverse import free_axes, reads, rewrite
-from attngen.kernel.masked_out import end_of_rows, is_of_keys, kept_along
+from attngen.kernel.masked_out import keys_resident, projected_mask, row_count
 
 if TYPE_CHECKING:
     from attngen.emit.lower import Lowering
@@ -113,7 +113,7 @@ class Masks:
     def end_of(self, read: Read) -> Code | None:
         """A number of rows behind which a matrix that streams counts for nothing, if that clears it."""
         kept = self.lowering.zeros.cleared.get(read.tensor)
-        bound = None if kept is None else end_of_rows(self.lowering.kernel, kept)
+        bound = None if kept is None else row_count(self.lowering.kernel, kept)
         return None if bound is None else self.end(bound)
 
     def zero_outside(self, kept: Expr, value: Value) -> None:
@@ -130,7 +130,7 @@ class Masks:
         """Set a gradient of keys to 0 before it is stored, where no row sees the key and what is left to compute may be no number."""
         kernel, writer = self.lowering.kernel, self.lowering.writer
         axis = kernel.resident
-        kept = kept_along(kernel, axis) if is_of_keys(kernel) and name not in kernel.atomic_adds else None
+        kept = projected_mask(kernel, axis) if keys_resident(kernel) and name not in kernel.atomic_adds else None
         if kept is not None and not self.lowering.zeros.is_settled(part, axis) and part.tensor in self.lowering.by_name:
             lifted = writer.printer.broadcast(self.kept(kept, axis, Stage.PROLOGUE), (axis,), value.layout)
             writer.put(f"{value.code} = tl.where({lifted}, {value.code}, 0.0)", Stage.EPILOGUE)

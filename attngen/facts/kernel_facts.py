@@ -12,7 +12,7 @@ from attngen.ir.expr import Expr
 from attngen.ir.traverse import names_read
 from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.kernel import Kernel
-from attngen.kernel.partition import contributing, patchy
+from attngen.kernel.partition import contributing, dots_to_zero
 from attngen.kernel.prefetched_dots import prefetchable_dots
 
 
@@ -26,7 +26,7 @@ class KernelFacts:
             streams.
         listed: whether the loop goes over a list of tiles, for the mask has no closed form and is known before the kernel runs.
         guards: for each step the predicate of what it computes or reduces; None exists always.
-        patchy: products of pairs that have to be 0 where their guard fails, with that guard.
+        dots_to_zero: products of pairs that have to be 0 where their guard fails, with that guard.
         prefetched: dots that can be issued an iteration ahead, in order; () where that gains nothing.
         dense_rows: inputs that stream as rows of a matrix, which descriptors can fetch.
         ineligible: for each alternate kernel, by its flag, why it has none such, "" if it has one.
@@ -37,7 +37,7 @@ class KernelFacts:
     ranges: KvRanges | None = field(compare=False)
     listed: bool = field(compare=False)
     guards: Mapping[str, Expr | None] = field(compare=False)
-    patchy: Mapping[str, Expr] = field(compare=False)
+    dots_to_zero: Mapping[str, Expr] = field(compare=False)
     prefetched: tuple[str, ...] = field(compare=False)
     dense_rows: tuple[str, ...] = field(compare=False)
     ineligible: Mapping[str, str] = field(compare=False)
@@ -73,7 +73,7 @@ def kernel_facts(kernel: Kernel) -> KernelFacts:
         ranges=ranges,
         listed=ranges is not None and not ranges.tight and not kernel.combines_splits and _is_listable(kernel),
         guards=exists,
-        patchy=patchy(kernel, exists),
+        dots_to_zero=dots_to_zero(kernel, exists),
         prefetched=prefetched,
         dense_rows=rows,
         ineligible=why,

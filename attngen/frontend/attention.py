@@ -54,7 +54,7 @@ _CALLED = {
     "u": "the output",
     "o": "the output",
 }
-"""What messages call the steps, whose names nobody chose."""
+"""The names of the steps in messages."""
 _ARGUMENTS = (Input("q", ("b", "g", "r", "m", "d"), 5), Input("k", ("b", "g", "n", "d"), 4), Input("v", ("b", "g", "n", "e"), 4))
 
 
@@ -108,8 +108,8 @@ def attention(
         sink: a logit that takes part in the softmax without a value: a tensor [Hq], a 0-d tensor or a number.
         dropout: the rate, in [0, 1), at which weights are set to 0 after normalization; the others are divided by 1 - dropout, and lse is
             not affected. Each call draws a seed from PyTorch's generator, or takes it (`seed=`); `training=False` drops nothing.
-        order: integers [N], a permutation: which token kernels take first, second and so on, so that tokens which attend to each other
-            share tiles. Mods, arguments and results keep their positions. See `attngen.grid(...).order`.
+        order: integers [N], a permutation that the kernels apply to the tokens so that tokens which attend to each other share tiles.
+            Mods, arguments and results keep their positions. See `attngen.grid(...).order`.
         name: a legal identifier; made from the mods' names unless given.
 
     Returns:
@@ -153,7 +153,7 @@ def _spec(request: _Request, name: str) -> Spec:
 
 
 def _again(request: _Request, name: str, roots: Mapping[str, Any]) -> Spec:
-    """The same for other objects of the user's."""
+    """The variant traced from other user objects."""
     return _spec(replace(request, **roots), name)
 
 
@@ -247,7 +247,7 @@ def _head() -> Expr:
 
 
 def _positions(trace: Trace, order: Order | None) -> tuple[Traced, ...]:
-    """What mods are called with: batch, head, and the positions that tokens have for the user."""
+    """The arguments of mods: batch, head, and positions in the user's token order."""
     batch, head, query, key = (Traced(expr, trace) for expr in (Index("b"), _head(), Index("m"), Index("n")))
     if order is None:
         return batch, head, query, key

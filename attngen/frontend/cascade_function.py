@@ -1,8 +1,8 @@
 """`@cascade(...)`: a Python function over named axes becomes a `Spec`.
 
-Takes one pattern an argument and a function that computes with the vocabulary of `functions`, with Python's operators and with torch's
-pointwise functions; gives the traced cascade. A value becomes a step when it is reduced, is the operand of a softmax or an einsum, is an
-output, or is shared by several steps and costs more than a few additions.
+Takes one pattern for each argument and a function written with `functions`, Python's operators and torch's pointwise functions; gives the
+traced cascade. A value becomes a step when it is a reduction, an output, the operand of a softmax or an einsum, or a costly subexpression
+shared by several steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attngen.ir.cascade import Einsum, Input
 from attngen.ir.expr import Expr, Kind
 from attngen.source import naming
 
-# What a call takes besides tensors.
+# Keyword options of calls.
 _OPTIONS = frozenset(("return_lse", "seed", "return_seed", "training"))
 _KINDS: dict[str, Kind] = {"": "float", "float": "float", "int": "int", "bool": "bool"}
 
@@ -51,7 +51,7 @@ def cascade(*function: Any, **signature: str) -> Callable[[Callable[..., Any]], 
 
     if function:
         remedy = 'Write @attngen.cascade(q="b h m d", k="b h n d", v="b h n e") above the function.'
-        raise SpecError("cascade takes the axes of each argument by its name, and gives the decorator", remedy=remedy)
+        raise SpecError("cascade takes the axes of each argument by keyword, and returns a decorator", remedy=remedy)
 
     @outside_of_graphs
     def decorate(function: Callable[..., Any]) -> Spec:
@@ -81,7 +81,7 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
     parameters = inspect.signature(function).parameters
     if missing := [name for name in signature if name not in parameters]:
         raise SpecError(
-            f"the cascade has a pattern for {missing[0]!r}, which is no parameter of {function.__name__}", remedy="Match the names."
+            f"the cascade has a pattern for {missing[0]!r}, which is not a parameter of {function.__name__}", remedy="Match the names."
         )
     unknown = [name for name, parameter in parameters.items() if name not in signature and parameter.default is parameter.empty]
     if unknown:
@@ -94,7 +94,8 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
         text, _, kind = signature[name].partition(":")
         if kind.strip() not in _KINDS or name in RESERVED | _OPTIONS:
             raise SpecError(
-                f"the argument {name}={signature[name]!r}", remedy='Write axes, and perhaps a kind: "b n: int"; avoid reserved names.'
+                f"illegal argument {name}={signature[name]!r}",
+                remedy='Write axes and optionally a kind, as in "b n: int"; avoid reserved names.',
             )
         pattern = patterns.parse(text)
         axes = patterns.flat(pattern)
@@ -102,7 +103,7 @@ def _header(function: Callable[..., Any], signature: dict[str, str]) -> _Header:
         inputs.append(Input(name, axes, len(axes), _KINDS[kind.strip()]))
     names = {argument.name for argument in arguments}
     if clash := [axis for item in inputs for axis in item.axes or () if axis in names or axis in RESERVED]:
-        raise SpecError(f"{clash[0]!r} is the name of an axis and of something else", remedy="Rename the axis.")
+        raise SpecError(f"{clash[0]!r} names an axis and an argument, or is reserved", remedy="Rename the axis.")
     return _Header(tuple(arguments), tuple(inputs))
 
 
@@ -125,7 +126,7 @@ def _trace(function: Callable[..., Any], header: _Header, trace: Trace, lifter: 
 
 
 def locate_definition(function: Callable[..., Any]) -> Any:
-    """The `def` line, for outputs that no reduction of the user's made."""
+    """The `def` line, for outputs without a line of their own."""
     return definition(function.__code__) if hasattr(function, "__code__") else None
 
 
@@ -149,7 +150,7 @@ def _results(result: Any, trace: Trace, function: Callable[..., Any]) -> tuple[t
 
 
 class _Outputs:
-    """Gives every output a step of its own, under the name that the user will see."""
+    """Gives every output a step under its result name."""
 
     def __init__(self, trace: Trace, loc: Any) -> None:
         self._trace = trace

@@ -1,7 +1,7 @@
-"""Dropout of values inside of a kernel: a factor that is 0 at random positions, drawn by position from the seed of a call.
+"""Dropout inside a kernel: a factor that is 0 at random positions, drawn by a counter-based generator from the seed of a call.
 
-Takes a traced value and a rate; gives the value times a step `keep`. Nothing random is stored: forward and backward draw the same bits
-for the same position, whatever their tiles.
+Takes a traced value and a rate; gives the value times a step `keep`. No mask is stored: forward and backward draw the same bits for a
+position, whatever their tiles.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from attngen.ir.traverse import live_steps, rewrite, step_reads
 from attngen.source import SourceLoc
 
 _SITE = 2**48
-"""Streams of one draw of a variant: more than a call has heads."""
+"""Streams reserved for each dropout of a variant: more than a call has heads."""
 
 
 def dropout(x: Any, rate: Any) -> Traced:
     """The value, set to 0 at a share `rate` of its positions and divided by 1 - rate at the others, as `torch.nn.functional.dropout`.
 
-    Which positions these are depends on the seed of the call and on the position along the axes of the value, and on nothing else.
+    The dropped positions depend only on the seed of the call and the position along the axes of the value.
 
     Args:
-        x: a value of a cascade, such as the weights of a softmax; the random choice is one for each position along its axes.
+        x: a value of a cascade, such as the weights of a softmax; drawn independently at each position along its axes.
         rate: a number in [0, 1), part of the variant.
 
     Raises:
-        SpecError: the rate is no number, or outside of [0, 1).
+        SpecError: the rate is not a number in [0, 1).
     """
     value, trace = traced(x)
     known = lift(rate, trace).known()
@@ -48,16 +48,16 @@ def dropout(x: Any, rate: Any) -> Traced:
 
 
 def check_rate(rate: Any) -> float:
-    """A rate of dropout.
+    """A dropout rate as a float.
 
     Raises:
-        SpecError: it is no number in [0, 1).
+        SpecError: it is not a number in [0, 1).
     """
     if isinstance(rate, bool) or not isinstance(rate, int | float):
         raise SpecError(f"dropout with a rate of type {type(rate).__name__}", remedy="The rate is a number and part of the variant.")
     if not 0.0 <= rate < 1.0:
         raise SpecError(
-            f"dropout with rate {rate}", remedy="A rate is in [0, 1): the kept values are divided by 1 - rate. Mask what shall never count."
+            f"dropout with rate {rate}", remedy="A rate is in [0, 1): kept values are divided by 1 - rate. Use a mask to exclude values."
         )
     return float(rate)
 
@@ -79,7 +79,7 @@ def keep_step(trace: Trace, axes: tuple[str, ...], rate: float, loc: SourceLoc |
 
 
 def without_dropout(spec: Spec) -> Spec:
-    """The variant as `keep` steps of 1 leave it: that of inference."""
+    """The variant for inference: with every `keep` step replaced by 1."""
     if spec.seed is None:
         return spec
     kept = {step.name for step in spec.cascade.steps if spec.seed in step_reads(step)}

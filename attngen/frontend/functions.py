@@ -1,7 +1,7 @@
 """The vocabulary of cascade bodies: contractions, reductions along named axes, positions, masks and pointwise functions.
 
-Takes and gives traced values. Axes align by name. A reduction becomes a step, located at the user's line; pointwise work stays an
-expression until something needs a name for it.
+Takes and gives traced values. Axes align by name. A reduction becomes a step, located at the user's line; pointwise operations stay an
+expression until it has to be a step.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
     """Multiply operands and sum over the axes that the result lacks.
 
     Args:
-        subscripts: one pattern an operand, then the result: "b h m d, b h n d -> b h m n". Each names the axes of its operand in any
-            order; those of a captured tensor name its dimensions in order. The result's order is that of the output, if it is one.
+        subscripts: a pattern for each operand, then the result: "b h m d, b h n d -> b h m n". The axes of an operand may be in any
+            order, except that those of a captured tensor name its dimensions. The result's pattern is the layout of an output.
         operands: traced values and captured tensors.
         name: the name of the step.
 
@@ -45,7 +45,7 @@ def einsum(subscripts: str, *operands: Any, name: str | None = None) -> Traced:
         A value with the axes of the result.
 
     Raises:
-        AxisError: an operand lacks an axis that its pattern names, or has one that it does not.
+        AxisError: the axes of an operand differ from those of its pattern.
     """
     if not isinstance(subscripts, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise SpecError("einsum takes the patterns first, then the operands", remedy='Write attngen.einsum("b m d, b n d -> b m n", q, k).')
@@ -79,17 +79,17 @@ def sum(x: Any, over: str, *, name: str | None = None) -> Traced:
 
 
 def max(x: Any, over: str, *, name: str | None = None) -> Traced:
-    """The largest value along one or more axes; minus infinity where there is none."""
+    """The largest value along one or more axes; minus infinity over no elements."""
     return _reduced("max", x, over, name, "t")
 
 
 def logsumexp(x: Any, over: str, *, name: str | None = None) -> Traced:
-    """log(sum(exp(x))) along one or more axes; minus infinity where there is nothing to sum."""
+    """log(sum(exp(x))) along one or more axes; minus infinity over no elements."""
     return _reduced("logsumexp", x, over, name, "lse")
 
 
 def softmax(x: Any, over: str, *, name: str | None = None) -> Traced:
-    """exp(x - logsumexp(x)) along one or more axes; 0 where no element exists."""
+    """exp(x - logsumexp(x)) along one or more axes; 0 at masked elements."""
     _removed("softmax", _value(x), over)
     x = _named(_value(x), "x", "softmax")
     result = exp(x - _reduced("logsumexp", x, over, None, "lse", "softmax"))
@@ -97,12 +97,12 @@ def softmax(x: Any, over: str, *, name: str | None = None) -> Traced:
 
 
 def _add(trace: Trace, step: Einsum, called: str, place: Place | None = None) -> Traced:
-    """A step at the user's line, where its value was computed or else this one, and what messages call it."""
+    """A step with its name in messages, located where its value was computed, else at the running line."""
     return Traced(trace.add(replace(step, loc=naming(locate(place or user_place()), called))), trace)
 
 
 def _removed(called: str, value: Traced, over: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The axes of a value, and those of them that a reduction takes away."""
+    """The axes of a value, and those that a reduction removes."""
     axes = axes_of(value.expr, _trace_of(value))
     removed = patterns.flat(patterns.parse(over))
     if not removed:
@@ -138,7 +138,7 @@ def _operand(value: Any, axes: tuple[str, ...], trace: Trace) -> Expr:
 
 
 def _bound(value: Traced, axes: tuple[str, ...], trace: Trace) -> Expr:
-    """A captured tensor with its dimensions, in order, along named axes. An axis that no argument has is a new one."""
+    """A captured tensor with its dimensions, in order, along named axes. An axis that no argument has is created."""
     if len(axes) != len(value.dims):
         raise AxisError(f"a captured tensor with {len(value.dims)} dimensions, its pattern names {_words(axes)}", remedy="Name each once.")
     trace.axes += tuple(axis for axis in axes if axis not in trace.axes)
@@ -147,7 +147,7 @@ def _bound(value: Traced, axes: tuple[str, ...], trace: Trace) -> Expr:
 
 
 def _named(value: Traced, hint: str, taker: str, *, chosen: bool = False) -> Traced:
-    """A value that is a step or an argument: itself, if it is one, else as a new step, for the function `taker`."""
+    """The value as a step or an argument: itself if it is one, else a new step, for the function `taker`."""
     trace = _trace_of(value)
     expr = trace.use_names(value.expr)
     if not isinstance(expr, Apply) and not chosen:
@@ -186,7 +186,7 @@ def _value(x: Any) -> Traced:
 
 
 def traced(x: Any) -> tuple[Traced, Trace]:
-    """A value of a cascade and the run it belongs to."""
+    """A value of a cascade and its trace."""
     value = _value(x)
     return value, _trace_of(value)
 
@@ -212,7 +212,7 @@ def _words(axes: list[str] | tuple[str, ...]) -> str:
 
 
 def index(axis: str) -> Traced:
-    """The position along an axis; of a composite one, "(g r)", the position in the user's tensor."""
+    """The position along an axis; along a composite one, "(g r)", the position in the user's tensor."""
     names = patterns.flat(patterns.parse(axis))
     if not names:
         raise AxisError("index() of no axis", remedy='Name one, as in index("m").')
@@ -256,7 +256,7 @@ def _aligned(q_axis: str, kv_axis: str, align: Align | None) -> Traced:
     if align == "bottom_right":
         return index(q_axis) + extent(kv_axis) - extent(q_axis)
     raise SpecError(
-        f"align={align!r} does not say which query meets which key",
+        f"align={align!r} does not align queries and keys",
         remedy='Pass align="top_left" (as SDPA) or align="bottom_right" (as flash-attn).',
     )
 
@@ -286,13 +286,13 @@ tanh = _pointwise("tanh", "Hyperbolic tangent.")
 sigmoid = _pointwise("sigmoid", "1 / (1 + exp(-x)).")
 softplus = _pointwise("softplus", "log(1 + exp(x)).")
 relu = _pointwise("relu", "max(x, 0), with derivative 0 at 0.")
-gelu = _pointwise("gelu", 'x times the normal distribution function; approximate="tanh" for the approximation.')
+gelu = _pointwise("gelu", 'x times the normal CDF; approximate="tanh" for the approximation.')
 silu = _pointwise("silu", "x * sigmoid(x).")
 abs = _pointwise("abs", "Absolute value, with derivative 0 at 0.")
 floor = _pointwise("floor", "Rounded down.")
 minimum = _pointwise("minimum", "The smaller of two values.")
 maximum = _pointwise("maximum", "The larger of two values.")
 clamp = _pointwise("clamp", "clamp(x, min=None, max=None).")
-where = _pointwise("where", "where(condition, a, b). where(condition, x, -inf) under a softmax says which scores exist.")
+where = _pointwise("where", "where(condition, a, b). where(condition, x, -inf) under a softmax is a mask.")
 logaddexp = _pointwise("logaddexp", "log(exp(a) + exp(b)).")
-divide_or_zero = _pointwise("safe_div", "a / b, and 0 where b is 0: how an average over no keys becomes 0.")
+divide_or_zero = _pointwise("safe_div", "a / b, and 0 where b is 0, as for an average over no keys.")

@@ -1,7 +1,7 @@
-"""Biases of low rank: two factors in place of a matrix as large as the scores, and the factors of a given matrix.
+"""Low-rank biases: two factors in place of an Nq x Nkv matrix, and the factorization of a given matrix.
 
-Takes captured factors; gives a function of positions for a score mod, whose values are a second small product of rows and keys. Its
-gradients reach the factors as rows and columns: nothing of the size of the scores exists.
+Takes captured factors; gives a function of positions for a score mod, whose values are a second, small dot of queries and keys. Gradients
+reach the factors directly: no Nq x Nkv tensor exists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class LowRank:
         self.psi = psi
 
     def __call__(self, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        """The bias at a position, inside of a score mod."""
+        """The bias at a pair of positions, in a score mod."""
         return _row(self.phi, (b, h, q_idx)).dot(_row(self.psi, (b, h, kv_idx)))
 
 
@@ -39,20 +39,18 @@ def low_rank(phi: Tensor, psi: Tensor) -> LowRank:
     for name, factor in (("phi", phi), ("psi", psi)):
         if not isinstance(factor, Tensor) or factor.dim() not in (2, 3, 4) or not factor.is_floating_point():
             given = f"{tuple(factor.shape)}, {factor.dtype}" if isinstance(factor, Tensor) else type(factor).__name__
-            raise ArgumentError(
-                f"low_rank takes factors [.., N, R] of floats, {name} is {given}", remedy="Leading axes are Hq, or B and Hq."
-            )
+            raise ArgumentError(f"low_rank takes float factors [..., N, R], {name} is {given}", remedy="Leading axes are Hq, or B and Hq.")
     pairs = zip(reversed(phi.shape[:-2]), reversed(psi.shape[:-2]), strict=False)
     if phi.shape[-1] != psi.shape[-1] or phi.shape[-1] == 0 or any(a != b and 1 not in (a, b) for a, b in pairs):
         raise ArgumentError(
-            f"factors of shapes {tuple(phi.shape)} and {tuple(psi.shape)} have no product",
+            f"factors of shapes {tuple(phi.shape)} and {tuple(psi.shape)} do not match",
             remedy="Both end in the same R >= 1, and their leading axes are equal or 1.",
         )
     return LowRank(phi, psi)
 
 
 def _row(factor: Tensor, positions: tuple[Any, Any, Any]) -> Any:
-    """The features at a position; an axis of length 1 stands for all."""
+    """The features at a position; an axis of length 1 is broadcast."""
     mine = positions[len(positions) + 1 - factor.dim() :]
     sizes = (*factor.shape[:-2], None)
     return factor[tuple(0 if size == 1 else position for position, size in zip(mine, sizes, strict=True))]
@@ -68,7 +66,7 @@ class Factored(NamedTuple):
 
 
 def factor(bias: Tensor, error: float, *, max_rank: int | None = None) -> Factored:
-    """Factors of the smallest rank whose product is a dense bias up to a stated error, by its singular values.
+    """Factors of the smallest rank that reproduce a dense bias up to a given error, by SVD.
 
     Args:
         bias: finite floats [.., Nq, Nkv].
@@ -79,15 +77,15 @@ def factor(bias: Tensor, error: float, *, max_rank: int | None = None) -> Factor
         phi [.., Nq, R] and psi [.., Nkv, R] without gradients, R, and the error reached.
 
     Raises:
-        ArgumentError: `bias` is no such tensor, `error` is not positive, or no rank that is allowed reaches it.
+        ArgumentError: `bias` is no such tensor, `error` is not positive, or no allowed rank reaches it.
     """
     if not isinstance(bias, Tensor) or bias.dim() < 2 or not bias.is_floating_point() or not bias.numel():
         raise ArgumentError("factor takes a tensor of floats [.., Nq, Nkv]", remedy="Pass the bias that would be added to the scores.")
     exact = bias.detach().double()
     if not bool(exact.isfinite().all()) or not error > 0.0:
         raise ArgumentError(
-            f"a bias is factored only if all of it is finite, to an error above 0; the error is {error}",
-            remedy="Say by a mask which pairs attend, not by minus infinity.",
+            f"factor needs a finite bias and an error above 0, got error={error}",
+            remedy="Mask pairs with mask_mod instead of minus infinity.",
         )
     most = min(exact.shape[-2:]) if max_rank is None else min(max_rank, *exact.shape[-2:])
     u, s, vh = torch.linalg.svd(exact, full_matrices=False)

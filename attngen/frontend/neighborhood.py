@@ -1,10 +1,10 @@
-"""Tokens on a grid of one or more dimensions, laid out row by row, and the neighbourhoods that they attend to.
+"""Tokens on a row-major grid of one or more dimensions, and neighborhood attention.
 
     attngen.grid(8, 32, 32).neighborhood((3, 7, 7), causal=(True, False, False))
 
-The meaning is that of neighborhood attention: a query attends to the `window` nearest positions along each axis. At the borders the window
-moves inside instead of being cut off, so that every query has as many keys. With a dilation it takes every `dilation`-th position, within
-the positions of the query's own remainder. Along a causal axis it ends at the query, and is cut off at the beginning.
+A query attends to the `window` nearest positions along each axis. At the borders the window is shifted instead of clipped, so that every
+query has the same number of keys. With a dilation it takes every `dilation`-th position, within the query's own residue class. Along a
+causal axis it ends at the query and is clipped at the beginning.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from attngen.frontend.token_order import Order
 
 @dataclass(frozen=True)
 class Grid:
-    """The lengths of its axes, the last one running fastest."""
+    """The lengths of the axes, the last one contiguous."""
 
     lengths: tuple[int, ...]
 
     def coordinates(self, index: Any) -> tuple[Any, ...]:
-        """Where a token lies along each axis."""
+        """The coordinate of a token along each axis."""
         found: list[Any] = []
         stride = 1
         for length in reversed(self.lengths):
@@ -48,11 +48,11 @@ class Grid:
             causal: whether a query attends to its own position and earlier ones only.
 
         Returns:
-            `(b, h, q_idx, kv_idx) -> bool`, for as many queries and keys as the grid has tokens. `compile` may take the tokens in another
-            order than row by row (`order`) where that is predicted to be faster and no score mod reads positions.
+            `(b, h, q_idx, kv_idx) -> bool`, for as many queries and keys as the grid has tokens. `compile` may permute the tokens
+            (`order`) where that is predicted to be faster and no score mod reads positions.
 
         Raises:
-            ArgumentError: a number an axis is missing or illegal, or a window does not fit its axis.
+            ArgumentError: a value for an axis is missing or illegal, or a window does not fit its axis.
         """
         windows, steps = self._each("window", window), self._each("dilation", dilation)
         for length, size, step in zip(self.lengths, windows, steps, strict=True):
@@ -64,14 +64,14 @@ class Grid:
         return Neighborhood(self, windows, steps, self._each("causal", causal))
 
     def order(self, tile: int | Sequence[int] | None = None, *, dilation: int | Sequence[int] = 1) -> Order:
-        """An order of the tokens that keeps neighbours together, for `attngen.attention(order=)`.
+        """A permutation that keeps neighbours together, for `attngen.attention(order=)`.
 
         Args:
-            tile: lengths of the tiles that follow each other, row by row inside; by default about 64 tokens.
-            dilation: along each axis; tokens of equal remainders follow each other, and are tiled among themselves.
+            tile: lengths of consecutive tiles, row-major inside; by default about 64 tokens.
+            dilation: along each axis; tokens of one residue class are consecutive and tiled among themselves.
 
         Raises:
-            ArgumentError: a number an axis is missing or illegal.
+            ArgumentError: a value for an axis is missing or illegal.
         """
         steps = self._each("dilation", dilation)
         sizes = self._tile(steps) if tile is None else self._each("tile", tile)
@@ -81,13 +81,13 @@ class Grid:
         remainders = [place % step for place, step in zip(places, steps, strict=True)]
         reduced = [place // step for place, step in zip(places, steps, strict=True)]
         tiles = [place // size for place, size in zip(reduced, sizes, strict=True)]
-        # The last key of lexsort decides first; tokens of one tile keep their order.
+        # The last key of lexsort is the primary one; tokens of one tile keep their order.
         order = np.lexsort((*reversed(tiles), *reversed(remainders)))
         apart = "" if max(steps) == 1 else f" of equal remainders by {'x'.join(map(str, steps))}"
         return Order(torch.from_numpy(order.astype(np.int32)), f"in tiles of {'x'.join(map(str, sizes))}{apart}")
 
     def _tile(self, steps: Sequence[int]) -> tuple[int, ...]:
-        """Powers of two, about equal, of 64 tokens together: the first axes are the shorter ones."""
+        """About equal powers of two with a product of 64 tokens, the shorter ones first."""
         sizes = [1] * len(self.lengths)
         while math.prod(sizes) < _TILE_TOKENS:
             room = [i for i, size in enumerate(sizes) if 2 * size * steps[i] <= self.lengths[i]]
@@ -108,7 +108,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Neighborhood:
-    """A mask mod: which tokens of a grid lie in each other's window."""
+    """A mask mod: whether a key lies in the window of a query on a grid."""
 
     __name__ = "neighborhood"
     grid: Grid
@@ -125,11 +125,11 @@ class Neighborhood:
         return allowed
 
     def order(self) -> Order:
-        """The order of tokens that suits the window."""
+        """The token permutation for this window."""
         return self.grid.order(dilation=self.dilation)
 
     def visited_pairs(self, order: Order | None = None) -> int:
-        """Pairs in tiles of 128 queries and 64 keys that may hold a neighbour, judged by the box that each tile fills."""
+        """Pairs in tiles of 128 queries and 64 keys that may hold a neighbour, by the bounding box of each tile."""
         places = self.grid.coordinates(np.arange(math.prod(self.grid.lengths)) if order is None else order.places.numpy().astype(np.int64))
         near: Any = True
         for place, (length, window, step, causal) in zip(places, self._axes(), strict=True):
@@ -139,7 +139,7 @@ class Neighborhood:
             hi = last if causal else np.clip(last + reach // 2 + step, reach - 1, length - 1)
             near = near & (least[None, :] <= hi[:, None]) & (most[None, :] >= lo[:, None])
             if step > 1:
-                near = near & _remainders_meet(place % step, step)
+                near = near & _share_residue(place % step, step)
         return int(near.sum()) * 128 * 64
 
     def _axes(self) -> Iterator[tuple[int, int, int, bool]]:
@@ -150,13 +150,13 @@ _TILE_TOKENS = 64
 
 
 def _boxes(place: Any, tile: int) -> tuple[Any, Any]:
-    """The least and greatest coordinate of each tile of tokens."""
+    """The smallest and largest coordinate of each tile of tokens."""
     starts = np.arange(0, len(place), tile)
     return np.minimum.reduceat(place, starts), np.maximum.reduceat(place, starts)
 
 
-def _remainders_meet(remainder: Any, step: int) -> Any:
-    """Whether a tile of 128 queries and one of 64 keys have a remainder in common."""
+def _share_residue(remainder: Any, step: int) -> Any:
+    """Whether a tile of 128 queries and one of 64 keys share a residue class."""
     hold = [
         np.stack([np.logical_or.reduceat(remainder == r, np.arange(0, len(remainder), tile)) for r in range(step)]) for tile in (128, 64)
     ]
@@ -169,7 +169,7 @@ def _near(q: Any, k: Any, length: int, window: int, step: int, causal: bool) -> 
     if causal:
         inside = (other <= place) & (place - other < window)
     else:
-        # Positions with the remainder of the query; those of the first remainders may be one more.
+        # Positions in the residue class of the query; the first classes may have one more.
         count: Any = length if step == 1 else (length - 1 - q % step) // step + 1
         first = place - window // 2
         first = torch.where(first < 0, 0, first)
@@ -179,10 +179,10 @@ def _near(q: Any, k: Any, length: int, window: int, step: int, causal: bool) -> 
 
 
 def grid(*lengths: int) -> Grid:
-    """Tokens that lie on a grid row by row: `grid(h, w)`, `grid(t, h, w)`.
+    """A row-major grid of tokens: `grid(h, w)`, `grid(t, h, w)`.
 
     Raises:
-        ArgumentError: no axis, or one without positions.
+        ArgumentError: no axis, or an empty one.
     """
     if not lengths or any(length < 1 for length in lengths):
         raise ArgumentError(f"grid{lengths} has no tokens", remedy="Give the length of each axis, all at least 1.")

@@ -19,9 +19,7 @@ def parse(text: str) -> Pattern:
         AxisError: something that is no axis name, or an axis named twice.
     """
     if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise AxisError(
-            f"{_shown(text)} where the names of axes belong", remedy='Write a string of names separated by spaces, as in "b h m d".'
-        )
+        raise AxisError(f"axis names expected, got {_shown(text)}", remedy='Write a string of names separated by spaces, as in "b h m d".')
     dims: list[tuple[str, ...]] = []
     for match in _TOKEN.finditer(text):
         if match[3] is not None:
@@ -32,9 +30,7 @@ def parse(text: str) -> Pattern:
         if not (axis.isascii() and axis.isidentifier()) or keyword.iskeyword(axis):
             raise AxisError(f"{axis!r} in the pattern {text!r} is not a legal axis name", remedy="Use letters, digits and underscores.")
     if len(set(axes)) < len(axes) or () in dims:
-        raise AxisError(
-            f"the pattern {text!r} names an axis twice, or none between parentheses", remedy="An axis stands for one dimension."
-        )
+        raise AxisError(f"the pattern {text!r} repeats an axis or has empty parentheses", remedy="Each axis names one dimension.")
     return tuple(dims)
 
 
@@ -43,7 +39,7 @@ def _shown(value: object) -> str:
 
 
 def hint(given: Iterable[str], known: Iterable[str]) -> str:
-    """What to write where axes were named as torch.einsum does it, by single letters; "" where nothing points to that."""
+    """A remedy for axes written as in torch.einsum, by single letters without spaces; "" where they are not."""
     known = set(known)
     for axis in given:
         if len(axis) > 1 and axis not in known and set(axis) <= known:
@@ -57,7 +53,7 @@ def flat(pattern: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def grouped(axes: tuple[str, ...], signature: Iterable[Pattern]) -> Pattern:
-    """Axes as a pattern, with the composite dimensions that the arguments have."""
+    """Axes as a pattern, with the composite dimensions of the arguments."""
     composites = [dim for pattern in signature for dim in pattern if len(dim) > 1]
     dims: list[tuple[str, ...]] = []
     at = 0

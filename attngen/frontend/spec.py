@@ -1,4 +1,4 @@
-"""What the front ends hand to the compiler: a traced cascade, how call arguments map onto it, and the captured values."""
+"""The `Spec` that front ends give to the compiler: a traced cascade, the layout of call arguments, and the captured values."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A value closed over by the user's functions, under the name it has in the cascade: the one that was there during the trace. Calls
-    read it where it lies (`Spec.tracing`)."""
+    """A value captured by the user's functions, as of the trace, by its name in the cascade. Calls read it anew (`Spec.tracing`)."""
 
     name: str
     value: torch.Tensor | bool | int

@@ -1,8 +1,7 @@
-"""The order in which kernels take tokens: a permutation that brings tokens together which attend to each other.
+"""Token permutations: an order of the tokens in which those that attend to each other are close.
 
-Mods see the positions that tokens had before; only the tiles change. Tokens of a two-dimensional grid laid out row by row meet keys in
-every row of their window, in tiles of 8 x 8 they meet a few tiles; a window with gaps of d positions becomes one without gaps when tokens
-of equal remainder by d follow each other.
+Mods see the original positions; only the tiles change. In row-major order, a tile of a two-dimensional grid attends to keys in every row of
+its window; in tiles of 8 x 8, to a few tiles. A window dilated by d is dense when tokens of one residue class modulo d are consecutive.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ class Order:
 
     Attributes:
         places: int32 [N]; the token that comes i-th is the one at `places[i]`.
-        note: where it comes from, for `explain`.
+        note: its origin, for `explain`.
         axes: of queries and of keys.
-        inverse: int32 [N], where each token went.
+        inverse: int32 [N], the new position of each token.
     """
 
     places: Tensor
@@ -35,10 +34,10 @@ class Order:
         object.__setattr__(self, "inverse", torch.argsort(self.places).to(torch.int32))
 
     def check(self, *lengths: int) -> None:
-        """Whether a call has the lengths that the order is for.
+        """Check the lengths of a call.
 
         Raises:
-            ShapeMismatch: naming both.
+            ShapeMismatch: the order is for another length.
         """
         for length in lengths:
             if length != len(self.places):

@@ -1,1 +1,1 @@
-"""attngen inside of other libraries. Each module needs its library and is imported by whoever wants it."""
+"""attngen in other libraries. Each module needs its library and is imported explicitly."""

@@ -4,10 +4,10 @@
     register()
     model.set_attn_implementation("attngen")
 
-Takes what a model hands to its attention function (queries, keys and values per head, grouped heads unrepeated, a mask of truth values or
-a bias, a cap, sinks, the keys that an indexer chose) and gives what the model expects back. Which of these are there decides the variant;
-numbers and tensors are passed at each call, so that the layers of a model share kernels. It does not return weights. An option that is
-neither applied nor known to say nothing about attention is refused: models hand to their kernels whatever these need.
+Takes the arguments of a model's attention function (queries, keys and values per head, KV heads not repeated, a boolean mask or a bias, a
+softcap, sinks, the keys selected by an indexer) and returns its result. The variant depends on which are given; numbers and tensors are
+passed at each call, so that the layers of a model share kernels. Weights are not returned. Unknown options are refused, since they may
+change what a layer computes.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ _HARMLESS = _words(
     "return_dict seq_idx grid_thw max_length_q max_length_k max_seqlen layer_idx deterministic attn_implementation implementation",
     "kernel_options target_dtype use_top_left_mask",
 )
-"""Neither eager attention nor sdpa reads them: they are for the model around, for the loss, or say how a kernel is to run."""
+"""Neither eager attention nor sdpa reads them: they concern the model, the loss, or how a kernel runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What one attention layer is made of.
+    """The variant of one attention layer.
 
     Attributes:
-        keep: what a mask of truth values varies over: keys alone, pairs of query and key, or these per head.
-        causal: queries see keys up to their own position, counted from the first.
-        window: and at most this many of them, their own included.
+        keep: axes of the boolean mask: keys alone, pairs of query and key, or these per head.
+        causal: top-left aligned.
+        window: the number of last keys visible, the query's own included.
         softcap: c of c * tanh(score / c).
         scale: multiplies q @ k; D ** -0.5 unless given.
         bias: a tensor is added to the scores.
-        sink: logits take part in the softmax without a value, one a head, or one for each of its queries.
+        sink: logits in the softmax without a value, one for each head, or one for each query of a head.
         dropout: the rate at which weights are dropped.
     """
 
@@ -75,7 +75,7 @@ class Variant:
 def register(name: str = "attngen") -> None:
     """Make attngen available as `model.set_attn_implementation(name)`.
 
-    Without the second of the two functions registered here, padding would be lost without a word.
+    Registers the mask function too, without which padding masks would be ignored silently.
     """
     AttentionInterface.register(name, attention_forward)
     AttentionMaskInterface.register(name, sdpa_mask)
@@ -90,14 +90,14 @@ def attention_forward(
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer.
+    """The attention function of transformers, called in each layer.
 
     Args:
         query: [B, Hq, Nq, D]. key, value: [B, Hkv, Nkv, D].
-        attention_mask: truth values or additive, [B or 1, Hq or 1, Nq, at least Nkv]; None if every key is seen, or causal.
-        dropout: the rate at which weights are dropped; transformers passes 0 in evaluation. PyTorch's generator decides which.
-        options: scaling, is_causal, softcap, sliding_window, s_aux, sinks, position_bias, indices and block_indices are applied; those that
-            are of no concern to attention, and those that are None or False, are let pass.
+        attention_mask: boolean or additive, [B or 1, Hq or 1, Nq, at least Nkv]; None for no mask, or a causal one.
+        dropout: the rate at which weights are dropped; transformers passes 0 in evaluation. Seeded by PyTorch's generator.
+        options: scaling, is_causal, softcap, sliding_window, s_aux, sinks, position_bias, indices and block_indices are applied; options
+            irrelevant to attention, and those that are None or False, are ignored.
 
     Returns:
         The output [B, Nq, Hq, D], and None for the weights.
@@ -132,24 +132,24 @@ def attention_forward(
 
 
 class _Made:
-    """The variants that calls have asked for, by names that `_made` gives them."""
+    """The compiled variants, by names given by `_made`."""
 
 
 @torch.compiler.assume_constant_result  # pyright: ignore[reportUntypedFunctionDecorator]
 def _made(
     keep: Keep, causal: bool, window: int | None, softcap: float | None, scale: float | None, bias: bool, sink: Sink, dropout: float
 ) -> str:
-    """Compile a variant, if that is new, and give its name: to torch.compile a constant, under which it finds the variant outside of what
-    it traces."""
+    """Compile a variant unless cached, and return its name: a constant to torch.compile, by which it finds the variant outside of its
+    trace."""
     attend = compiled(Variant(keep, causal, window, softcap, scale, bias, sink, dropout))
-    name = f"variant_{id(attend)}"  # which `compiled` keeps for ever
+    name = f"variant_{id(attend)}"  # unique, since `compiled` keeps it alive
     setattr(_Made, name, attend)
     return name
 
 
 @cache
 def compiled(variant: Variant) -> attngen.Attention:
-    """The callable of a variant; its arguments are q, k, v and then keep, bias and sink as far as it has them."""
+    """The callable of a variant; its arguments are q, k, v and, if the variant has them, keep, bias and sink."""
     signature = {"q": "b (g r) m d", "k": "b g n d", "v": "b g n e"}
     if variant.keep:
         signature["keep"] = _KEEP_AXES[variant.keep]
@@ -185,13 +185,13 @@ def compiled(variant: Variant) -> attngen.Attention:
 
 def _refuse(options: dict[str, Any], mask: Tensor | None) -> None:
     if options.get("output_attentions"):
-        raise UnsupportedError("attention weights never exist as a tensor here", remedy='Use attn_implementation="eager" to look at them.')
+        raise UnsupportedError("attention weights are never materialized", remedy='Use attn_implementation="eager" to inspect them.')
     if type(options.get("cache")).__name__ == "PagedAttentionCache":
-        raise UnsupportedError("paged caches are not available", remedy="Generate without continuous batching.")
+        raise UnsupportedError("paged caches are not supported", remedy="Generate without continuous batching.")
     for name, value in options.items():
         if name not in _APPLIED and name not in _HARMLESS and value is not None and value is not False:
             raise UnsupportedError(
-                f"the option {name}= of a layer, which may change what it computes",
+                f"the unknown option {name}= of a layer, which may change its result",
                 remedy=f'Leave {name} out if it is not meant for attention, or use attn_implementation="sdpa" or "eager".',
             )
     if options.get("s_aux") is not None and options.get("sinks") is not None:
@@ -200,8 +200,8 @@ def _refuse(options: dict[str, Any], mask: Tensor | None) -> None:
         ends = options.get(name)
         if mask is None and isinstance(ends, Tensor) and ends.numel() > 2:
             raise UnsupportedError(
-                f"{name}= of several sequences in one row, without a mask that keeps them apart",
-                remedy="Pass position_ids that start anew with each sequence: transformers then makes that mask.",
+                f"{name}= of packed sequences without a document mask",
+                remedy="Pass position_ids that restart with each sequence: transformers then builds the mask.",
             )
 
 
@@ -213,9 +213,9 @@ def _sinks(options: dict[str, Any]) -> tuple[Sink, Tensor | None]:
 
 
 def _chosen(module: torch.nn.Module, options: dict[str, Any], keys: int) -> Tensor | None:
-    """Which keys an indexer chose for each query, as truth values [B, 1 or heads of keys, Nq, Nkv]; None where there is no indexer.
+    """The keys selected by an indexer for each query, as a boolean mask [B, 1 or Hkv, Nq, Nkv]; None without an indexer.
 
-    It names them, indices [B, Nq, K], or blocks of them, block_indices [B, heads of keys, Nq, K]; a negative number chooses nothing.
+    Given as indices [B, Nq, K], or as block_indices [B, Hkv, Nq, K]; negative numbers select nothing.
     """
     indices, blocks = options.get("indices"), options.get("block_indices")
     found: Tensor | None = None
@@ -225,7 +225,7 @@ def _chosen(module: torch.nn.Module, options: dict[str, Any], keys: int) -> Tens
         size = getattr(getattr(module, "indexer", None), "block_size", None)
         if not isinstance(size, int):
             raise UnsupportedError(
-                "block_indices= of a layer without an indexer.block_size, so that nobody can say which keys a block has",
+                "block_indices= of a layer without an indexer.block_size",
                 remedy='Use attn_implementation="sdpa" or "eager".',
             )
         whole = _scattered(blocks, -(-keys // size)).repeat_interleave(size, dim=-1)[..., :keys]
@@ -234,13 +234,13 @@ def _chosen(module: torch.nn.Module, options: dict[str, Any], keys: int) -> Tens
 
 
 def _scattered(places: Tensor, length: int) -> Tensor:
-    """Truth values over `length` places, true at those that are named; negative ones fall on a place that is cut off."""
+    """A boolean mask over `length` positions, true at the given ones; negative ones go to an extra position, which is dropped."""
     places = torch.where(places < 0, length, places).long()
     return places.new_zeros((*places.shape[:-1], length + 1), dtype=torch.bool).scatter(-1, places, True)[..., :length]
 
 
 def _masks(mask: Tensor | None, position_bias: Tensor | None, keys: int, dtype: torch.dtype) -> tuple[Keep, Tensor | None, Tensor | None]:
-    """A mask of truth values with what it varies over, and everything additive as one bias."""
+    """The boolean mask with its kind, and the sum of all additive terms as one bias."""
     bias = None if position_bias is None else position_bias[..., :keys].to(dtype)
     if mask is None:
         return "", None, bias
@@ -252,7 +252,7 @@ def _masks(mask: Tensor | None, position_bias: Tensor | None, keys: int, dtype: 
 
 
 def _kept(mask: Tensor) -> tuple[Keep, Tensor]:
-    """What a mask of truth values varies over, and as much of it."""
+    """The kind of a boolean mask, and the mask reduced to the axes it varies along."""
     if mask.shape[1] > 1 and mask.stride(1) != 0:
         return "heads", mask
     mask = mask[:, 0]

@@ -1,12 +1,12 @@
-"""Where a value is one known number whatever it is computed from, read off its expression: 0, minus infinity, infinity, or none at all.
+"""Where an expression is known to be 0, minus infinity, infinity or not finite, whatever the values of its reads.
 
     where(P, s, -inf) * extent(d) ** -0.5        -inf unless P
     exp(where(P, s, -inf) - lse) * v             0 unless P
     where(P, x, 0.0) + where(Q, y, 0.0)          0 unless P or Q
     where(P, s, -inf) * scale                    -inf unless P or scale <= 0.0, of a captured scale
 
-That is what a mask means in any of its spellings: a reduction may skip the elements whose value it would not notice. A predicate here
-always says where a value may be something else; None stands for anywhere, and FALSE for nowhere.
+However a mask is spelled, a reduction may skip the elements that equal its identity. Each predicate holds where the value may differ from
+the fill: None is everywhere, FALSE nowhere.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from attngen.ir.traverse import free_axes, once_a_node
 Fill = Literal["zero", "low", "high", "broken"]
 FILLS: tuple[Fill, ...] = ("zero", "low", "high", "broken")
 _GROW = frozenset(("exp", "exp2", "softplus"))
-"""From 0, at minus infinity, to infinity."""
+"""Increasing, from 0 at minus infinity to infinity."""
 _ODD = frozenset(("tanh", "tanh_small", "erf", "sin", "sign", "atan", "asinh", "expm1", "log1p"))
-"""0 at 0, and nothing that could be said at infinities."""
+"""0 at 0; nothing is assumed at infinities."""
 _ROUND = frozenset(("to_float", "floor", "ceil", "rint", "float16", "bfloat16"))
 
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Predicates outside of which a value is 0, minus infinity, infinity, or no finite number (`broken`, which the two before imply)."""
+    """Predicates outside of which a value is 0, minus infinity, infinity, or not finite (`broken`, implied by `low` and `high`)."""
 
     zero: Expr | None = None
     low: Expr | None = None
@@ -41,17 +41,18 @@ class Absence:
     broken: Expr | None = None
 
     def within(self, predicate: Expr | None) -> Absence:
-        """Of a value that is missing outside of a predicate: what is missing may be taken for anything."""
+        """The absence of a value masked by a predicate: a masked element may count as any fill."""
         return Absence(*(build.both(predicate, getattr(self, fill)) for fill in FILLS))
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What expressions are read with.
+    """Facts about the reads of an expression.
 
     Attributes:
-        absences: of earlier steps, as they are read at their own axes. signs: of their values, by name.
-        rows: the axes along which positions follow each other.
+        absences: of earlier steps, read at their own axes.
+        signs: of earlier steps, by name.
+        rows: the sequence axes.
         captured: names of captured inputs.
     """
 
@@ -91,12 +92,12 @@ def _absence(known: Known, expr: Expr, visit: Callable[[Expr], Absence]) -> Abse
 
 
 def _all(*predicates: Expr | None) -> Expr | None:
-    """Where all of them hold: outside, one of several things happened that each suffice."""
+    """The conjunction, where any absence suffices; FALSE absorbs."""
     return FALSE if FALSE in predicates else build.both(*predicates)
 
 
 def _any(a: Expr | None, b: Expr | None) -> Expr | None:
-    """Where one of them holds: outside, two things happened that are needed together."""
+    """The disjunction, where both absences are needed; None absorbs."""
     if a is None or b is None:
         return None
     return a if a == b else build.apply("or", a, b)
@@ -110,8 +111,8 @@ def _chosen(condition: Expr, a: Expr | None, b: Expr | None) -> Expr | None:
     return _any(first, second) if FALSE not in (a, b) else first if b == FALSE else second
 
 
-def _is_setting(expr: Expr, known: Known) -> bool:
-    """Whether a value is a captured one that is the same for all positions, so that its sign can be asked for once."""
+def _is_captured_scale(expr: Expr, known: Known) -> bool:
+    """Whether an expression reads a captured tensor at no sequence position, so that a predicate may test its sign."""
     return isinstance(expr, Read) and expr.tensor in known.captured and not known.rows & set(free_axes(expr))
 
 
@@ -124,7 +125,7 @@ def _product(expr: Apply, parts: tuple[Absence, Absence], known: Known) -> Absen
             low, high = [*low, one.low], [*high, one.high]
         elif is_negative(other, known.signs):
             low, high = [*low, one.high], [*high, one.low]
-        elif one.low is not None and _is_setting(other, known):
+        elif one.low is not None and _is_captured_scale(other, known):
             low = [*low, build.apply("or", one.low, build.apply("le", other, Const(0, "int") if kind_of(other) == "int" else build.ZERO))]
     if expr.op == "mul":
         return Absence(_all(x.zero, y.zero), _all(*low), _all(*high), _all(x.broken, y.broken))
@@ -132,7 +133,7 @@ def _product(expr: Apply, parts: tuple[Absence, Absence], known: Known) -> Absen
 
 
 def _spans_zero(op: str, args: tuple[Expr, ...]) -> bool:
-    """Whether 0 is within the bounds of a clamp, which are literals."""
+    """Whether a clamp with literal bounds maps 0 to 0."""
     low = args[1] if op != "clamp_max" else build.ZERO
     high = args[-1] if op != "clamp_min" else build.ZERO
     return isinstance(low, Const) and isinstance(high, Const) and low.value <= 0 <= high.value

@@ -1,4 +1,4 @@
-"""Sums and products inside of one expression: taken apart, put together. Nothing here knows about steps or axes."""
+"""Sums and products of expressions: splitting, expanding and collecting terms. Independent of steps and axes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from attngen.ir.expr import Apply, Const, Expr
 from attngen.ir.traverse import once_a_node
 
 Bag = frozenset[tuple[Expr, int]]
-"""A multiset of factors or terms: how often each occurs."""
+"""A multiset of factors or terms: each with its count."""
 
 
 def factors(expr: Expr) -> tuple[Expr, ...]:
-    """The factors of a chain of multiplications, from left to right."""
+    """The factors of a product, from left to right."""
     if isinstance(expr, Apply) and expr.op == "mul":
         return (*factors(expr.args[0]), *factors(expr.args[1]))
     return (expr,)
 
 
 def bag(parts: Iterable[Expr]) -> Bag:
-    """Factors or terms whatever their order: equal ones count."""
+    """The multiset of factors or terms."""
     return frozenset(Counter(parts).items())
 
 
 def signed_factors(expr: Expr) -> tuple[Expr, ...]:
-    """Factors of a product, its sign kept with the first."""
+    """The factors of a product, the first one carrying its sign."""
     match expr:
         case Apply(op="mul", args=(a, b)):
             return (*signed_factors(a), *signed_factors(b))
@@ -40,7 +40,7 @@ def signed_factors(expr: Expr) -> tuple[Expr, ...]:
 
 
 def product(parts: Iterable[Expr], coefficient: float = 1.0) -> Expr:
-    """The product of factors, times a coefficient; the coefficient itself for none."""
+    """The product of factors and a coefficient; the coefficient alone if there are no factors."""
     result: Expr = build.ONE
     for part in parts:
         result = build.mul(result, part)
@@ -48,7 +48,7 @@ def product(parts: Iterable[Expr], coefficient: float = 1.0) -> Expr:
 
 
 def signed_terms(expr: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
-    """The terms of a chain of additions, subtractions and negations, each with +1 or -1."""
+    """The terms of a sum, each with its sign, +1 or -1."""
     match expr:
         case Apply(op="add", args=(a, b)):
             return [*signed_terms(a, sign), *signed_terms(b, sign)]
@@ -81,17 +81,17 @@ def counted_terms(expr: Expr) -> dict[Expr, int]:
 
 
 def signed_sum(terms: Iterable[tuple[int, Expr]]) -> Expr:
-    """What `signed_terms` takes apart."""
+    """The inverse of `signed_terms`."""
     return build.total([term if sign > 0 else build.neg(term) for sign, term in terms])
 
 
 def times(parts: Iterable[Expr]) -> Expr:
-    """The product of factors, of whole numbers if they are; 1.0 for none."""
+    """The product of factors, an integer if all are; 1.0 for none."""
     return reduce(build.mul, parts) if (parts := tuple(parts)) else build.ONE
 
 
 def over(expr: Expr, scale: Expr) -> Expr:
-    """expr / scale, as a product where that is as good."""
+    """expr / scale, as a product if the reciprocal of the scale folds."""
     match scale:
         case Const(value=value):
             return build.mul(expr, build.const(1.0 / value))
@@ -103,7 +103,7 @@ def over(expr: Expr, scale: Expr) -> Expr:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """coefficient * product of factors, in the order in which they were met."""
+    """coefficient * product of factors, in order of appearance."""
 
     coefficient: float
     factors: tuple[Expr, ...]
@@ -122,10 +122,10 @@ class Product:
 
 
 def products(expr: Expr, expand: Callable[[Expr], tuple[Product, ...] | None]) -> tuple[Product, ...]:
-    """An expression as a sum of products: multiplied out.
+    """An expression expanded into a sum of products.
 
     Args:
-        expand: gives the sum of products that a factor stands for, None for a factor that shall stay whole.
+        expand: the sum of products to substitute for a factor; None to treat it as atomic.
     """
     match expr:
         case Const(value=value, kind="int" | "float"):
@@ -155,10 +155,10 @@ def _opaque(term: Expr) -> Mapping[Expr, float] | None:
 
 
 def linear(expr: Expr, expand: Callable[[Expr], Mapping[Expr, float] | None] = _opaque) -> dict[Expr, float]:
-    """Additive terms with constant coefficients.
+    """An expression as terms with constant coefficients.
 
     Args:
-        expand: gives the linear form of a term that shall not stay a term, None for one that shall.
+        expand: the linear form to substitute for a term; None to treat it as atomic.
     """
     sums: list[Expr] = []
     terms: list[Expr] = []
@@ -209,7 +209,7 @@ def _scaled_parts(expr: Expr) -> tuple[_Share, ...]:
 
 
 def collected(parts: Iterable[tuple[Expr, float]]) -> dict[Expr, float]:
-    """Terms with constant coefficients, equal ones added."""
+    """Terms with constant coefficients, equal terms merged."""
     result: dict[Expr, float] = {}
     for term, coefficient in parts:
         result[term] = result.get(term, 0.0) + coefficient
@@ -217,5 +217,5 @@ def collected(parts: Iterable[tuple[Expr, float]]) -> dict[Expr, float]:
 
 
 def linear_sum(terms: Mapping[Expr, float]) -> Expr:
-    """What `linear` takes apart."""
+    """The inverse of `linear`."""
     return build.total([build.mul(term, build.const(coefficient)) for term, coefficient in terms.items()])

@@ -1,7 +1,4 @@
-"""Constructors that fold as they build: constants, neutral elements, double negation.
-
-Used by every pass that makes expressions, so that derived text stays as short as a person would write it.
-"""
+"""Folding constructors: constants, identities, double negation. Every pass builds expressions with them, so derived text stays short."""
 
 from __future__ import annotations
 
@@ -25,12 +22,12 @@ def const(value: bool | int | float) -> Const:
 
 
 def read(name: str, axes: tuple[str, ...], kind: Kind = "float") -> Read:
-    """A read at the named axes themselves."""
+    """A read of a tensor at its own axes."""
     return Read(name, tuple(Index(axis) for axis in axes), kind)
 
 
 def is_const(expr: Expr, value: float | None = None) -> bool:
-    """Whether the expression is a literal (with that value, if one is given)."""
+    """Whether the expression is a literal, with the given value if any."""
     return isinstance(expr, Const) and (value is None or (expr.kind != "bool" and expr.value == value))
 
 
@@ -69,7 +66,7 @@ def _folded(op: str, args: tuple[Expr, ...]) -> Expr | None:
 
 
 def apply(op: str, *args: Expr) -> Expr:
-    """`Apply`, simplified where a rule holds for every finite value."""
+    """`Apply`, simplified by rules that hold for all finite values."""
     folded = _folded(op, args)
     if folded is not None:
         return folded
@@ -79,7 +76,7 @@ def apply(op: str, *args: Expr) -> Expr:
 
 
 def _keep_kind(expr: Expr, *others: Expr) -> Expr | None:
-    """`expr` if dropping the others does not narrow the kind of the result."""
+    """`expr`, or None if dropping the others would narrow the kind of the result."""
     return expr if kind_of(expr) == "float" or all(kind_of(other) != "float" for other in others) else None
 
 
@@ -243,7 +240,7 @@ def log(a: Expr) -> Expr:
 
 
 def both(*predicates: Expr | None) -> Expr | None:
-    """The conjunction of predicates, None standing for "always"; duplicates are dropped."""
+    """The conjunction of predicates without duplicates; None is true."""
     parts: dict[Expr, None] = {}
     for predicate in predicates:
         for part in conjuncts(predicate):
@@ -255,7 +252,7 @@ def both(*predicates: Expr | None) -> Expr | None:
 
 
 def conjuncts(predicate: Expr | None) -> tuple[Expr, ...]:
-    """The parts of an and-chain."""
+    """The conjuncts of a predicate; () if it is true."""
     if predicate is None or predicate == TRUE:
         return ()
     if isinstance(predicate, Apply) and predicate.op == "and":

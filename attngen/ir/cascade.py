@@ -5,8 +5,8 @@
       x[b,h,m,n] = s[b,h,m,n] + slopes[h] * (n - m)  if m >= n
       -> x
 
-A step is an extended einsum `name[axes] = reduce[over] body if where`. `where` says which elements exist: a reduction skips the
-others, and a value computed from a missing one is missing too. It is never arithmetic with minus infinity.
+A step is an extended einsum `name[axes] = reduce[over] body if where`. `where` is the mask: a reduction skips masked elements, and a value
+computed from a masked element is masked too. Masking is never arithmetic with minus infinity.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ IDENTITY: dict[Reduce, float] = {"sum": 0.0, "max": float("-inf"), "logsumexp": 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A tensor from outside. An argument has `axes`, one name per dimension. A capture has `axes=None` and is indexed freely;
-    `number` marks a captured Python number: it has no gradient."""
+    """An input tensor. An argument has `axes`, one name per dimension. A capture has `axes=None` and is indexed freely; `number` marks a
+    captured Python number, which has no gradient."""
 
     name: str
     axes: tuple[str, ...] | None
@@ -36,7 +36,7 @@ class Input:
 
     @property
     def by_value(self) -> bool:
-        """Whether kernels take it as a plain number. A float goes through memory, for Triton would round it to 32 bits."""
+        """Whether kernels take it by value. A float is passed by pointer: Triton would round it to 32 bits."""
         return self.number and self.kind != "float"
 
     @property
@@ -53,18 +53,18 @@ class Input:
 
 
 def operand_of(inputs: Iterable[Input], features: Collection[str]) -> Input:
-    """The first argument with features: it has the dtype of operands of products, which arguments without features may differ from."""
+    """The first argument with a feature axis: its dtype is that of dot operands. Arguments without features may have another."""
     floats = [item for item in inputs if item.axes is not None and item.kind == "float"]
     return next((item for item in floats if set(item.axes or ()) & set(features)), floats[0])
 
 
 def without_features(inputs: Iterable[Input], features: Collection[str]) -> tuple[Input, ...]:
-    """Float arguments of rows, keys, pairs or heads, which kernels read as numbers of the accumulator's type."""
+    """Float arguments without a feature axis, which kernels read in the accumulator's dtype."""
     return tuple(item for item in inputs if item.axes is not None and item.kind == "float" and not set(item.axes) & set(features))
 
 
 def arguments_first(inputs: Iterable[Input]) -> tuple[Input, ...]:
-    """Inputs in the order in which a cascade is printed."""
+    """Inputs in printing order: arguments before captures."""
     return tuple(sorted(inputs, key=lambda item: item.axes is None))
 
 
@@ -82,7 +82,7 @@ class Einsum:
 
     @property
     def called(self) -> str:
-        """What messages call it: the user's name for it where there is one."""
+        """Its name in messages: the user's variable name if known."""
         return self.loc.called if self.loc is not None and self.loc.called else self.name
 
     def __str__(self) -> str:

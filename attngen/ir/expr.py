@@ -1,4 +1,4 @@
-"""Scalar expressions: what one element of a step is computed from.
+"""Scalar expressions: the body of a step, for one element.
 
     expr = Const | Index | Extent | Start | Offset | Read | Apply
 
@@ -100,17 +100,17 @@ OPS: dict[str, Op] = _table(
     Op("to_bool", 1, "bool"),
     Op("random_bits", 4, "int"),
 )
-"""`safe_div(a, b)` is a / b, and 0 where b == 0: how an average over no keys becomes 0. `to_int` truncates towards zero;
-`floordiv` and `mod` round towards minus infinity, as in Python; `rint` rounds to the nearest, halves to even. `sign(0)` is 0.
-`relu` and `abs` have derivative 0 at 0, `min` and `max` half of it on each side where both are equal, `clamp(x, low, high)` all of it at
-its bounds and `hardtanh`, its equal, none. `pow` is of floats, `int_pow` of whole numbers: 0 where the exponent is negative, unless the
-base is 1 or -1. `float16` and `bfloat16` round to that type. `tanh_small` is a tanh whose small arguments will be scaled up again.
-`random_bits(seed, stream, row, column)` is uniform in [0, 2**31) and always the same for the same arguments (`philox`)."""
+"""`safe_div(a, b)` is a / b, and 0 where b == 0: an average over no keys is 0. `to_int` truncates towards zero; `floordiv` and `mod` round
+towards minus infinity, as in Python; `rint` rounds half to even; `sign(0)` is 0. Derivatives: `relu` and `abs` have 0 at 0; `min` and `max`
+split the gradient equally at ties; `clamp(x, low, high)` passes it at its bounds, `hardtanh` (the same function) does not. `pow` is for
+floats; `int_pow` for integers: 0 for a negative exponent, unless the base is 1 or -1. `float16` and `bfloat16` round to that type.
+`tanh_small` is a tanh that is accurate for small arguments, which are scaled up afterwards. `random_bits(seed, stream, row, column)` is
+uniform in [0, 2**31) and a pure function of its arguments (`philox`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Const:
-    """A literal. `kind` keeps True, 1 and 1.0 apart, which Python's equality does not."""
+    """A literal. `kind` distinguishes True, 1 and 1.0, which are equal in Python."""
 
     value: bool | int | float
     kind: Kind
@@ -136,21 +136,21 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The first position of a tile along an axis. Occurs in kernels only, as does `Offset`; `Index` is their sum."""
+    """The first position of a tile along an axis. `Index` is `Start + Offset`; both occur in kernels only."""
 
     axis: str
 
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """The position along an axis within a tile: the same numbers for every tile."""
+    """The position along an axis relative to the start of its tile: loop-invariant."""
 
     axis: str
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One element of an input or of an earlier step. Any integer expression is a legal position: a gather."""
+    """One element of an input or of an earlier step. Positions are integer expressions; a computed one is a gather."""
 
     tensor: str
     at: tuple[Expr, ...]

@@ -1,16 +1,16 @@
-"""Masks become predicates: in whatever way a body says that an element does not count, the step's `where` says it.
+"""Mask lifting: masks in the body of a step, however spelled, move to its `where`.
 
     x[m,n] = where(m >= n, s[m,n], -inf) * extent(d) ** -0.5    ->   x[m,n] = s[m,n] * extent(d) ** -0.5  if m >= n
     z[n]   = sum[m] where(m >= n, exp(s[m,n] - l[m]), 0.0)      ->   z[n]   = sum[m] exp(s[m,n] - l[m])  if m >= n
 
-Nothing downstream computes with minus infinity then, and a predicate is what tiles are bounded by. Two rules, both by `absence`:
+Later passes then never compute with minus infinity, and derive tile bounds from the predicates. Two rules, both using `absence`:
 
-- Minus infinity is a missing score, and its predicate moves to the step, if every reduction over a sequence that reads the step would
-  skip the element anyway: since its body is 0 there (of a sum) or minus infinity, or has no finite value at all.
-- What a sum reads as 0 is missing where every reduction that passes over the same elements is under a mask too: else all tiles are
-  visited, and a second mask would only ask for a second running maximum.
+- Scores: a predicate outside of which a step is -inf is lifted if every sequence reduction that reads the step ignores the masked
+  elements: its body is its identity there (0 for a sum, else -inf), or not finite at all.
+- Weights: a predicate outside of which a sum's body is 0 is lifted if all reductions over the same axis are masked too. Otherwise all tiles
+  are visited anyway, and a second mask would only need a second running maximum.
 
-Takes and gives TracedForm; every value that exists is what it was.
+Takes and gives TracedForm; unmasked values are unchanged.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from attngen.ir.signs import Signs, signs
 from attngen.ir.traverse import free_axes, map_steps, names_read, once_a_node, walk
 
 Parts = frozenset[Expr]
-"""The parts of a conjunction."""
+"""The conjuncts of a predicate."""
 Lifted = dict[str, tuple[Expr, ...]]
-"""By the name of a step, the parts of a predicate that it is to say."""
+"""The conjuncts to add to the predicate of each step, by its name."""
 
 
 def lift_masks(cascade: Cascade) -> Cascade:
-    """The cascade with masks as predicates."""
+    """The cascade with masks lifted to predicates."""
     if not any(map(_may_mask, cascade.steps)):
         return cascade
     facts = _Facts(cascade)
@@ -68,13 +68,13 @@ def under(expr: Expr, parts: Parts) -> Expr:
 
 
 def _may_mask(step: Einsum) -> bool:
-    """Whether a body chooses, or computes with a truth value."""
+    """Whether a body contains a `where`, or a truth value converted to a number."""
     nodes = (node for node in walk(step.body) if isinstance(node, Apply))
     return any(node.op == "where" or (node.op in ("to_float", "to_int") and kind_of(node.args[0]) == "bool") for node in nodes)
 
 
 class _Facts:
-    """What lifting decides by: of each step where it is what, and of each reduction which elements it need not look at."""
+    """The absence of every step, and the elements that each reduction may skip."""
 
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
@@ -93,7 +93,7 @@ class _Facts:
     # ---- scores: minus infinity
 
     def scores(self) -> Lifted:
-        """What pointwise steps are minus infinity without."""
+        """The predicates outside of which pointwise steps are -inf."""
         reduced = {axis for step in self.cascade.steps for axis in step.over}
         found: Lifted = {}
         for step in self.cascade.steps:
@@ -104,32 +104,30 @@ class _Facts:
         return found
 
     def notices(self, reader: Einsum, part: Expr) -> bool:
-        """Whether a reduction finds a number in the elements outside of a predicate.
-
-        Sums of weights under different masks are none of these: they are refused later, in words of their own.
-        """
+        """Whether a reduction depends on elements outside of a predicate. Sums of weights under different masks do not count:
+        `canonicalize` refuses them."""
         if part in self.skipped(reader):
             return False
         broken = part in build.conjuncts(self.own[reader.name].broken) and bool(set(free_axes(part)) & set(reader.over))
         return not broken and not any(self.is_mixed(node, part) for node in self.inlined(reader))
 
     def is_mixed(self, node: Expr, part: Expr) -> bool:
-        """Whether a node adds a value that is 0 outside of a predicate to one that is not."""
+        """Whether a node adds a value that is 0 outside of the predicate and one that is not."""
         if not (isinstance(node, Apply) and node.op in ("add", "sub")):
             return False
         first, second = (part in build.conjuncts(absence(arg, self.known).zero) for arg in node.args)
         return first != second and not self.reads_masked(node.args[1] if first else node.args[0], part)
 
     def reads_masked(self, expr: Expr, part: Expr) -> bool:
-        """Whether an expression is computed from scores that are minus infinity outside of a predicate."""
+        """Whether an expression reads scores that are -inf outside of a predicate."""
         names = {node.tensor for node in self.within(expr) if isinstance(node, Read)}
         return any(part in build.conjuncts(self.own[name].low) for name in names if name in self.own)
 
     # ---- weights: 0 in a sum
 
     def weights(self, lowered: Lifted) -> Lifted:
-        """What sums are 0 without, for the sums and for the pointwise steps that may leave it to them."""
-        masks = {step.name: self.skipped(step) for step in self.cascade.steps if self.passes(step)}
+        """The predicates outside of which sums are 0, for the sums and for the pointwise steps that only masked sums read."""
+        masks = {step.name: self.skipped(step) for step in self.cascade.steps if self.reduces_sequence(step)}
         found: Lifted = {}
         for step in self.cascade.steps:
             if step.name in masks:
@@ -139,33 +137,33 @@ class _Facts:
                 own = self.new(step, "zero" if step.reduce == "sum" else "low")
                 parts = tuple(part for part in own if part not in known and self.bounds(part))
                 bounded = all(any(map(self.bounds, masks[other.name])) for other in others)
-                if parts and self.chooses_late(step, parts):
+                if parts and self.selects_reduced(step, parts):
                     found[step.name] = parts
                 elif bounded and (shared := tuple(part for part in parts if all(part in mask for mask in shifts))):
                     found[step.name] = shared
-        told = {name: self.told(name, found, lowered) for name in masks}
+        predicates = {name: self.predicate(name, found, lowered) for name in masks}
         for step in self.cascade.steps:
             if self.is_inner(step) and step.name not in lowered and kind_of(step.body) == "float":
-                readers = [told.get(reader.name, frozenset()) for reader in self.readers(step)]
+                readers = [predicates.get(reader.name, frozenset()) for reader in self.readers(step)]
                 parts = tuple(part for part in self.new(step, "zero") if readers and all(part in reader for reader in readers))
                 found |= {step.name: parts} if parts and self.says(step, parts) else {}
         return found
 
-    def chooses_late(self, step: Einsum, parts: tuple[Expr, ...]) -> bool:
-        """Whether a choice by such predicates is of values that wait for a reduction over the same axis: no pass could make it."""
+    def selects_reduced(self, step: Einsum, parts: tuple[Expr, ...]) -> bool:
+        """Whether such a predicate selects values that depend on a reduction over the same axis, which one pass cannot do."""
         for node in self.inlined(step):
             if isinstance(node, Apply) and node.op == "where" and under(node.args[0], frozenset(parts)) != node.args[0]:
-                late = [self.by_name(read.tensor) for inner in self.within(node) if isinstance(read := inner, Read)]
-                if any(other is not None and set(other.over) & set(step.over) for other in late):
+                sources = [self.by_name(read.tensor) for inner in self.within(node) if isinstance(read := inner, Read)]
+                if any(other is not None and set(other.over) & set(step.over) for other in sources):
                     return True
         return False
 
     def says(self, step: Einsum, parts: tuple[Expr, ...]) -> bool:
-        """Whether a mask is in the body of a step itself, rather than in one that it reads."""
+        """Whether the mask is in the body of the step itself, not in a step that it reads."""
         return bool(infinities(step.body)) or under(step.body, frozenset(parts)) != step.body
 
     def bounds(self, part: Expr) -> bool:
-        """Whether a predicate is known before kernels run, and is more than chance."""
+        """Whether a predicate may bound tiles: it reads no computed value, no float tensor and no random bits."""
         inputs = {item.name for item in self.cascade.inputs}
         for node in walk(part):
             if isinstance(node, Read) and (node.tensor not in inputs or (node.kind == "float" and node.at)):
@@ -174,8 +172,8 @@ class _Facts:
                 return False
         return bool(free_axes(part))
 
-    def told(self, name: str, found: Lifted, lowered: Lifted) -> Parts:
-        """What the predicate of a reduction will hold."""
+    def predicate(self, name: str, found: Lifted, lowered: Lifted) -> Parts:
+        """The conjuncts of the predicate of a reduction after lifting."""
         step = self.by_name(name)
         own = () if step is None else (*build.conjuncts(step.where), *self.inherited(step, lowered))
         return frozenset((*own, *found.get(name, ())))
@@ -183,20 +181,20 @@ class _Facts:
     # ---- the cascade
 
     def is_inner(self, step: Einsum) -> bool:
-        """Whether a step only serves others, element by element."""
+        """Whether a step is pointwise and not an output."""
         return step.reduce is None and step.name not in self.cascade.outputs
 
-    def passes(self, step: Einsum) -> bool:
-        """Whether a step reduces over an axis that some argument has before its features."""
+    def reduces_sequence(self, step: Einsum) -> bool:
+        """Whether a step reduces over an axis that is not the last one of some argument."""
         return any(axis in (item.axes or ())[:-1] for axis in step.over for item in self.cascade.inputs)
 
     def skipped(self, step: Einsum) -> Parts:
-        """The parts of a predicate outside of which a reduction changes nothing."""
+        """The conjuncts outside of which the body of a reduction is its identity."""
         own = self.own[step.name]
         return frozenset(build.conjuncts(own.zero if step.reduce == "sum" else own.low))
 
     def new(self, step: Einsum, fill: Fill) -> tuple[Expr, ...]:
-        """The parts of a predicate that a step has in its body only; none where it is that number everywhere."""
+        """The conjuncts that the body of a step implies and its predicate lacks; () if it is that fill everywhere."""
         parts, mine = build.conjuncts(getattr(self.own[step.name], fill)), build.conjuncts(step.where)
         return () if build.FALSE in parts else tuple(part for part in parts if part not in mine)
 
@@ -246,15 +244,15 @@ class _Facts:
         return self.cascade.step(name)
 
 
-# ---- what was not lifted
+# ---- masks that were not lifted
 
 
 LEAST = -1e4
-"""Finite numbers from here on downwards are meant to be minus infinity."""
+"""Finite scores up to here are taken to mean minus infinity."""
 
 
 def infinities(expr: Expr) -> list[Apply]:
-    """The choices between a value and an infinity."""
+    """The `where` nodes with an infinite branch."""
     return [node for node in walk(expr) if isinstance(node, Apply) and node.op == "where" and any(_infinite(arg) for arg in node.args[1:])]
 
 
@@ -262,22 +260,22 @@ def _infinite(expr: Expr) -> bool:
     return isinstance(expr, Const) and expr.kind == "float" and expr.value in (float("inf"), float("-inf"))
 
 
-def masks_that_stayed(cascade: Cascade) -> tuple[tuple[Einsum, str], ...]:
-    """Steps, after lifting, in which a mask is a number that no predicate stands for, each with the reason."""
+def unlifted_masks(cascade: Cascade) -> tuple[tuple[Einsum, str], ...]:
+    """Steps of a lifted cascade whose body still holds a mask, each with the reason."""
     facts = _Facts(cascade)
     reduced = {axis for step in cascade.steps for axis in step.over}
     found: list[tuple[Einsum, str]] = []
     for step in cascade.steps:
         mine = frozenset(build.conjuncts(step.where))
-        told = frozenset(build.conjuncts(absence(step.body, facts.known).low)) - {build.FALSE} & mine
-        if step.name in cascade.outputs or (told and told <= mine):
+        covered = frozenset(build.conjuncts(absence(step.body, facts.known).low)) - {build.FALSE} & mine
+        if step.name in cascade.outputs or (covered and covered <= mine):
             continue
         for node in walk(step.body):
             if isinstance(node, Apply) and node.op == "where" and reduced & set(free_axes(node.args[0])):
                 if any(map(_infinite, node.args[1:])):
                     found.append((step, _reason(step.body, node, facts.known)))
                 elif any(map(_least, node.args[1:])):
-                    found.append((step, "a finite number is no absence: where a row has nothing else, its weights are not 0"))
+                    found.append((step, "a finite number is no mask: in a fully masked row the weights are not 0"))
     return tuple(dict.fromkeys(found))
 
 
@@ -286,15 +284,15 @@ def _least(expr: Expr) -> bool:
 
 
 def _reason(body: Expr, node: Apply, known: Known) -> str:
-    """The operation on the way from a mask to its step behind which nothing is known to be missing."""
+    """Why a mask was not lifted: the operation around it that hides the fill."""
     around = [outer for outer in walk(body) if isinstance(outer, Apply) and outer != node and node in walk(outer)]
     for outer in reversed(around):
         seen = absence(outer, known)
         if any(predicate is not None for predicate in (seen.zero, seen.low, seen.high)):
             continue
         if outer.op in ("mul", "div"):
-            return "the sign of a factor is not known, and minus infinity times a negative number is infinity"
+            return "the sign of a factor is unknown, and -inf times a negative number is inf"
         if outer.op in ("add", "sub", "min", "max", "where", "logaddexp"):
-            return f"{outer.op} has another value there"
-        return f"{outer.op} of minus infinity is a number"
-    return "a reduction that reads it finds a number there"
+            return f"{outer.op} does not preserve -inf"
+        return f"{outer.op} of -inf is finite"
+    return "a reduction that reads it depends on masked elements"

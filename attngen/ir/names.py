@@ -11,7 +11,7 @@ from attngen.ir.traverse import rewrite, walk
 
 
 class Names:
-    """Names already taken in a cascade, axes included. Lives as long as the pass that adds steps."""
+    """The names taken in a cascade, axes included, for one pass that adds steps."""
 
     def __init__(self, cascade: Cascade) -> None:
         self.taken = {item.name for item in cascade.inputs} | {step.name for step in cascade.steps}
@@ -20,7 +20,7 @@ class Names:
             self.taken |= {node.axis for node in walk(step.body) if isinstance(node, Index)}
 
     def fresh(self, base: str) -> str:
-        """`base`, or `base` with the first number that makes it new."""
+        """`base`, or `base` with the first number that makes it unique."""
         name, number = base, 2
         while name in self.taken:
             name, number = f"{base}{number}", number + 1

@@ -1,4 +1,4 @@
-"""Reads the printed text of a cascade back. Bodies are a subset of Python's expression grammar, walked node by node."""
+"""Parses the printed text of a cascade. Bodies are a subset of Python's expression grammar."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _kind(text: str) -> Kind:
 
 
 class _Scope:
-    """Names known so far: what a bare name or a subscript means."""
+    """The kinds of the tensors defined so far; any other bare name is an index."""
 
     def __init__(self, inputs: tuple[Input, ...]) -> None:
         self.kinds: dict[str, Kind] = {item.name: item.kind for item in inputs}

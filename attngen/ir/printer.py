@@ -11,7 +11,7 @@ _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 
 
 def print_expr(expr: Expr) -> str:
-    """Infix text with no more parentheses than needed."""
+    """Infix text with minimal parentheses."""
     return _print(expr)[0]
 
 

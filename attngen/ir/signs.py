@@ -1,11 +1,11 @@
-"""Which signs a value can have, read off its expression.
+"""Sign analysis of expressions.
 
-    extent(d) ** -0.5                positive: lengths are, and so are their powers
-    0.5 * exp(x)                     positive, whatever x is
-    x * x + 1.0                      positive: a square is not negative
+    extent(d) ** -0.5                positive: extents and their powers are
+    0.5 * exp(x)                     positive for any x
+    x * x + 1.0                      positive: squares are not negative
     scale                            any: a captured number may change between calls
 
-Only the order of the real numbers counts: an exponential that underflows is positive.
+Signs are those of real arithmetic: an exponential is positive even if it underflows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attngen.ir.expr import Apply, Const, Expr, Extent, Index, Offset, Read, Sta
 from attngen.ir.traverse import once_a_node, walk
 
 Signs = frozenset[int]
-"""Which of -1, 0 and 1 the sign of a value may be."""
+"""The possible signs of a value: a subset of -1, 0 and 1."""
 
 ANY: Signs = frozenset((-1, 0, 1))
 POSITIVE: Signs = frozenset((1,))
@@ -26,7 +26,7 @@ NOT_NEGATIVE: Signs = frozenset((0, 1))
 _ZERO: Signs = frozenset((0,))
 _ABOVE_ZERO = frozenset(("exp", "exp2", "sigmoid", "softplus"))
 _ODD = frozenset(("to_float", "sign", "tanh", "tanh_small", "erf", "atan", "asinh", "expm1", "log1p"))
-"""What has the sign of its argument."""
+"""Operations whose result has the sign of the argument."""
 _NEVER_UNDERFLOW = frozenset(
     ("add", "sub", "mul", "neg", "abs", "min", "max", "clamp", "clamp_min", "clamp_max", "where", "to_float", "to_int", "floordiv", "mod")
 )
@@ -34,10 +34,10 @@ _OF_STEPS: Mapping[str, Signs] = {}
 
 
 def signs(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> Signs:
-    """The signs that an expression may have; never fewer than it has.
+    """The signs that an expression may have: a superset of those it has.
 
     Args:
-        expr: a number or a truth value.
+        expr: of any kind.
         steps: the signs of earlier steps, by name.
     """
     return once_a_node(partial(_signs, steps))(expr)
@@ -65,24 +65,24 @@ def _signs(steps: Mapping[str, Signs], expr: Expr, visit: Callable[[Expr], Signs
 
 
 def is_positive(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> bool:
-    """Whether a value is greater than 0 wherever it exists."""
+    """Whether an unmasked value is known to be greater than 0."""
     return signs(expr, steps) == POSITIVE
 
 
 def is_negative(expr: Expr, steps: Mapping[str, Signs] = _OF_STEPS) -> bool:
-    """Whether a value is less than 0 wherever it exists."""
+    """Whether an unmasked value is known to be less than 0."""
     return signs(expr, steps) == NEGATIVE
 
 
 def is_normal(expr: Expr) -> bool:
-    """Whether a value is positive as a kernel computes it, too: nothing in it may underflow to 0, and it is no literal infinity."""
+    """Whether a value is positive in floating point too: it cannot underflow to 0 and holds no infinite literal."""
     nodes = tuple(walk(expr))
     exact = all(node.op in _NEVER_UNDERFLOW for node in nodes if isinstance(node, Apply))
     return exact and is_positive(expr) and not any(isinstance(node, Const) and abs(node.value) == float("inf") for node in nodes)
 
 
 def is_positive_constant(expr: Expr) -> bool:
-    """Whether a value is positive, finite, and one number for all elements of all calls with the same lengths of features."""
+    """Whether a value is positive, finite and depends on extents only: it reads no tensor and no position."""
     nodes = tuple(walk(expr))
     fixed = not any(isinstance(node, Read | Index | Start | Offset) for node in nodes)
     return fixed and is_positive(expr) and not any(isinstance(node, Const) and abs(node.value) == float("inf") for node in nodes)
@@ -132,5 +132,5 @@ def _operation(op: str, args: tuple[Signs, ...]) -> Signs:
 
 
 def _sum(x: int, y: int) -> tuple[int, ...]:
-    """The signs of a sum of numbers of these signs."""
+    """The possible signs of a sum, given the signs of its terms."""
     return (-1, 0, 1) if x * y < 0 else ((x or y),)

@@ -136,14 +136,14 @@ def step_reads(step: Einsum) -> tuple[str, ...]:
 
 @_once
 def free_axes(expr: Expr | None) -> tuple[str, ...]:
-    """Axes whose position matters to the value, in order of appearance."""
+    """Axes that the value varies along, in order of appearance."""
     if expr is None:
         return ()
     return tuple(dict.fromkeys(node.axis for node in walk(expr) if isinstance(node, Index | Offset)))
 
 
 def extents(expr: Expr | None) -> tuple[str, ...]:
-    """Axes whose length is used."""
+    """Axes whose extent is read."""
     if expr is None:
         return ()
     return tuple(dict.fromkeys(node.axis for node in walk(expr) if isinstance(node, Extent)))

@@ -1,4 +1,4 @@
-"""Checks that a cascade has the Form that a stage takes or gives. A Form is a list of rules; its docstring shows the legal shapes."""
+"""Forms of cascades and their checks. A Form is a list of rules that a stage relies on; its docstring shows the legal shapes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from attngen.ir.traverse import extents, free_axes, live_steps, reads, walk
 
 Rule = Callable[[Cascade], None]
 RESERVED = frozenset(("inf", "extent", "sum", "max", "logsumexp", "first", "last", *keyword.kwlist))
-"""What no tensor and no axis may be called: the printed text could not be read back, or the bounds of a tile would be hidden."""
+"""Illegal names of tensors and axes: the parser reserves them, or they would shadow the bounds of a tile."""
 _WHOLE = frozenset(("bitand", "bitor", "bitxor", "shl", "shr", "random_bits"))
 
 
 class Form:
-    """Base of all Forms; `rules` are checked in order, so that a rule may rely on the ones before it."""
+    """Base of all Forms. `rules` are checked in order; a rule may rely on earlier ones."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
 
 def verify(cascade: Cascade, form: type[Form]) -> Cascade:
-    """The cascade itself, if it has the Form.
+    """Check a Form; gives the cascade unchanged.
 
     Raises:
         MalformedCascade: a rule is broken; the message names the rule and the step, and shows the user's line.
@@ -51,7 +51,7 @@ def _nodes(step: Einsum) -> Iterable[Expr]:
 
 
 def names_are_unique(cascade: Cascade) -> None:
-    """Inputs, steps and axes share one space of identifiers outside of `RESERVED`, and every tensor is defined once."""
+    """Inputs, steps and axes share one namespace without `RESERVED`, and every tensor is defined once."""
     seen: set[str] = set()
     tensors = [(item.name, None) for item in cascade.inputs] + [(step.name, step) for step in cascade.steps]
     for name, step in tensors:
@@ -79,14 +79,14 @@ def inputs_are_consistent(cascade: Cascade) -> None:
 
 
 def reads_are_earlier(cascade: Cascade) -> None:
-    """A step reads inputs and earlier steps only, with one integer position a dimension, and as what they are."""
+    """A step reads inputs and earlier steps only, with one integer position per dimension and the right kind."""
     ranks = {item.name: item.rank for item in cascade.inputs}
     kinds: dict[str, Kind] = {item.name: item.kind for item in cascade.inputs}
     for step in cascade.steps:
         for read in (read for expr in _exprs(step) for read in reads(expr)):
             text = print_expr(read)
             if read.tensor not in ranks:
-                raise _broken(f"{text} reads nothing that is defined before", step)
+                raise _broken(f"{text} reads a tensor that is not defined before", step)
             if len(read.at) != ranks[read.tensor]:
                 raise _broken(f"{text} has {len(read.at)} positions, {read.tensor!r} has {ranks[read.tensor]} dimensions", step)
             if read.kind != kinds[read.tensor]:
@@ -107,9 +107,9 @@ def outputs_exist(cascade: Cascade) -> None:
 
 
 def axes_are_bound(cascade: Cascade) -> None:
-    """The axes of a step and those it reduces over are distinct, and hold every index in its body and predicate.
+    """The axes of a step and its reduced axes are distinct and include every index of its body and predicate.
 
-    A body may lack an axis of its step: it broadcasts. The length of an axis is known only if an argument or a step has the axis.
+    A body that lacks an axis of its step broadcasts. An extent may be read only of an axis that an argument or a step has.
     """
     known = {axis for item in cascade.inputs for axis in item.axes or ()}
     known |= {axis for step in cascade.steps for axis in (*step.axes, *step.over)}
@@ -118,17 +118,17 @@ def axes_are_bound(cascade: Cascade) -> None:
         if len(set(space)) != len(space):
             raise _broken("an axis occurs twice among the axes of the step and those it reduces over", step)
         if (step.reduce is None) != (not step.over):
-            raise _broken("a reduction names the axes it reduces over, and nothing else does", step)
+            raise _broken("a reduction has reduced axes, and no other step has", step)
         used = {axis for expr in _exprs(step) for axis in free_axes(expr)}
         for axis in sorted(used - set(space)):
             raise _broken(f"index {axis!r} is neither an axis of the step nor reduced over", step)
         for axis in (axis for expr in _exprs(step) for axis in extents(expr)):
             if axis not in known:
-                raise _broken(f"extent({axis}) of an axis that nothing has", step)
+                raise _broken(f"extent({axis}) of an axis that no tensor has", step)
 
 
 def bodies_have_what_is_reduced(cascade: Cascade) -> None:
-    """A reduction is over axes that its body has. (Derived steps may count: `sum[n] 1.0`.)"""
+    """The body or predicate of a reduction varies along every reduced axis. (Derived steps may count: `sum[n] 1.0`.)"""
     for step in cascade.steps:
         used = {axis for expr in _exprs(step) for axis in free_axes(expr)}
         for axis in step.over:
@@ -137,7 +137,7 @@ def bodies_have_what_is_reduced(cascade: Cascade) -> None:
 
 
 def kinds_are_right(cascade: Cascade) -> None:
-    """Predicates are bool, logic works on bool, bits are those of integers; a sum is of numbers, max and logsumexp are of floats."""
+    """Predicates and operands of logic are bool, those of bit operations integers; sums are of numbers, max and logsumexp of floats."""
     for step in cascade.steps:
         if step.where is not None and kind_of(step.where) != "bool":
             raise _broken("the predicate is not bool", step)
@@ -165,14 +165,14 @@ def steps_are_live(cascade: Cascade) -> None:
 
 
 def masks_are_predicates(cascade: Cascade) -> None:
-    """No body is, or adds to, `where(P, x, -inf)`: what P says belongs into the predicate of the step.
+    """No body is, or adds, `where(P, x, -inf)`: P belongs in the predicate of the step.
 
-    A value that no reduction skips over may be minus infinity: a sink that some heads lack.
+    A step without a reduced axis may be -inf: a sink that some heads lack.
     """
     reduced = {axis for step in cascade.steps for axis in step.over}
     for step in cascade.steps:
         if _masked(step.body) and reduced & {*step.axes, *step.over}:
-            raise _broken("-inf stands for a missing element, which the predicate has to say", step)
+            raise _broken("-inf masks an element, which belongs in the predicate", step)
 
 
 def _masked(expr: Expr) -> bool:
@@ -198,16 +198,16 @@ def masks_are_inherited(cascade: Cascade) -> None:
                 continue
             for part in build.conjuncts(source.where):
                 if part not in own:
-                    raise _broken(f"{source.name!r} exists only if {print_expr(part)}, which the predicate does not say", step)
+                    raise _broken(f"{source.name!r} exists only if {print_expr(part)}, which the predicate lacks", step)
 
 
 class TracedForm(Form):
-    """What a front end gives: any cascade that means something.
+    """The output of a front end: a well-formed cascade.
 
-        name[axes] = body                    every index of the body is an axis of the step; a missing one broadcasts
-        name[axes] = reduce[over] body       every index is an axis of the step or reduced over; none of `over` is missing
+        name[axes] = body                    every index of the body is an axis of the step; a missing axis broadcasts
+        name[axes] = reduce[over] body       every index is an axis of the step or reduced; all of `over` occur
         ... if where                         a bool expression over the same indices
-        tensor[i, j]                         an input or an earlier step, one integer expression a dimension
+        tensor[i, j]                         an input or an earlier step, one integer expression per dimension
 
     Steps are in order, names are defined once, and no axis has the name of a tensor.
     """
@@ -224,9 +224,9 @@ class TracedForm(Form):
 
 
 class CanonicalForm(Form):
-    """What `canonicalize` gives: TracedForm, where
+    """The output of `canonicalize`: TracedForm, and
 
-    every step is needed for an output
+    every step is live
     x[m,n] = s[m,n] + where(P, t, -inf)   has become   x[m,n] = s[m,n] + t  if P
     p[m,n] = f(x[m,n])                    has become   p[m,n] = f(x[m,n])  if P
     """

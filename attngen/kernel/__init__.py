@@ -1,1 +1,1 @@
-"""Kernels before they have tiles: which steps run together, and what they hold."""
+"""Kernels as einsum steps, before tiling: partition, rewrites and the facts that lowering needs."""

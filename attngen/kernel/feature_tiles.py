@@ -1,8 +1,8 @@
-"""Into which tiles a feature axis is cut: a tile has a power of two of columns, from 16 up.
+"""Feature tiles: a feature axis is split into tiles whose widths are powers of two, from 16 up.
 
-    96 = 64 + 32        192 = 128 + 64        576 = 512 + 64        72 = 64 + 16, of which the last 8 only pad        24 = 32, likewise
+    96 = 64 + 32        192 = 128 + 64        576 = 512 + 64        72 = 64 + 16, the last 8 columns padded        24 = 32, likewise
 
-The one place that knows. The text of a module depends on the `Cuts` of its lengths, tiles and prices on the columns of each piece.
+The text of a module depends on the `Cuts` of its feature axes, schedules and costs on the width of each tile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NARROWEST = 16
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cut:
-    """How many pieces an axis has, and whether the last of them is padded."""
+    """The number of tiles of a feature axis, and whether the last one is padded."""
 
     axis: str
     count: int
@@ -23,33 +23,33 @@ class Cut:
 
 
 Cuts = tuple[Cut, ...]
-"""Of the axes that are not one tile of their own length, in order of their names."""
+"""The cuts of all axes but those that are one unpadded tile, sorted by name."""
 
 
-def pieces(length: int) -> tuple[int, ...]:
-    """Columns of the tiles over a feature axis, widest first. They add up to `length` rounded up to a multiple of 16."""
+def tile_widths(length: int) -> tuple[int, ...]:
+    """Widths of the tiles of a feature axis, widest first. They add up to `length` rounded up to a multiple of 16."""
     rounded = -(-length // _NARROWEST) * _NARROWEST
     return tuple(1 << bit for bit in reversed(range(rounded.bit_length())) if rounded >> bit & 1)
 
 
 def columns(length: int) -> int:
-    """Columns of all tiles over a feature axis."""
-    return sum(pieces(length))
+    """Columns of all tiles of a feature axis, padding included."""
+    return sum(tile_widths(length))
 
 
 def cuts(dims: Mapping[str, int]) -> Cuts:
-    """What the text of a module depends on, of the lengths of its feature axes."""
-    found = (Cut(axis, len(pieces(length)), columns(length) != length) for axis, length in dims.items())
+    """The cuts of feature axes, by their lengths."""
+    found = (Cut(axis, len(tile_widths(length)), columns(length) != length) for axis, length in dims.items())
     return tuple(sorted(cut for cut in found if cut.count > 1 or cut.padded))
 
 
 def label(length: int) -> str:
-    """The pieces of a length as text: "64", "64-32", "64-16p" if the last one is padded."""
-    return "-".join(map(str, pieces(length))) + ("p" if columns(length) != length else "")
+    """The tile widths as text: "64", "64-32", "64-16p" if the last one is padded."""
+    return "-".join(map(str, tile_widths(length))) + ("p" if columns(length) != length else "")
 
 
 def tile_axes(cut: Cut, taken: Collection[str]) -> tuple[str, ...]:
-    """Names of the axes of the pieces: d_0, d_1; the axis itself where it is one piece. No name in `taken` begins like them."""
+    """Names of the tile axes: d_0, d_1, or the axis itself for one tile. No name in `taken` has their prefix."""
     if cut.count == 1:
         return (cut.axis,)
     stem = f"{cut.axis}_"

@@ -1,12 +1,12 @@
-"""Kernels for feature axes of several pieces: each piece becomes an axis of its own.
+"""Kernels over feature axes of several tiles: each feature tile becomes an axis of its own.
 
     s[m,n]   = sum[d] q[m,d] * k[n,d]            s_0[m,n]   = sum[d_0] q[m,d_0] * k[n,d_0]
                                                  s_1[m,n]   = sum[d_1] q[m,d_1] * k[n,d_1]
                                           ->     s[m,n]     = s_0[m,n] + s_1[m,n]
     acc[m,e] = sum[n] w[m,n] * v[n,e]            acc_0[m,e_0] = sum[n] w[m,n] * v[n,e_0], and so on
 
-A piece begins where the one before it ends: its index is the position along the whole axis, so that inputs are read and results stored
-in place. Inputs and lengths keep the whole axis.
+The index of a tile axis is the position along the whole axis, so that inputs are read and outputs stored in place. Inputs and extents keep
+the whole axis.
 """
 
 from __future__ import annotations
@@ -26,52 +26,52 @@ from attngen.ir.traverse import rewrite
 from attngen.kernel.partition import Kernel
 from attngen.transform.streaming.streaming import Accumulator
 
-Pieces = Mapping[str, tuple[str, ...]]
-"""Axes of the pieces, by the axis that they make up."""
+TileAxes = Mapping[str, tuple[str, ...]]
+"""The tile axes of each split feature axis."""
 
 _JOINED = {"sum": "add", "max": "max", "logsumexp": "logaddexp"}
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A kernel in pieces.
+    """A kernel with split feature axes.
 
     Attributes:
-        kernel: the pieces of its steps; its inputs are whole.
-        stored: for each output of the whole kernel the reads that make it up, at the axes of their pieces.
+        kernel: its steps by tiles; its inputs are whole.
+        stored: for each output of the original kernel, the reads of its tiles at their tile axes.
     """
 
     kernel: Kernel
     stored: Mapping[str, tuple[Read, ...]]
 
 
-def split(kernel: Kernel, pieces: Pieces) -> Split:
-    """The kernel with each axis of `pieces` cut; other axes stay.
+def split(kernel: Kernel, tiles: TileAxes) -> Split:
+    """The kernel with the feature axes of `tiles` split.
 
     Raises:
         InternalError: a computed value is read at a position that is no index.
     """
-    return _Splitter(kernel, pieces).split()
+    return _Splitter(kernel, tiles).split()
 
 
 class _Splitter:
-    def __init__(self, kernel: Kernel, pieces: Pieces) -> None:
+    def __init__(self, kernel: Kernel, tiles: TileAxes) -> None:
         self.kernel = kernel
-        self.pieces = pieces
+        self.tiles = tiles
         self.names = Names(kernel.cascade)
         self.steps = {step.name: step for step in kernel.steps}
         self.parts: dict[tuple[str, tuple[str, ...]], str] = {}
-        """Names of the pieces of steps, by the axes that stand for those that are cut."""
+        """Names of the tiles of a step, by its tile axes."""
         self.sums: dict[str, list[str]] = {}
-        """What is summed for a step, piece by piece."""
+        """Names of the reductions that make up a step."""
 
     def split(self) -> Split:
-        kernel, pieces = self.kernel, self.pieces
+        kernel, tiles = self.kernel, self.tiles
         steps = tuple(part for step in kernel.steps for part in self.step(step))
         stored = {name: tuple(self.read(name, choice) for choice in self.choices(kernel.axes(name))) for name in kernel.outputs}
         whole = replace(
             kernel,
-            features=tuple(part for axis in kernel.features for part in pieces.get(axis, (axis,))),
+            features=tuple(part for axis in kernel.features for part in tiles.get(axis, (axis,))),
             steps=steps,
             outputs=tuple(read.tensor for reads in stored.values() for read in reads),
             atomic_adds=tuple(read.tensor for name in kernel.atomic_adds for read in stored[name]),
@@ -80,9 +80,9 @@ class _Splitter:
         return Split(whole, stored)
 
     def choices(self, axes: tuple[str, ...]) -> Iterator[dict[str, str]]:
-        """Every way to take one piece of each axis that is cut."""
-        here = [axis for axis in axes if axis in self.pieces]
-        return (dict(zip(here, choice, strict=True)) for choice in itertools.product(*(self.pieces[axis] for axis in here)))
+        """Every choice of one tile axis for each split axis."""
+        here = [axis for axis in axes if axis in self.tiles]
+        return (dict(zip(here, choice, strict=True)) for choice in itertools.product(*(self.tiles[axis] for axis in here)))
 
     def step(self, step: Einsum) -> list[Einsum]:
         found: list[Einsum] = []
@@ -103,7 +103,7 @@ class _Splitter:
         return found
 
     def fresh(self, name: str, choice: Mapping[str, str]) -> str:
-        numbers = "_".join(str(self.pieces[axis].index(part)) for axis, part in choice.items())
+        numbers = "_".join(str(self.tiles[axis].index(part)) for axis, part in choice.items())
         return self.names.fresh(f"{name}_{numbers}")
 
     def part(self, step: Einsum, name: str, axes: tuple[str, ...], choice: Mapping[str, str]) -> Einsum:
@@ -125,12 +125,12 @@ class _Splitter:
         return rewrite(expr, rule)
 
     def taken(self, read: Read) -> tuple[str, ...]:
-        """The pieces at which a step is read."""
+        """The tile axes at which a step is read."""
         found: list[str] = []
         for axis, at in zip(self.steps[read.tensor].axes, read.at, strict=True):
-            if axis in self.pieces:
-                if not isinstance(at, Index) or at.axis not in self.pieces[axis]:
-                    raise InternalError(f"{print_expr(read)} reads a computed value at a position that is no index of a piece")
+            if axis in self.tiles:
+                if not isinstance(at, Index) or at.axis not in self.tiles[axis]:
+                    raise InternalError(f"{print_expr(read)} reads a computed value at a position that is no index of a feature tile")
                 found.append(at.axis)
         return tuple(found)
 
@@ -139,6 +139,6 @@ class _Splitter:
         return Read(self.parts[name, tuple(choice.values())] if name in self.steps else name, at)
 
     def accumulator(self, item: Accumulator) -> list[Accumulator]:
-        """How each piece follows its gauge. A lower sum has the axes of the sum, and so the same pieces."""
+        """The accumulator of each tile. A lower sum has the axes of the sum, and so the same tiles."""
         lower = self.sums[item.lower] if item.lower is not None else [None] * len(self.sums[item.name])
         return [replace(item, name=name, lower=below) for name, below in zip(self.sums[item.name], lower, strict=True)]

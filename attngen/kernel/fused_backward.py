@@ -1,14 +1,14 @@
-"""The backward in one walk: a kernel of columns that computes the gradients of rows as well, as sums that programs add up in memory.
+"""The fused backward: the dK/dV kernel computes dQ as well, by atomic adds.
 
-    backward_rows       dq[m]    = sum[n] dx[m,n] * k[n]            dx is formed twice, by programs for m and by programs for n
+    backward_rows       dq[m]    = sum[n] dx[m,n] * k[n]            split: dx is computed twice, by programs over m and over n
     backward_columns    dk[n]    = sum[m] dx[m,n] * q[m]
                                                                     ->
-    backward_fused      dk[n]    = sum[m] dx[m,n] * q[m]            dx is formed once, by programs for n
+    backward_fused      dk[n]    = sum[m] dx[m,n] * q[m]            fused: dx is computed once, by programs over n
                         dq_sum[m] += sum[n of the tile] dx[m,n] * k[n]
-    backward_finish     dq[m]    = dq_sum[m] * scale                what is left to do with a whole sum, if anything
+    backward_finish     dq[m]    = dq_sum[m] * scale                the epilogue of the finished sums, if any
 
-What plain attention multiplies falls from seven products a tile to five. In return the sums pass through memory once for each tile of keys,
-in an order that nothing fixes: results differ in their last bits from run to run.
+Plain attention needs five dots a tile instead of seven. In return dq is accumulated in memory once per KV tile, in no fixed order: results
+are not bitwise reproducible.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from attngen.ir.cascade import Einsum, Input
 from attngen.ir.traverse import step_reads
 from attngen.kernel.kernel import Kernel
 from attngen.kernel.liveness import live
-from attngen.kernel.partition import visited
+from attngen.kernel.partition import with_tile_masks
 
 ROWS, COLUMNS, FUSED, FINISH = "backward_rows", "backward_columns", "backward_fused", "backward_finish"
 
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """The kernels of the other form, () where there is none, and why kernels of rows stayed what they are."""
+    """The kernels of the fused backward, () if nothing can be fused, and why row kernels were not."""
 
     kernels: tuple[Kernel, ...]
     refused: tuple[str, ...]
 
 
 def fused(kernels: Sequence[Kernel]) -> Fused:
-    """The kernels in which those of columns took over what kernels of rows compute, as far as they can.
+    """Fuse the row kernels of a backward into its column kernels, as far as possible.
 
     Args:
-        kernels: of `backward_kernels`, before rewrites, with whatever goes before them.
+        kernels: those of `backward_kernels`, before rewrites, in order.
     """
     columns = {kernel.role: kernel for kernel in kernels if _is(kernel, COLUMNS)}
     refused: list[str] = []
@@ -49,14 +49,14 @@ def fused(kernels: Sequence[Kernel]) -> Fused:
         reasons = {role: _obstacle(rows, kernel) for role, kernel in columns.items()}
         role = next((role for role, reason in reasons.items() if not reason), None)
         if role is None:
-            refused.append(f"{rows.role}: {next(iter(reasons.values()), 'no kernel walks over its tiles the other way round')}")
+            refused.append(f"{rows.role}: {next(iter(reasons.values()), 'no kernel loops over the same tiles along the other axis')}")
             continue
         merged[role] = _joined(merged.get(role, columns[role]), rows)
         finishes[rows.role] = _finish(rows)
     found: list[Kernel] = []
     for kernel in kernels:
         if kernel.role in merged:
-            found.append(visited(replace(merged[kernel.role], role=kernel.role.replace(COLUMNS, FUSED))))
+            found.append(with_tile_masks(replace(merged[kernel.role], role=kernel.role.replace(COLUMNS, FUSED))))
         elif kernel.role not in finishes:
             found.append(kernel)
     found += [kernel for kernel in finishes.values() if kernel is not None]
@@ -68,31 +68,31 @@ def _is(kernel: Kernel, role: str) -> bool:
 
 
 def _sums(rows: Kernel) -> tuple[Einsum, ...]:
-    """What a kernel of rows accumulates along its stream."""
+    """The accumulators of a row kernel."""
     return tuple(step for step in rows.steps if rows.streamed in step.over)
 
 
 def _obstacle(rows: Kernel, columns: Kernel) -> str:
-    """Why a kernel of columns cannot compute what a kernel of rows does; "" if it can."""
+    """Why a row kernel cannot be fused into a column kernel; "" if it can."""
     if rows.scatters:
-        return "it stores tiles of gradients by pairs"
-    walked = {*columns.grid, *columns.loops}
+        return "it scatters gradients of pairs"
+    covered = {*columns.grid, *columns.loops}
     for step in _sums(rows):
         if step.reduce != "sum":
-            return f"{step.name} is no plain sum"
+            return f"{step.name} is not a sum"
         visits = {*step.axes, *step.over} - {rows.resident, rows.streamed, *rows.features}
-        if visits != walked:
-            return f"{step.name} takes part in all of {', '.join(sorted(visits))}, {columns.role} in all of {', '.join(sorted(walked))}"
+        if visits != covered:
+            return f"{step.name} covers {', '.join(sorted(visits))}, {columns.role} covers {', '.join(sorted(covered))}"
         if set(step.over) & set(rows.features):
             return f"{step.name} sums over features"
-    early = {step.name for step in rows.steps} - _late(rows)
-    if any(name in rows.outputs and name not in {step.name for step in _sums(rows)} for name in early):
-        return "it stores a value of its own that is no sum"
+    before = {step.name for step in rows.steps} - _finished(rows)
+    if any(name in rows.outputs and name not in {step.name for step in _sums(rows)} for name in before):
+        return "it stores a value that is not a sum"
     return ""
 
 
-def _late(rows: Kernel) -> set[str]:
-    """The sums, and what is computed from whole sums."""
+def _finished(rows: Kernel) -> set[str]:
+    """The sums and the steps of the epilogue that depend on them."""
     found = {step.name for step in _sums(rows)}
     for step in rows.steps:
         if found & set(step_reads(step)):
@@ -101,10 +101,10 @@ def _late(rows: Kernel) -> set[str]:
 
 
 def _joined(columns: Kernel, rows: Kernel) -> Kernel:
-    """The kernel of columns with the sums of a kernel of rows."""
-    late, sums = _late(rows), tuple(step.name for step in _sums(rows))
+    """The column kernel with the sums of a row kernel as atomic adds."""
+    finished, sums = _finished(rows), tuple(step.name for step in _sums(rows))
     mine = {step.name for step in columns.steps}
-    steps = tuple(step for step in rows.steps if step.name not in mine and (step.name not in late or step.name in sums))
+    steps = tuple(step for step in rows.steps if step.name not in mine and (step.name not in finished or step.name in sums))
     known = {item.name for item in columns.inputs}
     return replace(
         columns,
@@ -118,7 +118,7 @@ def _joined(columns: Kernel, rows: Kernel) -> Kernel:
 
 
 def _finish(rows: Kernel) -> Kernel | None:
-    """The kernel that computes what a kernel of rows does with whole sums; None if that is nothing."""
+    """The rowwise kernel of the epilogue of a row kernel; None if there is no epilogue."""
     sums = tuple(step.name for step in _sums(rows))
     outputs = tuple(name for name in rows.outputs if name not in sums)
     if not outputs:

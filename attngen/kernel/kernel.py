@@ -1,4 +1,4 @@
-"""What a kernel is before it has tiles: the axis that stays, the axis that passes, its steps, and what it stores."""
+"""A kernel before tiling: its parallel axis, its loop axis, its steps and its outputs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from attngen.transform.streaming.streaming import Accumulator, Gauge
 
 @dataclass(frozen=True, slots=True)
 class DocumentExtents:
-    """Three inputs that the host derives from captured integers: for each of `values`, where it first occurs among `keys`, one past where
-    it last does, and the same if it fills all that lies between, else where it first occurs."""
+    """Three inputs that the host derives from captured integers. For each of `values`: `first`, its first position among `keys`; `last`,
+    one past its last position; `run`, equal to `last` if it fills all positions between, else to `first`."""
 
     values: str
     keys: str
@@ -24,18 +24,19 @@ class DocumentExtents:
 
     @property
     def names(self) -> tuple[str, str, str]:
-        """In the order in which the host computes them."""
+        """In the order of the host function's results."""
         return self.first, self.last, self.run
 
 
 @dataclass(frozen=True, slots=True)
 class BiasDot:
-    """A step `tile + sum of products` that a narrow product of its own adds to the tile.
+    """A step `tile + sum of products`, computed as a narrow dot that accumulates onto the tile.
 
     Attributes:
-        step: its name. tile: what it adds to.
-        columns: for each column of the operands, on the side that stays and on the side that passes, a value and which of its parts: 0 is
-            the value rounded to the dtype of operands, 1 what that leaves over, rounded again, and so on.
+        step: its name.
+        tile: the tile that it adds to.
+        columns: for each column of the resident and of the streamed operand, a value and the number of its part: 0 is the value rounded to
+            the operand dtype, 1 the rounded remainder, and so on.
     """
 
     step: str
@@ -44,36 +45,35 @@ class BiasDot:
 
     @property
     def width(self) -> int:
-        """Columns of the operands: the depth of a product is a power of two from 16 up."""
+        """Columns of the operands: the K dimension of a dot is a power of two from 16 up."""
         return max(16, 1 << (len(self.columns) - 1).bit_length())
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel before it has tiles.
+    """One kernel before tiling.
 
     Attributes:
         role: "forward" (or "forward_parts" and "forward_merge"), "backward_prepare", "backward_rows", "backward_columns", "backward_pairs",
             "backward_fused", "backward_finish" (numbered when there are several).
-        resident: axis of the tile a program keeps.
-        streamed: axis it walks along; None for a rowwise kernel.
-        grid: the other axes that programs are spread over.
-        loops: grid-like axes a program sums over itself (the query heads of a key head).
-        features: the axes inside a tile's rows.
-        inputs: what it reads; steps computed by other kernels appear here as inputs.
-        steps: in order, only what the outputs need.
+        resident: the parallel axis, of the resident tile.
+        streamed: the loop axis, of the streamed tiles; None for a rowwise kernel.
+        grid: the other axes of the grid.
+        loops: grid-like axes that a program loops over and sums (the query heads of a key head).
+        features: the feature axes.
+        inputs: tensors read, including steps computed by other kernels.
+        steps: in order, live ones only.
         outputs: steps to store.
-        may_mask: a tile must be visited where this may hold; `must_mask`: a tile needs no masks where this holds. None: always.
-        extent_masks: `may_mask` and `must_mask` once more where bounds can be told from `document_extents`, the one no narrower
-            and the other no wider.
+        may_mask: a tile is visited where this may hold; `must_mask`: it needs no masking where this holds. None: everywhere.
+        extent_masks: `may_mask` (or wider) and `must_mask` (or narrower) in terms of `document_extents`, for bounds only.
         document_extents: inputs among `inputs` that only `extent_masks` reads.
-        tile_list_of: the role of the kernel whose tiles this one lists; it computes nothing else.
-        bias_dots: steps that are computed by a narrow product.
-        scatters: of outputs that are stored tile by tile.
-        split_axis: the axis of the parts that a stream is divided into (`splitting`): programs are spread over it, or it is what streams.
-        atomic_adds: outputs that are sums over `resident`, to which every program adds what its tile holds.
-        silent: inputs that count in rows with keys only, each with a predicate that holds there; None if nothing tells (`absent`).
-        seeing: comparisons of lengths and captured numbers; while all hold, every row has a key. (): nothing is known.
+        tile_list_of: the role of the kernel whose tile list this one computes, and nothing else.
+        bias_dots: steps computed by a narrow dot.
+        scatters: of outputs that are gradients of pairs.
+        split_axis: the axis of the KV splits (`split_kv`): a grid axis, or the loop axis of the combine kernel.
+        atomic_adds: outputs summed over `resident` by atomic adds.
+        silent: inputs read as 0 in fully masked rows, each with a predicate that holds in the other rows; None if no statistic tells.
+        seeing: comparisons of extents and captured numbers under which no row is fully masked; () if none are known.
     """
 
     role: str
@@ -101,22 +101,22 @@ class Kernel:
 
     @property
     def combines_splits(self) -> bool:
-        """Whether the states of parts are what streams."""
+        """Whether it loops over the partial states of KV splits."""
         return bool(self.split_axis) and self.split_axis == self.streamed
 
     @property
     def sums_tiles(self) -> bool:
-        """Whether each tile is summed over `loops`: their turns lie inside of the stream."""
+        """Whether `loops` are inside of the loop over tiles, so that each tile is summed over them."""
         return bool(self.loops and self.scatters)
 
     @property
     def in_chunks(self) -> bool:
-        """Whether it is called for a chunk of rows at a time."""
+        """Whether the host calls it for one chunk of rows at a time."""
         return any(item.form != "stored" for item in self.scatters)
 
     @property
     def bounding(self) -> tuple[Expr | None, Expr | None]:
-        """The predicates that bounds are found from."""
+        """The may-mask and the must-mask that tile bounds derive from."""
         return (self.may_mask, self.must_mask) if self.extent_masks is None else self.extent_masks
 
     @property

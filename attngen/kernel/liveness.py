@@ -1,4 +1,4 @@
-"""What a kernel needs for its outputs."""
+"""Liveness: dead step elimination in a kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attngen.kernel.kernel import Kernel
 
 
 def live(kernel: Kernel) -> Kernel:
-    """Only the steps and inputs that the outputs need; inputs end the search."""
+    """The kernel with live steps and inputs only; steps that are inputs are not traced further."""
     known = {item.name for item in kernel.inputs}
     by_name = {step.name: step for step in kernel.steps}
     needed: set[str] = set()

@@ -1,10 +1,10 @@
-"""What is not there: keys that a mask takes from every row, rows that it leaves without keys. Their memory may hold anything.
+"""Fully masked positions: keys that no row attends to, and `silent` rows without keys. Their memory may hold anything, NaN included.
 
-    n < len[b] and m >= n       asks n < len[b] of a key by itself: behind it k and v may be NaN, and 0 * NaN is NaN
-    lse[m] == -inf              a row that saw nothing: its gradients are 0, whatever cotangent comes in
+    n < len[b] and m >= n       requires n < len[b] of the key alone: beyond it k and v may be NaN, and 0 * NaN is NaN
+    lse[m] == -inf              a fully masked row: its gradients are 0, whatever its cotangent
 
-A kernel reads 0 for such values (`cleared`), as it does behind the end of an axis. That costs full tiles nothing, for every position of a
-full tile exists: what streams is cleared in tiles under masks, what stays once.
+A kernel reads 0 for such values (`cleared`), as it does beyond the end of an axis. FULL tiles have none and cost nothing: streamed tiles
+are cleared in masked iterations, the resident tile once.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from attngen.kernel.kernel import Kernel
 from attngen.transform.streaming.streaming import Streamed
 
 
-def alone(predicate: Expr | None, axis: str, other: str, computed: Collection[str] = ()) -> Expr | None:
-    """What a mask asks of a position along one axis by itself: where it fails, no pair with that position exists.
+def project_mask(predicate: Expr | None, axis: str, other: str, computed: Collection[str] = ()) -> Expr | None:
+    """Project a mask onto one axis: where the result fails, all pairs with that position are masked.
 
     Args:
-        predicate: of pairs.
-        axis: of the position. other: the axis of its partners.
-        computed: names of steps, which are not known beforehand.
+        predicate: the mask of pairs.
+        axis: the axis to project onto.
+        other: the axis to eliminate.
+        computed: names of steps, whose values are unknown.
     """
 
     def weaker(expr: Expr, within: bool) -> Expr:
-        """Without what depends on the partner: no narrower if `within`, else no wider."""
+        """Without dependence on the other axis: implied by `expr` if `within`, else implying it."""
         match expr:
             case Apply(op="and" | "or" as op, args=(a, b)):
                 return build.apply(op, weaker(a, within), weaker(b, within))
@@ -53,35 +54,35 @@ def alone(predicate: Expr | None, axis: str, other: str, computed: Collection[st
 
 
 def cleared(kernel: Kernel) -> dict[str, Expr]:
-    """Inputs of floats that read as 0 where a predicate along one axis fails, for nothing in the kernel needs them there.
+    """Float inputs that read as 0 where a predicate along one axis fails.
 
-    Of what streams these are operands of sums over it alone: scores of keys that are not there are masked themselves.
+    Of the streamed inputs, only operands of sums over the loop axis: the scores of masked keys are masked themselves.
     """
     found: dict[str, Expr] = {}
     for axis, _ in partners(kernel):
-        kept = kept_along(kernel, axis)
-        if kept is not None:
-            found |= {name: kept for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel, kept))}
+        projection = projected_mask(kernel, axis)
+        if projection is not None:
+            found |= {name: projection for name in (_resident(kernel) if axis == kernel.resident else _operands(kernel, projection))}
     return found
 
 
-def kept_along(kernel: Kernel, axis: str) -> Expr | None:
-    """What all masks of a kernel ask of a position along one axis by itself; None too if that differs between turns for what stays."""
-    kept = alone(kernel.may_mask, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
-    return None if axis == kernel.resident and set(free_axes(kept)) & set(kernel.loops) else kept
+def projected_mask(kernel: Kernel, axis: str) -> Expr | None:
+    """The projection of a kernel's may-mask onto an axis; None also if that of the resident axis varies along `loops`."""
+    projection = project_mask(kernel.may_mask, axis, dict(partners(kernel))[axis], [step.name for step in kernel.steps])
+    return None if axis == kernel.resident and set(free_axes(projection)) & set(kernel.loops) else projection
 
 
-def end_of_rows(kernel: Kernel, kept: Expr) -> Expr | None:
-    """One number for a program behind which no position of what streams counts, if that is all that is asked of it: a matrix of so many
-    rows holds the others. None where it is more."""
-    span, left = solved(kept, kernel.streamed or "")
-    changes = {kernel.resident, kernel.streamed, *kernel.loops} & set(free_axes(span.hi))
-    return span.hi if not left and span.lo == ZERO and not changes and kernel.streamed in free_axes(kept) else None
+def row_count(kernel: Kernel, projection: Expr) -> Expr | None:
+    """The number of streamed rows, one scalar for a program, if the projected mask is only an upper bound; else None. A descriptor of so
+    many rows covers the rest."""
+    interval, left = solved(projection, kernel.streamed or "")
+    changes = {kernel.resident, kernel.streamed, *kernel.loops} & set(free_axes(interval.hi))
+    return interval.hi if not left and interval.lo == ZERO and not changes and kernel.streamed in free_axes(projection) else None
 
 
-def is_of_few_rows(kernel: Kernel, exists: Expr | None) -> bool:
-    """Whether a mask is of few queries, whose tiles are so short that keys which none of their rows sees can be looked for: those behind
-    the end of a cache are then as if they were not there, whatever the mask says of rows."""
+def has_few_rows(kernel: Kernel, exists: Expr | None) -> bool:
+    """Whether a kernel has few query rows (split-KV or packed GQA), with short enough tiles to test for keys that none of the rows
+    attends to: those beyond the end of a KV cache then read as 0 whatever the mask says of rows."""
     if exists is None or kernel.resident not in free_axes(exists):
         return False
     numbers = {item.name for item in kernel.inputs if item.by_value}
@@ -97,12 +98,12 @@ def is_of_few_rows(kernel: Kernel, exists: Expr | None) -> bool:
 
 
 def quieted(kernel: Kernel) -> dict[str, Expr]:
-    """Inputs that read as 0 in rows without keys, each with what holds in the others."""
-    return {name: alive for name, alive in kernel.silent if alive is not None and not _passes_by(kernel, name)}
+    """Inputs that read as 0 in fully masked rows, each with the predicate of the other rows."""
+    return {name: alive for name, alive in kernel.silent if alive is not None and not _bypasses_sums(kernel, name)}
 
 
 def partners(kernel: Kernel) -> tuple[tuple[str, str], ...]:
-    """Each of the two axes of its tiles, with the other."""
+    """The resident and the streamed axis, each with the other one; () without a pair."""
     if kernel.streamed is None or kernel.combines_splits:
         return ()
     return (kernel.resident, kernel.streamed), (kernel.streamed, kernel.resident)
@@ -112,27 +113,27 @@ def _resident(kernel: Kernel) -> set[str]:
     inputs = {item.name for item in kernel.inputs}
     found = {read for step in kernel.steps for read in reads(step.body) if read.tensor in inputs and kind_of(read) == "float"}
     names = {read.tensor for read in found if kernel.resident in free_axes(read) and kernel.streamed not in free_axes(read)}
-    # What a key adds to a result past all sums over rows is its gradient alone, which is 0.
-    return names if is_of_keys(kernel) else {name for name in names if not _passes_by(kernel, name)}
+    # With keys resident, an input that bypasses the sums only adds to that key's gradient, which is 0.
+    return names if keys_resident(kernel) else {name for name in names if not _bypasses_sums(kernel, name)}
 
 
-def is_of_keys(kernel: Kernel) -> bool:
-    """Whether keys stay: all that such a kernel stores are sums over rows, and what follows from them."""
+def keys_resident(kernel: Kernel) -> bool:
+    """Whether keys are resident: such a kernel stores only sums over rows and values derived from them."""
     return kernel.role.startswith(("backward_columns", "backward_fused"))
 
 
-def _operands(kernel: Kernel, kept: Expr) -> set[str]:
-    """Tiles of rows as they lie in memory that are multiplied by weights and summed; in a backward all, if that costs nothing."""
+def _operands(kernel: Kernel, projection: Expr) -> set[str]:
+    """Streamed row tiles that are operands of sums over the loop axis; in a backward those of all dots, if a row count clears them."""
     inputs = {item.name for item in kernel.inputs}
-    free = end_of_rows(kernel, kept) is not None and kernel.role.startswith("backward")
+    free = row_count(kernel, projection) is not None and kernel.role.startswith("backward")
     products = [step for step in kernel.steps if kernel.streamed in step.over or (free and step.reduce is not None)]
     factors = [factor for step in products for factor in signed_factors(step.body)]
     rows = [factor for factor in factors if isinstance(factor, Read) and factor.tensor in inputs and kernel.streamed in free_axes(factor)]
     return {factor.tensor for factor in rows if set(free_axes(factor)) & set(kernel.features)}
 
 
-def _passes_by(kernel: Kernel, name: str) -> bool:
-    """Whether an input reaches a result of its own row past all sums over what streams."""
+def _bypasses_sums(kernel: Kernel, name: str) -> bool:
+    """Whether an output depends on an input other than through streamed tiles and their sums."""
     reached = {name}
     for step in kernel.steps:
         if kernel.streamed not in (*step.axes, *step.over) and reached & set(step_reads(step)):
@@ -140,16 +141,16 @@ def _passes_by(kernel: Kernel, name: str) -> bool:
     return bool(reached & set(kernel.outputs))
 
 
-# ---- rows without keys
+# ---- fully masked rows
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """What is known of the rows that masks may leave without keys.
+    """Facts about rows that may be fully masked.
 
     Attributes:
-        alive: holds in the others, a predicate of saved statistics; None if none tells.
-        seeing: while all hold there are none, see `Kernel`.
+        alive: a predicate of saved statistics that holds in the other rows; None if no statistic tells.
+        seeing: comparisons under which there are none, see `Kernel`.
     """
 
     alive: Expr | None
@@ -157,36 +158,37 @@ class Silence:
 
 
 def silent_rows(forward: Streamed, inputs: Iterable[Input], saved: Collection[str]) -> Silence | None:
-    """The rows that masks may leave without keys; None if every row has one.
+    """Facts about rows that may be fully masked; None if no row can be.
 
     Args:
-        forward: whose masks.
-        inputs: of its cascade, numbers among them. saved: names of the statistics that its backward reads.
+        forward: holds the masks.
+        inputs: those of its cascade, captured numbers among them.
+        saved: names of the statistics that the backward reads.
     """
     cascade, keys = forward.cascade, forward.streamed
     exists = guards(cascade)
     masks = [contributions(step, exists) for step in cascade.steps if keys in step.over]
-    if not masks or any(mask is None or sees_a_key(mask, keys, forward.resident) for mask in masks):
+    if not masks or any(mask is None or has_key(mask, keys, forward.resident) for mask in masks):
         return None
     numbers = {item.name for item in inputs if item.by_value}
-    own = [_sees_itself(mask, (forward.resident, keys), numbers) for mask in masks if mask is not None]
+    own = [_attends_itself(mask, (forward.resident, keys), numbers) for mask in masks if mask is not None]
     seeing = next((parts for parts in own if parts is not None), None)
     if seeing is not None:
         seeing = (build.apply("le", Extent(forward.resident), Extent(keys)), *seeing)
-    told: dict[Expr, None] = {}
+    predicates: dict[Expr, None] = {}
     for mask in masks:
         values = [gauge.value for gauge in forward.gauges if not gauge.floor and mask_of(exists.get(gauge.weight)) <= mask_of(mask)]
         value = next((value for value in values if value in saved), None)
         if value is None:
             return Silence(None, seeing or ())
-        told[build.apply("ne", build.read(value, cascade.axes(value)), build.NEG_INF)] = None
-    return Silence(reduce(partial(build.apply, "or"), told), seeing or ())
+        predicates[build.apply("ne", build.read(value, cascade.axes(value)), build.NEG_INF)] = None
+    return Silence(reduce(partial(build.apply, "or"), predicates), seeing or ())
 
 
-def sees_a_key(mask: Expr, keys: str, rows: str) -> bool:
-    """Whether every row is known to have a key, unless no row has one: the first key, as under a causal mask, or the same keys for all."""
-    span, left = solved(mask, keys)
-    first = not left and span.lo == ZERO and all(rows not in free_axes(part) or _positive(part) for part in _least_of(span.hi))
+def has_key(mask: Expr, keys: str, rows: str) -> bool:
+    """Whether every row is known to have a key unless none has: the first key, as under a causal mask, or the same keys for all rows."""
+    interval, left = solved(mask, keys)
+    first = not left and interval.lo == ZERO and all(rows not in free_axes(part) or _positive(part) for part in _least_of(interval.hi))
     return first or rows not in free_axes(mask)
 
 
@@ -194,8 +196,8 @@ def _least_of(bound: Expr) -> tuple[Expr, ...]:
     return tuple(part for arg in bound.args for part in _least_of(arg)) if isinstance(bound, Apply) and bound.op == "min" else (bound,)
 
 
-def _sees_itself(mask: Expr, pair: tuple[str, str], numbers: Collection[str]) -> tuple[Expr, ...] | None:
-    """What makes a row see the key at its own position: comparisons of lengths and numbers; None if it is not known to."""
+def _attends_itself(mask: Expr, pair: tuple[str, str], numbers: Collection[str]) -> tuple[Expr, ...] | None:
+    """Comparisons of extents and numbers under which a row attends to the key at its own position; None if there are none."""
     rows, keys = pair
     found: dict[Expr, None] = {}
     for part in build.conjuncts(rewrite(mask, lambda node: _on_diagonal(node, rows, keys))):
@@ -216,14 +218,14 @@ def _sees_itself(mask: Expr, pair: tuple[str, str], numbers: Collection[str]) ->
 
 
 def _compared(op: str, form: Linear) -> Expr:
-    """A form against 0, as a comparison without negative terms."""
+    """A form compared with 0, without negative terms."""
     more = Linear(tuple(item for item in form.terms if item[1] > 0), max(form.constant, 0))
     less = Linear(tuple((term, -factor) for term, factor in form.terms if factor < 0), max(-form.constant, 0))
     return build.apply(op, more.expr(), less.expr())
 
 
 def _on_diagonal(node: Expr, rows: str, keys: str) -> Expr | None:
-    """An expression with the row's position for the key's, folded again."""
+    """An expression with the row's position substituted for the key's, folded."""
     match node:
         case Index(axis=axis) if axis == keys:
             return Index(rows)
@@ -236,7 +238,7 @@ def _on_diagonal(node: Expr, rows: str, keys: str) -> Expr | None:
 
 
 def _positive(bound: Expr) -> bool:
-    """Whether a bound is known to be 1 or more: lengths are, positions are 0 or more."""
+    """Whether a bound is known to be at least 1, as extents are; positions are at least 0."""
     match bound:
         case Apply(op="max", args=args):
             return any(map(_positive, args))
@@ -247,19 +249,21 @@ def _positive(bound: Expr) -> bool:
 
 
 def _least(form: Linear) -> int:
-    """The least value of a form, 0 if nothing is known."""
+    """The minimum of a form, 0 if unknown."""
     if not all(factor > 0 and isinstance(term, Index | Extent) for term, factor in form.terms):
         return 0
     return form.constant + sum(factor for term, factor in form.terms if isinstance(term, Extent))
 
 
 def silenced(kernel: Kernel, rows: str, silence: Silence, cascade: Cascade, cotangents: Iterable[str]) -> Kernel:
-    """A kernel of a backward that knows which of its inputs count in rows with keys only.
+    """A backward kernel with `silent` and `seeing` set: inputs derived from cotangents read as 0 in fully masked rows.
 
     Args:
-        kernel: has rows as one of its axes. rows: that axis.
-        silence: of the forward.
-        cascade: of the gradients. cotangents: of the outputs.
+        kernel: a kernel over rows.
+        rows: the row axis.
+        silence: facts of the forward.
+        cascade: that of the gradients.
+        cotangents: those of the outputs.
     """
     derived = set(cotangents)
     for step in cascade.steps:
@@ -275,7 +279,7 @@ def silenced(kernel: Kernel, rows: str, silence: Silence, cascade: Cascade, cota
 
 
 def _as_stored(alive: Expr, cascade: Cascade, known: Collection[str]) -> Expr:
-    """The predicate by what a kernel has anyway: the statistic with infinity for minus infinity, as weights are measured from it."""
+    """The predicate in terms of an input that the kernel has anyway: the statistic with +inf for -inf, which weights subtract."""
     match alive:
         case Apply(op="or", args=(a, b)):
             return build.apply("or", _as_stored(a, cascade, known), _as_stored(b, cascade, known))

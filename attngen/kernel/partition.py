@@ -1,14 +1,14 @@
-"""Which steps run in which kernel: a kernel keeps tiles of one axis resident and streams another past them.
+"""Partition of the steps into kernels, each with a resident tile of one axis and a loop over tiles of another.
 
     forward             rows resident, keys streamed
-    backward_prepare    row values of the backward that need a sum over a feature (delta); nothing streams
-    backward_statistics row values of the backward that need a sweep over the keys, where other tiles read them
-    backward_rows       gradients that carry the row axis
-    backward_columns    gradients that carry the streamed axis: the same structure with the roles swapped
-    backward_pairs      gradients by pairs that are summed over axes of the grid, or that share elements (`scatters`)
+    backward_prepare    row values of the backward that need a feature sum (delta); rowwise, no loop
+    backward_statistics row values of the backward that need a sweep over the keys and that tiles read
+    backward_rows       gradients along the row axis: dQ
+    backward_columns    gradients along the key axis: dK and dV, with the roles of the axes swapped
+    backward_pairs      gradients of pairs that are summed over grid axes, or scattered to shared elements (`scatters`)
 
-Gradients that carry neither are computed as one partial a row and finished outside. A kernel of pairs sums each of its tiles over `loops`
-before it goes on along the stream; the others walk along the whole stream once for each turn over `loops`.
+Gradients along neither axis are one partial per row, summed by the host. A kernel of pairs sums each tile over `loops` within an iteration;
+the others run the whole loop once for each position of `loops`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,26 @@ from attngen.ir.traverse import free_axes, step_reads
 from attngen.kernel.kernel import BiasDot, DocumentExtents, Kernel
 from attngen.kernel.liveness import live
 from attngen.kernel.masked_out import silenced, silent_rows
-from attngen.kernel.rewrites.loop_invariants import with_row_values
+from attngen.kernel.rewrites.loop_invariants import hoist_row_values
 from attngen.kernel.scatter import Scatter, by_step, scatters, with_columns
 from attngen.transform.autodiff.differentiate import Backward
 from attngen.transform.streaming.streaming import Streamed
 
-__all__ = ["BiasDot", "DocumentExtents", "Kernel", "addends", "backward_kernels", "forward_kernel", "patchy", "readers_of", "visited"]
+__all__ = [
+    "BiasDot",
+    "DocumentExtents",
+    "Kernel",
+    "addends",
+    "backward_kernels",
+    "dots_to_zero",
+    "forward_kernel",
+    "readers_of",
+    "with_tile_masks",
+]
 
 
 def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[str, ...]) -> Kernel:
-    """The forward: all outputs and everything saved, in one kernel."""
+    """The forward kernel: all outputs and the saved state."""
     cascade = streamed.cascade
     outputs = tuple(dict.fromkeys((*cascade.outputs, *saved)))
     axes = dict.fromkeys(axis for name in outputs for axis in cascade.axes(name))
@@ -43,30 +53,30 @@ def forward_kernel(streamed: Streamed, saved: tuple[str, ...], features: tuple[s
     for name in outputs:
         if streamed.resident not in cascade.axes(name):
             raise UnsupportedError(
-                f"the output {name}[{','.join(cascade.axes(name))}] does not vary along {streamed.resident}, the axis of the rows",
-                remedy="Every output must carry the query axis; reduce it outside.",
+                f"the output {name}[{','.join(cascade.axes(name))}] does not vary along {streamed.resident}, the parallel axis",
+                remedy="Every output must have the query axis; reduce it outside.",
             )
     gauges = {gauge.name for gauge in streamed.gauges}
     known = tuple(item for item in cascade.inputs if item.name not in gauges)
     kernel = Kernel("forward", streamed.resident, streamed.streamed, grid, (), features, known, cascade.steps, outputs)
     kernel = replace(kernel, gauges=streamed.gauges, accumulators=streamed.accumulators)
-    return visited(live(kernel))
+    return with_tile_masks(live(kernel))
 
 
 def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, ...]) -> tuple[Kernel, ...]:
-    """Prepare, rows and columns, as far as the gradients asked for need them.
+    """The kernels of the split backward that the requested gradients need.
 
     Args:
-        backward: the derivation.
-        cascade: its gradient cascade, after `hoist`.
-        features: feature axes.
+        backward: the result of `differentiate`.
+        cascade: its gradient cascade, after `factor`.
+        features: the feature axes.
     """
     rows, keys = backward.forward.resident, backward.forward.streamed
     split = _Split(cascade, rows, keys, features, scatters(backward.gradients, cascade, (rows, keys)))
     stored_rows = {cascade.axes(name) for name in split.prepared}
     if len(stored_rows) == 1 and split.columns:
-        # A kernel that stores row values anyway stores some more.
-        cascade, more = with_row_values(cascade, {item.name for item in backward.saved}, *stored_rows)
+        # The preprocess kernel exists anyway: hoist row values into it.
+        cascade, more = hoist_row_values(cascade, {item.name for item in backward.saved}, *stored_rows)
         split = _Split(cascade, rows, keys, features, split.scatters, more)
     kernels: list[Kernel] = []
     if split.prepared:
@@ -76,7 +86,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
 
     def streaming_kernel(role: str, axes: tuple[str, str], outputs: tuple[str, ...]) -> Kernel:
         kernel = split.kernel(role, *axes, outputs, known)
-        return visited(kernel if silence is None else silenced(kernel, rows, silence, cascade, cotangents))
+        return with_tile_masks(kernel if silence is None else silenced(kernel, rows, silence, cascade, cotangents))
 
     known = _with_stored(cascade, cascade.inputs, split.prepared)
     for number, statistics in enumerate(split.statistics):
@@ -96,7 +106,7 @@ def backward_kernels(backward: Backward, cascade: Cascade, features: tuple[str, 
 
 
 def _with_stored(cascade: Cascade, known: tuple[Input, ...], stored: tuple[str, ...]) -> tuple[Input, ...]:
-    """What later kernels read: also what an earlier one has stored."""
+    """The inputs of later kernels, with the outputs of an earlier one."""
     mine = tuple(Input(name, cascade.axes(name), len(cascade.axes(name))) for name in stored)
     return (*(item for item in known if item.name not in stored), *mine)
 
@@ -126,7 +136,7 @@ class _Split:
                 needs_features.add(step.name)
         read_by_tiles = {name for step in cascade.steps if step.name in touches_keys for name in step_reads(step)}
         steps = [name for name in cascade.outputs if name in by_name]
-        # What a row's own kernel can store as it passes by needs no kernel of its own.
+        # A direct scatter over the whole grid is stored by the row kernel itself.
         grid = {axis for step in cascade.steps if self.sequence <= set(step.axes) for axis in step.axes} - self.sequence
         whole = {name for name, item in places.items() if item.form == "stored" and grid <= set(by_name[name].axes)}
         self.pairs = tuple(name for name in steps if name in places and name not in whole)
@@ -138,7 +148,7 @@ class _Split:
         self.statistics = self.by_sweep(keys)
 
     def by_sweep(self, keys: str) -> tuple[tuple[str, ...], ...]:
-        """Row values that depend on a sum over the keys and that tiles read: those behind one sweep, those behind two, and so on."""
+        """Row values that tiles read and that depend on sums over the keys, grouped by the number of sweeps before them."""
         sweeps: dict[str, int] = {}
         found: dict[int, dict[str, None]] = {}
         values = {step.name for step in self.cascade.steps if keys not in step.axes}
@@ -152,7 +162,7 @@ class _Split:
         return tuple(tuple(found[count]) for count in sorted(found))
 
     def groups(self, outputs: tuple[str, ...], known: tuple[Input, ...]) -> list[tuple[str, ...]]:
-        """Outputs that can share a kernel: those spread over the same grid, whose sums run over the same axes of it."""
+        """Outputs that can share a kernel: those with the same grid axes and sums over the same grid axes."""
         inner = {*self.sequence, *self.features}
         given = {item.name for item in known}
         by_name = {step.name: step for step in self.cascade.steps}
@@ -180,15 +190,15 @@ class _Split:
         after: set[str] = set()
         for step in kernel.steps:
             if streamed in step.over and not set(loops) <= set(step.over) and not set(outputs) <= set(self.pairs):
-                # Each turn over the grid would add it once more.
+                # Each iteration over `loops` would add it again.
                 raise UnsupportedError(
-                    f"a sum over {streamed} is added to one over {', '.join(loops)} too, for each of which it would count",
+                    f"a sum over {streamed} is added to one over {', '.join(loops)} too, whose loop would add it several times",
                     loc=step.loc,
                     remedy=f"Give all values the axes {', '.join(loops)}: expand the argument over them before the call.",
                 )
-            late, summed = bool(after & set(step_reads(step))), bool(set(step.over) & set(loops)) and streamed not in step.over
-            after |= {step.name} if late or summed else set()
-            if summed and (late or not self.is_total(step, loops, outputs)):
+            dependent, summed = bool(after & set(step_reads(step))), bool(set(step.over) & set(loops)) and streamed not in step.over
+            after |= {step.name} if dependent or summed else set()
+            if summed and (dependent or not self.is_total(step, loops, outputs)):
                 over = ", ".join(axis for axis in step.over if axis in loops)
                 raise UnsupportedError(
                     f"a value of its backward is summed over {over} only after a sum over a sequence or features is done",
@@ -198,7 +208,7 @@ class _Split:
         return replace(kernel, loops=loops)
 
     def products_apart(self, steps: tuple[Einsum, ...]) -> tuple[Einsum, ...]:
-        """Tiles that are sums over features and axes of the grid in two steps: a product, and a sum of tiles."""
+        """Split tiles that are sums over features and grid axes: a dot, and a sum of its tiles."""
         names = Names(self.cascade)
         found: list[Einsum] = []
         for step in steps:
@@ -212,11 +222,11 @@ class _Split:
         return tuple(found)
 
     def is_total(self, step: Einsum, loops: tuple[str, ...], outputs: tuple[str, ...]) -> bool:
-        """Whether a kernel of pairs can sum a tile over all of its turns."""
+        """Whether a kernel of pairs can sum a tile over all of `loops`."""
         return set(outputs) <= set(self.pairs) and self.sequence <= set(step.axes) and set(step.over) == set(loops)
 
 
-def visited(kernel: Kernel) -> Kernel:
+def with_tile_masks(kernel: Kernel) -> Kernel:
     """Where tiles hold anything, and where they need no masks: the union and the intersection of what is accumulated or stored."""
     exists = contributing(kernel)
     masks: dict[Expr | None, None] = {}
@@ -227,14 +237,14 @@ def visited(kernel: Kernel) -> Kernel:
     may_mask: Expr | None = None if None in masks or not masks else next(iter(masks))
     for mask in list(masks)[1:]:
         may_mask = None if may_mask is None or mask is None else build.apply("or", may_mask, mask)
-    must_mask = build.both(*masks, *patchy(kernel, exists).values())
+    must_mask = build.both(*masks, *dots_to_zero(kernel, exists).values())
     if kernel.sums_tiles:
-        # A tile is visited once for all turns: what tells them apart bounds nothing.
+        # A tile is visited once for all of `loops`: conjuncts along these are no bounds.
         may_mask = build.both(*(part for part in build.conjuncts(may_mask) if not set(free_axes(part)) & set(kernel.loops)))
         must_mask = build.FALSE if set(free_axes(must_mask)) & set(kernel.loops) else must_mask
-    apart = (*free_axes(may_mask), *free_axes(must_mask))
-    places = tuple(with_columns(item, kernel.grid, apart) for item in kernel.scatters)
-    return replace(kernel, may_mask=may_mask, must_mask=must_mask, scatters=places)
+    masked = (*free_axes(may_mask), *free_axes(must_mask))
+    targets = tuple(with_columns(item, kernel.grid, masked) for item in kernel.scatters)
+    return replace(kernel, may_mask=may_mask, must_mask=must_mask, scatters=targets)
 
 
 def contributing(kernel: Kernel) -> dict[str, Expr | None]:
@@ -243,7 +253,7 @@ def contributing(kernel: Kernel) -> dict[str, Expr | None]:
     return {step.name: contributions(step, exists) for step in kernel.steps}
 
 
-def patchy(kernel: Kernel, masks: Guards) -> dict[str, Expr]:
+def dots_to_zero(kernel: Kernel, masks: Guards) -> dict[str, Expr]:
     """Tile sums over features under a mask that some reader does not share: there they must be 0 where the mask fails.
 
     Elsewhere nobody reads them, so nothing has to be done.
@@ -266,14 +276,14 @@ def patchy(kernel: Kernel, masks: Guards) -> dict[str, Expr]:
 
 
 def readers_of(step: Einsum, kernel: Kernel) -> list[Einsum]:
-    """The steps that read a sum in the end: what only adds it to others passes it on."""
+    """The readers of a sum, through steps that only add it to others."""
     direct = [other for other in kernel.steps if step.name in step_reads(other)]
     passed_on = [other for other in direct if addends(other) and other.name not in kernel.outputs]
     return [*(other for other in direct if other not in passed_on), *(last for other in passed_on for last in readers_of(other, kernel))]
 
 
 def addends(step: Einsum) -> tuple[str, ...]:
-    """The steps or inputs that a step adds up, if that is all it does; each at the axes of the step."""
+    """The tensors that a step adds, each read at the axes of the step; () if it does anything else."""
     terms = [term for _, term in signed_terms(step.body)]
     plain = all(isinstance(term, Read) and term.at == tuple(Index(axis) for axis in step.axes) for term in terms)
     added = step.reduce is None and step.where is None and len(terms) > 1 and all(sign > 0 for sign, _ in signed_terms(step.body))

@@ -1,10 +1,10 @@
-"""Where gradients go that belong to pairs of positions: those of captured tensors read at both a query and a key.
+"""Scatters of gradients of pairs: those of captured tensors read at both a query and a key.
 
-    bias[g * extent(r) + r,m,n]      each pair has an element of its own: tiles are stored there
-    table[m - n + extent(n),h]       pairs on a diagonal share one: tiles are stored with diagonals as columns, and these are added up
-    table[near[b,m,n],h]             anything else: tiles are stored with their positions, and equal positions are added up
+    bias[g * extent(r) + r,m,n]      direct: each pair has its own element, tiles are stored in place
+    table[m - n + extent(n),h]       toeplitz: pairs on a diagonal share an element, tiles are stored by diagonals and these summed
+    table[near[b,m,n],h]             sorted: anything else, tiles are stored with their positions and summed by sorted position
 
-The last two go through a buffer of bounded size, a chunk of rows at a time. Axes that a position does not name are summed in the kernel.
+The last two use a buffer of bounded size, one chunk of rows at a time. Axes that the position lacks are summed in the kernel.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Form = Literal["stored", "diagonals", "sorted"]
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """Where the tiles of one gradient go.
+    """The scatter of one gradient.
 
     Attributes:
         target: the tensor that was read.
-        step: its gradient by pairs, with the axes that the position names.
+        step: its gradient by pairs, over the axes of the position.
         at: the position.
-        form: "stored": in the gradient itself; "diagonals" or "sorted": in a buffer, and added up from there.
-        columns: dimensions of the target that are indexed by axes of the grid which nothing else depends on. They stay what they are
-            while positions along the others, the `keys`, are brought together.
+        form: "stored" (direct) in the gradient itself; "diagonals" (toeplitz) or "sorted" through a buffer.
+        columns: dimensions of the target indexed by grid axes that occur nowhere else in the position: batched, while equal positions along
+            the others, the `keys`, are summed.
     """
 
     target: Input
@@ -43,20 +43,20 @@ class Scatter:
 
     @property
     def keys(self) -> tuple[int, ...]:
-        """The dimensions that are no columns."""
+        """The dimensions that are not columns."""
         return tuple(i for i, _ in enumerate(self.at) if i not in self.columns)
 
     @property
     def column_axes(self) -> tuple[str, ...]:
-        """Axes of the columns, in their order."""
+        """The axes of the columns, in order."""
         return tuple(axis for i in self.columns for axis in plain_axes(self.at[i]))
 
 
 def scatters(gradients: Sequence[Gradient], cascade: Cascade, pair: tuple[str, str]) -> dict[str, Scatter]:
-    """The destination of every gradient that varies along both sequence axes, by its step.
+    """The scatter of every gradient along both sequence axes, by its step.
 
     Args:
-        gradients: of the backward.
+        gradients: those of the backward.
         cascade: the gradient cascade.
         pair: the resident and the streamed axis.
     """
@@ -76,12 +76,12 @@ def _form(at: tuple[Expr, ...], axes: tuple[str, ...], pair: tuple[str, str]) ->
     return "diagonals" if all(is_diagonal(expr, *pair) for expr in at) else "sorted"
 
 
-def with_columns(scatter: Scatter, axes: tuple[str, ...], apart: Sequence[str]) -> Scatter:
-    """The destination with its columns.
+def with_columns(scatter: Scatter, axes: tuple[str, ...], masked: Sequence[str]) -> Scatter:
+    """The scatter with its columns.
 
     Args:
-        axes: grid axes of the step.
-        apart: those among them that the mask tells apart: where a tile is visited for one head only, others have no positions to share.
+        axes: the grid axes.
+        masked: those that the mask varies along: they are no columns, since heads then visit different tiles.
     """
     if scatter.form == "stored":
         return scatter
@@ -90,16 +90,16 @@ def with_columns(scatter: Scatter, axes: tuple[str, ...], apart: Sequence[str]) 
         for axis in free_axes(expr):
             uses[axis] = uses.get(axis, 0) + 1
 
-    def stays(expr: Expr) -> bool:
+    def is_column(expr: Expr) -> bool:
         mine = plain_axes(expr)
-        return bool(mine) and all(axis in axes and axis not in apart and uses[axis] == 1 for axis in mine)
+        return bool(mine) and all(axis in axes and axis not in masked and uses[axis] == 1 for axis in mine)
 
-    columns = tuple(i for i, expr in enumerate(scatter.at) if stays(expr))
+    columns = tuple(i for i, expr in enumerate(scatter.at) if is_column(expr))
     return Scatter(scatter.target, scatter.step, scatter.at, scatter.form, columns)
 
 
 def plain_axes(at: Expr) -> tuple[str, ...]:
-    """The axes of a position that is an index, or the composite of two; none for any other."""
+    """The axes of a position that is an index or a composite of two; () for any other."""
     match at:
         case Index(axis=axis):
             return (axis,)
@@ -110,12 +110,12 @@ def plain_axes(at: Expr) -> tuple[str, ...]:
 
 
 def is_injective(at: tuple[Expr, ...], axes: tuple[str, ...]) -> bool:
-    """Whether different positions along `axes` always read different elements: each axis alone in a dimension, or a composite."""
+    """Whether a position is injective along `axes`: each axis alone in a dimension, or in a composite."""
     plain = [plain_axes(expr) for expr in at]
     known = all(axes_ or not free_axes(expr) for axes_, expr in zip(plain, at, strict=True))
     return known and set(axes) <= {axis for mine in plain for axis in mine}
 
 
 def by_step(found: Mapping[str, Scatter], outputs: Sequence[str]) -> tuple[Scatter, ...]:
-    """The destinations of these steps, in order."""
+    """The scatters of these steps, in order."""
     return tuple(found[name] for name in outputs if name in found)

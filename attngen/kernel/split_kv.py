@@ -1,4 +1,4 @@
-"""A stream in parts: programs that walk one part each, and a kernel that merges what they carried.
+"""Split-KV: each program handles a slice of the keys, and a second kernel combines the partial states.
 
     forward_parts, for each part                     forward_merge
     m_i_parts[part,m]   = m_i[m]                     w[m,part] = exp(m_i_parts[part,m] - m_i[m])
@@ -6,10 +6,9 @@
     acc_parts[part,m,e] = acc[m,e]                   acc[m,e]  = sum[part] w[m,part] * acc_parts[part,m,e]
                                                      o[m,e]    = safe_div(acc[m,e], l_i[m])
 
-It is the one-pass law once more. A sum of a part is measured from the gauge of that part, so it follows to the common gauge as a running
-sum does when its gauge moves: times w to its weight power, and with lower sums for its offset power. So the merge is a pass over the parts,
-with the gauges and the accumulators of the forward, in which the maximum of a part is the exponent. A part that met no key has a maximum of
-minus infinity and sums of 0.
+A partial sum is relative to the gauge of its part, so it is rescaled to the common gauge like a running sum: by w to its weight power, with
+lower sums for its offset power. The combine kernel is thus a pass over the parts with the gauges and accumulators of the forward, where the
+maximum of a part is the exponent. A part without unmasked keys has a maximum of minus infinity and sums of 0.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ from attngen.transform.streaming.gauges import Accumulator, Gauge
 PARTS, MERGE = "forward_parts", "forward_merge"
 
 
-def in_parts(kernel: Kernel) -> tuple[Kernel, Kernel]:
-    """A forward whose stream programs share, and the kernel that merges their states and does the rest.
+def split_forward(kernel: Kernel) -> tuple[Kernel, Kernel]:
+    """The split forward and the kernel that combines its states and runs the epilogue.
 
     Args:
-        kernel: a forward, which loops over no axis of its grid.
+        kernel: a forward without `loops`.
 
     Returns:
         `forward_parts`, whose outputs are the states [part, grid, rows, features] of gauges and accumulators; and `forward_merge`, which
-        has them as inputs and the outputs of the forward.
+        reads them and has the outputs of the forward.
     """
     names = Names(kernel.cascade)
     part = names.fresh("part")
@@ -65,7 +64,7 @@ def _parts(kernel: Kernel, states: dict[str, Input]) -> Kernel:
 
 
 class _Merge:
-    """A pass over the parts."""
+    """The combine kernel: a pass over the parts."""
 
     def __init__(self, kernel: Kernel, states: dict[str, Input]) -> None:
         self.whole = kernel
@@ -95,21 +94,20 @@ class _Merge:
         return build.read(item.name, item.axes or ())
 
     def weights(self, gauge: Gauge) -> list[Einsum]:
-        """What the weights of a part are multiplied by, and how far its gauge is from the common one."""
+        """The rescaling weight of a part, and the offset of its gauge from the common one if needed."""
         distance = build.sub(self.state(gauge.name), build.read(gauge.name, self.rows))
         weight = Einsum(gauge.weight, self.pair, build.exp(distance))
         return [weight, *([Einsum(gauge.offset, self.pair, distance)] if gauge.offset is not None else [])]
 
     def sum(self, item: Accumulator) -> Einsum:
-        """A sum of the forward from those of the parts; for an offset that is d away from that of a part it is
-        `(y + d)**b = sum C(b, i) d**i y**(b - i)`."""
+        """A sum of the forward from those of the parts; with an offset shifted by d, `(y + d)**b = sum C(b, i) d**i y**(b - i)`."""
         total: Expr = self.state(item.name)
         lower = item.lower
         for gauge, power in item.offset_power:
-            apart = self.apart(self.gauges[gauge])
+            distance = self.distance(self.gauges[gauge])
             for i in range(1, power + 1):
                 assert lower is not None
-                term = build.mul(build.const(float(comb(power, i))), build.mul(_power(apart, i), self.state(lower)))
+                term = build.mul(build.const(float(comb(power, i))), build.mul(_power(distance, i), self.state(lower)))
                 total, lower = build.add(total, term), self.accumulators[lower].lower
         body = total
         for gauge, power in item.weight_power:
@@ -118,20 +116,20 @@ class _Merge:
         whole = next(step for step in self.whole.steps if step.name == item.name)
         return Einsum(item.name, axes, body, whole.reduce, (self.whole.split_axis,))
 
-    def apart(self, gauge: Gauge) -> Expr:
-        """The offset of a part; a part without any key has none."""
+    def distance(self, gauge: Gauge) -> Expr:
+        """The offset of a part's gauge; 0 for a fully masked part."""
         seen = build.apply("gt", self.state(gauge.name), build.NEG_INF)
         return build.apply("where", seen, build.read(gauge.offset or "", self.pair), build.ZERO)
 
 
 def _reading(step: Einsum, wide: Mapping[str, Read]) -> Einsum:
-    """A step that reads sums along all axes of the grid, where they had no more than they needed."""
+    """A step with reads of combined sums, which have all grid axes."""
     body = rewrite(step.body, lambda node: wide.get(node.tensor) if isinstance(node, Read) else None)
     return replace(step, body=body)
 
 
 def _power(expr: Expr, power: int) -> Expr:
-    """A product of equal factors."""
+    """expr ** power, as a product."""
     found = expr
     for _ in range(power - 1):
         found = build.mul(found, expr)

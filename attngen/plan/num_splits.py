@@ -1,4 +1,4 @@
-"""Split-KV: for few queries whose CTAs would leave a device idle, each CTA handles a slice of the keys (`transform.splitting`).
+"""Split-KV: for few queries whose CTAs would leave a device idle, each CTA handles a slice of the keys (`kernel.split_kv`).
 
 Whether a call is split, and how often, is decided from its lengths; kernels take the number of splits as an argument.
 """
@@ -71,9 +71,8 @@ def describe_splits(kernels: Sequence[Kernel], choice: Choice, target: Target, d
     numbers = sum(math.prod(dims[axis] for axis in item.axes or () if axis in dims) for item in states)
     shown = [f"{part_count(8, keys, target.sms)} of {keys}" for keys in _SHOWN_KEYS]
     return (
-        f"{kernel.streamed} in parts where programs would leave multiprocessors idle, with no gradient asked for: up to {WAVES} programs "
-        "for each,",
-        f"parts of {PART_KEYS} keys or more; 8 programs on {target.name} ({target.sms}) have {', '.join(shown)} keys",
-        f"{kernel.role} stores {names}, {numbers * max(4, DTYPE_BYTES[dtype])} B a row and part; {merge.role} makes them one",
+        f"split-KV where CTAs would leave multiprocessors idle, without gradients: {kernel.streamed} in up to {WAVES} waves of slices,",
+        f"{PART_KEYS} keys or more each; 8 CTAs on {target.name} ({target.sms} SMs) have {', '.join(shown)} keys",
+        f"{kernel.role} stores {names}, {numbers * max(4, DTYPE_BYTES[dtype])} B a row and slice; {merge.role} combines them",
         *choice.heads(),
     )

@@ -79,7 +79,7 @@ class PackedGQA:
     def describe(self, target: Target) -> str:
         rows, number = self.packing.rows, self.packing.number
         return (
-            f"rows are pairs of position and head of a group: row {rows} of position {rows} // {number} and head {rows} % {number}, for up "
+            f"the query heads of a group are packed into rows: row {rows} is position {rows} // {number}, head {rows} % {number}; for up "
             f"to {DECODE_TOKENS} queries"
         )
 

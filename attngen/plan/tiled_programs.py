@@ -79,13 +79,13 @@ class TiledPrograms(Programs, ABC):
         if other is None:
             return BackwardForm(False, "; ".join(fused(self.program(key).parts).refused) or "there is nothing to join")
         if repeatable:
-            return BackwardForm(False, "results are to be the same in every run")
+            return BackwardForm(False, "deterministic results are asked for")
         named = form_of({name for name, value in self.options.schedule or () if isinstance(value, tuple)})
         if named:
-            return BackwardForm(named == "one walk", "the schedule names its kernels")
+            return BackwardForm(named == "fused", "the schedule names its kernels")
         summed = [name for kernel in other.kernels for name in kernel.atomic_adds if not set(kernel.axes(name)) & set(kernel.features)]
         if summed:
-            why = f"{', '.join(summed)} would be added up in any order, and gradients of captured tensors are the same in every run"
+            why = f"{', '.join(summed)} would be atomic adds, and gradients of captured tensors are deterministic"
             return BackwardForm(False, why)
         if not self.is_stored(other_key, request):
             return BackwardForm(False, "strict mode has no other stored")

@@ -13,7 +13,7 @@ from pathlib import Path
 from attngen.analysis.congruence import common_divisor
 from attngen.analysis.pass_count import pass_count
 from attngen.ir.cascade import Cascade, Einsum, operand_of, without_features
-from attngen.ir.masks import masks_that_stayed
+from attngen.ir.masks import unlifted_masks
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes
 from attngen.kernel.partition import Kernel
@@ -34,7 +34,7 @@ class Explanation:
 
     Attributes:
         traced, canonical, one_pass, gradient: cascades, line by line.
-        streamed: the axis that passes. passes: how often the cascade as written would sweep over it; the kernels do once.
+        streamed: the loop axis. passes: how often the cascade as written would sweep over it; the kernels do once.
         ranks: for each reduction the number of sums it separates into.
         gauges: shifts that exponentials share.
         saved: what the backward reads of the forward; of it, `rows` are numbers a row and `extra` tensors with features, both no output.
@@ -150,7 +150,7 @@ def explain(
         rewrites=_rewrites(program),
         few=few,
         form=_form(program, why_form),
-        masks=tuple(dict.fromkeys(f"{_line(step)}: {why}" for step, why in masks_that_stayed(program.cascade))),
+        masks=tuple(dict.fromkeys(f"{_line(step)}: {why}" for step, why in unlifted_masks(program.cascade))),
         delta=f"delta is summed over {streamed.streamed} by backward_statistics: {program.delta}" if program.delta else "",
         dtypes=_dtypes(program),
         refused=_refused(program),
@@ -233,8 +233,8 @@ def _form(program: Program, why: str) -> str:
     if not why or not any(kernel.role != "forward" for kernel in program.kernels):
         return ""
     if not added:
-        return f"two walks, the same results in every run: {why}"
-    return f"one walk, {', '.join(added)} added up in memory in any order (deterministic=True has two): {why}"
+        return f"split (dq and dk, dv in separate kernels), deterministic: {why}"
+    return f"fused, {', '.join(added)} by atomic adds in any order (deterministic=True splits it): {why}"
 
 
 def _captured(program: Program) -> tuple[str, ...]:

@@ -213,7 +213,7 @@ class _Walk:
         return value.size(param.dim) if param.kind == "size" else value
 
     def classes(self, point: Mapping[str, int]) -> np.ndarray[Any, np.dtype[np.int8]]:
-        """[resident tiles, streamed tiles], from where the pieces of the two walks begin and end."""
+        """[resident tiles, streamed tiles], from the bounds of the full and the masked loop."""
         starts = np.arange(0, self.lengths[self.segments.ranges.stream], self.stream_block)[None, :]
         result = np.zeros((len(self.first), starts.shape[1]), np.int8)
         for bounds in self.bounds(point):

@@ -12,7 +12,7 @@ from attngen.ir.expr import Apply
 from attngen.ir.traverse import free_axes, occurrences
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Program, rewriting
-from attngen.targets.sfu_cost import SPECIAL
+from attngen.targets.sfu_cost import SFU_OPS
 
 
 def savings(program: Program) -> dict[str, tuple[str, ...]]:
@@ -40,14 +40,14 @@ def _costs(kernel: Kernel) -> dict[str, float]:
     steps = [step for step in kernel.steps if pair <= {*step.axes, *step.over} and step.name not in folded]
     found = [(node, count) for step in steps for node, count in occurrences(step.body).items() if pair <= set(free_axes(node))]
     nodes = [(node, count) for node, count in found if isinstance(node, Apply)]
-    simple = sum(count * (OPERATIONS.get(node.op, 1) - _is_fused(node)) for node, count in nodes if node.op not in SPECIAL)
+    simple = sum(count * (OPERATIONS.get(node.op, 1) - _is_fused(node)) for node, count in nodes if node.op not in SFU_OPS)
     held = kernel_facts(kernel).work
     return {
         "operations": simple,
-        "exponentials and the like": sum(count * SPECIAL.get(node.op, 0) for node, count in nodes),
+        "exponentials and the like": sum(count * SFU_OPS.get(node.op, 0) for node, count in nodes),
         "values read": held.pairs,
         "sums and maxima of rows": held.sums,
-        "flops of products": 2 * held.folded,
+        "flops of products": 2 * held.bias_columns,
     }
 
 

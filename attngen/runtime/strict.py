@@ -2,7 +2,7 @@
 
 `attngen generate` stores, besides the folder that it writes, the modules and settled tiles that any call of the variant can run with on
 that target, with arguments of those dtypes and feature lengths. Lengths of sequences do not matter: in strict mode calls whose class of
-lengths has no tiles of its own take those for long ones, a backward keeps to two walks, and few queries run as many do, unless a process
+lengths has no tiles of its own take those for long ones, a backward stays split, and few queries run as many do, unless a process
 that may build has stored more.
 """
 

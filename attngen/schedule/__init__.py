@@ -1,1 +1,1 @@
-"""Tiles for kernels: what is legal (`space`), what it costs (`cost`), what was measured (`measured`), and what is taken (`choose`)."""
+"""The scheduler: legal tiles (`space`), their cost (`cost`), measurements (`tables`, `tuned`), and the choice (`choose`)."""

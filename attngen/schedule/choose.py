@@ -1,8 +1,8 @@
-"""Which tile each kernel gets, and why.
+"""Chooses the tile of each kernel, with the reason.
 
-Takes kernels without tiles, gives a `Choice`: a `ModuleSchedule` with one reason for each kernel. A choice rests on times where a GPU was
-asked, on compiled numbers where the table of measurements has the kernel's structure; else the model's leader stands, and `evidence` says
-so, for the runtime to settle it by a real compile. What lost is kept with the reason.
+Takes kernels, gives a `Choice`: a `ModuleSchedule` and a `Reason` for each kernel. In order of preference a choice rests on GPU timings,
+on compiled resources in the table of measurements, or on the cost model; `evidence` records which, and a choice by the model alone is
+settled by a compile at run time. Losing candidates are kept with the reason.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from attngen.facts.kernel_facts import KernelFacts
 from attngen.facts.work import Structure
 from attngen.schedule.cost.shared_memory import shared_bytes
 from attngen.schedule.cost.time import CompiledCost, price
-from attngen.schedule.ranking import UNSTAGED, Candidate, Refused, Request, distinct, does_not_fit, passed_over, rank
+from attngen.schedule.ranking import SINGLE_STAGE_PENALTY, Candidate, Refused, Request, distinct, does_not_fit, rank, skip_refused
 from attngen.schedule.tables import Measured, Table
 from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule, check_alternates, override
 from attngen.schedule.tuned import Tuned, TunedTable
 
-__all__ = ["UNSTAGED", "Candidate", "Choice", "Reason", "Request", "choose", "distinct", "does_not_fit", "rank", "with_asked"]
+__all__ = ["SINGLE_STAGE_PENALTY", "Candidate", "Choice", "Reason", "Request", "choose", "distinct", "does_not_fit", "rank", "with_asked"]
 
 Evidence = Literal["tuned", "measured", "similar", "model"]
 _KEPT_CANDIDATES = 6
 _FORMS = {
-    "pipe": "the products of the next tile are formed beside the weights of this one",
-    "late": "behind the maximum of this one",
-    "tma": "tiles come by tensor descriptors where their tensors are aligned, else by pointers",
+    "pipe": "software-pipelined: the dots of the next tile overlap the softmax of this one",
+    "late": "issued after the maximum of this one",
+    "tma": "tiles are loaded by tensor descriptors where their tensors are aligned, else by pointers",
     **{flag: alternate.summary for flag, alternate in ALTERNATES.items()},
 }
-# A fallback has at most this share of the registers of what it replaces.
+# A fallback needs at most this share of the registers of the tile it replaces.
 _FALLBACK_SHARE = 0.85
 
 
@@ -42,14 +42,14 @@ class Reason:
     Attributes:
         role: of the kernel.
         tile: what was chosen.
-        evidence: "tuned" if exactly this structure was timed on the target, "measured" if it was compiled for it, "similar" if the row is
-            a sister's, "model" if none is.
-        row: the measurement, if there is one.
+        evidence: "tuned" if this exact structure was timed on the target, "measured" if it was compiled for it, "similar" if a row of a
+            related target, dtype or arithmetic was used, "model" without a row.
+        row: the measurement, if any.
         alternative: a tile that does not spill, where the chosen one does.
-        fallback: the next candidate that needs clearly fewer registers, should a compile find the chosen one wanting.
-        candidates: the chosen one and the next in order, with why they lost.
-        timed: what a GPU said, where it was asked.
-        predicted_us: time of the reference problem, with the registers and spills that a compile saw where there was one.
+        fallback: the next candidate with clearly fewer registers, in case the chosen one spills or serialises when compiled.
+        candidates: the chosen one and the runners-up, with why they lost.
+        timed: the tuned row, if any.
+        predicted_us: time of the reference problem, with compiled registers and spills where known.
     """
 
     role: str
@@ -63,9 +63,9 @@ class Reason:
     predicted_us: float = 0.0
 
     def lines(self, runs: TileSchedule | None = None) -> tuple[str, ...]:
-        """Text for `explain`; `document_extents` is what the kernel runs with, where a user asked for something else."""
+        """Text for `explain`; `runs` is the tile the kernel runs with, where the user set another."""
         runs = runs or self.tile
-        asked = "" if runs == self.tile else f"{runs}, which schedule= asks for instead of "
+        asked = "" if runs == self.tile else f"{runs}, set by schedule=, instead of "
         head = f"{self.role}: {asked}{self.tile} ({self.evidence})"
         if self.timed is not None:
             timed = self.timed
@@ -82,12 +82,12 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A schedule for a module and the reason behind each of its tiles, in the order of its kernels.
+    """A module's schedule with the reason for each of its tiles.
 
     Attributes:
-        schedule, reasons: both.
-        asked: roles whose tile is the user's, whatever the reason is for.
-        doubtful: those of them that need more shared memory than there is, by the formula.
+        schedule, reasons: in the order of the kernels.
+        asked: roles whose tile the user set; their reasons are for the default tile.
+        doubtful: those of them predicted to exceed the shared memory.
     """
 
     schedule: ModuleSchedule
@@ -97,7 +97,7 @@ class Choice:
 
     @property
     def unsettled(self) -> tuple[str, ...]:
-        """Roles whose tile rests on no measurement of its own, or may not fit."""
+        """Roles whose tile has no measurement of its own, or may not fit."""
         open_ = (reason.role for reason in self.reasons if reason.evidence not in ("tuned", "measured") and reason.role not in self.asked)
         return (*open_, *self.doubtful)
 
@@ -123,14 +123,14 @@ def choose(
 
     Args:
         facts: of the kernels of one module.
-        request: what they are for.
-        measured: the table that choices rest on.
-        tuned: what GPUs said, which goes before it.
-        refused: tiles that a compiler failed on, which others take the place of.
+        request: extents, dtype, target and length class.
+        measured: compiled resources.
+        tuned: GPU timings, which take precedence.
+        refused: tiles on which the compiler failed, to be replaced by others.
 
     Raises:
-        DoesNotFit: the smallest tile of a kernel needs more shared memory than a program may have; names the bytes and a way out.
-        CompileFailed: so many tiles of a kernel were refused that none will do.
+        DoesNotFit: a kernel's smallest tile exceeds the shared memory of a program; names the bytes and the head dim that fits.
+        CompileFailed: too many tiles of a kernel were refused.
     """
     reasons = tuple(_reason(item.work, request, measured, tuned or TunedTable(), refused) for item in facts)
     return Choice(ModuleSchedule(tuple((reason.role, reason.tile) for reason in reasons)), reasons)
@@ -163,7 +163,7 @@ def _reason(kernel: Structure, request: Request, measured: Table, tuned: TunedTa
     if timed is not None and timed.schedule.alternate and timed.schedule.alternate not in kernel.alternates:
         timed = None
     known = (timed.schedule if timed is not None else None, row.schedule if row is not None else None)
-    ranked, failed = passed_over(rank(kernel, request), known, kernel, request, refused)
+    ranked, failed = skip_refused(rank(kernel, request), known, kernel, request, refused)
     gone = {item.tile for item in failed}
     timed = None if timed is None or timed.schedule in gone else timed
     reason = _chosen(kernel, request, measured, ranked, timed, None if row is None or row.schedule in gone else row)
@@ -186,31 +186,31 @@ def _chosen(
     tile = row.schedule
     same = (row.special, row.simple) == kernel.arithmetic and (row.arch, row.dtype) == (request.target.name, request.dtype)
     chosen = Candidate(tile, price(kernel, request.extents, request.dtype, tile, request.target, request.length), "")
-    passed: list[Candidate] = []
+    losers: list[Candidate] = []
     for item in others:
         if item.tile != tile:
             faster = item.cost.total_us < chosen.cost.total_us
-            passed.append(Candidate(item.tile, item.cost, "compiled: spills or serialises" if faster else item.lost or "slower"))
+            losers.append(Candidate(item.tile, item.cost, "compiled: spills or serialises" if faster else item.lost or "slower"))
     evidence: Evidence = "measured" if same else "similar"
-    candidates_ = (chosen, *passed[: _KEPT_CANDIDATES - 1])
+    candidates_ = (chosen, *losers[: _KEPT_CANDIDATES - 1])
     predicted = _predicted(kernel, request, tile, row)
     fallback = _fallback(ranked, chosen)
     return Reason(kernel.role, tile, evidence, row, measured.alternative(row), fallback, candidates_, predicted_us=predicted)
 
 
 def _timed(kernel: Structure, request: Request, ranked: tuple[Candidate, ...], timed: Tuned, row: Measured | None) -> Reason:
-    """The tile that won on a GPU. What lost against it did so on the clock or was predicted to."""
+    """The tile that was fastest on a GPU; the others were slower when timed, or predicted to be."""
     tile = timed.schedule
     chosen = Candidate(tile, price(kernel, request.extents, request.dtype, tile, request.target, request.length), "")
-    passed = [Candidate(item.tile, item.cost, item.lost or "not faster when timed") for item in distinct(ranked) if item.tile != tile]
-    candidates_ = (chosen, *passed[: _KEPT_CANDIDATES - 1])
+    losers = [Candidate(item.tile, item.cost, item.lost or "not faster when timed") for item in distinct(ranked) if item.tile != tile]
+    candidates_ = (chosen, *losers[: _KEPT_CANDIDATES - 1])
     return Reason(
         kernel.role, tile, "tuned", None, None, _fallback(ranked, chosen), candidates_, timed, _predicted(kernel, request, tile, row)
     )
 
 
 def _predicted(kernel: Structure, request: Request, tile: TileSchedule, row: Measured | None) -> float:
-    """The predicted time of a tile, with what a compile saw of its registers and spills if `row` is about it."""
+    """The predicted time of a tile, with compiled registers and spills if `row` is of this tile."""
     seen: CompiledCost | None = None
     if row is not None and row.schedule == tile:
         seen = CompiledCost(row.registers, row.shared_bytes, None, 0.0, row.loop_spill_bytes)

@@ -1,6 +1,6 @@
-"""Candidates for a kernel in the order in which they are worth trying: by price, without what does not fit and what does not compile.
+"""Ranks the candidates of a kernel by predicted time, those that do not fit or do not compile apart.
 
-Takes the facts of a kernel and what it is for, gives `Candidate`s, each with why it lost against the first.
+Takes a `Structure` and a `Request`, gives `Candidate`s, each with why it lost against the first.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from attngen.schedule.tile_schedule import DTYPE_BYTES, FLAGS, TileSchedule
 from attngen.targets.table import Target
 
 Refused = Callable[[str, TileSchedule], str]
-"""Why a compiler failed on a tile of a kernel, "" where it is not known to."""
-# A tile without a second stage has to be this much faster than one with it: how long its copies are waited for is a guess.
-UNSTAGED = 1.15
-# So many tiles that do not compile mean that none does.
+"""Why the compiler failed on a tile of a kernel, "" where no failure is known."""
+# A single-stage tile must be predicted this much faster than a multi-stage one, for the latency of its loads is a guess.
+SINGLE_STAGE_PENALTY = 1.15
+# After this many failures no tile is expected to compile.
 _TRIES = 6
-# A compiler that fails on two tiles of a form is thought to fail on the form.
+# After this many failures in one form the form is expected to fail.
 _TRIES_OF_A_FORM = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What kernels are scheduled for: extents of the feature axes, dtype of the tensors, target, class of lengths; `singles` are the
-    arguments without features that are fp32 beside others."""
+    """Extents of the feature axes, dtype of the tensors, target and length class; `singles` are the fp32 arguments without feature axes
+    among tensors of another dtype."""
 
     dims: tuple[tuple[str, int], ...]
     dtype: str
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A tile with its price, and why it lost; "" for the one taken."""
+    """A tile with its cost and why it lost, "" for the one chosen."""
 
     tile: TileSchedule
     cost: Cost
@@ -72,12 +72,12 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
         (others if lost else fits).append(Candidate(tile, cost, lost))
     if not fits:
         raise does_not_fit(kernel, request)
-    # Without a second stage every copy is waited for: only a tile that has no room for one goes without.
-    roomy = {replace(item.tile, num_stages=1) for item in fits if item.tile.num_stages > 1}
-    fits = [item for item in fits if item.tile not in roomy]
-    # Behind the maximum a product of scores may feed the next of its accumulator, which warps beside each other would form each for itself.
-    fits = [item for item in fits if not _repeats_behind(kernel, request, item.tile)]
-    # Sorting is stable: at equal price the first in the order of the candidates wins.
+    # A single stage exposes the latency of every load: only where a second stage does not fit.
+    staged = {replace(item.tile, num_stages=1) for item in fits if item.tile.num_stages > 1}
+    fits = [item for item in fits if item.tile not in staged]
+    # Issued after the maximum, a score dot may feed the next of its accumulation chain, which repeats work across warps that share rows.
+    fits = [item for item in fits if not _repeats_more_late(kernel, request, item.tile)]
+    # Sorting is stable: ties go to the earlier candidate.
     fits.sort(key=lambda item: (_expected_us(item), item.tile.num_stages))
     best = fits[0].cost.total_us or 1.0
     slower = [Candidate(item.tile, item.cost, _slower(item, best)) for item in fits[1:]]
@@ -85,32 +85,32 @@ def rank(kernel: Structure, request: Request) -> tuple[Candidate, ...]:
     return (fits[0], *slower, *others)
 
 
-def _repeats_behind(kernel: Structure, request: Request, tile: TileSchedule) -> bool:
-    """Whether warps repeat more of each other's work behind the maximum than before it."""
-    before, behind = (repeats(kernel, request.extents, request.dtype, form, request.target) for form in (replace(tile, late=False), tile))
-    return behind.products > before.products
+def _repeats_more_late(kernel: Structure, request: Request, tile: TileSchedule) -> bool:
+    """Whether warps repeat more of each other's work with dots issued after the maximum than before it."""
+    before, after = (repeats(kernel, request.extents, request.dtype, form, request.target) for form in (replace(tile, late=False), tile))
+    return after.products > before.products
 
 
 def _expected_us(item: Candidate) -> float:
-    """The price of a tile for comparisons: what waits for its copies has to be clearly better to be tried first."""
-    return item.cost.total_us * (UNSTAGED if _waits(item) else 1)
+    """The predicted time for comparisons, with a penalty on a single stage."""
+    return item.cost.total_us * (SINGLE_STAGE_PENALTY if _single_stage(item) else 1)
 
 
-def _waits(item: Candidate) -> bool:
+def _single_stage(item: Candidate) -> bool:
     return item.tile.num_stages == 1 and item.tile.streamed is not None
 
 
 def _slower(item: Candidate, best_us: float) -> str:
-    return f"{item.cost.total_us / best_us:.2f} times the predicted time{', without room for a second stage' * _waits(item)}"
+    return f"{item.cost.total_us / best_us:.2f} times the predicted time{', without room for a second stage' * _single_stage(item)}"
 
 
-def passed_over(
+def skip_refused(
     ranked: tuple[Candidate, ...], known: tuple[TileSchedule | None, ...], kernel: Structure, request: Request, refused: Refused
 ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
-    """Candidates with the first that may compile in front, and those that a compiler failed on.
+    """Candidates led by the first without a known compile failure, and those that failed.
 
     Raises:
-        CompileFailed: it failed on too many.
+        CompileFailed: too many failed.
     """
     failed: list[Candidate] = []
     for tile in dict.fromkeys(tile for tile in known if tile is not None):
@@ -131,8 +131,8 @@ def passed_over(
             return (first, *(item for item in ranked if item.tile not in {*gone, first.tile})), tuple(failed)
         failed.append(replace(rest[0], lost=f"does not compile: {why}"))
     raise CompileFailed(
-        f"no tile of the kernel {kernel.role} compiles for {request.target.name}; of {len(failed)}, {failed[0].tile} {failed[0].lost}",
-        remedy="Name another tile with schedule=, another form of the variant, or another version of Triton.",
+        f"no tile of {kernel.role} compiles for {request.target.name}; of {len(failed)} tried, {failed[0].tile} {failed[0].lost}",
+        remedy="Set another tile with schedule=, rewrite the variant, or use another version of Triton.",
     )
 
 
@@ -141,37 +141,36 @@ def _form(tile: TileSchedule) -> set[str]:
 
 
 def distinct(ranked: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-    """The first of each tile, number of warps and form; other stages change neither arithmetic nor registers."""
+    """The first candidate for each tile, number of warps and form; the number of stages changes neither arithmetic nor registers."""
     first = {replace(item.tile, num_stages=1): item for item in reversed(ranked)}
     return tuple(item for item in ranked if first[replace(item.tile, num_stages=1)] is item)
 
 
 def _lost(cost: Cost, request: Request) -> str:
-    # Kernels in float64 run in the interpreter, which knows no limits.
-    return "" if request.dtype == "float64" else _misfit(cost, request.target)
+    # float64 kernels run in the interpreter, which has no limits.
+    return "" if request.dtype == "float64" else _excess(cost, request.target)
 
 
-def _misfit(cost: Cost, target: Target) -> str:
+def _excess(cost: Cost, target: Target) -> str:
     if cost.shared_bytes > target.shared_bytes:
         return f"needs {cost.shared_bytes} B of shared memory, {target.name} has {target.shared_bytes}"
     return ""
 
 
 def does_not_fit(kernel: Structure, request: Request) -> DoesNotFit:
-    """The error for a kernel whose smallest tile is too large: which bytes, and which head dim would fit."""
+    """The error for a kernel whose smallest tile exceeds the shared memory, with the head dim that would fit."""
     target, item = request.target, DTYPE_BYTES[request.dtype]
     tiles = candidates(kernel, request.dtype, target, request.length)
     smallest = min(tiles, key=lambda tile: shared_bytes(kernel, request.extents, request.dtype, tile, target))
     total = shared_bytes(kernel, request.extents, request.dtype, smallest, target)
     names = {axis: columns(request.extents[axis]) for axis in kernel.features}
-    kept = sum(smallest.resident * names[axis] * item for axis in kernel.resident_tiles)
+    resident = sum(smallest.resident * names[axis] * item for axis in kernel.resident_tiles)
     fitting = _largest_extent(kernel, request, smallest)
     extents = ", ".join(f"{axis} = {length}" for axis, length in request.dims if axis in names)
     return DoesNotFit(
-        f"the kernel {kernel.role} does not fit {target.name} at {extents} in {request.dtype}: its smallest tile "
-        f"({smallest}) needs {total} bytes of shared memory, {kept} for what it keeps and {total - kept} for what it streams; "
-        f"a program may have {target.shared_bytes}",
-        remedy=f"Feature extents up to {fitting} fit" + (", and a 2-byte dtype halves the need." if item > 2 else "."),
+        f"{kernel.role} does not fit {target.name} at {extents} in {request.dtype}: its smallest tile ({smallest}) needs {total} bytes "
+        f"of shared memory, {resident} for resident and {total - resident} for streamed tiles; a program may have {target.shared_bytes}",
+        remedy=f"Head dims up to {fitting} fit" + (", and a 2-byte dtype halves the need." if item > 2 else "."),
     )
 
 

@@ -1,7 +1,7 @@
-"""Which tiles a kernel may have on a target, before anything is priced.
+"""The search space: legal tiles of a kernel on a target, in a fixed order.
 
-Gives `TileSchedule`s in a fixed order. Legal means that Triton takes them and that no warp stands idle by construction; whether they fit
-memory and registers is for `cost` to say. Length classes decide nothing but the extents that are worth trying.
+Legal means that Triton accepts them and that no warp is redundant by construction; whether they fit memory and registers is for `cost`.
+The length class only restricts the extents worth trying.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ LengthClass = Literal["decode", "short", "long"]
 DECODE_TOKENS = 16
 SHORT_TOKENS = 512
 _STAGES = (1, 2, 3, 4)
-# A tile of the matrix units with asynchronous operands is 64 rows high.
+# An asynchronous product (wgmma, tcgen05) has at least 64 rows.
 WIDE_ROWS = 64
-# NVIDIA's products in fp32 and fp64 are unrolled into single multiply-adds, so that larger tiles only make the code longer.
+# On NVIDIA, dots in fp32 and fp64 are unrolled into FMAs, so that larger tiles only lengthen the code.
 _SCALAR_BLOCKS = (16, 32)
 
 
 def length_class(q_len: int, kv_len: int) -> LengthClass:
-    """The class of a call: a few queries against a cache, sequences too short to fill a GPU, and the rest.
+    """The length class of a call: decode (few queries against a cache), short (too short to fill a GPU), or long.
 
     Args:
         q_len: queries, in tokens.
@@ -43,11 +43,11 @@ def candidates(structure: Structure, dtype: str, target: Target, length: LengthC
     Args:
         structure: of the kernel.
         dtype: of its tensors.
-        target: where it shall run.
-        length: class of the lengths it is for.
+        target: where it runs.
+        length: the length class.
     """
     if structure.combines_splits:
-        # Nothing but its rows and parts keep programs apart: the more of both stand side by side, the sooner it ends.
+        # Parallel over rows and splits only: one row a program and wide tiles of splits end soonest.
         yield from (TileSchedule(1, streamed, 4, 1) for streamed in (64, 32, 16))
         return
     if not structure.streams:
@@ -75,11 +75,10 @@ def alternate_tiles(structure: Structure, dtype: str, target: Target, length: Le
 
 
 def _forms(structure: Structure, tile: TileSchedule, dtype: str, target: Target) -> Iterator[dict[str, bool]]:
-    """Forms of a kernel that are worth trying. Going ahead helps where products run beside other instructions of the same warps, and
-    leaves registers for it only where descriptors fetch tiles. Before or behind the maximum is the same work, and only machine code shows
-    which of the two the assembler overlaps."""
+    """Forms of a kernel worth trying. Software pipelining helps where products are asynchronous, and leaves enough registers only with
+    TMA loads. Issuing prefetched dots before or after the maximum is the same work; only SASS shows which of the two ptxas overlaps."""
     yield {}
-    if target.has_tma and uses_wide_units(tile, dtype, target) and target.matrix_unit == "wgmma" and structure.rows:
+    if target.has_tma and uses_wide_units(tile, dtype, target) and target.matrix_unit == "wgmma" and structure.dense_rows:
         yield {"tma": True}
         if structure.prefetched:
             yield {"pipe": True, "tma": True}
@@ -88,28 +87,28 @@ def _forms(structure: Structure, tile: TileSchedule, dtype: str, target: Target)
 
 
 def uses_wide_units(tile: TileSchedule, dtype: str, target: Target) -> bool:
-    """Whether products read their operands from shared memory (wgmma, tcgen05) instead of registers."""
+    """Whether dots are asynchronous with operands in shared memory (wgmma, tcgen05)."""
     return target.matrix_unit in ("wgmma", "tcgen05") and tile.resident >= WIDE_ROWS and DTYPE_BYTES[dtype] == 2
 
 
 def _resident(structure: Structure, scalar: bool, length: LengthClass) -> tuple[int, ...]:
-    by_rows = structure.by_rows
-    if length == "decode" and by_rows:
+    queries_resident = structure.queries_resident
+    if length == "decode" and queries_resident:
         return (16,)
     if scalar:
         return _SCALAR_BLOCKS
-    return (64, 32, 16) if length == "short" and by_rows else tuple(block for block in BLOCKS if block <= 128)
+    return (64, 32, 16) if length == "short" and queries_resident else tuple(block for block in BLOCKS if block <= 128)
 
 
 def _streamed(structure: Structure, scalar: bool, length: LengthClass) -> tuple[int, ...]:
-    if length == "decode" and not structure.by_rows:
+    if length == "decode" and not structure.queries_resident:
         return (16,)
     return _SCALAR_BLOCKS if scalar else tuple(block for block in BLOCKS if block <= 128)
 
 
 def _idle(resident: int, streamed: int, warps: int, scalar: bool) -> bool:
-    """Whether warps would repeat each other's work however they stand: a warp takes at least 16 rows and 8 columns, and the narrowest
-    tile for 8 warps is left to the price. Tiles of 64 rows and more may have asynchronous products, whose warps share columns."""
+    """Whether warps repeat each other's work in any layout: a warp takes at least 16 rows and 8 columns. The narrowest tile for 8 warps
+    is left to the cost model; tiles of 64 rows and more may use asynchronous products, whose warps share columns."""
     if scalar or resident >= WIDE_ROWS:
         return False
     return streamed < 32 or (warps == 8 and resident < 32 and streamed < 64)

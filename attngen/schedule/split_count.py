@@ -1,24 +1,23 @@
-"""Into how many parts a stream is divided, so that few programs fill a device.
+"""num_splits of split-KV: how many CTAs share the KV loop of a call with few queries.
 
-A call with few queries has a program for each head of keys, and some of 132 multiprocessors would wait. Its programs are multiplied until
-there are about two for each, which then load beside each other, as long as a part keeps a few tiles of keys: what it stores and another
-kernel merges is then little beside what it reads.
+Such a call has one CTA for each KV head, too few for 132 SMs. Splits are added up to about two CTAs an SM, as long as each keeps a few KV
+tiles, so that the partial results it stores for the combine kernel are small beside the keys it reads.
 """
 
 from __future__ import annotations
 
 WAVES = 2
-"""Programs for each multiprocessor, at most."""
+"""CTAs for each SM, at most."""
 PART_KEYS = 256
-"""Keys of a part, at least: two tiles of 128. A sixteenth of what they take is what a part stores for 16 rows."""
+"""Keys of a split, at least: two tiles of 128. The partial results of 16 rows are a sixteenth of their bytes."""
 
 
 def part_count(programs: int, keys: int, sms: int) -> int:
-    """Parts of a stream; 1 where dividing it gains nothing.
+    """num_splits; 1 where splitting gains nothing.
 
     Args:
-        programs: of the undivided grid.
-        keys: positions along the stream.
-        sms: multiprocessors of the device.
+        programs: CTAs of the grid without splits.
+        keys: positions of the loop axis.
+        sms: of the device.
     """
     return max(1, min(WAVES * sms // max(programs, 1), keys // PART_KEYS))

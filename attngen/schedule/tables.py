@@ -1,7 +1,7 @@
-"""What real compilers made of kernels: the committed table behind every choice, and its loader.
+"""The committed table of compiled kernels, on which choices rest, and its loader.
 
 `table.json` is written by `benchmarks/schedules/measure.py` and holds one row for each kernel structure, dtype, target and length class.
-Rows are frozen and sorted; a table never changes while a process runs.
+Rows are frozen and sorted; the table is immutable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from attngen.errors import InternalError
 from attngen.schedule.tile_schedule import TileSchedule, parse_tile
 
-# Whose rows stand in where there are none: the same instructions with the same limits or lower ones.
+# Related targets and dtypes whose rows are used where there are none: the same instructions with the same limits or lower ones.
 _ARCHS = {"sm89": "sm86", "gfx950": "gfx942"}
 _DTYPES = {"float16": "bfloat16"}
 _PATH = Path(__file__).with_name("table.json")
@@ -26,7 +26,7 @@ class Measured:
     """One compiled kernel.
 
     `structure` is `Structure.key` of the kernel and `special`, `simple` its `Structure.arithmetic`; `dims` are the extents compiled.
-    Registers and spilled bytes are per thread, spills add loads and stores; `loop_spill_bytes` are those of one turn of the main loop.
+    Registers and spilled bytes are per thread, loads plus stores; `loop_spill_bytes` are those of one iteration of the main loop.
     `rank` is "chosen", or "no spill" for the first clean tile where the chosen one spills.
     """
 
@@ -49,18 +49,18 @@ class Measured:
 
     @property
     def schedule(self) -> TileSchedule:
-        """The tile, read back."""
+        """The tile, parsed."""
         return parse_tile(self.tile)
 
     @property
     def case(self) -> tuple[str, str, str, str, str, int, int]:
-        """What was compiled, apart from the tile."""
+        """All that was compiled except the tile."""
         return (self.arch, self.dtype, self.length, self.structure, self.dims, self.special, self.simple)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows in order, with a look-up by what decides a tile."""
+    """Sorted rows with a look-up by structure and arithmetic."""
 
     rows: tuple[Measured, ...]
 
@@ -68,8 +68,8 @@ class Table:
         """The chosen row of a structure, None where nothing was measured.
 
         Args:
-            arch, dtype, length, structure: as in `Measured`; rows of a sister stand in where there are none.
-            arithmetic: its special and simple operations; where no row has them, that with the nearest stands in.
+            arch, dtype, length, structure: as in `Measured`; a related target or dtype is used where there is no row.
+            arithmetic: `Structure.arithmetic`; the row with the nearest is returned.
         """
         special, simple = arithmetic
         for where in dict.fromkeys((a, d) for a in (arch, _ARCHS.get(arch, arch)) for d in (dtype, _DTYPES.get(dtype, dtype))):
@@ -79,14 +79,14 @@ class Table:
         return None
 
     def alternative(self, row: Measured) -> Measured | None:
-        """The clean tile recorded beside a chosen one that spills."""
+        """The tile without spills recorded beside a chosen one that spills."""
         where = row.case
         return next((item for item in self.rows if item.rank == "no spill" and item.case == where), None)
 
 
 @functools.lru_cache(maxsize=4)
 def _index(table: Table) -> dict[tuple[str, str, str, str], tuple[Measured, ...]]:
-    """Chosen rows by structure; where several extents share a padded tile, the largest stands for all."""
+    """Chosen rows by structure; of extents that share a padded tile, the largest represents all."""
     chosen = (row for row in table.rows if row.rank == "chosen")
     largest: dict[tuple[object, ...], Measured] = {}
     for row in sorted(chosen, key=lambda row: [int(extent) for extent in row.dims.split(",")]):
@@ -103,7 +103,7 @@ def table() -> Table:
     """The committed table.
 
     Raises:
-        InternalError: the file is missing or damaged, which only a broken installation can cause.
+        InternalError: the file is missing or damaged, as in a broken installation.
     """
     try:
         return read(_PATH.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""Schedules: how large the tiles of a kernel are and with how many warps and stages it runs.
+"""Schedules: tile extents, number of warps, number of stages and form of each kernel.
 
-Gives frozen values that check themselves. A `TileSchedule` belongs to one kernel, a `ModuleSchedule` holds one for every role of a module.
-Both have a text form that parses back, for keys and for `explain`. Nothing here knows what fits a target; `space` and `cost` do.
+Frozen values, validated on construction. A `TileSchedule` belongs to one kernel, a `ModuleSchedule` holds one for every role of a module.
+Both print as text that parses back, for keys and for `explain`. Whether a schedule fits a target is for `space` and `cost`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from attngen.kernel.partition import Kernel
 from attngen.targets.table import Target
 
 BLOCKS = (16, 32, 64, 128, 256)
-MERGED_ROWS = (1, 2, 4, 8)
-"""Rows of a tile, besides `BLOCKS`, of a kernel that merges the states of parts: no matrix product asks for more."""
+COMBINE_ROWS = (1, 2, 4, 8)
+"""Resident extents, besides `BLOCKS`, of the split-KV combine kernel, which has no dots."""
 WARPS = (1, 2, 4, 8, 16)
 STAGES = (1, 2, 3, 4, 5, 6)
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 FIELDS = ("resident", "streamed", "num_warps", "num_stages")
 FLAGS = ("pipe", "late", "tma")
 _SWITCHES = (*FLAGS, *ALTERNATES)
-"""What a user sets to True or False, in small letters."""
+"""The boolean values of schedules."""
 _LEGAL = {
-    "resident": (*MERGED_ROWS, *BLOCKS),
+    "resident": (*COMBINE_ROWS, *BLOCKS),
     "streamed": BLOCKS,
     "num_warps": WARPS,
     "num_stages": STAGES,
@@ -43,9 +43,11 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class TileSchedule:
-    """Tile extents in positions, `streamed` None for a kernel without a stream, and the form of the kernel: `pipe` forms the products of
-    the next tile beside the weights of this one, `late` those behind its maximum, `tma` fetches tiles by descriptors; `alternate` is the
-    flag of an alternate kernel, "" for the plain one. `str` gives "128x64,w8,s2,pipe,tma"."""
+    """Tile extents in positions (`streamed` None without a loop) and the form of the kernel. `str` gives "128x64,w8,s2,pipe,tma".
+
+    `pipe` software-pipelines: the dots of the next iteration are issued in this one, with `late` after its maximum. `tma` loads tiles by
+    tensor descriptors. `alternate` is the flag of an alternate kernel, "" for the plain one.
+    """
 
     resident: int
     streamed: int | None
@@ -67,19 +69,19 @@ class TileSchedule:
                     remedy=f"{field} is one of {', '.join(map(str, _LEGAL[field]))}.",
                 )
         if self.late and not self.pipe:
-            raise ScheduleError("late=True says where products of the next tile are formed, and without pipe none are", remedy="Set both.")
+            raise ScheduleError("late=True places the prefetched dots, which a kernel without pipe=True does not have", remedy="Set both.")
         if self.alternate:
             self._check_alternate()
 
     def _check_alternate(self) -> None:
         if self.alternate not in ALTERNATES:
             known = ", ".join(ALTERNATES)
-            raise ScheduleError(f"{self.alternate!r} is no alternate kernel", remedy=f"alternate is one of {known}, or empty.")
+            raise ScheduleError(f"{self.alternate!r} is not an alternate kernel", remedy=f"alternate is one of {known}, or empty.")
         fields = ALTERNATES[self.alternate].fields
         wrong = [f"{field}={getattr(self, field)}" for field, value in fields.items() if getattr(self, field) != value]
         if wrong:
             legal = ", ".join(f"{field}={value}" for field, value in fields.items())
-            raise ScheduleError(f"{self.alternate}=True does not go with {', '.join(wrong)}", remedy=f"That form has {legal}.")
+            raise ScheduleError(f"{self.alternate}=True excludes {', '.join(wrong)}", remedy=f"It requires {legal}.")
 
     def __str__(self) -> str:
         tile = f"{self.resident}" if self.streamed is None else f"{self.resident}x{self.streamed}"
@@ -87,12 +89,12 @@ class TileSchedule:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Those that are set, and that of the alternate kernel."""
+        """The flags that are set, then that of the alternate kernel."""
         return (*(flag for flag in FLAGS if getattr(self, flag)), *([self.alternate] if self.alternate else ()))
 
 
 def _is_legal(field: str, value: object) -> bool:
-    """A bool is an int to Python, and True is no number of warps."""
+    """Types are compared exactly, since True is an int."""
     return type(value) is (bool if field in _SWITCHES else int) and value in _LEGAL[field]
 
 
@@ -118,20 +120,20 @@ class ModuleSchedule:
 
     @property
     def alternates(self) -> frozenset[str]:
-        """Flags of the alternate kernels that some role has."""
+        """Flags of the alternate kernels in use."""
         return frozenset(tile.alternate for _, tile in self.tiles if tile.alternate)
 
     def replace(self, changes: Mapping[str, TileSchedule]) -> ModuleSchedule:
-        """The schedule with other tiles for some roles."""
+        """The schedule with the tiles of some roles replaced."""
         for role in changes:
             self[role]
         return ModuleSchedule(tuple((role, changes.get(role, tile)) for role, tile in self.tiles))
 
     def as_tiles(self, kernels: Iterable[Kernel]) -> dict[str, dict[str, int]]:
-        """What the host functions of an emitted module take as `tiles`.
+        """The `tiles` argument of an emitted module's host functions.
 
         Args:
-            kernels: the module's kernels; their axes name the blocks.
+            kernels: of the module; their axes name the blocks.
 
         Returns:
             For each role `BLOCK_<RESIDENT AXIS>`, `BLOCK_<STREAMED AXIS>` (positions), `num_warps`, `num_stages`, and the flags
@@ -158,7 +160,7 @@ def parse_tile(text: str) -> TileSchedule:
     """
     found = _TEXT.fullmatch(text)
     if found is None:
-        raise ScheduleError(f"{text!r} is not the text of a schedule", remedy='It looks like "128x64,w8,s2": tile, warps, stages.')
+        raise ScheduleError(f"{text!r} is not the text of a schedule", remedy='Write tile, warps and stages: "128x64,w8,s2".')
     streamed = found["streamed"]
     return TileSchedule(
         int(found["resident"]),
@@ -178,22 +180,22 @@ def parse_schedule(text: str) -> ModuleSchedule:
     """
     pairs = [item.partition("=") for item in text.split()]
     if any(not middle for _, middle, _ in pairs):
-        raise ScheduleError(f"{text!r} is not the text of a schedule", remedy='It looks like "forward=128x64,w8,s2 backward_rows=...".')
+        raise ScheduleError(f"{text!r} is not the text of a schedule", remedy='Write roles and tiles: "forward=128x64,w8,s2 ...".')
     return ModuleSchedule(tuple((role, parse_tile(tile)) for role, _, tile in pairs))
 
 
-# ---- what a user may override
+# ---- overrides by the user
 
 
 def override(chosen: ModuleSchedule, facts: Iterable[KernelFacts], given: object) -> ModuleSchedule:
-    """Put a user's `schedule=` over a choice.
+    """Apply a user's `schedule=` to a chosen schedule.
 
     Args:
-        chosen: what stands where the user says nothing.
+        chosen: the defaults.
         facts: of the module's kernels.
-        given: role -> values, or values for all kernels at once. Values are `BLOCK_M`-like names of the kernel's own axes,
-            `num_warps`, `num_stages`, and `PIPE`, `LATE`, `TMA` and alternates, in capitals, of kernels that have these forms, False of all
-            others; those left out stay as chosen, but that `LATE` goes with `PIPE`, and an alternate brings what it needs.
+        given: role -> values, or values for all kernels. Values are `BLOCK_<AXIS>` for the kernel's own axes, `num_warps`, `num_stages`,
+            and `PIPE`, `LATE`, `TMA` and alternates, in capitals, for kernels that have these forms (other kernels accept False). Values
+            left out stay as chosen, except that PIPE=False clears LATE and that an alternate sets the values it requires.
 
     Raises:
         ScheduleError: an unknown role or name, an illegal value; the message lists the legal ones.
@@ -226,7 +228,7 @@ def override(chosen: ModuleSchedule, facts: Iterable[KernelFacts], given: object
 
 
 def check_roles(given: object, roles: Iterable[str]) -> None:
-    """Refuse what no kernel of a variant is called, before any is built.
+    """Refuse a role that no kernel of a variant has, before any is built.
 
     Args:
         given: a user's `schedule=`.
@@ -248,7 +250,7 @@ def _mapping(given: object, what: str, roles: tuple[str, ...]) -> Mapping[object
 
 
 def _names(facts: KernelFacts) -> dict[str, str]:
-    """Legal names of a kernel's values, and the fields they set."""
+    """Names of a kernel's values, with the fields they set."""
     kernel = facts.kernel
     names = {f"BLOCK_{kernel.resident.upper()}": "resident"}
     if kernel.streamed is not None:
@@ -258,8 +260,8 @@ def _names(facts: KernelFacts) -> dict[str, str]:
 
 
 def forms(facts: KernelFacts) -> tuple[str, ...]:
-    """The flags that a kernel knows: `pipe` where products can go ahead, `late` where a maximum is taken of them, `tma` where whole rows
-    of matrices stream, and those of the alternates that it has."""
+    """The flags a kernel supports: `pipe` with prefetchable dots, `late` if a running maximum depends on them, `tma` with dense streamed
+    rows, and those of its alternates."""
     late = bool(facts.prefetched and facts.kernel.gauges)
     known = {"pipe": bool(facts.prefetched), "late": late, "tma": bool(facts.dense_rows)}
     return (*(flag for flag in FLAGS if known[flag]), *facts.alternates)
@@ -290,22 +292,22 @@ def _changed(kernel: KernelFacts, tile: TileSchedule, values: Mapping[object, ob
 
 
 def _is_plain(name: object, value: object) -> bool:
-    """Whether a value asks for the plain form, which a kernel without another one has."""
+    """Whether a value switches a form off, which is legal for every kernel."""
     return value is False and name in {flag.upper() for flag in _SWITCHES}
 
 
 def _refuse_ineligible(alternate: AlternateKernel, kernel: KernelFacts, values: Mapping[object, object]) -> None:
-    """Say why a kernel has no such alternate, if it is asked for."""
+    """Raise with the reason if an alternate is set for a kernel without it."""
     name, why = alternate.flag.upper(), kernel.ineligible[alternate.flag]
     if why and values.get(name) is True:
         raise ScheduleError(f"{kernel.role} has no {alternate.title}: {why}", remedy=f"Leave {name} out of schedule=.")
 
 
 def check_alternates(schedule: ModuleSchedule, dims: Mapping[str, int], dtype: str, target: Target) -> None:
-    """Hold the alternate kernels of a schedule against what they shall run with.
+    """Check the head dims, dtype and target of the alternate kernels of a schedule.
 
     Raises:
-        ScheduleError: one does not run with these lengths, dtype or target.
+        ScheduleError: one does not support them.
     """
     for flag in sorted(schedule.alternates):
         ALTERNATES[flag].check(dims, dtype, target)

@@ -1,9 +1,8 @@
-"""What a GPU said about tiles: tables of timed winners, looked up before anything that was only compiled.
+"""Tables of tuned tiles, timed on a GPU, which take precedence over compiled measurements.
 
-A row holds the tile that was fastest for one kernel structure, arithmetic, dtype, target and class of lengths, with the tile that would
-have been taken otherwise. Two tables are asked, in this order: the user's own, which `attngen tune` writes into the cache folder, and
-`tuned.json` beside this file, which ships. Rows of another format are no rows. Times do not carry over to another target, dtype or
-number of operations, so only exact matches count.
+A row holds the fastest tile for one kernel structure, arithmetic, dtype, target and length class, with the default tile it replaces. The
+user's table, written to the cache folder by `attngen tune`, precedes the shipped `tuned.json` beside this file. Files of another format
+version count as empty. Times do not carry over to another target, dtype or number of operations, so only exact matches count.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from attngen.errors import InternalError
 from attngen.facts.work import Structure
 from attngen.schedule.tile_schedule import TileSchedule, parse_tile
 
-# Raise it when the meaning of a column or the way of timing changes: older files are then read as empty.
+# Raised when the meaning of a column or the way of timing changes; older files then count as empty.
 FORMAT_VERSION = 1
 FILE_NAME = "tuned.json"
 _SHIPPED = Path(__file__).with_name(FILE_NAME)
@@ -29,8 +28,8 @@ class Tuned:
     """One kernel's fastest tile.
 
     `structure` is `Structure.key` of the kernel, `special` and `simple` its `Structure.arithmetic`, `dims` the extents that were timed.
-    `call_us` is the median time of a call of the module in which only this tile was varied; `usual` is the tile that stands without this
-    row and `usual_us` the time with it, None if it did not run. `tried` counts the tiles that ran.
+    `call_us` is the median time of a call of the module in which only this tile was varied; `usual` is the default tile and `usual_us`
+    its time, None if it did not run. `tried` counts the tiles that ran.
     """
 
     arch: str
@@ -50,12 +49,12 @@ class Tuned:
 
     @property
     def schedule(self) -> TileSchedule:
-        """The tile, read back."""
+        """The tile, parsed."""
         return parse_tile(self.tile)
 
     @property
     def case(self) -> tuple[str, str, str, str, int, int]:
-        """What the row answers for."""
+        """The look-up key of the row."""
         return (self.arch, self.dtype, self.length, self.structure, self.special, self.simple)
 
 
@@ -66,20 +65,20 @@ class TunedTable:
     rows: tuple[Tuned, ...] = ()
 
     def find(self, arch: str, dtype: str, length: str, kernel: Structure, extents: dict[str, int]) -> Tuned | None:
-        """The row of exactly this kernel, None where it was not timed."""
+        """The row of this exact kernel, None where it was not timed."""
         return _index(self).get((arch, dtype, length, kernel.key(extents), *kernel.arithmetic))
 
     def without_alternates(self) -> TunedTable:
-        """Without rows of alternate kernels."""
+        """The table without rows of alternate kernels."""
         return TunedTable(tuple(row for row in self.rows if not row.schedule.alternate))
 
     def over(self, other: TunedTable) -> TunedTable:
-        """Both tables; where both have a row, this one's."""
+        """Both tables merged, with precedence for this one."""
         return table_of((*other.rows, *self.rows))
 
 
 def table_of(rows: Iterable[Tuned]) -> TunedTable:
-    """A table of these rows; of several for one case the last one stands."""
+    """A table of these rows; the last one for a case wins."""
     return TunedTable(tuple(sorted({row.case: row for row in rows}.values())))
 
 
@@ -93,7 +92,7 @@ def shipped() -> TunedTable:
     """The table that ships with this version.
 
     Raises:
-        InternalError: the file is missing or damaged, which only a broken installation can cause.
+        InternalError: the file is missing or damaged, as in a broken installation.
     """
     try:
         return read(_SHIPPED.read_text(encoding="utf-8"))
@@ -102,10 +101,10 @@ def shipped() -> TunedTable:
 
 
 def read(text: str) -> TunedTable:
-    """A table from its text; empty if it is of another format.
+    """A table from its text; empty if of another format version.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no table. ScheduleError: a row holds no tile.
+        ValueError, TypeError, KeyError: it is no table. ScheduleError: a row has no legal tile.
     """
     content = json.loads(text)
     if sorted(content) != ["columns", "rows", "version"]:

@@ -36,12 +36,12 @@ def show(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KernelSummary:
-    """One kernel: the axis that stays, the one that passes, what programs are spread over and sum over, its steps, where it looks."""
+    """One kernel: the axis of its resident tile, its loop axis, its grid, what a program sums over, its steps, the tiles it visits."""
 
     role: str
-    stays: str
-    passes: str | None
-    programs_over: tuple[str, ...]
+    resident: str
+    streamed: str | None
+    grid: tuple[str, ...]
     sums_over: tuple[str, ...]
     stores: tuple[str, ...]
     steps: tuple[str, ...]
@@ -49,10 +49,10 @@ class KernelSummary:
 
     def lines(self, *, full: bool) -> list[str]:
         """As text; `full` has the steps too."""
-        moves = f"{self.stays} stays" if self.passes is None else f"{self.stays} stays, {self.passes} passes"
-        loops = f", summing over {', '.join(self.sums_over)}" if self.sums_over else ""
-        lines = [f"{self.role}: {', '.join(self.stores)}; {moves}; programs over {', '.join(self.programs_over)}{loops}"]
-        lines += [f"  {self.visits}"] if self.passes is not None else []
+        loops = [*self.sums_over, *([self.streamed] if self.streamed is not None else [])]
+        loop = f"; loop over {', '.join(loops)}" if loops else ""
+        lines = [f"{self.role}: {', '.join(self.stores)}; parallel over {', '.join(self.grid)} and tiles of {self.resident}{loop}"]
+        lines += [f"  {self.visits}"] if self.streamed is not None else []
         return [*lines, *(f"  {step}" for step in self.steps)] if full else lines
 
 
@@ -61,9 +61,9 @@ def summary(facts: KernelFacts) -> KernelSummary:
     kernel = facts.kernel
     return KernelSummary(
         role=kernel.role,
-        stays=kernel.resident,
-        passes=kernel.streamed,
-        programs_over=kernel.grid,
+        resident=kernel.resident,
+        streamed=kernel.streamed,
+        grid=kernel.grid,
         sums_over=kernel.loops,
         stores=kernel.outputs,
         steps=tuple(str(step) for step in kernel.steps),
@@ -77,7 +77,7 @@ def facts_lines(facts: KernelFacts) -> list[str]:
     lines = {
         "loop": facts.visits,
         "guards": ", ".join(f"{name} where {print_expr(guard)}" for name, guard in facts.guards.items() if guard is not None),
-        "zero where their guard fails": ", ".join(facts.patchy),
+        "zero where their guard fails": ", ".join(facts.dots_to_zero),
         "prefetched dots": ", ".join(facts.prefetched),
         "rows of matrices": ", ".join(facts.dense_rows),
         **{f"no {ALTERNATES[flag].title}": why for flag, why in facts.ineligible.items()},

@@ -1,7 +1,4 @@
-"""Checks of what each step of the pipeline gives, for `ATTNGEN_VERIFY`: its Form, as far as it can be told from the value alone.
-
-A rule that is broken here is a bug of attngen, whatever the user wrote.
-"""
+"""Checks of the Form of each pipeline step's result, for `ATTNGEN_VERIFY`. A broken rule is a bug of attngen, whatever the user wrote."""
 
 from __future__ import annotations
 
@@ -35,29 +32,30 @@ from attngen.transform.autodiff.differentiate import Backward
 from attngen.transform.streaming.gauges import Streamed
 
 _CARRIED = ("sum", "max")
-"""What one pass can carry."""
+"""Reductions that one pass can accumulate."""
 
 
 class StepsForm(Form):
-    """Steps that mean something: names, reads, axes and kinds as in TracedForm. A gradient cascade may have no outputs."""
+    """Well-formed steps: names, reads, axes and kinds as in TracedForm. A gradient cascade may have no outputs."""
 
     rules = (names_are_unique, inputs_are_consistent, reads_are_earlier, axes_are_bound, kinds_are_right)
 
 
 class GradientForm(Form):
-    """What `differentiate` and `hoist` give: steps of which each is needed for an output."""
+    """The output of `differentiate` and `factor`: StepsForm with live steps only."""
 
     rules = (*StepsForm.rules, steps_are_live)
 
 
 def verify_step(name: str, value: object) -> None:
-    """Hold the result of a step against the Form that it gives.
+    """Check the Form of a step's result.
 
     Args:
-        name: of the step, as the pipeline calls it. value: its result.
+        name: the pipeline's name of the step.
+        value: its result.
 
     Raises:
-        InternalError: it has another Form.
+        InternalError: the result lacks the Form.
     """
     try:
         STEPS[name](value)
@@ -67,11 +65,10 @@ def verify_step(name: str, value: object) -> None:
 
 
 def verify_streamed(streamed: Streamed) -> None:
-    """StreamingForm: one pass over the streamed axis is enough.
+    """StreamingForm: one pass over the streamed axis suffices.
 
-    A reduction over it is a sum, or a maximum that is asked for. A step along it, or a reduction over it, reads no finished value: none
-    that a reduction over it has a part in; and a gauge only where it is the weight or the offset of one. What the kernels carry and what
-    the backward reads of a gauge is finished.
+    A reduction over it is a sum, or a maximum that is a value. A step along it, or a reduction over it, reads no finished value (one that
+    depends on a reduction over it), and a gauge only as its weight or offset. Accumulators, and the row value of each gauge, are finished.
 
     Raises:
         MalformedCascade: naming the step.
@@ -98,8 +95,8 @@ def verify_streamed(streamed: Streamed) -> None:
 
 
 def verify_backward(backward: Backward) -> None:
-    """The forward is in StreamingForm; cotangents are inputs of the gradient cascade, saved values are steps of the forward and inputs of
-    that cascade, or read by nothing in it; what gradients are made of are its outputs.
+    """The forward is in StreamingForm; cotangents are inputs of the gradient cascade, saved values are steps of the forward, and the steps
+    of gradients are outputs.
 
     Raises:
         MalformedCascade: naming what is missing.
@@ -170,7 +167,7 @@ def verify_facts(facts: tuple[KernelFacts, ...]) -> None:
             raise MalformedCascade(f"{where} have the work of {item.work.role}")
         if set(item.guards) != steps:
             raise MalformedCascade(f"{where} have guards of {_names(set(item.guards) ^ steps)}, or lack them")
-        foreign = {*item.patchy, *item.prefetched} - steps | set(item.dense_rows) - inputs
+        foreign = {*item.dots_to_zero, *item.prefetched} - steps | set(item.dense_rows) - inputs
         if foreign:
             raise MalformedCascade(f"{where} speak of {_names(foreign)}, which the kernel lacks")
         if (item.ranges is None) != (kernel.streamed is None) or (item.listed and item.ranges is None):

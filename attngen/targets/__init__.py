@@ -1,1 +1,1 @@
-"""What is known about the GPUs that kernels are built for."""
+"""Facts about the GPU architectures that kernels are compiled for."""

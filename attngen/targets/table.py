@@ -1,8 +1,7 @@
-"""What is known about each GPU architecture that kernels can be built for.
+"""The table of target architectures.
 
-Gives frozen `Target` values from a fixed table, by name or by compute capability. Limits (shared memory, registers, threads) hold for every
-part of the architecture; rates and counts hold for the one part that `part` names and serve to rank schedules, never to forbid one.
-Nothing here asks a device.
+Gives frozen `Target` values by name or compute capability. Limits (shared memory, registers, threads) hold for every part of an
+architecture; rates and counts are those of the part named by `part` and only rank schedules. No device is queried.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ class Target:
     """One architecture. An SM is a compute unit on AMD's GPUs, and a register is 32 bits wide.
 
     `bf16_flops_per_clock` counts dense multiply-adds as two and accumulates in fp32; `exp2_per_clock` is the rate of the special function
-    unit; both are per SM. `clock_mhz` is the clock at which the vendor states the peak. `matrix_depth` is the length that the widest
-    16-bit instruction of the matrix unit sums over, where shorter sums take another one with another layout of its operands.
+    unit; both are per SM. `clock_mhz` is the clock at which the vendor states the peak. `matrix_depth` is the K extent of the widest
+    16-bit instruction of the matrix unit; dots with a shorter K use another one with another operand layout.
     """
 
     name: str
@@ -115,6 +114,6 @@ def from_capability(major: int, minor: int) -> Target:
     """The target of an NVIDIA device of compute capability `major.minor`, as `torch.cuda.get_device_capability` reports it.
 
     Raises:
-        UnknownArch: for a capability that is not in the table; a kernel of a neighbour would not load, or would be tuned for another chip.
+        UnknownArch: a capability that is not in the table; kernels for a neighbouring one would not load, or be tuned for another chip.
     """
     return get(f"sm{10 * major + minor}")

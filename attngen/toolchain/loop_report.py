@@ -107,7 +107,7 @@ def work_of(structure: Structure, lengths: Mapping[str, int], dtype: str, tile: 
         tile: its schedule.
     """
     pairs = tile.resident * (tile.streamed or 0)
-    width = sum(lengths[axis] for axis in (*structure.dots, *structure.carried, *structure.atomic_adds)) + structure.folded
+    width = sum(lengths[axis] for axis in (*structure.dots, *structure.carried, *structure.atomic_adds)) + structure.bias_columns
     passing = (tile.streamed or 0) * sum(columns(lengths[axis]) for axis in structure.streamed_tiles)
     again = tile.resident * sum(columns(lengths[axis]) for axis in structure.reloaded_tiles)
     return Work(2 * pairs * width, (passing + again) * DTYPE_BYTES[dtype])

@@ -16,7 +16,7 @@ from attngen.emit.params import Memory, Param
 from attngen.errors import CompileFailed
 from attngen.interpreter.triton_api import tl
 from attngen.ir.cascade import Input
-from attngen.kernel.feature_tiles import pieces
+from attngen.kernel.feature_tiles import tile_widths
 from attngen.kernel.partition import Kernel
 from attngen.pipeline import Source
 from attngen.schedule.choose import Choice, Request
@@ -82,7 +82,7 @@ def compile_job(task: Task) -> CompileJob:
     accumulator = tl.float64 if request.dtype == "float64" else tl.float32
     values: dict[str, object] = {**blocks, "DTYPE": _TYPES[request.dtype][1], "ACC": accumulator}
     for axis, length in request.dims:
-        values |= {f"DIM_{axis.upper()}": length, **dict(zip(emitted.source.shapes.constants(axis), pieces(length), strict=False))}
+        values |= {f"DIM_{axis.upper()}": length, **dict(zip(emitted.source.shapes.constants(axis), tile_widths(length), strict=False))}
     more: dict[str, object] = {str(name): bool(blocks.get(str(name), False)) for name in lowered.context.flags}
     name, num_warps = lowered.context.name, tile.num_warps
     if tile.alternate:

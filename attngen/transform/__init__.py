@@ -1,1 +1,1 @@
-"""Cascade to cascade: canonical form, one-pass form, derivatives."""
+"""Passes from cascade to cascade: canonical form, one-pass form, gradients, token layouts."""

@@ -1,11 +1,11 @@
-"""TracedForm to CanonicalForm: masks become predicates, equal steps are shared, dead steps go.
+"""TracedForm to CanonicalForm: mask lifting, CSE and dead step elimination.
 
-A mask says which contributions exist, so it moves to the step's predicate, in whatever way it is written (`attngen.ir.masks`), and
-spreads to whatever reads the step. Nothing downstream ever computes with minus infinity.
+Masks, however spelled, are lifted to the predicates of their steps (`attngen.ir.masks`) and propagated to all readers, so later passes
+never compute with minus infinity.
 
 CanonicalForm: bodies are folded; every step is read at its own axes; every step carries the predicates of all it reads.
 
-Not done here: algebra across steps (that is `streaming`), and any rewriting of scores.
+Not done here: algebra across steps (`streaming`) and rewriting of scores.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def canonicalize(cascade: Cascade) -> Cascade:
 
 
 def _fold(step: Einsum) -> Einsum:
-    """Rebuild the body through the folding constructors."""
+    """Constant folding, by rebuilding the body with the constructors of `build`."""
 
     def rule(node: Expr) -> Expr | None:
         return build.apply(node.op, *node.args) if isinstance(node, Apply) else None
@@ -52,15 +52,15 @@ def _fold(step: Einsum) -> Einsum:
 
 
 def _check_reads(cascade: Cascade) -> None:
-    """Only inputs may be gathered: a value in the middle of a kernel has no address."""
+    """Refuse gathers from computed values: within a kernel these have no address."""
     own = {step.name: build.read(step.name, step.axes).at for step in cascade.steps}
     for step in cascade.steps:
         for read in (*reads(step.body), *reads(step.where)):
             if read.tensor in own and read.at != own[read.tensor]:
                 raise AxisError(
-                    f"{step.called} reads {spell(read, cascade.steps)}, which is computed here and can only be read at its own axes",
+                    f"{step.called} reads {spell(read, cascade.steps)}, a computed value that can only be read at its own axes",
                     loc=step.loc,
-                    remedy="Pass the tensor as an input to read it at other positions, or compute it again along the other axes.",
+                    remedy="Pass the tensor as an input to read it at other positions, or recompute it along the other axes.",
                 )
 
 
@@ -68,7 +68,7 @@ def _check_reads(cascade: Cascade) -> None:
 
 
 def _spread(cascade: Cascade) -> Cascade:
-    """A value computed from a missing one is missing: predicates travel along pointwise reads, and reductions end them."""
+    """Propagate predicates along pointwise reads, up to reductions: a value computed from a masked one is masked."""
     exists: dict[str, Expr | None] = {}
     steps: list[Einsum] = []
     for step in cascade.steps:
@@ -80,10 +80,10 @@ def _spread(cascade: Cascade) -> Cascade:
 
 
 def _check_sums(cascade: Cascade) -> None:
-    """Sums of values under different masks.
+    """Refuse sums of weights under different masks.
 
-    A missing score stands for minus infinity, which stays missing whatever is added. A missing weight stands for 0: where only one of
-    two weights is missing their sum is the other, which no predicate can say.
+    A masked score means minus infinity, which absorbs any addend. A masked weight means 0: if only one of two is masked, their sum is the
+    other, which no predicate expresses.
     """
     exists = guards(cascade)
     scores = {name for step in cascade.steps if step.reduce in ("max", "logsumexp") for name in names_read(step.body)}
@@ -109,7 +109,7 @@ def _check_sum(node: Apply, step: Einsum, exists: Guards, weights: set[str], ste
 
 
 def _is_weight(expr: Expr, exists: Guards, weights: set[str]) -> bool:
-    """Whether a missing value of this expression stands for 0, not for minus infinity."""
+    """Whether a masked value of this expression means 0, not minus infinity."""
     if any(read.tensor in weights for read in reads(expr)):
         return True
     return any(node.op in _ENDS_AT_ZERO and known(node, exists) is not None for node in _pointwise(expr))
@@ -120,7 +120,7 @@ def _pointwise(expr: Expr) -> Iterator[Apply]:
 
 
 def _root(expr: Expr) -> str:
-    """The operation that gives a value its form, below scales."""
+    """The outermost operation, below constant scales."""
     match expr:
         case Apply(op="mul" | "div", args=(a, Const())) | Apply(op="mul", args=(Const(), a)):
             return _root(a)
@@ -130,11 +130,11 @@ def _root(expr: Expr) -> str:
             return ""
 
 
-# ---- sharing
+# ---- CSE
 
 
 def share(cascade: Cascade) -> Cascade:
-    """One step for equal definitions; later reads go to the first."""
+    """CSE of steps: later reads go to the first of several equal definitions."""
     alias: dict[str, str] = {}
     seen: dict[tuple[object, ...], str] = {}
     kept: list[Einsum] = []

@@ -1,4 +1,4 @@
-"""Shorter sums: copies are read through, products are factored, and what a sum does not sum over leaves it.
+"""Factoring of sums: copy propagation, and factors that are invariant along the reduced axis hoisted out of the sum.
 
     ds[m,n] = dx[m,n] * scale                       dq_sum[m,d] = sum[n] dx[m,n] * k[n,d]
     dq[m,d] = sum[n] ds[m,n] * k[n,d]      ->       dq[m,d]     = dq_sum[m,d] * scale
@@ -8,7 +8,7 @@
 
     ds[m,n] = dx[m,n] * y[m,n] * scale     ->       ds_part[m,n] = dx[m,n] * y[m,n], and so on
 
-One multiplication an element becomes one a row, and sums that differ by such a factor become one matrix product.
+One multiplication per element becomes one per row, and sums that differ by such a factor become one dot.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def factor(cascade: Cascade, features: tuple[str, ...] = ()) -> Cascade:
 
     Args:
         cascade: the gradients.
-        features: axes whose sums are matrix products, and come before all others.
+        features: the feature axes; sums over them become dots, formed before sums over other axes.
     """
-    cascade = _scales_apart(_products_first(_through_copies(cascade), features))
+    cascade = _scales_apart(_dots_apart(_through_copies(cascade), features))
     short = _shorten(cascade, lambda factor: True)
     if not _keeps_existence(cascade, short):
-        # A factor that does not exist everywhere would take elements of a sum away that another value is added to.
+        # Hoisting a masked factor would mask the whole sum where another term is added.
         exists = guards(cascade)
         short = _shorten(cascade, lambda factor: known(factor, exists) is None)
     short = share(short)
@@ -62,25 +62,25 @@ def _through_copies(cascade: Cascade) -> Cascade:
     return replace(cascade, steps=tuple(steps))
 
 
-def _products_first(cascade: Cascade, features: tuple[str, ...]) -> Cascade:
-    """Sums over features and other axes as two: of a product of more than two factors a tile holds no element, but it does of its parts."""
+def _dots_apart(cascade: Cascade, features: tuple[str, ...]) -> Cascade:
+    """Split sums over features and other axes: a dot over the features, then a sum of its tile over the other axes."""
     names = Names(cascade)
     steps: list[Einsum] = []
     for step in cascade.steps:
         inner = tuple(axis for axis in step.over if axis in features)
         outer = tuple(axis for axis in step.over if axis not in inner)
         if step.reduce == "sum" and inner and outer and not set(free_axes(step.where)) & set(inner):
-            found = [_apart(term, step, inner, names) for term in _terms(step.body, step, {})]
+            found = [_dot(term, step, inner, names) for term in _terms(step.body, step, {})]
             if all(item is not None for item in found):
-                parts = [item for item in found if item is not None]
-                steps += [part for part, _ in parts]
-                step = replace(step, body=build.total([body for _, body in parts]), over=outer)
+                dots = [item for item in found if item is not None]
+                steps += [dot for dot, _ in dots]
+                step = replace(step, body=build.total([body for _, body in dots]), over=outer)
         steps.append(step)
     return replace(cascade, steps=tuple(steps))
 
 
-def _apart(term: _Term, step: Einsum, inner: tuple[str, ...], names: Names) -> tuple[Einsum, Expr] | None:
-    """The sum over features of the factors that have them, and what is left to sum; None where both are of one side, or nothing is left."""
+def _dot(term: _Term, step: Einsum, inner: tuple[str, ...], names: Names) -> tuple[Einsum, Expr] | None:
+    """The dot of the factors along the features, and the remaining body; None if either is empty, or a factor lacks a feature axis."""
     wide = tuple(factor for factor in term.factors if set(free_axes(factor)) & set(inner))
     rest = tuple(factor for factor in term.factors if factor not in wide)
     if not wide or not rest or not all(set(inner) <= set(free_axes(factor)) for factor in wide):
@@ -100,7 +100,7 @@ def _shorten(cascade: Cascade, may_leave: Callable[[Expr], bool]) -> Cascade:
 
 
 def _scales_apart(cascade: Cascade) -> Cascade:
-    """A product of several wide factors and some narrow ones as two steps, so that sums can look through the narrow ones."""
+    """Split products into a step of full-rank factors and a step of narrow ones, so that sums can hoist the narrow ones."""
     names = Names(cascade)
     steps: list[Einsum] = []
     for step in cascade.steps:
@@ -116,12 +116,12 @@ def _scales_apart(cascade: Cascade) -> Cascade:
 
 
 def _adds_no_mask(step: Einsum, exists: Guards) -> bool:
-    """Whether a step exists wherever what it reads does: its own predicate says nothing new."""
+    """Whether the predicate of a step is implied by the guards of its reads."""
     return without(step.where, mask_of(known(step.body, exists))) is None
 
 
 def _keeps_existence(before: Cascade, after: Cascade) -> bool:
-    """Whether outputs and sums of values exist where they did. A product may exist in fewer places: it would be 0 in the others."""
+    """Whether outputs and sums have unchanged guards. A product may exist at fewer elements: it is 0 at the others."""
     was, now = guards(before), guards(after)
     sums = [step for step in before.steps if not _is_product(step.body)]
     outputs = [name for name in before.outputs if name in was]
@@ -150,51 +150,50 @@ def _shortened(step: Einsum, products: dict[str, Expr], names: Names, may_leave:
     if len(terms) > 1 and not _common(terms) and _is_one_side(terms):
         return [step]
 
-    def leaves(term: _Term) -> tuple[Expr, ...]:
-        """The factors that the sum does not vary along; not all of them, or nothing would be left to sum."""
+    def invariant(term: _Term) -> tuple[Expr, ...]:
+        """The factors invariant along the reduced axes; () if all are, so that the sum keeps a body."""
         outside = tuple(factor for factor in term.factors if not set(free_axes(factor)) & set(step.over) and may_leave(factor))
         return outside if len(outside) < len(term.factors) else ()
 
-    pieces = [_piece(group, leaves) for group in _groups(terms, leaves)]
-    ((outside, coefficient, body), *more) = pieces
+    found = [_hoisted(group, invariant) for group in _groups(terms, invariant)]
+    ((outside, coefficient, body), *more) = found
     if not more and not outside and coefficient == 1.0:
         return [replace(step, body=body)]
     sums: list[Einsum] = []
     result: Expr = build.ZERO
-    for outside, coefficient, body in pieces:
+    for outside, coefficient, body in found:
         part = replace(step, name=names.fresh(f"{step.name}_sum"), body=body)
         sums.append(part)
         result = build.add(result, build.mul(build.read(part.name, step.axes), product(outside, coefficient)))
     return [*sums, replace(step, body=result, reduce=None, over=(), where=None)]
 
 
-def _groups(terms: list[_Term], leaves: Callable[[_Term], tuple[Expr, ...]]) -> list[list[_Term]]:
-    """Terms that one sum can add: all of them if they differ on one side of a product only, or else those with the same outside factors,
-    or else each by itself."""
+def _groups(terms: list[_Term], invariant: Callable[[_Term], tuple[Expr, ...]]) -> list[list[_Term]]:
+    """Terms to add in one sum: all if they differ in one operand only, else those with equal invariant factors, else each alone."""
     if _is_one_side([_without(term, _common(terms)) for term in terms]):
         return [terms]
     groups: dict[frozenset[tuple[Expr, int]], list[_Term]] = {}
     for term in terms:
-        groups.setdefault(bag(leaves(term)), []).append(term)
+        groups.setdefault(bag(invariant(term)), []).append(term)
     if len(groups) > 1:
-        return [part for group in groups.values() for part in _groups(group, leaves)]
+        return [part for group in groups.values() for part in _groups(group, invariant)]
     return [[term] for term in terms]
 
 
-def _piece(terms: list[_Term], leaves: Callable[[_Term], tuple[Expr, ...]]) -> tuple[tuple[Expr, ...], float, Expr]:
-    """One sum: factors that leave it, its coefficient, and what it sums."""
+def _hoisted(terms: list[_Term], invariant: Callable[[_Term], tuple[Expr, ...]]) -> tuple[tuple[Expr, ...], float, Expr]:
+    """One sum: its hoisted factors, its coefficient and its body."""
     if len(terms) == 1:
-        outside = leaves(terms[0])
+        outside = invariant(terms[0])
         return outside, terms[0].coefficient, product(_without(terms[0], outside).factors)
     common = _common(terms)
     rest = build.total([product(term.factors, term.coefficient) for term in (_without(term, common) for term in terms)])
     whole = _Term(1.0, (*common, rest))
-    outside = leaves(whole)
+    outside = invariant(whole)
     return outside, 1.0, product(_without(whole, outside).factors)
 
 
 def _merged(terms: list[_Term]) -> list[_Term]:
-    """Terms with equal factors added."""
+    """Terms with equal factors merged."""
     found: dict[frozenset[tuple[Expr, int]], _Term] = {}
     for term in terms:
         key = bag(term.factors)
@@ -211,7 +210,7 @@ def _common(terms: list[_Term]) -> tuple[Expr, ...]:
 
 
 def _is_one_side(terms: list[_Term]) -> bool:
-    """Whether a sum of terms varies along no more axes than a single one of its factors: it is one side of a product at most."""
+    """Whether a sum of terms varies along the axes of a single one of its factors, so that it can be one operand of a dot."""
     if len(terms) == 1:
         return True
     axes = [set(free_axes(factor)) for term in terms for factor in term.factors]
@@ -219,7 +218,7 @@ def _is_one_side(terms: list[_Term]) -> bool:
 
 
 def _terms(expr: Expr, step: Einsum, products: dict[str, Expr]) -> list[_Term]:
-    """Sum of products; pointwise products of earlier steps are looked through where they only scale what is summed."""
+    """A body as a sum of products; earlier pointwise steps that only scale a value are inlined."""
     match expr:
         case Apply(op="add", args=(a, b)):
             return [*_terms(a, step, products), *_terms(b, step, products)]
@@ -239,13 +238,13 @@ def _terms(expr: Expr, step: Einsum, products: dict[str, Expr]) -> list[_Term]:
 
 
 def _one_term(expr: Expr, step: Einsum, products: dict[str, Expr]) -> _Term:
-    """The expression as one product: a sum stays whole."""
+    """The expression as one product; a sum is one factor."""
     terms = _terms(expr, step, products)
     return terms[0] if len(terms) == 1 else _Term(1.0, (expr,))
 
 
 def _only_scales(body: Expr) -> bool:
-    """Whether the product is one read times factors that are constant along something the read varies along."""
+    """Whether the product is one read times factors that vary along fewer axes."""
     *others, widest = sorted(_plain_factors(body), key=lambda factor: len(free_axes(factor)))
     return isinstance(widest, Read) and all(len(free_axes(factor)) < len(free_axes(widest)) for factor in others)
 

@@ -1,1 +1,1 @@
-"""Tiles by the clock of the GPU at hand."""
+"""Tuning: tiles timed on the local GPU."""

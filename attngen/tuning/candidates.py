@@ -1,6 +1,6 @@
-"""Calls of a variant with values of its own, in which the tile of one kernel is on trial: what tuning times and checks.
+"""The calls that tuning times and checks: a variant on random inputs, with a candidate tile for one kernel.
 
-Nothing is loaded, drawn or run before an attempt is.
+Everything is lazy: nothing is loaded, drawn or run before the first attempt.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from attngen.schedule.choose import Request
 from attngen.schedule.space import alternate_tiles
 from attngen.schedule.tile_schedule import ModuleSchedule, TileSchedule
 
-# Of the root mean square: tiles sum in another order, and round products in the tensors' dtype.
+# Relative to the root mean square: tiles sum in another order, and round weights in the tensors' dtype.
 _DIFFERENCE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One tile of one kernel: `run` launches the call and gives what it computed, `right` is what the usual tiles gave."""
+    """A candidate tile of one kernel: `run` launches the call and gives its results, `right` gives those of the default tiles."""
 
     role: str
     tile: TileSchedule
@@ -36,34 +36,34 @@ class Attempt:
 
 
 def check_values(attempt: Attempt) -> None:
-    """Hold what a tile computes to what the usual one does.
+    """Compare the results of a candidate with those of the default tiles.
 
     Raises:
         CompileFailed: they differ by more than rounding.
     """
     found, right = attempt.run(), attempt.right()
     for name, value in found.items():
-        # Rows that attend to nothing have infinite statistics, which must be the same ones.
+        # Fully masked rows have infinite row statistics, which must be equal.
         difference = torch.where(value == right[name], 0.0, value.double() - right[name].double())
         allowed = _DIFFERENCE * _mean(right[name][right[name].isfinite()])
         if not _mean(difference) <= allowed:
-            raise CompileFailed(f"{attempt.role} with {attempt.tile} gives other values of {name} than the usual tile")
+            raise CompileFailed(f"{attempt.role} with {attempt.tile} gives other values of {name} than the default tile")
 
 
 def _mean(values: Tensor) -> float:
-    """Root mean square, 0 of nothing."""
+    """Root mean square; 0 for no values."""
     return float(values.double().square().mean().sqrt()) if values.numel() else 0.0
 
 
 class Calls:
-    """The calls of one module with values of its own, made when the first of them runs."""
+    """The calls of one module on random inputs, created when the first one runs."""
 
     def __init__(
         self, kernels: Kernels, captures: Mapping[str, Any], request: Request, extents: Mapping[str, int], device: torch.device
     ) -> None:
         self.kernels, self.captures, self.request, self.extents, self.device = kernels, captures, request, extents, device
         self.program = kernels.program
-        # Values are drawn and the module is loaded once, and not before something runs.
+        # Inputs and module are created once, on first use.
         self.inputs, self.module, self.given = cache(self._inputs), cache(self._module), cache(self._given)
         self.right = cache(self._run)
 
@@ -86,7 +86,7 @@ class Calls:
         return dict(zip(names, result if isinstance(result, tuple) else (result,), strict=True))
 
     def _given(self, usual: ModuleSchedule) -> list[Tensor]:
-        """What the backward takes besides the inputs: saved tensors and cotangents."""
+        """Arguments of the backward besides the inputs: saved state and cotangents."""
         assert self.program.backward is not None, "roles of a backward come from one"
         steps = self._forward(usual.as_tiles(self.program.kernels))
         generator = torch.Generator(self.device).manual_seed(1)

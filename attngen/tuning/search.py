@@ -1,10 +1,9 @@
-"""Tiles by the clock: the scheduler's leaders for each kernel of a variant, run on the GPU at hand.
+"""Tunes the kernels of a variant: times the scheduler's best candidates on the local GPU.
 
-Takes the `Kernels` of a variant, gives `Tuned` rows. The forward and the backward are timed as whole calls in which the tile of one kernel
-varies and the others stand; kernels are taken one after the other. Lengths fill several waves of programs, one set for each class of
-lengths. A tile must give the values that the usual one gives before it is timed. Each row is handed out as soon as it is known, and
-alternate kernels come last, for they may never have run on a GPU: a tile may hang, or take the device with it. The clock is an argument, so
-that tests need no GPU.
+Takes the `Kernels` of a variant, gives `Tuned` rows. Forward and backward are timed as whole calls in which only the tile of one kernel
+varies, one kernel after the other. Lengths fill several waves, one set for each length class. A candidate must reproduce the results of the
+default tile before it is timed. Each row is reported at once, and alternate kernels come last, for they may never have run on a GPU: a tile
+may hang or crash the device. The clock is an argument, so that tests need no GPU.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from attngen.tuning.candidates import Attempt, Calls, check_values
 from attngen.tuning.timing import answers, gpu_milliseconds
 
 LENGTHS: Mapping[LengthClass, tuple[int, int]] = {"long": (4096, 4096), "short": (512, 512), "decode": (1, 8192)}
-"""Queries and keys that stand for a class."""
+"""Queries and keys that represent a length class."""
 WAVES = 8
-"""So many times a program for each SM, or more, so that the last wave weighs little."""
+"""Programs for each SM, at least, so that the last wave is negligible."""
 MARGIN = 0.02
-"""A tile that is faster than the usual one by less than this share does not replace it."""
+"""The share by which a tile must be faster than the default one to replace it."""
 _SMALLEST_GRID = 2
 
 Clock = Callable[[Attempt], float]
-"""Milliseconds of an attempt; raises where it does not run or computes something else."""
+"""Milliseconds of an attempt; raises if it fails or gives other results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The winners, the tiles that did not run, and remarks on classes of lengths that were left out."""
+    """The winners, the tiles that did not run, and notes on omitted length classes."""
 
     rows: tuple[Tuned, ...]
     lost: tuple[Lost, ...]
@@ -64,7 +63,7 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is tuned on which device. `name` is the device's, `triton` its version."""
+    """The target and device of a tuning. `name` is the device's, `triton` the version of Triton."""
 
     target: Target
     device: torch.device
@@ -74,10 +73,10 @@ class Setting:
 
 
 def gpu_clock(attempt: Attempt) -> float:
-    """Check the values once, then time.
+    """Check the results once, then time.
 
     Raises:
-        CompileFailed: the tile computes something else than the usual one does.
+        CompileFailed: the results differ from those of the default tiles.
     """
     check_values(attempt)
     return gpu_milliseconds(attempt.run)
@@ -98,21 +97,21 @@ def tune_kernels(
     keep: Callable[[Tuned], object] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
-    """Time the leaders of every kernel, and the tiles of alternate kernels after all of them.
+    """Time the best candidates of every kernel, and after all of them the tiles of alternate kernels.
 
     Args:
         programs: of the variant.
         captures: values of the captured inputs, on any device.
         features: lengths of the feature axes.
         dtype: of the arguments, by its short name.
-        setting: where it runs.
-        classes: of lengths.
+        setting: target and device.
+        classes: length classes.
         clock: times one attempt.
-        keep: called with each row as soon as it is known; a later one of the same kernel and class takes its place.
+        keep: called with each row at once; a later row of the same kernel and class replaces it.
         progress: called with one line for each row.
 
     Raises:
-        CompileFailed: no tile of a kernel runs. DoesNotFit: none fits. DeviceLost: a tile took the device with it.
+        CompileFailed: no tile of a kernel runs. DoesNotFit: none fits. DeviceLost: a tile crashed the device.
     """
     kernels = programs.kernels(ProgramKey(dtype))
     rows: dict[tuple[str, str], Tuned] = {}
@@ -129,7 +128,7 @@ def tune_kernels(
     for length in classes:
         extents = filled(kernels, captures, features, length, setting.target)
         if extents is None:
-            notes.append(f"{length}: left out, captured tensors are too short for {' x '.join(map(str, LENGTHS[length]))} tokens")
+            notes.append(f"{length}: omitted, captured tensors are too short for {' x '.join(map(str, LENGTHS[length]))} tokens")
             continue
         request = Request(tuple(features.items()), dtype, setting.target, length)
         for form, roles in _forms(programs.forms(dtype)):
@@ -148,7 +147,7 @@ def tune_kernels(
 
 
 def _forms(forms: Sequence[Kernels]) -> Iterator[tuple[Kernels, frozenset[str]]]:
-    """The split backward and the fused one, each with the kernels that the one before it has not."""
+    """The split and the fused backward, each with the roles to tune: all, and those only the fused one has."""
     known: frozenset[str] = frozenset()
     for kernels in forms:
         mine = frozenset(kernel.role for kernel in kernels.program.kernels)
@@ -159,7 +158,7 @@ def _forms(forms: Sequence[Kernels]) -> Iterator[tuple[Kernels, frozenset[str]]]
 def filled(
     kernels: Kernels, captures: Mapping[str, Any], features: Mapping[str, int], length: LengthClass, target: Target
 ) -> dict[str, int] | None:
-    """A length for every axis that fills the target; None where captured tensors keep sequences out of the class."""
+    """Lengths of all axes that fill the target; None where captured tensors are too short for the length class."""
     cascade, streamed = kernels.program.cascade, kernels.program.streamed
     sequences = dict(zip((streamed.resident, streamed.streamed), LENGTHS[length], strict=True))
     grid = [
@@ -187,7 +186,7 @@ def _product(lengths: Mapping[str, int], axes: Sequence[str]) -> int:
 
 @dataclass
 class _Timed:
-    """One kernel for one class of lengths, with the times of its tiles; those of kernels before it stand in `schedule` as found."""
+    """One kernel for one length class, with the times of its tiles; `schedule` has the winners of the kernels before it."""
 
     kernel: Structure
     request: Request
@@ -198,24 +197,24 @@ class _Timed:
 
     @property
     def winner(self) -> TileSchedule:
-        """Of the tiles so far."""
+        """The best of the tiles so far."""
         return winner(self.times, self.usual.schedule[self.kernel.role])
 
     def time(self, tiles: Sequence[TileSchedule], setting: Setting, clock: Clock) -> list[Lost]:
-        """Time more tiles; gives those that did not run.
+        """Time more tiles; returns those that did not run.
 
         Raises:
-            CompileFailed: none has run. DeviceLost: the device does not answer after one that failed.
+            CompileFailed: none has run. DeviceLost: the device does not respond after a failure.
         """
         role, lost, first = self.kernel.role, list[Lost](), None
         for tile in tiles:
             try:
                 self.times[tile] = clock(self.calls.attempt(role, tile, self.schedule, self.usual.schedule))
-            except Exception as error:  # a tile may fail in any way; what failed is reported
+            except Exception as error:  # a tile may fail in any way; failures are reported
                 why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 if not answers(setting.device):
-                    rule = f"{setting.name} does not answer after {role} with {tile}, {self.request.length}: {why}"
-                    raise DeviceLost(rule, remedy="What was found before is kept; --length and --leaders leave tiles out.") from error
+                    rule = f"{setting.name} does not respond after {role} with {tile}, {self.request.length}: {why}"
+                    raise DeviceLost(rule, remedy="Earlier results are kept; skip tiles with --length and --leaders.") from error
                 first = first or error
                 lost.append(Lost(role, self.request.length, tile, why))
         if not self.times:
@@ -223,12 +222,12 @@ class _Timed:
         return lost
 
     def row(self, setting: Setting) -> Tuned:
-        """What is kept of it."""
+        """The row for the table."""
         return _row(self.kernel, self.request, self.times, self.winner, self.usual.schedule[self.kernel.role], setting)
 
 
 def leaders(kernel: Structure, usual: Choice, request: Request, count: int) -> tuple[TileSchedule, ...]:
-    """Tiles worth running: the usual one, what stands beside it in the table, its fallback, the first of the ranking."""
+    """Candidates to time: the default tile, its alternative in the table, its fallback, the first of the ranking."""
     reason = next(reason for reason in usual.reasons if reason.role == kernel.role)
     beside = [reason.alternative.schedule] if reason.alternative is not None else []
     beside += [reason.fallback] if reason.fallback is not None else []
@@ -237,14 +236,14 @@ def leaders(kernel: Structure, usual: Choice, request: Request, count: int) -> t
 
 
 def _alternates(kernel: Structure, request: Request) -> tuple[TileSchedule, ...]:
-    """Tiles of alternate kernels that fit, which nothing but a clock chooses."""
+    """Tiles of alternate kernels that fit; only tuning chooses them."""
     limit = request.target.shared_bytes
     tiles = alternate_tiles(kernel, request.dtype, request.target, request.length)
     return tuple(tile for tile in tiles if shared_bytes(kernel, request.extents, request.dtype, tile, request.target) <= limit)
 
 
 def winner(times: Mapping[TileSchedule, float], usual: TileSchedule) -> TileSchedule:
-    """The fastest tile, or the usual one where it is hardly slower."""
+    """The fastest tile, or the default one if it is slower by less than `MARGIN`."""
     fastest = min(times, key=lambda tile: times[tile])
     return usual if usual in times and times[fastest] >= (1 - MARGIN) * times[usual] else fastest
 

@@ -1,7 +1,4 @@
-"""How long a call takes on a GPU: medians of single calls between events, each with a cold L2.
-
-Gives milliseconds. Nothing here knows what is timed. Without a GPU it refuses.
-"""
+"""GPU timing: the median of single calls between events, each with a cold L2, in milliseconds."""
 
 from __future__ import annotations
 
@@ -12,24 +9,24 @@ import torch
 
 from attngen.errors import NoDevice
 
-# Larger than the L2 of every part in the table of targets, so that writing it evicts what the last call left.
+# Larger than the L2 of every target, so that writing it evicts the data of the last call.
 _EVICTING_BYTES = 256 * 2**20
 _WARMUP_MS, _TIMED_MS = 25.0, 100.0
 _FEWEST, _MOST = 5, 100
 
 
 def need_device(what: str) -> None:
-    """Refuse where there is no GPU.
+    """Require a GPU.
 
     Raises:
-        NoDevice: saying what needs one.
+        NoDevice: there is none; names what needs it.
     """
     if not torch.cuda.is_available():
-        raise NoDevice(f"{what} needs a GPU, and PyTorch sees none here", remedy="Run it on the machine whose kernels are meant.")
+        raise NoDevice(f"{what} needs a GPU, and PyTorch sees none here", remedy="Run it on the target machine.")
 
 
 def answers(device: torch.device) -> bool:
-    """Whether a device still computes for this process: after some errors every later call fails."""
+    """Whether a device still works in this process: after some errors every later call fails."""
     try:
         return float(torch.ones(1, device=device).sum()) == 1.0
     except Exception:
@@ -37,11 +34,11 @@ def answers(device: torch.device) -> bool:
 
 
 def gpu_milliseconds(run: Callable[[], object], *, timed_ms: float = _TIMED_MS) -> float:
-    """The median time of a call, launches included where they are what takes the time.
+    """The median time of a call, launch overhead included where it dominates.
 
     Args:
-        run: launches work on the current stream; it was called before, so that nothing is compiled meanwhile.
-        timed_ms: about how long to measure for, after a quarter as long of warm-up.
+        run: launches work on the current stream; called before, so that nothing is compiled while timing.
+        timed_ms: the approximate measuring time, after a quarter of it for warm-up.
 
     Raises:
         NoDevice: there is no GPU.

@@ -1,4 +1,4 @@
-"""`attngen.tune`: which tiles are fastest, asked of the GPU at hand and kept for later."""
+"""`attngen.tune`: times candidate tiles on the local GPU and stores the fastest."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ def tune(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
-    """Time the scheduler's leaders for every kernel of a variant, forward and backward, and keep each winner as soon as it is known.
+    """Time the scheduler's best candidates for every kernel of a variant, forward and backward, and store each winner at once.
 
     Args:
-        spec: the variant; its captured tensors should be as long as they are in use.
+        spec: the variant; its captured tensors should have the lengths of real use.
         arch: the target, which must be the device's; None is the device's.
         dtype, head_dim: of the arguments.
-        lengths: classes of lengths, of "long", "short" and "decode".
-        leaders: how many tiles of the scheduler's ranking are timed, besides the one that is usual and what stands beside it.
-        out: the table to write to; by default the user's own, in the cache folder, which later processes look up before anything else.
+        lengths: length classes, of "long", "short" and "decode".
+        leaders: how many candidates of the ranking are timed, besides the default tile, its alternative and its fallback.
+        out: the table to write to; by default the user's own, in the cache folder, which takes precedence in later processes.
         progress: called with one line for each winner.
 
     Returns:
-        The winners, the tiles that did not run, and what was left out. Variants that this process has compiled keep their tiles.
+        The winners, the tiles that did not run, and the omissions. Variants that this process has compiled keep their tiles.
 
     Raises:
-        NoDevice: there is no GPU. ArchMismatch: it is another one. DeviceLost: a kernel took it along; what was kept before stays.
-        CacheError: the file to write to is there and is no such table. ArgumentError, DoesNotFit, CompileFailed.
+        NoDevice: there is no GPU. ArchMismatch: it is another one. DeviceLost: a kernel crashed the device; stored rows are kept.
+        CacheError: the file to write to is not such a table. ArgumentError, DoesNotFit, CompileFailed.
     """
     need_device("attngen tune")
     for name in lengths:
         if name not in LENGTHS:
-            raise ArgumentError(f"there is no class of lengths {name!r}", remedy=f"They are {', '.join(LENGTHS)}.")
+            raise ArgumentError(f"there is no length class {name!r}", remedy=f"Length classes are {', '.join(LENGTHS)}.")
     device, knobs = torch.device("cuda", torch.cuda.current_device()), Knobs.from_env()
     spec = best_order(spec, targets.get("sm90" if arch is None else arch))
     table = KernelTable(spec.cascade, spec.name, Options(arch), knobs)

@@ -4,9 +4,9 @@
     python -m benchmarks.gpu --sections forward mask  some of them
     python -m benchmarks.gpu --dry-run                the plan, on any machine
 
-Prints a table last, and writes JSON and pictures into benchmarks/results, and into $OUT where that is set. Sections share the budget; what
-does not fit is skipped and said; a new process goes on after a step that hangs. Exit code 1 if anybody computed something wrong or attngen
-failed, 2 if the machine lacks something.
+Prints a table last, and writes JSON and pictures into benchmarks/results, and into $OUT if set. Sections share the budget; steps without
+time left are skipped and reported; a new process continues after a step that hangs. Exit code 1 if any contender gave wrong results or
+attngen failed, 2 if the machine lacks something.
 """
 
 from __future__ import annotations

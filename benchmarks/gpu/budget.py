@@ -1,4 +1,4 @@
-"""Time that is kept: a budget for the run, a share of what is left for each section, an alarm and a watchdog for what hangs."""
+"""Time limits: a budget for the run, a share of the remaining time for each section, an alarm and a watchdog for hanging steps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Budget:
 
 
 def part_of(section: str, sections: Sequence[str], weights: Mapping[str, float]) -> float:
-    """The share of a section in what is left when it begins: what earlier ones did not use is divided anew."""
+    """The share of a section in the time left when it begins, so that unused time is redistributed."""
     coming = sections[sections.index(section) :]
     return weights[section] / sum(weights[name] for name in coming)
 

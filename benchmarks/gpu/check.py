@@ -1,6 +1,6 @@
-"""Whether a contender is right, before it is timed: its output and gradients on one head against float32.
+"""Checks a contender before it is timed: output and gradients of one head against float32.
 
-Memory that outputs are likely to get is filled with NaN before the checked call, so that what is never written shows.
+Memory that outputs are likely to get is filled with NaN before the checked call, so that unwritten elements show.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The device that is measured, as a value of functions, so that tests put another in its place."""
+"""The measured device, as a record of functions that tests can replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workloads as tensors and mods: what all contenders are given, and the same in float32 for one head, which they are held to.
+"""Workloads as tensors and mods, the inputs of all contenders, with a float32 reference for one head.
 
 A problem is one softmax over values, or several that share them, `(softmax(mod(q0 k0)) - factor1[h] softmax(mod(q1 k1)) - ...) v`, which
 covers every variant here.

@@ -1,4 +1,4 @@
-"""What one measurement says."""
+"""The result of one measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections, one after the other, within a budget: what fails is a row, what does not fit is skipped, and the rest goes on."""
+"""Runs the sections in sequence within a budget: a failure becomes a row, steps that do not fit are skipped, and the rest continues."""
 
 from __future__ import annotations
 

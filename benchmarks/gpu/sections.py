@@ -1,4 +1,4 @@
-"""The sections: what each measures of a problem, and in which order."""
+"""The sections: the measurements of a problem, in order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def memory(run: Run) -> Iterator[Row]:
 
 
 def mask(run: Run) -> Iterator[Row]:
-    """What a mask costs before attention starts."""
+    """The setup cost of a mask."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     from benchmarks.mask_setup import masks, prepared

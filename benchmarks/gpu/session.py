@@ -1,4 +1,4 @@
-"""One run of sections: results after each, and what is left to do where the device was lost on the way."""
+"""One run of sections: results after each, and the remaining ones after the loss of the device."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Session:
         return Report(self.machine.name, date, machine.versions(), budget_s, 0.0, None, None, (), ())
 
     def _run(self, state: State) -> Run:
-        """What shares are of is measured once, also when another process goes on."""
+        """The references of shares are measured once, even if another process continues."""
 
         def guard(seconds: float, row: Row) -> AbstractContextManager[None]:
             return self._watched(state, seconds, row)

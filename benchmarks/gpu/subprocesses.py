@@ -1,4 +1,4 @@
-"""Sections in processes of their own: the tests that need a GPU, and first calls with nothing in any cache.
+"""Sections in separate processes: the tests that need a GPU, and first calls with empty caches.
 
 Only processes started here are ended, with what they started.
 """

@@ -1,7 +1,7 @@
-"""What is measured, in the order of its worth: when the budget runs out, the rest is left.
+"""The workloads by priority: when the budget runs out, the rest is skipped.
 
-Plain values without torch, so that a plan is made at once on any machine. `problems` turns a workload into tensors and mods, `contenders`
-says who can run it.
+Plain values without torch, so that planning is fast on any machine. `problems` turns a workload into tensors and mods, `contenders` says
+who can run it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def grid() -> Iterator[Step]:
 
 
 def forward() -> Iterator[Step]:
-    """The grid; in its middle, and there for heads of 64, the warp-specialised form stands beside the usual one."""
+    """The grid; in its middle, and there for head dim 64, also the warp-specialised form."""
     middle = {Workload(variant, dims=(dim, dim)) for variant in _ONLY[SPECIALISED] for dim in GRID_DIMS}
     for step in grid():
         both = step.workload in middle and "attngen" in step.contenders
@@ -110,7 +110,7 @@ def forward() -> Iterator[Step]:
 
 
 def backward() -> Iterator[Step]:
-    """The same grid; in its middle and for other head dims the backward that is the same in every run stands beside the usual one."""
+    """The same grid; in its middle and for other head dims also the deterministic backward."""
     beside = {Workload(variant) for variant in GRID_VARIANTS} | {Workload("causal", dims=(64, 64)), *extras()}
     for step in grid():
         both = step.workload in beside and "attngen" in step.contenders

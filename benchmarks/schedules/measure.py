@@ -1,15 +1,13 @@
-"""Compile every kernel of plain attention and of the catalogue for every target, and write down which tile serves it best.
+"""Compile every kernel of plain attention and of the catalogue for every target, and record the best tile of each.
 
     python benchmarks/schedules/measure.py --arch sm90 --dtype bfloat16
     python benchmarks/schedules/measure.py --variant differential --dims 64 128
 
-For each kernel the candidates are taken in the order of the cost model. The first that fits shared memory, runs its wgmma
-asynchronously and spills nothing is chosen; where none of the first few does, the one that spills least. Where that one has warps
-compute the same products, one that computes them once and spills a little takes its place if it is cheaper. Where a kernel may take several
-forms, or the leader repeats products, what comes of it only shows in machine code, so the first few are all compiled and the one whose
-loops promise the least time is chosen. Rows go into
-`attngen/schedule/table.json` after every target and dtype; what stands there already is left alone unless `--again` is given.
-No GPU is needed. `report.py` makes the readable tables.
+For each kernel the candidates are taken in the order of the cost model. The first that fits shared memory, has asynchronous wgmma and does
+not spill is chosen; if none of the first few does, the one that spills least. If the warps of that one repeat dots, one without repeats and
+with few spills replaces it if it is cheaper. Where a kernel has several forms, or the leader repeats dots, only SASS tells, so the first
+few are all compiled and the one with the least predicted time of its loops is chosen. Rows go into `attngen/schedule/table.json` after
+every target and dtype; existing rows are kept unless `--again` is given. No GPU is needed. `report.py` makes the readable tables.
 """
 
 from __future__ import annotations
@@ -43,17 +41,17 @@ from attngen.toolchain.settle import Emitted, Task, compile_job, fault, row_of
 
 TABLE = Path(measured.__file__).with_name("table.json")
 DTYPES = ("bfloat16", "float16", "float32")
-# One extent of every kind of tile: exact, padded, in pieces, and two different ones.
+# One extent of every kind: exact, padded, in several feature tiles, and two different ones.
 DIMS = ("256", "192", "192,128", "576,512", "128", "96", "80", "64", "40", "32", "24", "16", "8")
-# A kernel of which several forms are compiled may spill this much outside of its loops. A backward may anyway, when the first clean tile is
-# predicted to take this much longer, and any kernel what is no fault when the best clean tile promises to, compiled.
+# Spills outside of the loops that are tolerated in a kernel with several compiled forms; in a backward, if the best other tile is predicted
+# to be `CLEAN_IS_TOO_SLOW` times as slow. A faultless tile may spill more if the best one is as much slower, compiled.
 TOLERATED_SPILL_BYTES = 32
 CLEAN_IS_TOO_SLOW = 1.25
-# A tile that spills outside of its loops has to be this much faster than one that does not.
+# A tile that spills outside of its loops must be this much faster than one that does not.
 SPILLING = 1.05
-# What a turn under masks takes counts so much beside one without: between tiles whose full loops are alike, the masked ones decide.
+# The weight of an iteration of the masked loop: it decides between tiles with equal full loops.
 MASKED_SHARE = 1 / 16
-# A tile counts as exact if warps repeat less than this of each other's work.
+# A tile counts as exact if warps repeat less work than this.
 REPEATED = 1.01
 
 
@@ -70,16 +68,16 @@ class Case:
     thorough: bool
 
     def clean(self) -> bool:
-        """Whether the last tile tried is as good as it gets."""
+        """Whether the last tile tried has no fault and no spills."""
         row = self.tried[-1][1] if self.tried else None
         return row is not None and not fault(row, self.request) and row.spill_bytes == 0
 
     def over(self) -> bool:
-        """Whether nothing is left to try."""
+        """Whether the search is finished."""
         return (self.clean() and not self.thorough) or not self.ranked or len(self.tried) >= self.attempts
 
     def rows(self) -> Iterator[Measured]:
-        """The chosen row, and the clean one if that is another."""
+        """The chosen row, and the one without spills if that is another."""
         fits = [(item, row, us) for item, row, us in self.tried if row.shared_bytes <= self.request.target.shared_bytes]
         if not fits:
             return
@@ -104,12 +102,12 @@ class Case:
         return bool(fault(row, self.request)), row.loop_spill_bytes, outside, us * (SPILLING if row.spill_bytes else 1)
 
     def _may_run(self, row: Measured) -> bool:
-        """Whether a tile would not be turned down for what it spills; those of one walk have a limit of their own."""
+        """Whether a tile has no fault; the fused backward has a limit of its own on spills."""
         kernel = next(kernel for kernel in self.emitted.source.program.kernels if kernel.role == self.role)
         return not fault(row, self.request) and (not kernel.atomic_adds or row.loop_spill_bytes <= SPILLED_BYTES)
 
     def _once(self, row: Measured) -> bool:
-        """Whether a tile has all its products formed once, and has no fault."""
+        """Whether a tile repeats no dots and has no fault."""
         request = self.request
         held = self.emitted.source.program.facts_of(self.role).work
         work = repeats(held, request.extents, request.dtype, row.schedule, request.target).products
@@ -170,7 +168,7 @@ def cases(requests: Sequence[Request], options: argparse.Namespace) -> Iterator[
                     print(f"{name} {kernel.role}: {error.rule}", file=sys.stderr)
                     continue
                 fitting = [item for item in ranked if item.cost.shared_bytes <= request.target.shared_bytes]
-                # Whether forms or repeated products are worth it shows in machine code only.
+                # Whether forms or repeated dots pay only shows in SASS.
                 leader = repeats(held, request.extents, request.dtype, fitting[0].tile, request.target).products if fitting else 1.0
                 thorough = leader > REPEATED or any(item.tile.tma for item in fitting)
                 yield Case(emitted, kernel.role, request, fitting, [], options.attempts, thorough)
@@ -180,7 +178,7 @@ _EMITTED: dict[tuple[str, str, Cuts], tuple[Emitted, ...]] = {}
 
 
 def _emit(name: str, request: Request) -> tuple[Emitted, ...]:
-    """The modules of a variant, one for each form of its backward, for a dtype and lengths that are cut alike, emitted once."""
+    """The modules of a variant, one for each form of its backward, for a dtype and one set of feature tiles, emitted once."""
     key = (name, request.dtype, cuts(request.extents))
     if key not in _EMITTED:
         spec = catalog.load(name)
@@ -197,7 +195,7 @@ def _emit(name: str, request: Request) -> tuple[Emitted, ...]:
 
 
 def run(todo: list[Case], workers: int) -> int:
-    """Try tiles until every case has its answer, write the rows; gives the number of compiles."""
+    """Compile tiles until every case is settled, write the rows; returns the number of compiles."""
     compiles = 0
     while pending := [case for case in todo if not case.over()]:
         items = [case.ranked.pop(0) for case in pending]
@@ -216,7 +214,7 @@ def run(todo: list[Case], workers: int) -> int:
 
 
 def _time(case: Case, item: Candidate, compiled: Compiled) -> float:
-    """What the compiled kernel promises to take, in microseconds."""
+    """The predicted time of the compiled kernel, in microseconds."""
     request, tile = case.request, item.tile
     held = case.emitted.source.program.facts_of(case.role).work
     work = work_of(held, request.extents, request.dtype, tile)
@@ -226,7 +224,7 @@ def _time(case: Case, item: Candidate, compiled: Compiled) -> float:
 
 
 def predict(variants: Iterable[str]) -> None:
-    """Predict shared memory anew for every row of these variants."""
+    """Update the predicted shared memory of every row of these variants."""
     rows = []
     for row in _read():
         first, *second = row.dims.split(",")

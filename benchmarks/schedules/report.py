@@ -1,4 +1,4 @@
-"""Turn the table of measured schedules into tables that people read.
+"""Print readable tables of the measured schedules.
 
 python benchmarks/schedules/report.py > benchmarks/schedules/results.md
 """
@@ -28,8 +28,8 @@ def main() -> None:
     rows = table().rows
     print("# Measured schedules\n")
     print("Written by `report.py` from `attngen/schedule/table.json`, which `measure.py` fills by compiling for each target.")
-    print("Registers and spilled bytes are per thread; `loop` is what one turn of the main loop moves.\n")
-    print(f"## Model of shared memory against the compiler, {len(rows)} kernels\n")
+    print("Registers and spilled bytes are per thread; `loop` is the spill traffic of one iteration of the main loop.\n")
+    print(f"## Predicted and compiled shared memory, {len(rows)} kernels\n")
     _print(("target", "kernels", "stages", "below", "most above, B", "most above, %"), _errors(rows))
     for arch in dict.fromkeys(item.name for item in target.TARGETS):
         mine = [row for row in rows if row.arch == arch and row.dims in SHOWN and row.dtype != "float16"]
@@ -37,7 +37,7 @@ def main() -> None:
             print(f"\n## {arch}\n")
             header = ("dtype", "head dims", "kernel", "tile", "registers", "spilled B", "loop B", "shared B", "predicted B", "")
             _print(header, _lines(mine))
-    print("\n## Heads of several pieces, and wide ones\n")
+    print("\n## Head dims of several feature tiles, and wide ones\n")
     print("`work` is how often the warps of a program compute each multiply-add of its products: 1.00 where each is computed once. Columns")
     print(
         "are exact: 96 is 64 + 32, 192 is 128 + 64, 576 is 512 + 64. Where `work` is more, the last column names the tile without repeated"
@@ -46,7 +46,7 @@ def main() -> None:
     print("streams is read more often, or products of the older instruction at half of the rate, or spills more once it is compiled.\n")
     _print(("target", "head dims", "kernel", "tile", "work", "registers", "spilled B", "loop B", "shared B", "once, at best"), _wide(rows))
     poor = [row for row in rows if row.rank == "chosen" and (row.loop_spill_bytes or row.serialized)]
-    print(f"\n## Chosen tiles that spill in their main loop or run wgmma one after the other: {len(poor)}\n")
+    print(f"\n## Chosen tiles that spill in their main loop or have serialised wgmma: {len(poor)}\n")
     _print(
         ("target", "dtype", "head dims", "kernel", "tile", "registers", "spilled B", "loop B", "serialised"), (_poor(row) for row in poor)
     )

@@ -1,1 +1,1 @@
-"""Figures of compiled kernels, read from their machine code without a GPU, and the check that none of them gets worse."""
+"""Figures of compiled kernels, read from SASS without a GPU, and a check against regressions."""

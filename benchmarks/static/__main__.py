@@ -1,7 +1,7 @@
-"""`python -m benchmarks.static`: record what kernels take, or check that nothing got worse.
+"""`python -m benchmarks.static`: record the resources of kernels, or check for regressions.
 
-No GPU is needed: kernels are compiled for sm90 and read. Without options every case is compiled, record.jsonl and results.md are renewed;
-options choose among the cases, and what they leave out stays as it was recorded. Exit code 1: something got worse.
+No GPU is needed: kernels are compiled for sm90 and their SASS is read. Without options every case is compiled, and record.jsonl and
+results.md are renewed; options select cases, and the others stay as recorded. Exit code 1: a regression.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured: the kernels of the catalogue, and those that they are held against. Compiles, and gives one row a kernel."""
+"""The cases: kernels of the catalogue and their baselines. Compiles, and gives one row for each kernel."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def measure(case: Case, roles: Collection[str] | None = None) -> tuple[Row, ...]
         return (_baseline(case, "forward", *_by_hand(one_pass.one_pass_kernel, case.name, head_dim)),)
     if case.source == "one loop in divided warps":
         job, tile = _by_hand(one_loop.one_loop_kernel, case.name, head_dim)
-        # Triton is given the warps of one group and makes three: one that loads, two that compute, whose loops are alike.
+        # Triton makes three groups from the given warps: one producer and two consumers with equal loops.
         row = _baseline(case, "forward", replace(job, num_warps=4), tile)
         return (replace(row, loops=row.loops[:1]),)
     found: list[Row] = []
@@ -117,7 +117,7 @@ def _emitted(case: Case, roles: Collection[str] | None) -> Iterator[Row]:
 
 
 def _baseline(case: Case, role: str, job: CompileJob, tile: TileSchedule) -> Row:
-    """A turn of the forward forms two products and fetches two tiles; one that sums dk and dv forms four and fetches two."""
+    """An iteration of the forward has two dots and loads two tiles; one of the dK/dV kernel has four dots and loads two."""
     compiled = compile_kernel(job)
     streamed, head_dim = tile.streamed or 0, int(case.head_dim)
     products = 2 if role == "forward" else 4

@@ -24,7 +24,7 @@ Role = Literal["forward", "backward_columns"]
 NAME = "flex_attention_kernel"
 BATCH, HEADS, LENGTH = 2, 16, 4096
 _H100 = (9, 0)
-# FlexAttention's default block of a mask, and what stands for no mask: one block that holds everything.
+# FlexAttention's default mask block, and its representation of no mask: one block of everything.
 _MASK_BLOCK, _WHOLE = 128, 1 << 30
 _LISTS = ("KV_NUM_BLKS", "KV_IDX", "FULL_KV_NUM_BLKS", "FULL_KV_IDX")
 _TENSORS: dict[Role, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""Variants besides the catalogue whose main loops are held to the same: mods of scores and masks, each without and with a causal mask.
+"""Further variants whose main loops are recorded: score and mask mods, each without and with a causal mask.
 
 Written as for FlexAttention; `catalog.load("benchmarks.static.mods:alibi")` traces one.
 """
@@ -62,7 +62,7 @@ def document_causal() -> Spec:
 
 
 def document_listed() -> Spec:
-    """The same by a comparison that tells nothing of where documents lie: tiles are visited by a list."""
+    """The same by a comparison without known document extents: tiles are visited by a tile list."""
     document = _DOCUMENT
 
     def same(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:

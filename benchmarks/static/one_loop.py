@@ -1,7 +1,7 @@
-"""The one-pass loop with the warp specialisation that Triton does itself (`tl.range(warp_specialize=True)`), written by hand.
+"""The one-pass loop with Triton's own warp specialisation (`tl.range(warp_specialize=True)`), written by hand.
 
-Triton 3.6 divides the warps of a kernel that has exactly one loop, whose tiles come by descriptors and whose products feed nothing of the
-next turn; so masks stand in each turn, and no product goes ahead. Tensors are [heads, positions, features], contiguous.
+Triton 3.6 specialises the warps of a kernel with exactly one loop, whose tiles are loaded by descriptors and whose dots feed nothing in the
+next iteration; so every iteration is masked, and no dot is prefetched. Tensors are [heads, positions, features], contiguous.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The ordinary one-pass loop, written by hand: the yardstick for what emitted kernels take.
+"""The ordinary one-pass loop, written by hand: the baseline for emitted kernels.
 
-A program keeps a tile of queries and walks along the keys; of each tile of keys it forms scores, weights and their product with the values,
-one after the other. Masked tiles have a loop of their own. Tensors are [heads, positions, features], contiguous.
+A program has a resident tile of queries and loops over the keys; for each KV tile it computes scores, weights and their dot with the values
+in sequence. PARTIAL tiles have a loop of their own. Tensors are [heads, positions, features], contiguous.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import triton.language as tl
 def _visit(
     acc, row_max, row_sum, q, k_ptr, v_ptr, scale, rows, start, stop, DIM: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr
 ):
-    """Take the tiles of keys from `start` to `stop` into the sums [BLOCK_M, DIM] and [BLOCK_M]."""
+    """Accumulate the KV tiles from `start` to `stop` into [BLOCK_M, DIM] and [BLOCK_M]."""
     features = tl.arange(0, DIM)
     for first in range(start, stop, BLOCK_N):
         keys = first + tl.arange(0, BLOCK_N)

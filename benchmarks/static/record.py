@@ -1,4 +1,4 @@
-"""Recorded figures: one row a kernel in record.jsonl, and what of a new row is worse than the recorded one.
+"""Recorded figures: one row for each kernel in record.jsonl, and the regressions of a new row against it.
 
 The first line of the file says what the figures hold for. Rows keep the main loops as JSON has them, so that a record of an older form can
 still be compared in what both know. Nothing heavy is imported.

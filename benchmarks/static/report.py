@@ -1,4 +1,4 @@
-"""Tables that people read from recorded figures: results.md."""
+"""Readable tables of the recorded figures: results.md."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from benchmarks.static.record import Record, Row, per_pair, shortest
 PATH = Path(__file__).parent / "results.md"
 _REPEATED = 1.05
 _HEAD = """\
-# What kernels take, read from their machine code
+# Resources of kernels, read from SASS
 
-Written by `python -m benchmarks.static` for {target}, {dtype}, with Triton {triton}; see [README.md](README.md) for what each column says.
-Nothing here was timed on a GPU: `peak%` is what the figures beside it allow, latencies, L2 and device memory left out.
+Written by `python -m benchmarks.static` for {target}, {dtype}, with Triton {triton}; see [README.md](README.md) for the columns.
+Nothing here was timed on a GPU: `peak%` is the bound from the figures beside it, without latencies, L2 and device memory.
 """
 
 
@@ -27,15 +27,15 @@ def write(record: Record, path: Path = PATH) -> None:
     for role in ("forward", "backward_columns"):
         beside = [row for row in rows if row.role == role and _rivals(row, rows)]
         beside.sort(key=lambda row: (row.name, _width(row), row.source))
-        text += [f"## {role} beside others\n", *_table(_loops(beside, ("name", "head_dim", "source"))), "", *_compared(beside), ""]
+        text += [f"## {role} and baselines\n", *_table(_loops(beside, ("name", "head_dim", "source"))), "", *_compared(beside), ""]
     for role in dict.fromkeys(row.role for row in sorted(own, key=lambda row: _place(row.role)) if row.loops):
         text += [f"\n## {role}\n", *_table(_loops([row for row in own if row.role == role], ("name", "head_dim")))]
-    text += ["\n## What stands out\n", *_standing_out(own)]
+    text += ["\n## Outliers\n", *_outliers(own)]
     path.write_text("\n".join(text) + "\n")
 
 
 def _rivals(row: Row, rows: Sequence[Row]) -> list[Row]:
-    """Kernels of others that do the same."""
+    """Kernels of other sources for the same problem."""
     mine = row.name, row.head_dim, row.role
     return [other for other in rows if other.source != row.source and (other.name, other.head_dim, other.role) == mine]
 
@@ -54,9 +54,9 @@ def _least(row: Row) -> float:
     return per_pair(row, shortest(row))
 
 
-def _standing_out(rows: Iterable[Row]) -> list[str]:
-    """Kernels that spill in a loop, whose wgmma are serialised, whose warps repeat products, or that overlap no exponential."""
-    kinds: dict[str, list[str]] = {"spill in a main loop": [], "run wgmma one after the other": [], "repeat products": []}
+def _outliers(rows: Iterable[Row]) -> list[str]:
+    """Kernels that spill in a loop, have serialised wgmma, repeat dots across warps, or overlap no exponential."""
+    kinds: dict[str, list[str]] = {"spill in a main loop": [], "have serialised wgmma": [], "repeat dots across warps": []}
     idle: list[str] = []
     for row in rows:
         if not row.loops:
@@ -64,9 +64,9 @@ def _standing_out(rows: Iterable[Row]) -> list[str]:
         name = f"{row.name} {row.head_dim} {row.role} ({row.tile})"
         spilled = max(loop["spill_bytes"] for loop in row.loops)
         repeated = max(loop["repeated"] or 0 for loop in row.loops)
-        kinds["spill in a main loop"] += [f"{name}: {spilled} B a turn"] if spilled else []
-        kinds["run wgmma one after the other"] += [name] if any(loop["serialized"] for loop in row.loops) else []
-        kinds["repeat products"] += [f"{name}: {repeated:.2f} times"] if repeated > _REPEATED else []
+        kinds["spill in a main loop"] += [f"{name}: {spilled} B an iteration"] if spilled else []
+        kinds["have serialised wgmma"] += [name] if any(loop["serialized"] for loop in row.loops) else []
+        kinds["repeat dots across warps"] += [f"{name}: {repeated:.2f} times"] if repeated > _REPEATED else []
         idle += [name] if shortest(row)["exp2"] and not shortest(row)["exp2_overlap"] else []
     kinds["overlap no exponential in their shortest loop"] = idle
     lines: list[str] = []

@@ -49,3 +49,24 @@ def test_extremes_drop_what_never_wins() -> None:
     assert largest(build.const(0), FIRST, "m") == FIRST
     assert largest(build.apply("max", FIRST, W), LAST, "m") == build.apply("max", W, LAST)
     assert smallest(build.apply("max", Extent("n"), W), Extent("n"), "m") == Extent("n")
+
+
+def test_parts_that_bounds_share_are_compared_once() -> None:
+    """A bound of twenty levels, each of which is used twice, takes as long as it has parts."""
+
+    def deep(seed: int) -> Expr:
+        bound: Expr = LAST if seed else FIRST
+        for i in range(20):
+            inner, outer = ("min", "max") if i % 2 else ("max", "min")
+            sides = (build.apply(op, bound, Read(f"{op}{i}{seed}", (), "int")) for op in (inner, outer))
+            bound = build.apply(outer, *sides)
+        return bound
+
+    assert not at_least(deep(0), deep(1), "m")
+
+
+def test_sums_of_shared_parts_are_formed_once() -> None:
+    total: Expr = build.add(M, W)
+    for _ in range(60):
+        total = build.add(total, total)
+    assert linear(total).terms == ((M, 2**60), (W, 2**60))

@@ -74,7 +74,7 @@ BEHIND = """  s[b,j,m,n] = sum[d] q[b,j,m,d] * k[b,j,n,d]
 """
 
 
-@pytest.mark.parametrize(("steps", "place"), [(BEFORE, "before the softmax"), (BEHIND, "behind the softmax")])
+@pytest.mark.parametrize(("steps", "place"), [(BEFORE, "before the softmax"), (BEHIND, "after the softmax")])
 def test_mixed_heads_are_refused_as_that(steps: str, place: str) -> None:
     with pytest.raises(UnsupportedError, match=f"heads are mixed {place}.*'j'"):
         roles(parse(f"cascade(q[b,j,m,d], k[b,j,n,d], mix[j,h])\n{steps}  -> z"))

@@ -67,7 +67,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
         monkeypatch.setattr(facts_module, name, counted)
 
-    for name in ("loop_ranges", "contributing", "patchy", "prefetchable_dots", "streamed_rows", "ineligible", "structure"):
+    for name in ("loop_ranges", "contributing", "dots_to_zero", "prefetchable_dots", "streamed_rows", "ineligible", "structure"):
         count(name)
     lowered.cache_clear()
     yield found

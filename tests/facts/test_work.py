@@ -15,15 +15,21 @@ def structures(text):
 
 def test_forward_of_softmax():
     held = structures(SOFTMAX)["forward"]
-    assert (held.resident_tiles, held.streamed_tiles, held.held) == (("d",), ("d", "e"), ())
+    assert (held.resident_tiles, held.streamed_tiles, held.reused_tiles) == (("d",), ("d", "e"), ())
     assert (held.dots, held.carried, held.sums) == (("d",), ("e",), 2)
-    assert (held.vectors, held.pairs, held.special, held.masks) == (0, 0, 1, 0)
+    assert (held.vectors, held.pairs, held.sfu_ops, held.mask_ops) == (0, 0, 1, 0)
 
 
 def test_backward_of_softmax():
     rows, columns = (structures(SOFTMAX)[f"backward_{side}"] for side in ("rows", "columns"))
-    assert (rows.resident_tiles, rows.streamed_tiles, rows.held, rows.carried, rows.vectors) == (("d", "e"), ("d", "e"), ("d",), ("d",), 0)
-    assert (columns.resident_tiles, columns.streamed_tiles, columns.held, columns.carried) == (
+    assert (rows.resident_tiles, rows.streamed_tiles, rows.reused_tiles, rows.carried, rows.vectors) == (
+        ("d", "e"),
+        ("d", "e"),
+        ("d",),
+        ("d",),
+        0,
+    )
+    assert (columns.resident_tiles, columns.streamed_tiles, columns.reused_tiles, columns.carried) == (
         ("d", "e"),
         ("d", "e"),
         ("d", "e"),
@@ -36,7 +42,7 @@ def test_tiles_summed_over_batches_fetch_all_operands_anew():
     biased = SOFTMAX.replace("e])", "e]; table: float[:])", 1).replace("* 0.25", "* 0.25 + table[m - n + extent(n)]", 1)
     held = structures(biased)["backward_pairs"]
     assert (held.resident_tiles, held.reloaded_tiles, held.streamed_tiles, held.carried) == ((), ("d", "e"), ("d", "e"), ())
-    assert (held.pairs, held.gathered, held.totals, held.stored) == (1, 1, 1, 2)
+    assert (held.pairs, held.gathered, held.summed_tiles, held.stored_tiles) == (1, 1, 1, 2)
     assert held.key({"d": 64, "e": 64}) == "backward_pairs:>64.64.64.64;64.64+;0v0p1t1s2;full"
 
 
@@ -59,8 +65,8 @@ def test_two_softmaxes():
 
 def test_masks_are_counted_apart_from_the_arithmetic_of_full_tiles():
     plain, masked = structures(SOFTMAX)["forward"], structures(CAUSAL)["forward"]
-    assert plain.simple == masked.simple
-    assert masked.masks > 0
+    assert plain.alu_ops == masked.alu_ops
+    assert masked.mask_ops > 0
     assert plain.arithmetic != masked.arithmetic
 
 
@@ -77,4 +83,4 @@ def test_every_variant_has_tiles_to_keep_and_tiles_that_pass(name):
     for role, held in structures(ALL[name]).items():
         assert bool(held.streamed_tiles) == (role != "backward_prepare")
         assert held.resident_tiles or held.once or held.reloaded_tiles
-        assert set(held.held) <= set(held.streamed_tiles)
+        assert set(held.reused_tiles) <= set(held.streamed_tiles)

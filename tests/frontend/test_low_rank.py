@@ -11,6 +11,7 @@ from torch import Tensor
 import attngen
 from attngen.errors import ArgumentError
 from attngen.frontend.spec import captured_lengths
+from attngen.plan.feature_lengths import feature_lengths
 
 
 def smooth(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -80,4 +81,4 @@ def test_it_is_a_product_of_rows_and_columns() -> None:
     spec = attngen.attention(lambda score, b, h, q_idx, kv_idx: score + bias(b, h, q_idx, kv_idx))
     assert "dot[g,r,m,n] = sum[f] phi[0,g * extent(r) + r,m,f] * psi[n,f]" in str(spec.cascade)
     assert captured_lengths(spec)["f"] == 3
-    assert attngen.compile(spec).dims(64) == {"d": 64, "e": 64, "f": 3}
+    assert feature_lengths(("d", "e", "f"), 64, captured_lengths(spec)) == {"d": 64, "e": 64, "f": 3}

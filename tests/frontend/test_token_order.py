@@ -153,5 +153,5 @@ class TestWhatIsRefused:
             attend.mask_tiles(q_len=8, kv_len=9, head_dim=16)
 
     def test_a_folder_of_kernels(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
-        with pytest.raises(ArgumentError, match="takes its tokens in another order"):
+        with pytest.raises(ArgumentError, match="permutes its tokens"):
             attngen.generate(attngen.attention(order=torch.arange(8)), "ordered", out=tmp_path)

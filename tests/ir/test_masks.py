@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from attngen.ir.masks import lift_masks, masks_that_stayed
+from attngen.ir.masks import lift_masks, unlifted_masks
 from attngen.ir.parser import parse
 
 HEAD = "cascade(q[h,m,d], k[h,n,d], v[h,n,e], g[h,n], l[h,m]; scale: float, rate: float[:], pad: bool[:,:])\n"
@@ -84,7 +84,7 @@ def test_a_score_that_some_sum_would_count_stays_a_number() -> None:
     both = text + also + SOFTMAX.replace("-> o", "-> o, t")
     assert lifted(both, "x") == "where(m > n, s[h,m,n], -inf)"
     cascade = lift_masks(parse(HEAD + SCORES + both))
-    assert [(step.name, why) for step, why in masks_that_stayed(cascade)] == [("x", "a reduction that reads it finds a number there")]
+    assert [(step.name, why) for step, why in unlifted_masks(cascade)] == [("x", "a reduction that reads it depends on masked elements")]
 
 
 def test_a_sum_over_features_is_a_score_itself() -> None:
@@ -119,18 +119,18 @@ def test_lifting_is_done_once() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("where(m > n, S, -inf) * g[h,n]", "the sign of a factor is not known"),
-        ("tanh(where(m > n, S, -inf))", "tanh of minus infinity is a number"),
-        ("max(where(m > n, S, -inf), -9.0)", "max has another value there"),
-        ("where(m > n, S, -10000.0)", "a finite number is no absence"),
+        ("where(m > n, S, -inf) * g[h,n]", "the sign of a factor is unknown"),
+        ("tanh(where(m > n, S, -inf))", "tanh of -inf is finite"),
+        ("max(where(m > n, S, -inf), -9.0)", "max does not preserve -inf"),
+        ("where(m > n, S, -10000.0)", "a finite number is no mask"),
     ],
 )
 def test_what_stays_is_told_with_the_reason(text: str, why: str) -> None:
     cascade = lift_masks(parse(HEAD + SCORES + f"  x[h,m,n] = {text.replace('S', S)}\n{SOFTMAX}"))
-    ((step, reason),) = masks_that_stayed(cascade)
+    ((step, reason),) = unlifted_masks(cascade)
     assert step.name == "x" and reason.startswith(why)
 
 
 def test_nothing_is_told_of_masks_that_are_predicates() -> None:
     for text in ("where(m > n, S, -inf)", "where(m > n, S, -inf) * scale"):
-        assert masks_that_stayed(lift_masks(parse(HEAD + SCORES + f"  x[h,m,n] = {text.replace('S', S)}\n{SOFTMAX}"))) == ()
+        assert unlifted_masks(lift_masks(parse(HEAD + SCORES + f"  x[h,m,n] = {text.replace('S', S)}\n{SOFTMAX}"))) == ()

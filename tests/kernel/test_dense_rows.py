@@ -6,7 +6,7 @@ import pytest
 
 from attngen.ir import build
 from attngen.ir.expr import Index, Read
-from attngen.kernel.dense_rows import is_matrix, streamed_rows, turns
+from attngen.kernel.dense_rows import is_matrix, looped_axes, streamed_rows
 from tests import variants
 from tests.kernel.computed import kernels
 
@@ -50,5 +50,5 @@ def test_rows_of_a_matrix(read: Read, found: bool) -> None:
 def test_a_stack_that_a_loop_goes_through() -> None:
     """Query heads take turns in a kernel of keys."""
     read = build.read("q", ("b", "g", "r", "m", "d"))
-    assert is_matrix(read, COLUMNS) and turns(read, COLUMNS) == ("r",)
-    assert turns(build.read("k", ("b", "g", "n", "d")), COLUMNS) == ()
+    assert is_matrix(read, COLUMNS) and looped_axes(read, COLUMNS) == ("r",)
+    assert looped_axes(build.read("k", ("b", "g", "n", "d")), COLUMNS) == ()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from attngen.kernel.feature_tiles import Cut, columns, cuts, label, pieces, tile_axes
+from attngen.kernel.feature_tiles import Cut, columns, cuts, label, tile_axes, tile_widths
 
 
 @pytest.mark.parametrize(
@@ -13,14 +13,14 @@ from attngen.kernel.feature_tiles import Cut, columns, cuts, label, pieces, tile
     ],
 )
 def test_pieces(length, found):
-    assert pieces(length) == found
+    assert tile_widths(length) == found
 
 
 @pytest.mark.parametrize("length", range(1, 300))
 def test_less_than_16_columns_pad(length):
     assert 0 <= columns(length) - length < 16
-    assert list(pieces(length)) == sorted(set(pieces(length)), reverse=True)
-    assert all(size >= 16 and size & (size - 1) == 0 for size in pieces(length))
+    assert list(tile_widths(length)) == sorted(set(tile_widths(length)), reverse=True)
+    assert all(size >= 16 and size & (size - 1) == 0 for size in tile_widths(length))
 
 
 def test_the_text_of_a_module_depends_on_the_number_of_pieces_and_on_padding():

@@ -57,7 +57,7 @@ def test_every_piece_follows_its_gauge() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_pieces_need_no_masks_that_the_whole_does_not(name: str) -> None:
     for kernel in analyse(parse(ALL[name])).kernels:
-        mine, parts = kernel_facts(kernel).patchy, kernel_facts(split(kernel, PIECES).kernel).patchy
+        mine, parts = kernel_facts(kernel).dots_to_zero, kernel_facts(split(kernel, PIECES).kernel).dots_to_zero
         assert {part if part in mine else part.rpartition("_")[0] for part in parts} == set(mine)
 
 

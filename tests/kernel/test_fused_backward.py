@@ -77,11 +77,11 @@ def test_why_not() -> None:
     rows = kernels(variants.SOFTMAX)["backward_rows"]
     total = next(step for step in rows.steps if "n" in step.over)
     peak = replace(rows, steps=tuple(replace(step, reduce="max") if step is total else step for step in rows.steps))
-    assert obstacle(peak) == f"backward_rows: {total.name} is no plain sum"
+    assert obstacle(peak) == f"backward_rows: {total.name} is not a sum"
     extra = Einsum("extra", ("b", "g", "r", "m"), rows.steps[0].body, "sum", ("d",))
     own = replace(rows, steps=(extra, *rows.steps), outputs=(*rows.outputs, "extra"))
-    assert obstacle(own) == "backward_rows: it stores a value of its own that is no sum"
+    assert obstacle(own) == "backward_rows: it stores a value that is not a sum"
     wide = replace(rows, steps=tuple(replace(step, over=(*step.over, "d")) if step is total else step for step in rows.steps))
     assert obstacle(wide) == f"backward_rows: {total.name} sums over features"
     alone = tuple(kernel for kernel in program(variants.SOFTMAX).parts if kernel.role != "backward_columns")
-    assert fused(alone).refused == ("backward_rows: no kernel walks over its tiles the other way round",)
+    assert fused(alone).refused == ("backward_rows: no kernel loops over the same tiles along the other axis",)

@@ -15,7 +15,7 @@ from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import rewrite
 from attngen.kernel.kernel import Kernel
-from attngen.kernel.masked_out import alone, cleared, end_of_rows, kept_along, partners, quieted, sees_a_key, silent_rows
+from attngen.kernel.masked_out import cleared, has_key, partners, project_mask, projected_mask, quieted, row_count, silent_rows
 from attngen.pipeline import analyse
 from tests import variants
 from tests.analysis.brute import predicate, value
@@ -43,7 +43,7 @@ MASKS = {
 def test_what_a_mask_asks_of_one_side(text: str) -> None:
     mask = predicate(text)
     for axis, other, expected in zip("nm", "mn", MASKS[text], strict=True):
-        found = alone(mask, axis, other)
+        found = project_mask(mask, axis, other)
         assert (None if found is None else print_expr(found)) == expected
         if found is not None:
             for known in NUMBERS:
@@ -53,9 +53,9 @@ def test_what_a_mask_asks_of_one_side(text: str) -> None:
 
 def test_what_is_computed_is_not_known_beforehand() -> None:
     cascade = parse("cascade(a[n], b[m])\n  t[n] = a[n] * 2.0\n  x[m,n] = a[n] * b[m]  if t[n] > 0.0 and n < 3\n  -> x")
-    found = alone(cascade.steps[1].where, "n", "m", ["t"])
+    found = project_mask(cascade.steps[1].where, "n", "m", ["t"])
     assert found is not None and print_expr(found) == "n < 3"
-    assert alone(None, "n", "m") is None
+    assert project_mask(None, "n", "m") is None
 
 
 SEEING = {
@@ -76,7 +76,7 @@ SEEING = {
 @pytest.mark.parametrize("text", SEEING)
 def test_rows_that_are_known_to_have_a_key_have_one(text: str) -> None:
     mask = predicate(text)
-    assert sees_a_key(mask, "n", "m") == SEEING[text]
+    assert has_key(mask, "n", "m") == SEEING[text]
     if SEEING[text]:
         for known in NUMBERS:
             rows = {m: any(value(mask, {**known, **LENGTHS, "m": m, "n": n}) for n in KEYS) for m in ROWS}
@@ -157,8 +157,8 @@ def test_cotangents_of_rows_without_keys_are_quieted() -> None:
 def test_the_end_of_rows(mask: str, end: str | None) -> None:
     """One number behind which no key counts, if that is all that a mask asks of keys."""
     kernel = kernels(masked(mask))["forward"]
-    kept = kept_along(kernel, "n")
-    found = None if kept is None else end_of_rows(kernel, kept)
+    kept = projected_mask(kernel, "n")
+    found = None if kept is None else row_count(kernel, kept)
     assert (None if found is None else print_expr(found)) == end
 
 

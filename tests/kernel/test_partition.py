@@ -9,7 +9,7 @@ from attngen.errors import UnsupportedError
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
 from attngen.kernel.kernel import Kernel
-from attngen.kernel.partition import addends, contributing, patchy, readers_of, visited
+from attngen.kernel.partition import addends, contributing, dots_to_zero, readers_of, with_tile_masks
 from attngen.pipeline import analyse
 from tests import variants
 from tests.kernel.computed import close, computed, drawn, kernels, program
@@ -80,7 +80,7 @@ def test_query_heads_of_a_key_head_take_turns() -> None:
 
 def test_an_output_without_rows_is_refused() -> None:
     text = variants.SOFTMAX.replace("-> o, lse", "  total[b,g,e] = sum[n] v[b,g,n,e]\n  -> o, total")
-    with pytest.raises(UnsupportedError, match=r"the output total\[b,g,e\] does not vary along m, the axis of the rows"):
+    with pytest.raises(UnsupportedError, match=r"the output total\[b,g,e\] does not vary along m"):
         analyse(parse(text), wanted=frozenset())
 
 
@@ -108,7 +108,7 @@ SCORES = "  s[m,n] = sum[d] q[m,d] * k[n,d]\n"
     ],
 )
 def test_which_tiles_are_visited_and_which_need_no_masks(steps: str, outputs: str, may: str | None, must: str | None) -> None:
-    found = visited(kernel(steps, outputs))
+    found = with_tile_masks(kernel(steps, outputs))
     assert tuple(None if mask is None else print_expr(mask) for mask in (found.may_mask, found.must_mask)) == (may, must)
 
 
@@ -125,7 +125,7 @@ def test_which_tiles_are_visited_and_which_need_no_masks(steps: str, outputs: st
 def test_sums_that_must_be_zero_where_their_mask_fails(steps: str, found: dict[str, str]) -> None:
     """A reduction ends masks: a reader without the mask takes what is there, so it has to be 0."""
     own = kernel(steps, "l")
-    assert {name: print_expr(mask) for name, mask in patchy(own, contributing(own)).items()} == found
+    assert {name: print_expr(mask) for name, mask in dots_to_zero(own, contributing(own)).items()} == found
 
 
 def test_what_only_adds_up_passes_on() -> None:

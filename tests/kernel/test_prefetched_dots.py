@@ -8,7 +8,7 @@ import torch
 from attngen.ir.parser import parse
 from attngen.kernel.dense_rows import streamed_rows
 from attngen.kernel.partition import Kernel
-from attngen.kernel.prefetched_dots import prefetchable_dots, products_first
+from attngen.kernel.prefetched_dots import issue_order, prefetchable_dots
 from attngen.pipeline import analyse, build
 from tests import variants
 from tests.kernels import cases, harness
@@ -45,7 +45,7 @@ def test_the_backward_has_products_beside_its_exponentials() -> None:
     found = kernels(variants.SOFTMAX)
     for role in ("backward_rows", "backward_columns"):
         assert prefetchable_dots(found[role]) == ()
-        names = [step.name for step in products_first(found[role])]
+        names = [step.name for step in issue_order(found[role])]
         first = [name for name in names if name in ("s", "w", "dw_part")]
         assert first == ["s", "dw_part", "w"]
 

@@ -12,7 +12,7 @@ from attngen.ir.expr import Read
 from attngen.ir.parser import parse
 from attngen.ir.traverse import free_axes
 from attngen.kernel.kernel import Kernel
-from attngen.kernel.split_kv import MERGE, PARTS, in_parts
+from attngen.kernel.split_kv import MERGE, PARTS, split_forward
 from attngen.pipeline import analyse
 from tests import variants
 from tests.kernel.computed import Values, close, computed, drawn, largest, within
@@ -49,7 +49,7 @@ def states(parts: Kernel, values: Values) -> dict[str, Tensor]:
 def test_parts_combined_are_the_whole(name: str) -> None:
     """Also where one part has no keys, and where a mask takes all keys of a part from a row."""
     whole = forward(TEXTS[name])
-    parts, merge = in_parts(whole)
+    parts, merge = split_forward(whole)
     values = drawn(whole.inputs)
     stored = states(parts, values)
     maxima = {gauge.name: stored[gauge.exponent].amax(0) for gauge in merge.gauges}
@@ -57,7 +57,7 @@ def test_parts_combined_are_the_whole(name: str) -> None:
 
 
 def test_the_softmax_of_parts() -> None:
-    parts, merge = in_parts(forward(variants.SOFTMAX))
+    parts, merge = split_forward(forward(variants.SOFTMAX))
     assert (parts.role, merge.role) == (PARTS, MERGE)
     assert parts.grid == ("part", "b", "g", "r") and merge.streamed == "part"
     assert [str(step) for step in parts.steps[-3:]] == [
@@ -76,7 +76,7 @@ def test_the_softmax_of_parts() -> None:
 
 def test_offsets_follow_by_their_power() -> None:
     """A sum with an offset to the power 1 takes in the sum without it, as far as its part is from the common gauge."""
-    _, merge = in_parts(forward(variants.ENTROPY))
+    _, merge = split_forward(forward(variants.ENTROPY))
     (moved,) = (str(step) for step in merge.steps if step.name == "t_i")
     assert "where(m_i_parts[part,b,g,r,m] > -inf, y[b,g,r,m,part], 0.0)" in moved
 
@@ -84,6 +84,6 @@ def test_offsets_follow_by_their_power() -> None:
 def test_names_that_are_taken_stay() -> None:
     """A user's axis or step may be called like the axis or the states of parts."""
     text = variants.SOFTMAX.replace("lse", "m_i_parts").replace("[b,", "[part,")
-    parts, _ = in_parts(forward(text))
+    parts, _ = split_forward(forward(text))
     assert parts.split_axis == "part2"
     assert parts.outputs[0] == "m_i_parts2"

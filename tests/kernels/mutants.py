@@ -183,10 +183,16 @@ MUTANTS = (
     ),
     # Tiles that do not compile.
     Mutant(
-        "refused tiles are taken again", "passed_over", "if not (why := refused(kernel.role, rest[0].tile)):", "if True:", first=OF_REFUSALS
+        "refused tiles are taken again",
+        "skip_refused",
+        "if not (why := refused(kernel.role, rest[0].tile)):",
+        "if True:",
+        first=OF_REFUSALS,
     ),
-    Mutant("measured tiles are never refused", "passed_over", "if not (why := refused(kernel.role, tile)):", "if True:", first=OF_REFUSALS),
-    Mutant("forms are never suspected", "passed_over", "if not suspect & _form(item.tile)]", "if item]", first=OF_REFUSALS),
+    Mutant(
+        "measured tiles are never refused", "skip_refused", "if not (why := refused(kernel.role, tile)):", "if True:", first=OF_REFUSALS
+    ),
+    Mutant("forms are never suspected", "skip_refused", "if not suspect & _form(item.tile)]", "if item]", first=OF_REFUSALS),
     Mutant(
         "a refused fallback stays", "_reason", "if reason.fallback is not None and refused(", "if False and refused(", first=OF_REFUSALS
     ),
@@ -250,7 +256,7 @@ MUTANTS = (
     ),
     Mutant(
         "a cosine of a difference",
-        "_turned",
+        "_of_sum",
         'sign = -1.0 if op == "cos" else 1.0',
         "sign = 1.0",
         first=f"{OF_BIASES}::test_the_algebra_is_exact",
@@ -752,7 +758,7 @@ MUTANTS = (
     Mutant("factors lost in hoisting", "_terms", "_Term(left.coefficient * right.coefficient, ", "_Term(left.coefficient, "),
     Mutant(
         "tiles of the first sum only",
-        "visited",
+        "with_tile_masks",
         'may_mask = None if may_mask is None or mask is None else build.apply("or", may_mask, mask)',
         "may_mask = None if may_mask is None or mask is None else may_mask",
         first="two_masks",
@@ -765,12 +771,16 @@ MUTANTS = (
         first="relu_window",
     ),
     Mutant(
-        "sums of nothing that are something", "Lowering.product", "if step.name in self.patchy and", "if False and", first="scores_of_some"
+        "sums of nothing that are something",
+        "Lowering.product",
+        "if step.name in self.dots_to_zero and",
+        "if False and",
+        first="scores_of_some",
     ),
     Mutant(
         "full tiles with zeros in them",
-        "visited",
-        "must_mask = build.both(*masks, *patchy(kernel, exists).values())",
+        "with_tile_masks",
+        "must_mask = build.both(*masks, *dots_to_zero(kernel, exists).values())",
         "must_mask = build.both(*masks)",
         first="scores_of_some",
     ),
@@ -798,7 +808,7 @@ MUTANTS = (
     ),
     Mutant(
         "twice the shared memory",
-        "_misfit",
+        "_excess",
         "if cost.shared_bytes > target.shared_bytes:",
         "if cost.shared_bytes > 2 * target.shared_bytes:",
         first=OF_SCHEDULES,
@@ -819,7 +829,7 @@ MUTANTS = (
     ),
     Mutant(
         "powers of two padded",
-        "pieces",
+        "tile_widths",
         "-(-length // _NARROWEST)",
         "(length // _NARROWEST + 1)",
         first="tests/kernel/test_feature_tiles.py",
@@ -834,8 +844,8 @@ MUTANTS = (
     Mutant(
         "limits for the interpreter",
         "_lost",
-        'return "" if request.dtype == "float64" else _misfit(cost, request.target)',
-        "return _misfit(cost, request.target)",
+        'return "" if request.dtype == "float64" else _excess(cost, request.target)',
+        "return _excess(cost, request.target)",
         first=OF_SCHEDULES,
     ),
     Mutant(
@@ -871,7 +881,7 @@ MUTANTS = (
     ),
     Mutant(
         "shared products without a program of their own",
-        "over_the_grid",
+        "broadcast_over_grid",
         "if all(cascade.axes(name) == axes",
         "if any(cascade.axes(name) == axes",
         first="low_rank",
@@ -953,7 +963,7 @@ MUTANTS = (
     ),
     Mutant(
         "offsets of parts without keys",
-        "_Merge.apart",
+        "_Merge.distance",
         'return build.apply("where", seen, build.read(gauge.offset or "", self.pair), build.ZERO)',
         'return build.read(gauge.offset or "", self.pair)',
         first=f"{OF_PARTS}::test_every_variant",
@@ -1068,7 +1078,7 @@ MUTANTS = (
     Mutant(
         "gradients of keys that nobody sees as they are computed",
         "Masks.stored_outside",
-        "if is_of_keys(kernel) and name not in kernel.atomic_adds",
+        "if keys_resident(kernel) and name not in kernel.atomic_adds",
         "if name in kernel.atomic_adds",
         first=OF_ABSENT,
     ),
@@ -1089,15 +1099,15 @@ MUTANTS = (
     ),
     Mutant(
         "negated parts of a mask as they are",
-        "alone",
+        "project_mask",
         'build.apply("not", weaker(a, not within))',
         'build.apply("not", weaker(a, within))',
         first=f"{_ABSENT}::test_what_masks_ask_of_one_position",
     ),
     Mutant(
         "a matrix that begins later ends as well",
-        "end_of_rows",
-        "not left and span.lo == ZERO and not changes",
+        "row_count",
+        "not left and interval.lo == ZERO and not changes",
         "not left and not changes",
         first=OF_ENDS,
     ),
@@ -1110,7 +1120,7 @@ MUTANTS = (
     ),
     Mutant(
         "few queries that look for nothing",
-        "is_of_few_rows",
+        "has_few_rows",
         'return kernel.role == "forward_parts" or packed',
         "return False",
         first=f"{_ABSENT}::test_few_queries_of_several_heads",
@@ -1211,7 +1221,7 @@ MUTANTS = (
     Mutant("statistics without axes of the grid", "_wide", "if (finished or step.name in exponents) and", "if False and", first=OF_KINDS),
     Mutant(
         "products over features without coefficients",
-        "_apart",
+        "_dot",
         "product(rest, term.coefficient))",
         "product(rest))",
         first="tests/transform/test_factor.py",
@@ -1219,8 +1229,8 @@ MUTANTS = (
     Mutant(
         "finished values summed over the grid",
         "_Tape.argument",
-        "kept = self.finished_and(axes, part) if wide",
-        "kept = axes if wide",
+        "own = self.finished_and(axes, part) if wide",
+        "own = axes if wide",
         first=OF_KINDS,
     ),
     Mutant(

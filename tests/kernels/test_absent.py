@@ -24,7 +24,7 @@ from attngen.emit.placement import MASKED, shapes
 from attngen.interpreter.torch_reference import reference
 from attngen.ir.parser import parse
 from attngen.ir.printer import print_expr
-from attngen.kernel.masked_out import alone, end_of_rows, kept_along
+from attngen.kernel.masked_out import project_mask, projected_mask, row_count
 from attngen.pipeline import analyse, fused
 from tests.kernels import cases, harness
 
@@ -312,7 +312,7 @@ def test_windows_of_any_lengths(lengths):
 def test_what_masks_ask_of_one_position(mask, keys, rows):
     (kernel, *_) = analyse(parse(Variant("plain", "softmax", "v", "plain", mask).text())).kernels
     for axis, other, wanted in (("n", "m", keys), ("m", "n", rows)):
-        found = alone(kernel.may_mask, axis, other)
+        found = project_mask(kernel.may_mask, axis, other)
         assert (None if found is None else print_expr(found)) == wanted
 
 
@@ -322,7 +322,7 @@ def test_what_masks_ask_of_one_position(mask, keys, rows):
 )
 def test_masks_that_are_an_end(kept, end):
     (facts, *_) = analyse(parse(Variant("plain", "softmax", "v", "plain", kept).text())).facts
-    found = kept_along(facts.kernel, "n")
+    found = projected_mask(facts.kernel, "n")
     assert found is not None
-    assert (end_of_rows(facts.kernel, found) is not None) == end
+    assert (row_count(facts.kernel, found) is not None) == end
     assert bool(facts.ineligible["specialised"]) != end

@@ -80,4 +80,4 @@ def test_what_one_walk_computes() -> None:
 def test_what_stays_in_two_walks() -> None:
     found = fused_kernels(analyse(parse(BIASED)).parts)
     assert found.kernels == ()
-    assert found.refused == ("backward_rows: it stores tiles of gradients by pairs",)
+    assert found.refused == ("backward_rows: it scatters gradients of pairs",)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from attngen.ir.parser import parse
 from attngen.kernel.partition import Kernel
-from attngen.kernel.split_kv import in_parts
+from attngen.kernel.split_kv import split_forward
 from attngen.pipeline import analyse
 from tests import variants
 from tests.kernels import cases, harness, memory
@@ -48,7 +48,7 @@ def check(case: cases.Case, parts: int, block: int = 16, rows: int = 1, **form: 
 
 
 def kernels(text: str) -> tuple[Kernel, Kernel]:
-    return in_parts(analyse(parse(text), wanted=frozenset()).kernels[0])
+    return split_forward(analyse(parse(text), wanted=frozenset()).kernels[0])
 
 
 @pytest.mark.parametrize("name", VARIANTS)

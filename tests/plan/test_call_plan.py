@@ -242,7 +242,7 @@ def test_pytorch_may_ask_for_equal_results() -> None:
     every = {"dtype": "bfloat16", "gradients": ("q", "k", "v")}
     torch.use_deterministic_algorithms(True)
     try:
-        assert mine.plan(key, key, key, **every).why == "results are to be the same in every run"
+        assert mine.plan(key, key, key, **every).why == "deterministic results are asked for"
     finally:
         torch.use_deterministic_algorithms(False)
 

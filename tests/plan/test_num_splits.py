@@ -243,7 +243,7 @@ class TestTheChoice:
 
     def test_explain_says_so(self) -> None:
         explained = attngen.compile(attngen.attention(), arch="sm90").explained()
-        assert explained.few[-4].endswith("8 programs on sm90 (132) have 8 of 2048, 32 of 8192, 33 of 32768, 33 of 131072 keys")
-        assert explained.few[-3].startswith("forward_parts stores m_i, l_i, acc, 520 B a row and part; forward_merge")
+        assert explained.few[-4].endswith("8 CTAs on sm90 (132 SMs) have 8 of 2048, 32 of 8192, 33 of 32768, 33 of 131072 keys")
+        assert explained.few[-3].startswith("forward_parts stores m_i, l_i, acc, 520 B a row and slice; forward_merge")
         assert [line.partition(":")[0] for line in explained.few[-2:]] == ["forward_parts", "forward_merge"]
-        assert "n in parts where programs would leave multiprocessors idle" in explained.text()
+        assert "split-KV where CTAs would leave multiprocessors idle" in explained.text()

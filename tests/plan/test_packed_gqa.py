@@ -220,7 +220,7 @@ class TestTheChoice:
 
     def test_explain_says_so(self) -> None:
         explained = attngen.compile(spec_of("slopes"), arch="sm90").explained()
-        assert "rows are pairs of position and head of a group" in explained.text()
+        assert "the query heads of a group are packed into rows" in explained.text()
         assert explained.few[2].startswith("visits n in [0, min(max(first // heads, last // heads) + past + 1, extent(n)))")
         assert "s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]" in explained.text()
 

@@ -47,7 +47,7 @@ def form(mine: KernelTable, wanted: set[str] | None = None, request: Request = R
 def test_the_cheaper_form_runs() -> None:
     found = form(programs())
     assert found.fused
-    assert "in one walk" in found.why
+    assert "us predicted fused" in found.why
 
 
 @pytest.mark.usefixtures("strictly_deterministic")
@@ -61,14 +61,14 @@ def test_pytorch_asks_for_equal_results() -> None:
 def test_the_user_asks_for_equal_results() -> None:
     found = form(programs(Options("sm90", deterministic=True)))
     assert not found.fused
-    assert found.why == "results are to be the same in every run"
+    assert found.why == "deterministic results are asked for"
 
 
 @pytest.mark.parametrize(
     ("dtype", "wanted", "why"),
     [
-        ("float32", None, "no compile has shown what backward_fused takes"),
-        ("bfloat16", {"q"}, "backward_rows: no kernel walks over its tiles the other way round"),
+        ("float32", None, "backward_fused has not been compiled"),
+        ("bfloat16", {"q"}, "backward_rows: no kernel loops over the same tiles along the other axis"),
         ("bfloat16", {"k", "v"}, "there is nothing to join"),
     ],
 )
@@ -130,8 +130,8 @@ def test_what_is_added_has_rows_enough() -> None:
 
 
 def test_kernels_of_both_forms_name_none() -> None:
-    assert form_of({"backward_fused", "forward"}) == "one walk"
-    assert form_of({"backward_rows_2"}) == "two walks"
+    assert form_of({"backward_fused", "forward"}) == "fused"
+    assert form_of({"backward_rows_2"}) == "split"
     assert form_of({"backward_rows", "backward_finish"}) == form_of({"forward"}) == ""
 
 

@@ -42,7 +42,7 @@ def test_causal_alibi() -> None:
     by_role = {kernel.role: kernel for kernel in found.kernels}
     assert "unmasked in [0, min(first + 1, extent(n)))" in by_role["forward"].visits
     assert by_role["backward_columns"].sums_over == ("r",)
-    assert by_role["backward_prepare"].passes is None
+    assert by_role["backward_prepare"].streamed is None
     assert found.captured == ("slopes[g * extent(r) + r]: by rows in backward_rows, partials summed over b, m",)
 
 
@@ -133,6 +133,6 @@ def test_a_mask_that_stays_a_number_is_named() -> None:
         return attngen.einsum("b h m n, b h n e -> b h m e", attngen.softmax(masked, over="n"), v)
 
     (note,) = attngen.compile(gated, arch="sm90").explained(head_dim=64).masks
-    assert note.startswith("test_explain.py:") and "masked = attngen.where(" in note and "the sign of a factor is not known" in note
+    assert note.startswith("test_explain.py:") and "masked = attngen.where(" in note and "the sign of a factor is unknown" in note
     plain = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: q >= k), arch="sm90").explained(head_dim=64)
     assert plain.masks == () and "stay numbers" not in plain.text()

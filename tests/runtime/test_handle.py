@@ -37,8 +37,8 @@ def test_handles_show_source_and_a_real_compile() -> None:
 def test_explain_from_python() -> None:
     attend = attngen.compile(catalog.load("causal"), arch="sm90", deterministic=True)
     assert "backward_columns" in attend.explain(head_dim=64)
-    assert "two walks, the same results in every run" in attend.explain(head_dim=64)
-    assert "one walk, dq_sum added up in memory" in attngen.compile(catalog.load("causal"), arch="sm90").explain(head_dim=64)
+    assert "split (dq and dk, dv in separate kernels), deterministic" in attend.explain(head_dim=64)
+    assert "fused, dq_sum by atomic adds" in attngen.compile(catalog.load("causal"), arch="sm90").explain(head_dim=64)
     assert len(attend.explain(head_dim=64, full=True)) > len(attend.explain(head_dim=64))
 
 

@@ -7,7 +7,7 @@ import pytest
 from attngen.errors import DoesNotFit
 from attngen.ir.parser import parse
 from attngen.pipeline import analyse
-from attngen.schedule.choose import UNSTAGED, Request, choose, distinct, rank
+from attngen.schedule.choose import SINGLE_STAGE_PENALTY, Request, choose, distinct, rank
 from attngen.schedule.tables import Table, table
 from attngen.targets import table as target
 from tests.variants import ALL, CAUSAL_ALIBI, DIFFERENTIAL, SOFTMAX
@@ -86,7 +86,7 @@ def test_candidates_that_do_not_fit_come_last_and_say_which_bytes(kernels):
     assert ranked[-len(lost) :] == tuple(lost)
     assert all(str(item.cost.shared_bytes) in item.lost for item in lost)
     fits = ranked[: -len(lost)]
-    times = [item.cost.total_us * (UNSTAGED if item.tile.num_stages == 1 else 1) for item in fits]
+    times = [item.cost.total_us * (SINGLE_STAGE_PENALTY if item.tile.num_stages == 1 else 1) for item in fits]
     assert times == sorted(times)
     assert {item.tile.num_stages for item in fits} > {1}, "tiles of both kinds are among them"
     assert len(distinct(ranked)) < len(ranked)

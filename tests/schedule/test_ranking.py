@@ -6,7 +6,7 @@ import pytest
 
 from attngen.errors import CompileFailed, DoesNotFit
 from attngen.facts.kernel_facts import kernel_facts
-from attngen.schedule.ranking import UNSTAGED, Candidate, Request, distinct, passed_over, rank
+from attngen.schedule.ranking import SINGLE_STAGE_PENALTY, Candidate, Request, distinct, rank, skip_refused
 from attngen.schedule.tile_schedule import TileSchedule, parse_tile
 from attngen.targets import table as target
 from tests.kernel.computed import program
@@ -40,7 +40,11 @@ def test_what_fits_comes_first_by_price(arch: str, d: int) -> None:
     found = rank(FORWARD, request(d, arch=arch))
     fits = [item.cost.shared_bytes <= gpu.shared_bytes for item in found]
     assert fits == sorted(fits, reverse=True) and fits[0]
-    expected = [item.cost.total_us * (UNSTAGED if item.tile.num_stages == 1 else 1) for item, fit in zip(found, fits, strict=True) if fit]
+    expected = [
+        item.cost.total_us * (SINGLE_STAGE_PENALTY if item.tile.num_stages == 1 else 1)
+        for item, fit in zip(found, fits, strict=True)
+        if fit
+    ]
     assert expected == sorted(expected)
     assert found[0].lost == "" and all(item.lost for item in found[1:])
     assert len({item.tile for item in found}) == len(found)
@@ -60,7 +64,7 @@ def test_a_tile_goes_without_a_second_stage_only_where_there_is_no_room() -> Non
 
 
 def test_nothing_fits() -> None:
-    with pytest.raises(DoesNotFit, match=r"the kernel forward does not fit sm86 at d = 4096, e = 4096 in float32(.|\n)*a 2-byte dtype"):
+    with pytest.raises(DoesNotFit, match=r"forward does not fit sm86 at d = 4096, e = 4096 in float32(.|\n)*a 2-byte dtype"):
         rank(FORWARD, request(4096, "float32", "sm86"))
 
 
@@ -77,14 +81,14 @@ def test_stages_alone_make_no_other_tile() -> None:
 def test_a_known_tile_that_compiles_ends_the_search() -> None:
     refused, asked = compiles()
     tile = parse_tile("128x64,w8,s2")
-    assert passed_over(RANKED, (None, tile), FORWARD, request(), refused) == (RANKED, ())
+    assert skip_refused(RANKED, (None, tile), FORWARD, request(), refused) == (RANKED, ())
     assert asked == [str(tile)]
 
 
 def test_the_next_that_compiles_is_taken() -> None:
     first = str(RANKED[0].tile)
     refused, asked = compiles(first)
-    found, failed = passed_over(RANKED, (), FORWARD, request(), refused)
+    found, failed = skip_refused(RANKED, (), FORWARD, request(), refused)
     assert asked[0] == first and str(found[0].tile) == asked[-1] != first
     assert [(str(item.tile), item.lost) for item in failed] == [(first, "does not compile: it says no")]
     assert found[0].lost == "" and first not in [str(item.tile) for item in found]
@@ -97,13 +101,13 @@ def test_a_form_that_failed_twice_is_passed_over() -> None:
     def refused(role: str, tile: TileSchedule) -> str:
         return "this form" if getattr(tile, flags[0]) else ""
 
-    found, failed = passed_over(RANKED, (), FORWARD, request(), refused)
+    found, failed = skip_refused(RANKED, (), FORWARD, request(), refused)
     assert len(failed) == 2 and not getattr(found[0].tile, flags[0])
 
 
 def test_too_many_failures_are_an_error() -> None:
-    with pytest.raises(CompileFailed, match="no tile of the kernel forward compiles for sm90; of 6"):
-        passed_over(RANKED, (), FORWARD, request(), lambda role, tile: "never")
+    with pytest.raises(CompileFailed, match="no tile of forward compiles for sm90; of 6"):
+        skip_refused(RANKED, (), FORWARD, request(), lambda role, tile: "never")
 
 
 def test_text_of_a_candidate() -> None:

@@ -10,7 +10,7 @@ from attngen.cli.commands import main
 from attngen.errors import ScheduleError
 from attngen.facts.kernel_facts import kernel_facts
 from attngen.ir.parser import parse
-from attngen.kernel.split_kv import in_parts
+from attngen.kernel.split_kv import split_forward
 from attngen.pipeline import analyse
 from attngen.schedule.choose import Request, choose
 from attngen.schedule.space import candidates
@@ -20,7 +20,7 @@ from attngen.targets import table as target
 from tests.variants import CAUSAL_ALIBI, ENTROPY
 
 WHOLE = analyse(parse(CAUSAL_ALIBI), wanted=frozenset()).facts[0]
-PARTS, MERGE = map(kernel_facts, in_parts(WHOLE.kernel))
+PARTS, MERGE = map(kernel_facts, split_forward(WHOLE.kernel))
 DIMS = {"d": 128, "e": 128}
 
 
@@ -67,5 +67,5 @@ def test_compiled_for_sm90(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_merge_of_several_states() -> None:
-    held = kernel_facts(in_parts(analyse(parse(ENTROPY), wanted=frozenset()).kernels[0])[1]).work
+    held = kernel_facts(split_forward(analyse(parse(ENTROPY), wanted=frozenset()).kernels[0])[1]).work
     assert (held.combines_splits, held.streamed_tiles, held.carried, held.dots) == (True, ("e",), ("e",), ())

@@ -18,8 +18,8 @@ TILE = TileSchedule(128, 64, 8, 2)
 LENGTHS = {"d": 128, "e": 128}
 
 FORWARD = Structure(
-    role="forward", resident_tiles=("d",), once=(), streamed_tiles=("d", "e"), held=(), vectors=0, pairs=0, dots=("d",), carried=("e",),
-    sums=2, special=1, simple=3, masks=0,
+    role="forward", resident_tiles=("d",), once=(), streamed_tiles=("d", "e"), reused_tiles=(), vectors=0, pairs=0, dots=("d",),
+    carried=("e",), sums=2, sfu_ops=1, alu_ops=3, mask_ops=0,
 )  # fmt: skip
 WORK = static.work_of(FORWARD, LENGTHS, "bfloat16", TILE)
 
@@ -57,7 +57,7 @@ PV = "HGMMA.64x128x16.F32.BF16 R56, R152, gdesc[UR8].tnspB, R56, gsb0"
 
 def test_work_is_exact():
     assert static.Work(2 * 128 * 64 * 256, 64 * 256 * 2) == WORK
-    wider = replace(FORWARD, folded=16, reloaded_tiles=("d",))
+    wider = replace(FORWARD, bias_columns=16, reloaded_tiles=("d",))
     assert static.work_of(wider, LENGTHS, "bfloat16", TILE) == static.Work(2 * 128 * 64 * 272, (64 * 256 + 128 * 128) * 2)
 
 

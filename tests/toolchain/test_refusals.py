@@ -128,9 +128,7 @@ def test_what_was_measured_is_passed_over_too() -> None:
 
 def test_where_all_fail_it_is_said() -> None:
     program = analyse(attngen.attention().cascade)
-    with pytest.raises(
-        CompileFailed, match=r"no tile of the kernel forward compiles for sm90; of 6, .* does not compile: it died"
-    ) as caught:
+    with pytest.raises(CompileFailed, match=r"no tile of forward compiles for sm90; of 6 tried, .* does not compile: it died") as caught:
         choose(program.facts, REQUEST, table(), None, lambda role, tile: "it died")
     assert caught.value.remedy
 
@@ -186,7 +184,7 @@ def test_a_fallback_that_fails_later_is_replaced_as_well(compiler: Callable[[Fai
 
 def test_a_build_of_which_nothing_compiles_is_refused(compiler: Callable[[Fails], list[CompileJob]]) -> None:
     asked = compiler(lambda job: role(job) == "backward_rows")
-    with pytest.raises(CompileFailed, match="no tile of the kernel backward_rows compiles for sm90") as caught:
+    with pytest.raises(CompileFailed, match="no tile of backward_rows compiles for sm90") as caught:
         kernels(unseen()).settled(REQUEST)
     assert caught.value.remedy
     assert len([job for job in asked if role(job) == "backward_rows"]) <= 12
@@ -201,7 +199,7 @@ def test_a_form_that_does_not_compile_gives_way_to_the_other(failing: str, tmp_p
     mine.settle(REQUEST, repeatable=False)
     found = mine.backward_form(ProgramKey("bfloat16"), REQUEST, repeatable=False)
     assert found.fused == (failing == "backward_columns")
-    assert f"no tile of the kernel {failing} compiles" in found.why
+    assert f"no tile of {failing} compiles" in found.why
     steady = programs(attngen.attention(name="forms"), deterministic=True)
     if failing == "backward_columns":
         with pytest.raises(CompileFailed, match="backward_columns"):

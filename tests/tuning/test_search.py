@@ -189,7 +189,7 @@ def test_captured_tensors_that_are_too_short_leave_a_class_out():
     kernels, captures = kernels_of(attngen.attention(score_mod=lambda s, b, h, q, k: s + bias[q, k]))
     found = tune_kernels(kernels, captures, DIMS, "bfloat16", SETTING, classes=("long", "short"), clock=area)
     assert {row.length for row in found.rows} == {"short"}
-    assert found.notes[0].startswith("long: left out")
+    assert found.notes[0].startswith("long: omitted")
 
 
 def test_calls_run_and_agree_in_the_interpreter(monkeypatch):
@@ -227,7 +227,7 @@ def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, mon
     both = (*schedule.tiles, *other.settled(REQUEST).tiles)
     assert {role: str(tile) for role, tile in both} == wanted
     why = after.backward_form(ProgramKey("bfloat16"), REQUEST, repeatable=False).why
-    assert "us a call in one walk" in why, "what a GPU said decides between the forms"
+    assert "us a call fused" in why, "GPU timings decide between the forms"
     assert shipped_tiles.settled(REQUEST) != schedule
     assert {reason.evidence for reason in shipped_tiles.choice(REQUEST).reasons} == {"measured"}
     # What runs has these tiles, so that Triton builds and finds kernels by them.
@@ -241,7 +241,7 @@ def test_the_users_table_reaches_the_schedule_and_no_product(tmp_path: Path, mon
 def test_a_file_that_is_no_table_is_not_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.json"
     path.write_text(text)
-    with pytest.raises(CacheError, match="no table of tuned schedules"):
+    with pytest.raises(CacheError, match="not a table of tuned schedules"):
         record(table_of([]), path)
     assert path.read_text() == text
 

@@ -8,7 +8,7 @@ from attngen.ir.expr import Expr, Read
 from attngen.ir.printer import print_expr
 from attngen.ir.traverse import free_axes, reads
 from attngen.kernel.dense_rows import is_matrix
-from attngen.kernel.masked_out import alone, cleared, end_of_rows, is_of_few_rows
+from attngen.kernel.masked_out import cleared, has_few_rows, project_mask, row_count
 from attngen.kernel.partition import Kernel
 
 
@@ -38,13 +38,13 @@ def why_ineligible(kernel: Kernel, prefetched: tuple[str, ...], exists: Guards) 
 
 def _doubtful(wide: list[Expr], exists: Expr | None, kernel: Kernel) -> list[Expr]:
     """Operands of a sum that hold anything at positions that its mask takes away, and that no number of rows ends before these."""
-    kept = alone(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
-    if is_of_few_rows(kernel, exists):
+    kept = project_mask(exists, kernel.streamed or "", kernel.resident, [other.name for other in kernel.steps])
+    if has_few_rows(kernel, exists):
         return wide
     if kept is None:
         return []
     known = cleared(kernel)
-    ends = {name for name, other in known.items() if other == kept and end_of_rows(kernel, other) is not None}
+    ends = {name for name, other in known.items() if other == kept and row_count(kernel, other) is not None}
     return [part for part in wide if isinstance(part, Read) and part.tensor not in ends]
 
 

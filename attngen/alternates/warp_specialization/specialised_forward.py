@@ -10,7 +10,7 @@ from attngen.alternates.alternate_kernel import AlternateLaunch
 from attngen.alternates.warp_specialization.eligibility import why_ineligible
 from attngen.analysis.predicates import Guards
 from attngen.errors import ScheduleError
-from attngen.kernel.feature_tiles import pieces
+from attngen.kernel.feature_tiles import tile_widths
 from attngen.kernel.partition import Kernel
 from attngen.targets.table import Target
 
@@ -67,7 +67,7 @@ class SpecialisedForward:
 
     def check(self, extents: Mapping[str, int], dtype: str, target: Target) -> None:
         """Its products are those of sm90, of two-byte elements, and up to `WIDEST` columns wide."""
-        wide = max((pieces(length)[0] for length in extents.values()), default=0)
+        wide = max((tile_widths(length)[0] for length in extents.values()), default=0)
         if wide > WIDEST:
             remedy = "Leave SPECIALISED out of schedule= for them."
             raise ScheduleError(f"SPECIALISED multiplies tiles of up to {WIDEST} columns, and one of {wide} is asked for", remedy=remedy)

@@ -1,1 +1,1 @@
-"""What a user's functions captured: stand-ins during a trace, places that calls read again."""
+"""Captures of a user's functions: proxies during a trace, origins that calls read again."""

@@ -1,12 +1,11 @@
-"""Stands in for what a user's function captured, so that every value that it reads is known by its place.
+"""Replaces the captures of a user's function by traced counterparts with known origins.
 
-The function is rebuilt with the same code and other cells, globals and defaults: a captured int, float or bool becomes a traced
-scalar, so that `window = 128` and `window = 256` share a kernel; an object becomes a stand-in (`proxies`) that does the same for its
-attributes and items when they are read. Functions captured by functions, partials, bound methods and callable objects are followed.
-Literals in the code stay constants, and so does a number whose value Python turns out to need (`keep`).
+The function is rebuilt with the same code and other cells, globals and defaults: a captured int, float or bool becomes a traced scalar, so
+that `window = 128` and `window = 256` share a kernel; an object becomes a proxy that does the same for its attributes and items when they
+are read. Captured functions, partials, bound methods and callable objects are rebuilt recursively. Literals in the code stay constants, and
+so do numbers whose value Python needs during the trace (`keep`).
 
-Whatever is found and decides what is traced (the type of a number, the function that a name holds, that something is None) becomes a
-guard of the trace.
+Every fact that affects the trace (the type of a number, the function bound to a name, that something is None) becomes a guard.
 """
 
 from __future__ import annotations
@@ -46,19 +45,19 @@ _FOLLOWED = ("torch.nn.attention",)
 _OWN = "attngen.frontend"
 _PLAIN = (type(None), str, bytes, complex, type(Ellipsis), range, slice, torch.dtype, torch.device, torch.Size, torch.layout)
 _DATA = (dict, list, tuple, SimpleNamespace, Namespace, UserDict, UserList, ChainMap, torch.nn.Module, BlockTable, LowRank)
-"""Classes of Python and of libraries whose objects hold what is the user's."""
+"""Classes of Python and of libraries whose objects hold user data."""
 _ITEM = operator.methodcaller("item")
 _WHOLE = (set, frozenset, deque, array, bytearray)
-"""Containers that are compared as a whole."""
+"""Containers guarded as a whole."""
 _CALLED = (weakref.ref, ContextVar, threading.local)
 
 
 class Lifter:
-    """Rebuilds functions for one run of tracing.
+    """Rebuilds functions for one trace.
 
     Args:
-        trace: receives the numbers, the places of the tensors, and guards.
-        keep: places of numbers that stay literals.
+        trace: receives the numbers, the origins of the tensors, and guards.
+        keep: origins of numbers that stay literals.
     """
 
     def __init__(self, trace: Trace, keep: frozenset[Hashable] = frozenset()) -> None:
@@ -72,25 +71,25 @@ class Lifter:
         self._globals: dict[int, dict[str, Any]] = {}
 
     def guard(self, guard: Guard) -> None:
-        """Note what the trace relies on."""
+        """Record a condition on which the trace depends."""
         self._trace.guard(guard)
 
     def forget(self, origin: Origin) -> None:
-        """The traced function has changed what a container there holds."""
+        """Drop the known items of a container that the traced function mutated."""
         for known in [known for known in self._at if isinstance(known, Item) and known.of == origin]:
             del self._at[known]
 
     def is_traced(self, value: Any) -> bool:
-        """Whether a value is one of this run."""
+        """Whether a value is traced."""
         return type(value) is Traced
 
     def lift(self, value: Any, origin: Origin, hint: str) -> Any:
         """The traced counterpart of a captured value.
 
         Args:
-            value: what was captured.
-            origin: where it lies: the same place is the same scalar.
-            hint: what the user calls it.
+            value: the captured value.
+            origin: of the value; one origin gives one scalar.
+            hint: the user's name of it.
         """
         if origin not in self._at:
             self._at[origin] = self._counterpart(value, origin, hint)
@@ -98,7 +97,7 @@ class Lifter:
 
     def _counterpart(self, value: Any, origin: Origin, hint: str) -> Any:
         if type(value) is Traced:
-            return value  # which the traced function put there itself
+            return value  # put there by the traced function
         if type(value) in weakref.ProxyTypes:
             return self.lift(value.__repr__.__self__, Attribute(Attribute(origin, "__repr__"), "__self__"), hint)
         if type(value) in (bool, int, float) or (type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()):
@@ -116,7 +115,7 @@ class Lifter:
             else:
                 self.guard(Guard("same", origin, other))
             return counterpart
-        self._done[id(value)] = (value, origin, value)  # an object that holds itself
+        self._done[id(value)] = (value, origin, value)  # for an object that contains itself
         self._done[id(value)] = (value, origin, self._object(value, origin, hint))
         return self._done[id(value)][2]
 
@@ -135,7 +134,7 @@ class Lifter:
         return Traced(scalar, self._trace, number=True)
 
     def _same(self, value: Any, origin: Origin) -> Any:
-        """What is left as it is, and has to stay the very same."""
+        """The value unchanged, with a guard on its identity."""
         self.guard(Guard("is", origin, value))
         return value
 
@@ -168,7 +167,7 @@ class Lifter:
             made = None if alone else self._class(value, origin)
             self._same(value, origin)
             return value if made is None else made
-        return self._stand_in(value, origin, hint)
+        return self._proxied(value, origin, hint)
 
     def _partial(self, value: functools.partial[Any], origin: Origin) -> Any:
         names = getattr(getattr(value.func, "__code__", None), "co_varnames", ())
@@ -182,8 +181,8 @@ class Lifter:
 
     # ---- objects
 
-    def _stand_in(self, value: Any, origin: Origin, hint: str) -> Any:
-        """What reads an object attribute by attribute; the object itself where nothing in it matters or can be seen."""
+    def _proxied(self, value: Any, origin: Origin, hint: str) -> Any:
+        """A proxy of an object; the object itself where it holds no user data or cannot be proxied."""
         kind = type(value)
         if isinstance(value, enum.Enum) or (_is_left_alone(kind.__module__) and not isinstance(value, (*_DATA, MappingProxyType))):
             return self._same(value, origin)
@@ -191,11 +190,11 @@ class Lifter:
         if made is None:
             return self._same(value, origin)
         try:
-            stand_in = proxy(made, State(self, value, origin, hint))
+            made_proxy = proxy(made, State(self, value, origin, hint))
         except TypeError:
             return self._same(value, origin)
         self.guard(Guard("type", origin, kind))
-        return stand_in
+        return made_proxy
 
     def _class(self, kind: type, origin: Origin) -> type | None:
         if kind not in self._classes:
@@ -221,7 +220,7 @@ class Lifter:
         rebuilt.__kwdefaults__ = function.__kwdefaults__
         rebuilt.__dict__.update(function.__dict__)
         rebuilt.__qualname__ = function.__qualname__
-        self._done[id(function)] = (function, origin, rebuilt)  # before it is filled, for a function that calls itself
+        self._done[id(function)] = (function, origin, rebuilt)  # before its cells, for a recursive function
         for place, (cell, name) in enumerate(zip(function.__closure__ or (), code.co_freevars, strict=True)):
             self._fill(cell, Attribute(Item(Attribute(origin, "__closure__"), place), "cell_contents"), name, numbers=not followed)
         if not followed:
@@ -269,7 +268,7 @@ class Lifter:
 
 @functools.lru_cache(maxsize=1024)
 def _global_names(code: CodeType) -> frozenset[str]:
-    """Globals that a function or what is defined in it reads."""
+    """Globals read by a function or by functions defined in it."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -278,7 +277,7 @@ def _global_names(code: CodeType) -> frozenset[str]:
 
 
 def _content(value: Any) -> tuple[object, ...]:
-    """What an array holds: its elements become constants wherever a traced function takes them out."""
+    """The content of an array, whose elements are constants in a trace."""
     return value.dtype.str, value.shape, value.tobytes()
 
 
@@ -287,7 +286,7 @@ def _root(module: str) -> str:
 
 
 def _is_left_alone(module: str) -> bool:
-    """Whether functions and classes of a Python module stay what they are: they hold nothing of the user's."""
+    """Whether functions and classes of a Python module are not rebuilt, since they hold no user data."""
     return module.startswith(_OWN) or (_root(module) in _LEFT_ALONE and not module.startswith(_FOLLOWED))
 
 
@@ -310,7 +309,7 @@ def _title(value: Any) -> str:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """What to call a spec after a function: its name, without what only Python can read."""
+    """The name of a function, for naming a spec; "" for a lambda."""
     while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)

@@ -1,8 +1,8 @@
-"""Where captured values come from: places that are read again at each call, and what a trace found there and relied on.
+"""Origins of captured values, which calls read again, and guards, the conditions on which a trace depends.
 
-A place is a path: from an object that the user gave (`Root`) by attributes, items and calls. A closure's variable is
-`mod.__closure__[0].cell_contents`, a global `mod.__globals__["TABLE"]`, a parameter `mod.__self__.bias`, its transpose that and `.T`.
-Reading is done by the function that `reader` makes of them; here is what a path is.
+An origin is a path from a user object (`Root`) by attributes, items and calls. A closure variable is `mod.__closure__[0].cell_contents`, a
+global `mod.__globals__["TABLE"]`, a parameter `mod.__self__.bias`, its transpose that path and `.T`. `reader` compiles origins to a
+function that reads them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Test = Literal["is", "type", "equal", "number", "tensor", "same"]
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """An object that the user gave, by its role: "score_mod", "sink"."""
+    """A user object, by its role: "score_mod", "sink"."""
 
     role: str
 
@@ -40,7 +40,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`function(*args, **keywords)`, where arguments that are origins stand for what is read there."""
+    """`function(*args, **keywords)`, where arguments that are origins stand for their values."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -56,13 +56,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What a trace relied on: it holds for another call as long as this does.
+    """A condition on which a trace depends: the trace is valid for a call if all its guards hold.
 
     Attributes:
-        test: "is", the very object; "type", an object of that type; "equal", a value of equal type; "number", a number of that type;
-            "tensor", a tensor of one of those types and that rank; "same", the very object that lies at the other origin.
-        origin: of what is tested.
-        value: with what.
+        test: "is", the same object; "type", an object of that type; "equal", an equal value of equal type; "number", a number of that
+            type; "tensor", a tensor of one of those dtypes and that rank; "same", the same object as at the other origin.
+        origin: of the tested value.
+        value: what it is compared with.
     """
 
     test: Test
@@ -84,12 +84,12 @@ def _held(value: Any) -> Any:
 
 
 def is_origin(value: object) -> bool:
-    """Whether a value is a place, not a constant."""
+    """Whether a value is an origin, not a constant."""
     return isinstance(value, Root | Attribute | Item | Call)
 
 
 def parents(origin: Origin) -> tuple[Origin, ...]:
-    """The places that one is read from."""
+    """The origins that an origin is read from."""
     match origin:
         case Root():
             return ()
@@ -100,7 +100,7 @@ def parents(origin: Origin) -> tuple[Origin, ...]:
 
 
 def roots_of(origin: Origin) -> frozenset[str]:
-    """The roles of the objects that a place is reached from."""
+    """The roles of the roots of an origin."""
     if isinstance(origin, Root):
         return frozenset((origin.role,))
     return frozenset().union(*map(roots_of, parents(origin)))

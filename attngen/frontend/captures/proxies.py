@@ -1,8 +1,7 @@
-"""Stand-ins for captured objects, containers, classes and modules while a function is traced: what is read through them is known by its
-place.
+"""Proxies of captured objects, containers, classes and modules during a trace: values read through them have known origins.
 
-A stand-in is of a class derived from the object's own, so that `isinstance`, methods and operators work as they do, and it has nothing of
-its own: every attribute and item is read from the object itself, properties and parametrizations included, and handed to `lift`.
+The class of a proxy is derived from the object's class, so that `isinstance`, methods and operators work unchanged. A proxy has no state of
+its own: every attribute and item is read from the object, properties and parametrizations included, and passed to `lift`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ STATE = "_attngen_state"
 
 
 def words(*lines: str) -> frozenset[str]:
-    """Names that are written with spaces in between."""
+    """Names separated by spaces."""
     return frozenset(" ".join(lines).split())
 
 
@@ -37,7 +36,7 @@ _CONTAINED = READING | words("__len__ __bool__ __getitem__ __iter__ __repr__ __r
 
 
 class Lifts(Protocol):
-    """What turns values into what a traced function sees, and notes what it relies on."""
+    """Turns values into their traced counterparts, and records guards."""
 
     def lift(self, value: Any, origin: Origin, hint: str) -> Any: ...
 
@@ -49,13 +48,13 @@ class Lifts(Protocol):
 
 
 class State:
-    """What a stand-in stands for.
+    """The state of a proxy.
 
     Args:
-        lifts: of this run.
+        lifts: of this trace.
         value: the object.
-        origin: where it lies.
-        hint: what the user calls it.
+        origin: of the object.
+        hint: the user's name of it.
     """
 
     def __init__(self, lifts: Lifts, value: Any, origin: Origin, hint: str) -> None:
@@ -86,7 +85,7 @@ class State:
         return MethodType(self.lifts.lift(method.__func__, found, name), owner)
 
     def _is_asked(self, method: MethodType) -> bool:
-        """Whether a method is that of a library's data, such as a configuration: what it says is asked for anew at each call."""
+        """Whether a method is of a library object, such as a configuration; its result is read again at each call."""
         return is_of_library(method.__func__) and not isinstance(self.value, torch.nn.Module)
 
     def _asking(self, method: MethodType, owner: Any, name: str) -> Callable[..., Any]:
@@ -102,13 +101,13 @@ class State:
         return self.lifts.lift(self.value[key], Item(self.origin, key), hint)
 
     def fact(self, value: Any, function: Callable[..., Any], *args: Any) -> Any:
-        """What a function says of the object, from now on relied on."""
+        """A fact about the object, with a guard on it."""
         self.lifts.guard(Guard("equal", called(function, *args), value))
         return value
 
 
 def asked(value: Any, name: str, *args: Any, **keywords: Any) -> Any:
-    """What a method says."""
+    """The result of a method."""
     return getattr(value, name)(*args, **keywords)
 
 
@@ -123,7 +122,7 @@ _LIBRARIES = tuple(sysconfig.get_paths()[name] + os.sep for name in ("purelib", 
 
 
 def state_of(proxy: Any) -> State:
-    """What a stand-in stands for."""
+    """The state of a proxy."""
     found: State = object.__getattribute__(proxy, STATE)
     return found
 
@@ -132,21 +131,21 @@ class Proxy:
     __slots__ = ()
 
     def __init_subclass__(cls, **_: Any) -> None:
-        """Classes that register what is derived from them shall not know of stand-ins."""
+        """Hides proxies from classes that register their subclasses."""
 
     def __getattribute__(self, name: str) -> Any:
         return state_of(self).attribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What a traced function writes, it sees; the object stays as it is."""
+        """Writes are visible to the traced function only; the object is unchanged."""
         state_of(self).written[name] = value
 
     def __delattr__(self, name: str) -> None:
-        raise TracedMutation(f"`del {name}` on a captured object", remedy="Do this outside of the traced function.")
+        raise TracedMutation(f"`del {name}` on a captured object", remedy="Delete it outside of the traced function.")
 
 
 class Container(Proxy):
-    """Items are read one by one; what needs all of them reads all of them."""
+    """Items are read one by one; operations on the whole container read all of them."""
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
@@ -213,7 +212,7 @@ class Mapping(Container):
 
 
 def plain(proxy: Any) -> Any:
-    """A list, tuple or dict of what a container holds, each item with its place; anything else as it is."""
+    """A list, tuple or dict of a container's items, each with its origin; anything else unchanged."""
     if not isinstance(proxy, Container):
         return proxy
     if isinstance(proxy, Mapping):
@@ -223,12 +222,12 @@ def plain(proxy: Any) -> Any:
 
 
 def is_delegated(kind: type, name: str) -> bool:
-    """Whether the user's class has a method of its own, to which that of its stand-ins leads."""
+    """Whether a method of a proxy class delegates to the user's own."""
     return getattr(vars(kind).get(name), "__qualname__", "").startswith(delegating.__name__)
 
 
 def delegating(name: str) -> Callable[..., Any]:
-    """A method that is the user's, traced."""
+    """A method that delegates to the user's, traced."""
 
     def method(self: Any, *args: Any, **keywords: Any) -> Any:
         return state_of(self).attribute(self, name)(*args, **keywords)
@@ -237,7 +236,7 @@ def delegating(name: str) -> Callable[..., Any]:
 
 
 def reading(name: str) -> Callable[..., Any]:
-    """A method of a container that reads all of it."""
+    """A method of a container that reads all items."""
 
     def method(self: Any, *args: Any, **keywords: Any) -> Any:
         return getattr(plain(self), name)(*map(plain, args), **keywords)
@@ -246,7 +245,7 @@ def reading(name: str) -> Callable[..., Any]:
 
 
 def mutating(name: str) -> Callable[..., Any]:
-    """A method of a container that changes it: the container itself, as it would without a trace."""
+    """A method that mutates a container: the container itself, as without a trace."""
 
     def method(self: Any, *args: Any, **keywords: Any) -> Any:
         state = state_of(self)

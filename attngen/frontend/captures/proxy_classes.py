@@ -1,6 +1,4 @@
-"""The classes of stand-ins (`proxies`): one for each class of captured objects, derived from it; and stand-ins of another kind, for
-modules, for `super()`, and for objects that only tell by calls what they hold.
-"""
+"""Proxy classes: one for each class of captured objects, derived from it; and proxies of modules, `super()`, and objects read by calls."""
 
 from __future__ import annotations
 
@@ -37,11 +35,11 @@ _KEPT = words(
     "__subclasshook__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __class_getitem__ __set_name__ __instancecheck__",
     "__subclasscheck__ __prepare__",
 )
-"""Methods of a class that its stand-ins do not take over."""
+"""Methods of a class that its proxies do not delegate."""
 
 
 def proxy_class(kind: type, lifts: Lifts, origin: Origin, is_left_alone: Callable[[FunctionType], bool]) -> type:
-    """The class of stand-ins for objects of a type, which stands for the type itself too.
+    """The proxy class of a type, which is a proxy of the type too.
 
     Raises:
         TypeError: no class can be derived from it.
@@ -63,7 +61,7 @@ def proxy_class(kind: type, lifts: Lifts, origin: Origin, is_left_alone: Callabl
 
 
 def _called_module(self: Any, *args: Any, **keywords: Any) -> Any:
-    """`forward`; with all that is hooked to a module where something is."""
+    """`forward`, or the full `__call__` of a module with hooks."""
     state = state_of(self)
     if state.fact(_is_hooked(state.value), _is_hooked, state.origin):
         return torch.nn.Module.__call__(self, *args, **keywords)
@@ -75,7 +73,7 @@ def _is_hooked(module: torch.nn.Module) -> bool:
 
 
 def _meta(meta: type, lifts: Lifts, kind: type, origin: Origin) -> Any:
-    """The type of a class of stand-ins: attributes of the class have places as well, and methods of what it makes are traced."""
+    """The metaclass of a proxy class: class attributes have origins too, and methods of its instances are traced."""
 
     def attribute(cls: Any, name: str) -> Any:
         return type.__getattribute__(cls, name) if name.startswith("__") and name.endswith("__") else of_class(cls, name)
@@ -97,13 +95,13 @@ def _meta(meta: type, lifts: Lifts, kind: type, origin: Origin) -> Any:
         "__getattribute__": attribute,
         "__call__": make,
         "__instancecheck__": lambda _, value: isinstance(value, kind),
-        "__subclasscheck__": lambda _, other: kind in getattr(other, "__mro__", ()),  # an abstract class asks those derived from it
+        "__subclasscheck__": lambda _, other: kind in getattr(other, "__mro__", ()),  # abstract classes ask their subclasses
     }
     return type(meta.__name__, (meta,), body)
 
 
 class _Made(State):
-    """An object that the traced function made itself: what it holds is of this run; the origin is that of its class."""
+    """An object created by the traced function: its content belongs to the trace, its origin is that of its class."""
 
     def attribute(self, proxy: Any, name: str) -> Any:
         if name in self.written or name == "__class__":
@@ -116,15 +114,15 @@ class _Made(State):
 
 
 def is_derivable(kind: type) -> bool:
-    """Whether classes of a type are stood in for at all: not those that Python or a library treats by themselves."""
+    """Whether a class can have proxies: not if its metaclass is special, or it is an exception."""
     return type(kind) in (type, abc.ABCMeta) and not issubclass(kind, BaseException)
 
 
 def proxy(kind: type, state: State) -> Any:
-    """A stand-in of a class from `proxy_class`.
+    """A proxy of a class from `proxy_class`.
 
     Raises:
-        TypeError: objects of this type hold more than Python can see.
+        TypeError: instances of this type have state outside of Python.
     """
     if issubclass(kind, dict):
         made: Any = dict.__new__(kind)
@@ -141,7 +139,7 @@ def proxy(kind: type, state: State) -> Any:
 
 
 class ModuleProxy(types.ModuleType):
-    """Stands for a module of the user's."""
+    """A proxy of a user module."""
 
     def __init__(self, state: State) -> None:
         object.__setattr__(self, STATE, state)
@@ -151,7 +149,7 @@ class ModuleProxy(types.ModuleType):
 
 
 class Caller:
-    """Stands for a weak reference, a context variable or what is local to a thread: what they hold is asked for anew each time."""
+    """A proxy of a weak reference, context variable or thread-local, whose content is read again at each call."""
 
     def __init__(self, state: State) -> None:
         object.__setattr__(self, STATE, state)
@@ -169,7 +167,7 @@ class Caller:
 
 
 class Super:
-    """`super()` of a stand-in: methods of the classes above are traced as well."""
+    """`super()` of a proxy: methods of the base classes are traced too."""
 
     def __init__(self, *args: Any) -> None:
         if args:

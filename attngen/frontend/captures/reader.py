@@ -1,8 +1,8 @@
-"""Reads places: one generated function for all values of a variant, which also tests what its trace relied on.
+"""Reads origins: one generated function reads all captured values of a variant and tests the guards of its trace.
 
-It costs a call about as much as writing the reads by hand. What cannot change (the cells and globals of a function, the object of a bound
-method, what a guard has just found to be the very same object) is looked up once, when the function is made; variables of closures and
-globals are variables of the generated function too, so that compilers of bytecode see through it.
+It costs a call about as much as hand-written reads. What cannot change (the cells and globals of a function, the object of a bound method,
+an object whose identity a guard has just tested) is looked up once, when the function is generated; closure variables and globals are
+variables of the generated function too, so that bytecode compilers see through it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FIXED: tuple[tuple[type, frozenset[str]], ...] = (
     (MethodType, frozenset(("__func__", "__self__"))),
     (functools.partial, frozenset(("func", "args", "keywords"))),
 )
-"""Attributes that an object keeps for its life."""
+"""Attributes that never change."""
 _LARGEST = 2**63
 
 
 class Scalar:
-    """A captured Python float as the 0-d tensor that kernels read; made anew when the number is another one."""
+    """A captured Python float as the 0-d tensor that kernels read, cached until the number changes."""
 
     def __init__(self) -> None:
         self.last: tuple[float | None, torch.Tensor | None] = (None, None)
@@ -44,42 +44,42 @@ class Scalar:
             return tensor
         with torch.inference_mode(False), torch._C.DisableTorchFunction():
             made = torch.tensor(value, dtype=torch.float64, device="cpu")
-        if type(made) is torch.Tensor:  # not one that only exists in a mode
+        if type(made) is torch.Tensor:  # not one that exists only in a mode
             self.last = value, made
         return made
 
 
 def as_tensor(value: float) -> torch.Tensor:
-    """The same while a compiler looks on."""
+    """The same under a bytecode compiler."""
     return torch.tensor(value, dtype=torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The places of one trace and what it relied on.
+    """The origins and guards of one trace.
 
     Attributes:
         origins: of the values, by name.
-        guards: what else is tested, in the order in which the trace found it.
+        guards: in the order of the trace.
     """
 
     origins: tuple[tuple[str, Origin], ...] = ()
     guards: tuple[Guard, ...] = ()
 
     def reader(self, roots: Mapping[str, Any], given: Mapping[str, Any], compiled: bool = False) -> Reader:
-        """A function that reads all values, Python floats as 0-d float64 tensors. It gives None where a guard does not hold any more, and
-        raises where a place is gone.
+        """A function that reads all values, Python floats as 0-d float64 tensors. It returns None where a guard fails, and raises where
+        an origin no longer exists.
 
         Args:
             roots: the user's objects by role.
-            given: all values, in the order in which they are wanted; those without a place stay what they are.
-            compiled: for while a compiler of bytecode looks on, which must not see numbers that are remembered.
+            given: all values, in the wanted order; those without an origin are constant.
+            compiled: for a bytecode compiler, which must not see cached numbers.
         """
         return _Writer(roots, self, compiled).function(given)
 
 
 class _Writer:
-    """The text of one reader and the objects that it is bound to."""
+    """The text of one reader and the objects bound to it."""
 
     def __init__(self, roots: Mapping[str, Any], places: Places, compiled: bool) -> None:
         self._roots, self._places, self._compiled = roots, places, compiled
@@ -115,8 +115,7 @@ class _Writer:
     # ---- places
 
     def place(self, origin: Origin) -> tuple[str, Any, bool]:
-        """The text of a value, "" for one that is the same at each call; the value as it is now; and whether it is the same. Guards on it
-        are tested by then."""
+        """The text of a value, "" if it is constant; its current value; and whether it is constant. Its guards are tested before."""
         if origin not in self._read:
             self._read[origin] = found = self._written(origin)
             if self._tests.get(origin):
@@ -135,7 +134,7 @@ class _Writer:
                 return self._call(origin)
 
     def text(self, origin: Origin) -> str:
-        """What stands for the value of a place."""
+        """The text of the value at an origin."""
         text, value, _ = self.place(origin)
         return text or self._bind(value)
 
@@ -215,7 +214,7 @@ class _Writer:
                 return f"{text}.dim() != {rank} or {text}.dtype not in {self._bind(dtypes)} or {strided}"
 
     def _in_range(self, text: str, guard: Guard | None) -> str:
-        """A number as kernels take it, once it is known to be one that they can take."""
+        """A number in the form that kernels take, after a test of its range."""
         if guard is None:
             return text
         if guard.value is bool:
@@ -247,7 +246,7 @@ class _Writer:
         return self._made("read", body, {"__builtins__": builtins, "__name__": __name__}, self._cells)
 
     def _of_globals(self) -> list[str]:
-        """Globals are read by functions that have them for their own."""
+        """Globals are read by functions in their own namespace."""
         lines: list[str] = []
         for space, names in self._spaces.values():
             body = [f"return ({''.join(f'{name}, ' for _, name in names)})"]
@@ -279,11 +278,11 @@ def _holds(guard: Guard, value: Any) -> bool:
         case "equal":
             return type(value) is type(guard.value) and bool(value == guard.value)
         case _:
-            return False  # what a tensor is may change in place
+            return False  # tensor metadata may change in place
 
 
 def _absent(read: Callable[[], Any]) -> Any:
-    """What lies at a place now, if anything does."""
+    """The current value, None if it cannot be read."""
     try:
         return read()
     except Exception:
@@ -291,7 +290,7 @@ def _absent(read: Callable[[], Any]) -> Any:
 
 
 def _table(value: Any, name: str) -> str | None:
-    """Where a module keeps an attribute that its class leaves to `torch.nn.Module.__getattr__`, which takes ten times as long."""
+    """The dict of a module that holds an attribute served by `torch.nn.Module.__getattr__`, which is ten times as slow."""
     if not isinstance(value, torch.nn.Module) or name in value.__dict__ or hasattr(type(value), name):
         return None
     if type(value).__getattr__ is not torch.nn.Module.__getattr__ or type(value).__getattribute__ is not object.__getattribute__:

@@ -1,8 +1,8 @@
-"""How a spec came about, kept with it: the user's objects, the places that were read in them, and how to trace again.
+"""The tracing record of a spec: the user's objects, the origins read in them, and how to trace again.
 
-A copy (`copy.deepcopy`) of a compiled attention reads the copies of what it read: of a bound method's object, as Python does by itself,
-and of what the variables of a closure hold, where that is copied along. A pickled one reads on in what can be pickled; a lambda or a
-local function cannot, so that what it captured stays what it was, but for what lies in a module that it holds.
+A deep copy of a compiled attention reads the copies of its captures: those of a bound method's object, and those of closure variables that
+are copied along. A pickled one reads what can be pickled; lambdas and local functions cannot, so that their captures are frozen, except
+those in a `torch.nn.Module` that they hold.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _ATOMIC = (type(None), bool, int, float, complex, str, bytes, type)
 
 
 class Roots:
-    """The objects that the user gave, by role; in a deep copy, those of the copy.
+    """The user's objects by role; in a deep copy, their copies.
 
-    A function is copied when it is first asked for: until then, what its variables hold may be copied as well.
+    Functions are copied on first use, after the values of their variables have been copied.
     """
 
     def __init__(self, given: Mapping[str, Any], memo: dict[int, Any] | None = None) -> None:
@@ -43,19 +43,19 @@ class Roots:
         return self._given
 
     def copied(self, memo: dict[int, Any]) -> Roots:
-        """Those of a deep copy that is being made."""
+        """The roots of a deep copy in progress."""
         return Roots({role: _copied(value, memo) for role, value in self.objects.items()}, memo)
 
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """What was traced, and what is read of it at each call.
+    """The traced objects, and what calls read of them.
 
     Attributes:
         roots: the user's objects.
-        places: where the captures lie, and what the trace relied on.
-        again: traces other objects, given by role; None where that was lost by pickling.
-        stale: what the trace relied on was lost by pickling, so that the next call traces again.
+        places: origins and guards.
+        again: traces other objects, given by role; None if lost by pickling.
+        stale: guards were lost by pickling, so that the next call traces again.
     """
 
     roots: Roots
@@ -68,11 +68,11 @@ class Tracing:
         return _never if self.stale else self.places.reader(self.roots.objects, given, compiled)
 
     def copied(self, memo: dict[int, Any]) -> Tracing:
-        """That of a deep copy."""
+        """The record of a deep copy."""
         return replace(self, roots=self.roots.copied(memo))
 
     def plain(self) -> Tracing:
-        """The same as far as it can be pickled."""
+        """The part that can be pickled."""
         objects = self.roots.objects
         lost = {role for role, value in objects.items() if not _is_importable(value)}
         if not lost:
@@ -86,7 +86,7 @@ class Tracing:
 
 
 class _Moved:
-    """Places below objects that cannot be pickled: seen from a module on the way, where there is one."""
+    """Origins below objects that cannot be pickled, rebased to a `torch.nn.Module` on the path where there is one."""
 
     def __init__(self, objects: Mapping[str, Any], lost: set[str]) -> None:
         self._objects, self._lost = objects, lost
@@ -133,7 +133,7 @@ def _never() -> None:
 
 
 def _is_kept(guard: Guard) -> bool:
-    """Whether what is compared with survives pickling: another object that is made from it would not be the very same one."""
+    """Whether a guard survives pickling: identity does not, except for objects pickled by name."""
     return guard.test in ("equal", "tensor", "same") or (isinstance(guard.value, _BY_NAME) and _is_importable(guard.value))
 
 
@@ -152,7 +152,7 @@ def _value(origin: Origin, objects: Mapping[str, Any]) -> Any:
 
 
 def _is_importable(value: Any) -> bool:
-    """Whether pickle finds a function or class by its name, and so for the parts of what is made of them."""
+    """Whether pickle finds a function or class by its name, and likewise all parts of a partial, method or other object."""
     if isinstance(value, _BY_NAME):
         found: Any = sys.modules.get(value.__module__ or "")
         for name in value.__qualname__.split("."):
@@ -172,19 +172,19 @@ def _is_importable(value: Any) -> bool:
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """What Python copies by itself, with functions left for later."""
+    """A deep copy, with functions left for later."""
     if isinstance(value, functools.partial) and id(value) not in memo:
         keywords = {name: _copied(arg, memo) for name, arg in value.keywords.items()}
         return functools.partial(_copied(value.func, memo), *(_copied(arg, memo) for arg in value.args), **keywords)
     if isinstance(value, BlockTable):
         return replace(value, classes=_copied(value.classes, memo), mask_mod=_copied(value.mask_mod, memo))
     if isinstance(value, torch.Tensor) and not value.is_leaf:
-        return memo.get(id(value), value)  # which PyTorch does not copy
+        return memo.get(id(value), value)  # PyTorch does not copy non-leaves
     return copy.deepcopy(value, memo)
 
 
 def _following(value: Any, memo: Mapping[int, Any], done: dict[int, Any]) -> Any:
-    """A function whose variables hold the copies of what was copied; the same one where none does."""
+    """A function with copied variables replaced by their copies; the same function where none was copied."""
     if isinstance(value, functools.partial):
         keywords = {name: _following(arg, memo, done) for name, arg in value.keywords.items()}
         return functools.partial(_following(value.func, memo, done), *(_following(arg, memo, done) for arg in value.args), **keywords)
@@ -194,7 +194,7 @@ def _following(value: Any, memo: Mapping[int, Any], done: dict[int, Any]) -> Any
         return value
     if id(value) in done:
         return done[id(value)]
-    done[id(value)] = value  # one that holds itself
+    done[id(value)] = value  # for a function that contains itself
     defaults, keywords = value.__defaults__ or (), value.__kwdefaults__ or {}
     cells = tuple(_cell(cell, memo, done) for cell in value.__closure__ or ())
     new_defaults = tuple(_content(item, memo, done) for item in defaults)
@@ -211,7 +211,7 @@ def _following(value: Any, memo: Mapping[int, Any], done: dict[int, Any]) -> Any
 
 
 def _cell(cell: CellType, memo: Mapping[int, Any], done: dict[int, Any]) -> CellType:
-    """The variable itself, which a user may bind anew, unless what it holds was copied."""
+    """The cell itself, which a user may rebind, unless its content was copied."""
     try:
         content = cell.cell_contents
     except ValueError:  # not assigned yet

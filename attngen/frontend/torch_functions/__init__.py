@@ -1,1 +1,1 @@
-"""What functions of torch mean in a trace."""
+"""The meaning of torch functions in a trace."""

@@ -1,4 +1,4 @@
-"""Pointwise functions of torch that are made of others, each with the slopes that torch gives it where they jump.
+"""Composite pointwise functions of torch, with torch's subgradients at kinks.
 
 As `pointwise`, takes and gives bare expressions of numbers.
 """
@@ -28,7 +28,7 @@ def _where(condition: Expr, a: Expr, b: Expr) -> Expr:
 
 
 def _of(function: Callable[..., Expr]) -> Callable[..., Expr]:
-    """The function of its argument as a float."""
+    """The function with its argument cast to float."""
     return lambda a, *more, **options: function(_float(a), *more, **options)
 
 
@@ -110,7 +110,7 @@ def _acosh(a: Expr) -> Expr:
 
 
 def _opposite(a: Expr) -> Expr:
-    """The cosine of an angle by its sine."""
+    """The cosine of an angle from its sine."""
     return apply("sqrt", mul(sub(build.ONE, a), add(build.ONE, a)))
 
 

@@ -1,8 +1,8 @@
-"""Types of torch in a trace: casts that round, and whole numbers of 8 and 16 bits, whose arithmetic wraps around.
+"""torch dtypes in a trace: casts that round, and integers of 8 and 16 bits, whose arithmetic wraps around.
 
-An expression has a kind and no more. A cast to a narrower float type is an operation of its own, which no algebra looks into; what is
-computed from its result is computed in the working precision again, as torch.compile does. A narrow whole number stays known by its
-dtype: results are taken modulo 2**8 or 2**16 where PyTorch's are, and Python's numbers that meet it first become such numbers.
+An expression has a kind but no dtype. A cast to a narrower float type is an opaque operation; its result is used in the working precision
+again, as in torch.compile. A narrow integer keeps its dtype: results are taken modulo 2**8 or 2**16 where PyTorch's are, and Python numbers
+combined with it are first converted to it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _NEVER_WRAP = frozenset(
         *("bitwise_right_shift", "mod", "fmod", "fmin", "fmax", "positive", "sign", "round", "floor", "ceil", "trunc"),
     )
 )
-"""Whose results lie between their arguments, or in the range of their types."""
+"""Operations whose results cannot overflow."""
 
 
 def converted(expr: Expr, dtype: torch.dtype) -> Expr:
-    """A value as another type: rounded, or wrapped around, where that is narrower than what it is computed in.
+    """A value cast to another type: rounded or wrapped if that is narrower than the working precision.
 
     Raises:
-        UnsupportedOperation: no value here has such a type.
+        UnsupportedOperation: the type is not supported.
     """
     if dtype not in _FLOATS and dtype not in _INTEGERS:
         raise UnsupportedOperation(
             f"a cast to {dtype} in a traced function",
-            remedy="Round to torch.float16 or torch.bfloat16, or to whole numbers of signed types; prepare other types before the call.",
+            remedy="Cast to torch.float16, torch.bfloat16 or signed integers; prepare other types before the call.",
         )
     result = cast(expr, kind_of_dtype(dtype))
     if _FLOATS.get(dtype):
@@ -46,7 +46,7 @@ def converted(expr: Expr, dtype: torch.dtype) -> Expr:
 
 
 def wrapped(expr: Expr, dtype: torch.dtype) -> Expr:
-    """A whole number modulo the range of a type."""
+    """An integer modulo the range of a type."""
     size = 1 << NARROW[dtype]
     if isinstance(expr, Const):
         value = int(expr.value) % size
@@ -58,7 +58,7 @@ def wrapped(expr: Expr, dtype: torch.dtype) -> Expr:
 
 
 def common(dtypes: Iterable[torch.dtype | None]) -> torch.dtype | None:
-    """The narrow type that tensors of these types are computed in together; None stands for, and gives, one that does not wrap."""
+    """The narrow type to which these types promote; None stands for a type that does not wrap."""
     result = torch.bool
     for dtype in dtypes:
         if dtype is None:
@@ -68,5 +68,5 @@ def common(dtypes: Iterable[torch.dtype | None]) -> torch.dtype | None:
 
 
 def wraps(operation: str) -> bool:
-    """Whether the result of an operation on narrow numbers may leave their range."""
+    """Whether an operation on narrow integers may overflow."""
     return operation not in _NEVER_WRAP

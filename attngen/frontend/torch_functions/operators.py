@@ -1,4 +1,4 @@
-"""Python's operators, one line each, for a class that knows how to apply an operation by name."""
+"""Python's operators, for a class that applies operations by name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a pointwise torch function means in the IR: names, and the expressions they become.
+"""The meaning of pointwise torch functions in the IR: names and their expressions.
 
-Takes and gives bare expressions. Knows nothing of torch, of traced values or of the user's frames; `tracer` broadcasts the
-arguments and calls in here. Kinds are made to agree explicitly: a truth value that meets a number becomes `to_int` or `to_float`,
-and an integer under a transcendental function becomes `to_float`, so that no later stage has to guess.
+Takes and gives bare expressions, independent of torch, traced values and user frames; `tracer` broadcasts the arguments. Kinds are
+promoted explicitly: a bool combined with a number becomes `to_int` or `to_float`, and an integer argument of a transcendental function
+becomes `to_float`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from attngen.ir.traverse import free_axes, reads
 
 LARGEST_UNROLLED_POWER = 4
 LARGEST_FAST_CAP = 1000.0
-"""At half precision a fast tanh is exact to 2e-7. Caps up to this one make 2e-4 of it, which is nothing beside a rounding of fp16."""
+"""The fast tanh has an error of 2e-7. Caps up to this one scale it to 2e-4, which is negligible beside the rounding of fp16."""
 _LEAK = build.const(0.01)
 
 
 def number(expr: Expr) -> Expr:
-    """A truth value as 0 or 1; numbers as they are."""
+    """A bool as 0 or 1; numbers unchanged."""
     return cast(expr, "int") if kind_of(expr) == "bool" else expr
 
 
 def agree(*args: Expr) -> tuple[Expr, ...]:
-    """Truth values among numbers become numbers of the widest kind."""
+    """Values promoted to the widest kind."""
     kinds = [kind_of(arg) for arg in args]
     if all(kind == "bool" for kind in kinds):
         return args
@@ -38,7 +38,7 @@ def agree(*args: Expr) -> tuple[Expr, ...]:
 
 
 def cast(expr: Expr, kind: Kind) -> Expr:
-    """The value as another kind; a literal stays a literal."""
+    """The value cast to another kind; a literal stays a literal."""
     own = kind_of(expr)
     if own == kind:
         return expr
@@ -160,7 +160,7 @@ def _rest(a: Expr, b: Expr) -> Expr:
 
 
 def _pow(a: Expr, b: Expr) -> Expr:
-    """Whole numbers of whole numbers stay such; small whole powers become products, which separate."""
+    """Integer powers of integers stay integers; small integer powers become products, which separate."""
     a, b = number(a), number(b)
     if kind_of(a) == kind_of(b) == "int":
         return _int_pow(a, b)
@@ -179,7 +179,7 @@ def _int_pow(a: Expr, b: Expr) -> Expr:
         raise UnsupportedOperation("an integer to a negative power", remedy="Make it a float first, as in x.float() ** -1.")
     if isinstance(a, Const):
         return Const(int(a.value) ** int(b.value), "int")
-    # Higher powers of positions leave 32 bits, which kernels compute products in.
+    # Higher powers of positions overflow the 32 bits of products in kernels.
     return build.apply("int_pow", a, b) if b.value > 2 else _product(a, int(b.value)) if b.value else Const(1, "int")
 
 
@@ -215,7 +215,7 @@ def _tanh(a: Expr) -> Expr:
 
 
 def _is_scaled_down(expr: Expr, scale: float = 1.0) -> bool:
-    """Whether a product or quotient may be small for all pairs of positions: by a number that is, or that only a call tells."""
+    """Whether a product or quotient may be small for all pairs of positions: by a number that is small, or known only at calls."""
     match expr:
         case Apply(op="neg", args=(a,)):
             return _is_scaled_down(a, scale)
@@ -268,7 +268,7 @@ def _lerp(a: Expr, b: Expr, weight: Expr) -> Expr:
 
 
 def extreme_of(op: str, values: Sequence[Expr]) -> Expr:
-    """The largest or smallest of some values; its gradient is shared among those that are it, as by torch.amax."""
+    """The largest or smallest of some values; ties share the gradient, as in torch.amax."""
     found = reduce(POINTWISE[op], values)
     if kind_of(found) != "float" or len(values) == 1:
         return found
@@ -340,7 +340,7 @@ POINTWISE: dict[str, Callable[..., Expr]] = {
     "isinf": _isinf,
     **ACTIVATIONS,
 }
-"""Every pointwise operation by its plainest torch name. Arguments are expressions; optional ones may be None or a word."""
+"""Every pointwise operation by its canonical torch name. Arguments are expressions; optional ones may be None or a string."""
 
 WORDED = frozenset(("div", "gelu"))
-"""Those with an option that is a word: rounding_mode, approximate."""
+"""Those with a string option: rounding_mode, approximate."""

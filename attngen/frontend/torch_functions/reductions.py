@@ -13,7 +13,7 @@ from attngen.ir.expr import Expr
 
 
 class Reductions:
-    """Reductions of a value of captured rows, for a class that knows how to compute with its elements."""
+    """Reductions over the dimensions of a captured value, for a class that computes with its elements."""
 
     __slots__ = ()
 
@@ -21,7 +21,7 @@ class Reductions:
 
     @abstractmethod
     def observe(self, *axes: str) -> None:
-        """Note that the lengths of the dimensions decide what is traced."""
+        """Note that the trace depends on the lengths of the dimensions."""
 
     @abstractmethod
     def row(self) -> rows.PartialIndex:
@@ -33,7 +33,7 @@ class Reductions:
 
     @abstractmethod
     def wide(self, truth: bool = False) -> Self:
-        """The value in a type that sums do not leave; or as truth values."""
+        """The value in a type whose sums do not wrap; or as bools."""
 
     @abstractmethod
     def operate(self, name: str, *others: Any, swapped: bool = False) -> Any:

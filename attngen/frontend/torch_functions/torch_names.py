@@ -1,4 +1,4 @@
-"""Names of torch functions by what tracing does with them: refuse, evaluate, or hand to a method of the traced value."""
+"""Names of torch functions by treatment in a trace: refused, evaluated, or delegated to a method of the traced value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANDOM = _words(
     "dropout3d alpha_dropout feature_dropout feature_alpha_dropout native_dropout rrelu gumbel_softmax uniform_ normal_ bernoulli_ random_",
     "exponential_ empty empty_like empty_strided new_empty manual_seed seed",
 )
-"""Drawn anew at each call, or never initialised: tracing would freeze one draw."""
+"""Random or uninitialised results, which a trace would freeze."""
 
 REDUCTIONS = _words(
     "sum mean prod amax amin aminmax argmax argmin max min median mode norm std var logsumexp softmax log_softmax cumsum cumprod any all",
@@ -31,7 +31,7 @@ METADATA = _words(
     "element_size is_contiguous is_leaf is_quantized __len__ __hash__ __repr__ __format__ storage_offset names is_tensor get_default_dtype",
     "is_inference get_device untyped_storage data_ptr is_conj is_neg grad_fn itemsize nbytes is_same_size is_nested",
 )
-"""What a tensor tells about itself without its data."""
+"""Metadata of a tensor."""
 
 METHODS = _words(
     "to type type_as new_full new_zeros new_ones new_tensor clone contiguous unsqueeze squeeze reshape view any all amax amin sum dot",
@@ -44,7 +44,7 @@ ROW_OPERATIONS = _words(
     "__getitem__ __matmul__ dot vdot inner unbind __iter__ to type type_as clone contiguous",
     "float double half bfloat16 int long short char byte bool",
 )
-"""Operations that, like the pointwise ones, are traced even when they meet captured tensors alone."""
+"""Operations that, like the pointwise ones, are traced even for captured tensors alone."""
 
 _BY_NAME = (
     'Axes have names in a cascade: values align by them, and attngen.einsum("b h m d, b h n d -> b h m n", q, k) takes them in any order.'
@@ -89,7 +89,7 @@ CASTS: dict[str, torch.dtype] = {
 }
 
 CUSTOM_OPERATORS = {"approx::tanh": "tanh_approx"}
-"""Operators registered outside torch that are one of ours in all but name (attention-gym's approximate tanh)."""
+"""Operators registered outside torch that are equivalent to one of ours (attention-gym's approximate tanh)."""
 
 
 ALIASES: dict[str, str] = {
@@ -133,7 +133,7 @@ ALIASES: dict[str, str] = {
 
 
 def operation(name: str) -> str | None:
-    """The entry of `POINTWISE` that a torch name stands for."""
+    """The entry of `POINTWISE` for a torch name."""
     name = ALIASES.get(name, name)
     return name if name in POINTWISE else None
 

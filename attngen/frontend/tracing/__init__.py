@@ -1,1 +1,1 @@
-"""Running a user's function on traced values, and what its mistakes are called."""
+"""Runs a user's function on traced values and reports its mistakes."""

@@ -1,7 +1,7 @@
-"""Where Python asks a traced value for something definite: a truth, a number, a hash, or for what it is: its type and shape.
+"""Concretization: Python's requests for a traced value's truth, number or hash, and for its type and shape.
 
-The answer is known for literals, and for captured numbers once they are baked in. For everything else there is an error that says what
-to write instead.
+Values are known for literals, and for captured numbers once they are baked in. Everything else raises an error that says what to write
+instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FROM_NUMPY = (
     "Make a tensor of it once, outside: table = torch.from_numpy(table) or torch.as_tensor(table). For functions of numpy use torch's."
 )
 _LENGTHS = 'Write attngen.extent("d") for the length of an axis; in a score or mask function, capture the number.'
-_LISTED = "Make a tensor of what is indexed, outside: table = torch.tensor(table), then table[h]. Loops run over Python numbers."
+_LISTED = "Make a tensor of the indexed list, outside: table = torch.tensor(table), then table[h]. Loops run over Python numbers."
 
 
 class Dimensionless(tuple[int, ...]):
@@ -36,29 +36,29 @@ class Dimensionless(tuple[int, ...]):
 def no_operand(value: object) -> UnsupportedOperation:
     """The error for something that is neither a number nor a tensor."""
     remedy = FROM_NUMPY if type(value).__module__ == "numpy" else "Compute with numbers and tensors."
-    return UnsupportedOperation(f"a {type(value).__name__} meets a traced value", remedy=remedy)
+    return UnsupportedOperation(f"an operation on a {type(value).__name__} and a traced value", remedy=remedy)
 
 
 class Definite:
-    """The conversions of Python's data model, for a class that knows some of its values."""
+    """The conversions of Python's data model, for a class with partly known values."""
 
     __slots__ = ()
 
     @abstractmethod
     def known(self) -> bool | int | float | None:
-        """The value, or None where there is one for every position."""
+        """The value, or None where it depends on the position."""
 
     def concrete(self, wanted: str, remedy: str = "") -> bool | int | float:
-        """The value, for something that cannot do without.
+        """The value, for an operation that needs one.
 
         Raises:
-            TracedConversion: there is no single value.
+            TracedConversion: the value depends on the position.
         """
         if (value := self.known()) is not None:
             return value
         raise TracedConversion(
-            f"{wanted} needs a number, but a traced value stands for every position at once",
-            remedy=remedy or "Use the torch function of the same meaning (torch.exp, torch.floor, .int(), ...), which attngen can trace.",
+            f"{wanted} needs a number, but a traced value stands for all positions at once",
+            remedy=remedy or "Use the equivalent torch function (torch.exp, torch.floor, .int(), ...), which attngen can trace.",
         )
 
     def __bool__(self) -> bool:
@@ -105,7 +105,7 @@ class Definite:
 
 
 class Described:
-    """What a tensor tells about itself, for a class that knows its kind and the dimensions left."""
+    """Tensor metadata, for a class with a kind and remaining dimensions."""
 
     __slots__ = ()
 
@@ -115,7 +115,7 @@ class Described:
 
     @abstractmethod
     def observe(self, *axes: str) -> None:
-        """Note that the lengths of these dimensions, or of all that are left, decide what is traced."""
+        """Note that the trace depends on the lengths of these dimensions, or of all remaining ones."""
 
     @property
     def shape(self) -> Any:

@@ -1,8 +1,8 @@
-"""Every torch function called while a user's function is traced comes through here.
+"""Intercepts every torch function called during a trace.
 
-A `TorchFunctionMode` sees calls that carry no traced value too, which plain proxies miss: `torch.rand(())` would otherwise be drawn
-once and frozen into the kernel. Calls on traced or captured values become expressions; views of captured tensors and constants that the
-function makes itself are evaluated; anything else that would freeze data into the kernel is refused.
+A `TorchFunctionMode` also sees calls without traced values, which proxies would miss: `torch.rand(())` would otherwise be drawn once and
+frozen into the kernel. Calls on traced or captured values become expressions; views of captured tensors and constants created by the
+function are evaluated; anything else that would freeze data into the kernel is refused.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Interception(TorchFunctionMode):
         return lift(value, self.trace) if isinstance(value, torch.Tensor) else value
 
     def _scalar(self, value: Any, kwargs: dict[str, Any]) -> Any:
-        """`torch.tensor(x)` of a scalar; a list of captured numbers needs their values."""
+        """`torch.tensor(x)` of a scalar; captured numbers in a list are baked in."""
         if isinstance(value, list | tuple):
             return self._made(torch.tensor(_definite(value), **kwargs))
         return lift(value, self.trace).new_tensor(value, dtype=kwargs.get("dtype"))
@@ -138,7 +138,7 @@ class Interception(TorchFunctionMode):
 
     def _evaluated(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], captured: list[torch.Tensor]) -> Any:
         if captured and name in DEFINITE:
-            raise DataDependentBranch(f"`{name}` of a captured tensor", remedy="Decide before, in Python, which function to pass.")
+            raise DataDependentBranch(f"`{name}` of a captured tensor", remedy="Branch outside, in Python, on which function to pass.")
         result = func(*args, **kwargs)
         tensors = [value for value in _flat((result,)) if isinstance(value, torch.Tensor)]
         if not captured:
@@ -147,15 +147,15 @@ class Interception(TorchFunctionMode):
             return result
         if not tensors:
             raise TracedConversion(
-                f"`{name}` takes data out of a captured tensor, which would freeze it into the kernel", remedy="Use the tensor itself."
+                f"`{name}` reads data of a captured tensor, which would be frozen into the kernel", remedy="Use the tensor itself."
             )
         storages = {tensor.untyped_storage().data_ptr() for tensor in captured}
         for tensor in tensors:
             if tensor.untyped_storage().data_ptr() not in storages:
                 refusal = ReductionInMod if name in REDUCTIONS else UnsupportedOperation
                 raise refusal(
-                    f"`{name}` computes a new tensor from a captured one while tracing",
-                    remedy="Compute it before and capture the result: inside, it would be computed once and never updated.",
+                    f"`{name}` computes a new tensor from a captured one during the trace",
+                    remedy="Compute it outside and capture the result: inside, it would be computed once and never updated.",
                 )
             self.trace.hint(tensor, self.trace.hint_of(captured[0]))
         if (origin := self._origin(func, args, kwargs)) is not None:
@@ -165,14 +165,14 @@ class Interception(TorchFunctionMode):
         return result
 
     def _told(self, result: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """What a captured tensor tells about itself is relied on."""
+        """Guard the metadata that was read of a captured tensor."""
         origin = self._origin(func, args, kwargs) if isinstance(result, _TOLD) else None
         if origin is not None:
             self.trace.guard(Guard("equal", origin, result))
         return result
 
     def _origin(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Origin | None:
-        """The result of a function of captured tensors, as a place."""
+        """The origin of the result of a function of captured tensors."""
         given, named = [self._placed(arg) for arg in args], {key: self._placed(value) for key, value in kwargs.items()}
         if getattr(func, "__name__", "") == "__get__":
             return Attribute(given[0], _name(func)) if is_origin(given[0]) else None
@@ -194,7 +194,7 @@ def _listed(*items: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Arguments without the stand-ins of captured lists, which torch would look into by itself."""
+    """Arguments with proxies of captured lists resolved, which torch would access directly."""
     value = plain(value)
     return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
@@ -219,7 +219,7 @@ def _custom(func: Any, name: str) -> str:
 
 
 def _has_meaning(name: str) -> bool:
-    """Whether a function of captured tensors alone is traced: elementwise, so that it follows their values and gradients."""
+    """Whether a function of captured tensors alone is traced: elementwise ones are, so that values and gradients stay current."""
     return name in OPERATORS or name in ROW_OPERATIONS or operation(name) is not None
 
 

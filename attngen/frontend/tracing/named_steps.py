@@ -1,4 +1,4 @@
-"""Names for what several steps compute alike, and renaming of steps.
+"""CSE across the steps of a trace, and renaming of steps.
 
 A part of a body is worth a step of its own if at least two steps contain it and it holds an operation that costs more than an addition.
 Sharing within one body is left to the stages that emit code.

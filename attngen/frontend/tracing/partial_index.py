@@ -1,4 +1,4 @@
-"""Captured tensors that are only partly indexed: an expression and the dimensions left.
+"""Partly indexed captured tensors: an expression and the remaining dimensions.
 
 Takes and gives a `PartialIndex`, one element of a row, matrix or larger block, whose dimensions are placeholder axes. Indexing substitutes
 a placeholder, arithmetic broadcasts by renaming placeholders, a short reduction unrolls, a contraction becomes a step with a feature axis.
@@ -64,7 +64,7 @@ def index(
         value: what is indexed.
         items: as Python passes them.
         convert: makes a position of anything that is not a slice, None or an ellipsis.
-        observe: is told the axes whose lengths decide the result.
+        observe: called with each axis whose length decides the result.
 
     Raises:
         CaptureError: too many indices, a position that is not an integer, or a literal out of range.
@@ -93,10 +93,10 @@ def index(
             continue
         position = convert(item)
         if position.dims and gathered:
-            raise CaptureError("two index tensors that are not fully indexed", remedy="Index the index tensors first.")
+            raise CaptureError("two partly indexed index tensors", remedy="Index the index tensors first.")
         gathered = gathered or bool(position.dims)
         if gathered and any(other is None or isinstance(other, slice) for other in items):
-            raise CaptureError("an index tensor that is not fully indexed, next to a slice", remedy="Index the index tensor first.")
+            raise CaptureError("a partly indexed index tensor next to a slice", remedy="Index the index tensor first.")
         if isinstance(position.expr, Const):
             observe(axis)
         mapping[axis] = _checked(position.expr, size)
@@ -161,15 +161,15 @@ def unroll(value: PartialIndex, dim: int, name: str) -> list[PartialIndex]:
     axis, size = value.dims[at]
     if not 0 < size <= LONGEST_UNROLLED:
         raise ReductionInMod(
-            f"`{name}` over {size} captured elements; 1 to {LONGEST_UNROLLED} are unrolled",
-            remedy="Reduce before and capture the result, or write torch.dot of two rows.",
+            f"`{name}` over {size} captured elements; only 1 to {LONGEST_UNROLLED} are unrolled",
+            remedy="Reduce outside and capture the result, or write torch.dot of two rows.",
         )
     rest = (*value.dims[:at], *value.dims[at + 1 :])
     return [PartialIndex(substitute(value.expr, {axis: Const(position, "int")}), rest) for position in range(size)]
 
 
 def contract(value: PartialIndex, trace: Trace) -> Expr:
-    """The sum over the only dimension, as a step with a feature axis of its own."""
+    """The sum over the only dimension, as a step that contracts a feature axis."""
     ((placeholder, size),) = value.dims
     feature = trace.feature(size)
     body = substitute(value.expr, {placeholder: Index(feature)})

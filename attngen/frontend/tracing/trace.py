@@ -1,7 +1,7 @@
-"""What one run of tracing collects: names, captured values, steps.
+"""The state of one trace: names, captured values, steps.
 
-Takes tensors, numbers and bodies as the tracer meets them; gives the inputs and steps of a cascade. It is passed along by hand from
-value to value: there is no current trace.
+Takes tensors, numbers and bodies from the tracer; gives the inputs and steps of a cascade. Values carry their trace: there is no global
+current trace.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from attngen.ir.verify import TracedForm, verify
 from attngen.source import naming
 
 RESERVED = frozenset((*keyword.kwlist, *OPS, "cascade", "extent", "first", "inf", "last", "logsumexp", "sum", "tl", "torch", "triton"))
-# What bounds read of captured tensors over a tile is called so.
+# Prefixes of the names for extrema of captured tensors over a tile.
 _OF_TILES = ("least_", "most_")
 NARROW = {torch.uint8: 8, torch.int8: 8, torch.int16: 16}
-"""Types of whole numbers that wrap, with their bits."""
+"""Integer dtypes that wrap around, with their bits."""
 _INT64 = range(-(2**63), 2**63)
 
 
 class NeedsValue(BaseException):
-    """Python wants the numbers behind captured scalars. Not an `Exception`, so that no `except Exception` of the user swallows it."""
+    """Python needs the values of captured scalars. Not an `Exception`, so that the user's `except Exception` does not swallow it."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__("a captured number is needed while tracing")
@@ -49,7 +49,7 @@ class NeedsValue(BaseException):
 
 
 class Trace:
-    """The record of one run.
+    """The state of one trace.
 
     Args:
         arguments: tensors passed at each call.
@@ -82,7 +82,7 @@ class Trace:
         self.seed: str | None = None
 
     def fresh(self, hint: str, first: int = 0) -> str:
-        """A name that nothing else has, as close to `hint` as possible; numbered from `first` if that is not 0."""
+        """An unused name as close to `hint` as possible; numbered from `first` if that is not 0."""
         base = re.sub(r"\W", "_", hint, flags=re.ASCII).strip("_") or "captured"
         base = f"c{base}" if base[0].isdigit() or base.startswith(_OF_TILES) else base
         separator = "_" if base[-1].isdigit() else ""
@@ -95,26 +95,26 @@ class Trace:
         return name
 
     def release(self, name: str) -> None:
-        """Give a name back."""
+        """Make a name available again."""
         self._taken.discard(name)
 
     def placeholder(self) -> str:
-        """An axis name for one dimension of a captured tensor that has not been indexed yet. It never reaches a step."""
+        """An axis name for a dimension of a captured tensor that is not yet indexed. It never occurs in a step."""
         self._placeholders += 1
         return f"${self._placeholders}"
 
     def feature(self, size: int) -> str:
-        """The axis of a contraction of captured rows of that length."""
+        """The contraction axis of captured rows of that length."""
         if size not in self._features:
             self._features[size] = self.fresh("f")
         return self._features[size]
 
     def hint(self, tensor: torch.Tensor, name: str) -> None:
-        """What the user calls a tensor; the first name wins."""
+        """Record the user's name of a tensor; the first name wins."""
         self._hints.setdefault(id(tensor), (tensor, name))
 
     def hint_of(self, tensor: torch.Tensor) -> str:
-        """What the user calls a tensor: where it was captured, or a local variable that holds it now."""
+        """The user's name of a tensor: that of its capture, or of a local variable that holds it."""
         if id(tensor) in self._hints:
             return self._hints[id(tensor)][1]
         frame = user_frame()
@@ -122,7 +122,7 @@ class Trace:
         return names[0] if names else "captured"
 
     def locate(self, tensor: torch.Tensor, origin: Origin, name: str) -> None:
-        """Where a captured tensor lies, and what the user calls it. One that lies at two places is one capture as long as it does."""
+        """Record the origin and the user's name of a captured tensor. A tensor with two origins is one capture, guarded to stay so."""
         self.hint(tensor, name)
         _, first = self._origins.setdefault(id(tensor), (tensor, origin))
         if first != origin:
@@ -132,15 +132,15 @@ class Trace:
             self.guard(Guard("tensor", origin, (alike(tensor.dtype), tensor.dim())) if dense else Guard("is", origin, tensor))
 
     def origin_of(self, tensor: torch.Tensor) -> Origin | None:
-        """Where a captured tensor lies; None for one that the traced function made."""
+        """The origin of a captured tensor; None for one created by the traced function."""
         return self._origins[id(tensor)][1] if id(tensor) in self._origins else None
 
     def guard(self, guard: Guard) -> None:
-        """Note what the trace relies on."""
+        """Record a condition on which the trace depends."""
         self._guards.setdefault((guard.test, guard.origin) if guard.test != "same" else (guard.test, (guard.origin, guard.value)), guard)
 
     def observe(self, axes: Iterable[str]) -> None:
-        """The lengths of these dimensions of captured tensors, known by their placeholders, decide what is traced."""
+        """Guard the lengths of these dimensions of captured tensors, given by their placeholders."""
         for axis in axes:
             tensor, dimension = self._sizes.get(axis.partition(".")[0], (None, 0))
             origin = None if tensor is None else self.origin_of(tensor)
@@ -154,20 +154,19 @@ class Trace:
         return found
 
     def is_negative(self, name: str) -> bool:
-        """The sign of a captured number, which from now on is relied on."""
+        """The sign of a captured number, with a guard on it."""
         negative, origin = self.value_of(name) < 0, self._keys[name]
         self.guard(Guard("equal", called(operator.lt, origin, 0), negative))
         return negative
 
     def constant(self, tensor: torch.Tensor) -> Const | None:
-        """The literal in a 0-d tensor that the traced function made itself."""
+        """The literal in a 0-d tensor created by the traced function."""
         if id(tensor) not in self.created or tensor.dim() != 0:
             return None
         return literal(tensor.item())
 
     def capture(self, tensor: torch.Tensor) -> Input:
-        """The input that stands for a tensor; one per tensor object. Called without interception: what is asked of the tensor here is no
-        matter of the user's."""
+        """The input for a tensor object, one each. Called without interception, so that its queries of the tensor are not traced."""
         if id(tensor) in self._tensors:
             return self._inputs[self._tensors[id(tensor)][1]]
         if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized:
@@ -182,7 +181,7 @@ class Trace:
         return item
 
     def number(self, key: Hashable, hint: str, value: bool | int | float) -> Read | None:
-        """A captured Python number as a run-time scalar; None where it has to stay a literal (infinities, beyond 64 bits)."""
+        """A captured Python number as a run-time scalar; None where it must stay a literal (infinities, beyond 64 bits)."""
         if key in self._numbers:
             return self._numbers[key]
         if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value not in _INT64):
@@ -196,7 +195,7 @@ class Trace:
         return self._numbers[key]
 
     def draw(self) -> tuple[Read, int]:
-        """The seed that each call brings along, and which draw of this run it is for."""
+        """The seed passed at each call, and the number of this draw."""
         if self.seed is None:
             item = Input(self.fresh("seed"), None, 0, "int")
             self.seed = item.name
@@ -206,16 +205,16 @@ class Trace:
         return Read(self.seed, (), "int"), self._draws - 1
 
     def seed_of(self, cascade: Cascade) -> str | None:
-        """The seed, if any output of the finished cascade depends on it."""
+        """The seed, if an output of the finished cascade depends on it."""
         return self.seed if self.seed is not None and cascade.input(self.seed) is not None else None
 
     def value_of(self, name: str) -> bool | int | float:
-        """The value that a captured number has now."""
+        """The current value of a captured number."""
         value = self._values[name]
         return value.item() if isinstance(value, torch.Tensor) else value
 
     def key_of(self, name: str) -> Hashable:
-        """Where a captured number lives."""
+        """The origin of a captured number."""
         return self._keys[name]
 
     def order(self, axes: Iterable[str]) -> tuple[str, ...]:
@@ -225,10 +224,10 @@ class Trace:
         return (*(axis for axis in self.axes if axis in given), *features)
 
     def add(self, step: Einsum) -> Read:
-        """Append a step, reading whatever already has a name.
+        """Append a step, with named subexpressions replaced by reads.
 
         Returns:
-            A read of the step at its own axes; where an equal reduction was made before, a read of that one.
+            A read of the step at its own axes, or of an equal earlier reduction.
 
         Raises:
             AxisError: a position or a length along an axis that no argument has.
@@ -262,11 +261,11 @@ class Trace:
         return step if step is not None and expr.at == tuple(Index(axis) for axis in step.axes) else None
 
     def use_names(self, expr: Expr) -> Expr:
-        """The expression with every part that is a named step replaced by a read of that step."""
+        """The expression with every named subexpression replaced by a read of its step."""
         return replace_parts(expr, self.named) if self.named else expr
 
     def lift_masks(self, outputs: tuple[str, ...]) -> None:
-        """Say in the predicates of the steps so far what their bodies mask."""
+        """Lift masks in the bodies of the steps so far into their predicates."""
         inputs = (*self.arguments, *self._inputs.values())
         self.steps[:] = lift_masks(Cascade(inputs, live_steps(Cascade((), tuple(self.steps), outputs)), outputs)).steps
 
@@ -288,14 +287,14 @@ class Trace:
         self.steps[:] = steps
 
     def finish(self, outputs: tuple[str, ...]) -> tuple[Cascade, tuple[Capture, ...]]:
-        """The cascade of the steps that the outputs need, and the captured values in order of first use."""
+        """The cascade of the live steps, and the captured values in order of first use."""
         steps = live_steps(Cascade((), tuple(self.steps), outputs))
         used = dict.fromkeys(name for step in steps for name in step_reads(step) if name in self._inputs)
         inputs = (*self.arguments, *(self._inputs[name] for name in used))
         return verify(Cascade(inputs, steps, outputs), TracedForm), tuple(Capture(name, self._values[name]) for name in used)
 
     def tracing(self, captures: tuple[Capture, ...], roots: Mapping[str, Any], again: Callable[[Mapping[str, Any]], Any]) -> Tracing:
-        """What of this run goes along with the spec.
+        """The tracing record of the spec.
 
         Args:
             captures: of the finished cascade.
@@ -321,7 +320,7 @@ def literal(value: bool | int | float) -> Const:
 
 @functools.cache
 def alike(dtype: torch.dtype) -> frozenset[torch.dtype]:
-    """The types that a captured tensor may have instead, for the same trace: those of its kind, but for whole numbers that wrap."""
+    """The dtypes of a captured tensor with the same trace: all of its kind, except that integers that wrap are only themselves."""
     if dtype in NARROW:
         return frozenset((dtype,))
     every = {value for value in vars(torch).values() if isinstance(value, torch.dtype) and not value.is_complex}

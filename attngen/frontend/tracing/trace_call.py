@@ -1,4 +1,4 @@
-"""Runs a user's function on traced values and turns whatever goes wrong into an error that shows the user's line."""
+"""Runs a user's function on traced values; errors show the user's line."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from attngen.frontend.tracing.interception import Interception, Refused
 from attngen.frontend.tracing.trace import NeedsValue, Trace
 from attngen.frontend.tracing.user_frames import Place, is_internal, locate, place_of
 
-_REASON = "attngen makes kernels here: make them outside of the compiled function, and pass what changes as an argument"
+_REASON = "attngen builds kernels here: build them outside of the compiled function, and pass what changes as an argument"
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
 def outside_of_graphs(function: Callable[P, Result]) -> Callable[P, Result]:
-    """The function, run by Python where torch.compile would trace it: what it makes is no part of a graph.
+    """The function, excluded from torch.compile: it runs in Python after a graph break.
 
-    Graphs are interrupted there; with fullgraph=True PyTorch refuses, and shows the reason given here.
+    With fullgraph=True PyTorch refuses, with the reason given here.
     """
     held: list[Callable[P, Result]] = []
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Result:
         if not held:
-            # Without it nothing is being compiled, and it takes long to import.
+            # Without it nothing is being compiled, and its import is slow.
             if "torch._dynamo" not in sys.modules:
                 return function(*args, **kwargs)
             held.append(cast("Callable[P, Result]", torch.compiler.disable(function, reason=_REASON)))
@@ -42,7 +42,7 @@ def outside_of_graphs(function: Callable[P, Result]) -> Callable[P, Result]:
 
 
 def until_settled(attempt: Callable[[frozenset[Hashable]], tuple[Trace, Callable[[], Result]]]) -> Result:
-    """Trace again and again, each time with the numbers baked in that Python needed the last time."""
+    """Trace until no more captured numbers have to be baked in."""
     keep: frozenset[Hashable] = frozenset()
     while True:
         trace, run = attempt(keep)
@@ -59,7 +59,7 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], trace: Trace) -> A
     """`function(*args)` with every torch call intercepted.
 
     Raises:
-        TraceError: anything the function does that cannot be traced, at the user's line.
+        TraceError: the function cannot be traced, at the user's line.
         InternalError: an exception from attngen's own code.
     """
     try:
@@ -74,21 +74,21 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], trace: Trace) -> A
         text = f"{type(error).__name__}: {error}"
         if is_internal(error.__traceback__):
             raise InternalError(text, loc=loc) from error
-        raise TraceError(f"the function itself failed while it was traced. {text}", loc=loc, remedy=_remedy(error)) from error
+        raise TraceError(f"the function raised an exception during the trace. {text}", loc=loc, remedy=_remedy(error)) from error
 
 
 def _remedy(error: Exception) -> str:
-    """What to do about an exception that attngen did not raise."""
+    """The remedy for an exception that attngen did not raise."""
     called = re.match(r"(\w+)\(\)", str(error)) if isinstance(error, TypeError) else None
     function = getattr(functions, called[1], None) if called is not None else None
     if called is not None and function is not None:
         given = ", ".join(str(parameter).partition(":")[0] for parameter in inspect.signature(function).parameters.values())
         return f"Its parameters are attngen.{called[1]}({given})."
-    return "This exception is the function's own: it was called with traced values where a call of the kernel has elements."
+    return "The function was called with traced values, which stand for elements at all positions."
 
 
 def located(error: AttngenError, place: Place | None) -> AttngenError:
-    """The error with the user's line, if it does not show one yet."""
+    """The error with the user's line, if it has none."""
     return error if error.loc is not None else type(error)(error.rule, loc=locate(place), remedy=error.remedy)
 
 

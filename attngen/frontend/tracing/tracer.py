@@ -1,9 +1,9 @@
-"""Traced values: what a user's function computes with while it is read.
+"""Traced values, the operands of a user's function during a trace.
 
-A `Traced` stands for one element at one position. Python's operators, torch functions and methods build its expression. A captured
-tensor that is not fully indexed has `dims`, one placeholder axis and length for each dimension left; indexing substitutes the
-placeholder. Wherever Python wants a definite value (a branch, a number, an iteration), an error with the remedy is raised, except
-for captured Python numbers, which are then baked in (`NeedsValue`).
+A `Traced` represents one element at one position. Python's operators, torch functions and methods build its expression. A partly indexed
+captured tensor has `dims`, a placeholder axis and length for each remaining dimension; indexing substitutes the placeholder. Where Python
+needs a concrete value (a branch, a number, an iteration), an error with the remedy is raised, except that captured Python numbers are then
+baked in as constants (`NeedsValue`).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Traced(Definite, Described, Operators, Reductions):
     """One element of something, as an expression.
 
     Attributes:
-        expr: what it is computed from.
+        expr: its expression.
         dims: placeholder axis and length of every dimension not yet indexed.
-        trace: the run it belongs to; None for values made of positions, lengths and literals alone.
-        number: made of Python numbers only, so that Python may ask for its value.
-        layout: the dimensions that the result of an einsum was asked for in: those of an output, whatever step computes it.
-        narrow: the dtype of whole numbers that wrap around.
+        trace: the trace it belongs to; None for values made of positions, lengths and literals alone.
+        number: made of Python numbers only, so that its value can be baked in.
+        layout: the result pattern of an einsum, which becomes the layout of an output.
+        narrow: the dtype of integers that wrap around.
         place: the user's line.
     """
 
@@ -73,8 +73,8 @@ class Traced(Definite, Described, Operators, Reductions):
 
     @property
     def __class__(self) -> type:
-        # `isinstance(window, int)` must not take the other branch because the number is traced. A score cannot pose as a tensor in the
-        # same way: torch's own C++ would believe it.
+        # `isinstance(window, int)` must hold for a traced number. A score cannot pass for a tensor in the same way: torch's C++ would
+        # access it as one.
         return _PYTHON_TYPE[self.kind] if self.number else Traced
 
     @property
@@ -97,7 +97,7 @@ class Traced(Definite, Described, Operators, Reductions):
         return pointwise(name, *operands, self) if swapped else pointwise(name, self, *operands)
 
     def operate_in_place(self, name: str, other: Any) -> Any:
-        """`score += bias` changes every name of the value, as in torch; a Python number is bound anew, as in Python."""
+        """`score += bias` changes all aliases of the value, as in torch; a Python number is rebound, as in Python."""
         result = self.operate(name, other)
         if self.number or result is NotImplemented:
             return result
@@ -108,7 +108,7 @@ class Traced(Definite, Described, Operators, Reductions):
         return self
 
     def observe(self, *axes: str) -> None:
-        """The lengths of these dimensions, or of all that are left, decide what is traced."""
+        """Note that the trace depends on the lengths of these dimensions, or of all remaining ones."""
         if self.trace is not None and self.dims:
             self.trace.observe(axes or (axis for axis, _ in self.dims))
 
@@ -177,7 +177,7 @@ class Traced(Definite, Described, Operators, Reductions):
     def where(self, condition: Any, other: Any) -> Traced:
         return pointwise("where", condition, self, other)
 
-    # What reductions need
+    # Interface for reductions
 
     def row(self) -> rows.PartialIndex:
         return rows.PartialIndex(self.expr, self.dims)
@@ -199,10 +199,10 @@ class Traced(Definite, Described, Operators, Reductions):
         return Traced(total if self.narrow is None else wrapped(total, self.narrow), self.trace, narrow=self.narrow)
 
     def known(self) -> bool | int | float | None:
-        """The value, of a literal; None otherwise.
+        """The value of a literal; None otherwise.
 
         Raises:
-            NeedsValue: the value is made of captured numbers, which can be baked in.
+            NeedsValue: the value is computed from captured numbers, which can be baked in.
         """
         if isinstance(self.expr, Const):
             return self.expr.value
@@ -216,7 +216,7 @@ class Traced(Definite, Described, Operators, Reductions):
 
     def __iter__(self) -> Iterator[Traced]:
         if self.dims and len(self) > rows.LONGEST_UNROLLED:
-            raise TracedIteration(f"iterating over {len(self)} captured elements would unroll them", remedy="Index with a traced position.")
+            raise TracedIteration(f"a loop over {len(self)} captured elements would be unrolled", remedy="Index with a traced position.")
         return iter([self[position] for position in range(len(self))])
 
     def __setitem__(self, *_: Any) -> None:
@@ -316,7 +316,7 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
         narrow = None if numbers or kind_of(expr) == "float" else common(_type_of(value) for value in lifted if not value.number)
         if narrow is not None:
             exprs = [wrapped(e, narrow) if value.number and value.kind == "int" else e for e, value in zip(exprs, lifted, strict=True)]
-            # A product of more than two could leave even 32 bits.
+            # A product of more than two could overflow even 32 bits.
             expr = build.apply("int_pow", *exprs) if name == "pow" else applied(exprs)
             expr = wrapped(expr, narrow) if kind_of(expr) == "int" and wraps(name) else expr
     except TypeError as error:
@@ -332,5 +332,5 @@ def pointwise(name: str, *args: Any, **options: Any) -> Traced:
 
 
 def _type_of(value: Traced) -> torch.dtype | None:
-    """The type of a truth value or of a whole number that wraps; None of others."""
+    """The dtype of a bool or of an integer that wraps; None for others."""
     return torch.bool if value.kind == "bool" else value.narrow

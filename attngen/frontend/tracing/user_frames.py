@@ -1,7 +1,7 @@
-"""Which line of the user's code is running, and which line an exception came from.
+"""User frames: the running line of the user's code, and the line an exception came from.
 
-Frames inside attngen and torch are skipped: what is left innermost is the user's. A place is kept as a code object and an
-instruction offset, which costs nothing; columns are worked out only when a step or an error asks for them.
+Frames inside attngen and torch are skipped; the innermost remaining frame is the user's. A place is a code object and an instruction
+offset, which is cheap to record; columns are computed only for a step or an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attngen.source import SourceLoc
 Place = tuple[CodeType, int]
 
 _INSIDE = tuple(str(folder) + os.sep for folder in (Path(__file__).parents[2], Path(torch.__file__).parent))
-# What a stand-in of a user's object raises, the object raises.
+# Exceptions raised in proxies are those of the user's objects.
 _STANDING_IN = tuple(str(Path(__file__).parents[1] / "captures" / name) for name in ("proxies.py", "proxy_classes.py"))
 _MACHINERY = (*_INSIDE, functools.__file__, "<frozen ")
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -41,13 +41,13 @@ def user_frame() -> FrameType | None:
 
 
 def user_place() -> Place | None:
-    """Where the user's code is now."""
+    """The current place in the user's code."""
     frame = user_frame()
     return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
 def place_of(traceback: TracebackType | None) -> Place | None:
-    """The innermost line of the user's on the way to an exception; one of an installed library only where there is no other."""
+    """The innermost user line of a traceback; a line of an installed library only where there is no other."""
     own: Place | None = None
     found: Place | None = None
     while traceback is not None:
@@ -60,7 +60,7 @@ def place_of(traceback: TracebackType | None) -> Place | None:
 
 
 def is_internal(traceback: TracebackType | None) -> bool:
-    """Whether an exception was raised by this package itself, not by the user's code or by torch."""
+    """Whether an exception was raised in this package, not in the user's code or torch."""
     last: CodeType | None = None
     while traceback is not None:
         last = traceback.tb_frame.f_code
@@ -69,7 +69,7 @@ def is_internal(traceback: TracebackType | None) -> bool:
 
 
 def assigned(place: Place | None) -> str:
-    """The variable that the value of the running call or operator goes into; "" where it goes anywhere else."""
+    """The variable that the running call or operator is assigned to; "" where there is none."""
     if place is None:
         return ""
     code, offset = place
@@ -83,7 +83,7 @@ def assigned(place: Place | None) -> str:
         case "STORE_NAME" | "STORE_GLOBAL":
             return code.co_names[argument]
         case "STORE_DEREF":
-            # Variables that a function shares with those inside of it come behind its own; those that are parameters are counted once.
+            # Cell variables follow the locals, except that parameters are counted once.
             return (*code.co_varnames, *(name for name in code.co_cellvars if name not in code.co_varnames), *code.co_freevars)[argument]
         case _:
             return ""
@@ -95,7 +95,7 @@ def definition(code: CodeType) -> SourceLoc:
 
 
 def locate(place: Place | None) -> SourceLoc | None:
-    """The line and, where the instruction tells, the columns of a place."""
+    """The line and, where known, the columns of a place."""
     if place is None:
         return None
     code, offset = place

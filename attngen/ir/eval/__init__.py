@@ -1,1 +1,1 @@
-"""Interpreters of cascades: element by element with any array backend, and random bits by position."""
+"""The reference interpreter of cascades, its backends, and counter-based random bits."""

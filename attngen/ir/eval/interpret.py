@@ -1,11 +1,11 @@
-"""The oracle: evaluates a cascade element by element, with NumPy here or any other `Backend`.
+"""The reference interpreter: evaluates a cascade element by element, with NumPy or any other `Backend`.
 
-Takes a cascade and a value for every input, gives the value of every step. It is the meaning of the IR: whatever a pass or a kernel
-does, it must agree with this. Every step is evaluated over its axes and its reduced axes at once, by broadcasting; only a sum of
-products of whole factors is handed to the backend as a contraction, to keep the feature axis out of the memory.
+Takes a cascade and a value for every input, gives the value of every step. It defines the meaning of the IR: every pass and kernel must
+agree with it. A step is evaluated by broadcasting over its axes and reduced axes together; only a sum of products becomes a contraction of
+the backend, so that the feature axis is not materialised.
 
-Which elements exist: those that a step's own predicate and the existence of everything it reads allow. A reduction skips missing
-elements, and its own result always exists (0 for an empty sum, -inf for an empty max or logsumexp). A missing element is stored as 0.
+An element exists if the step's predicate holds and everything it reads exists. A reduction skips missing elements, and its result always
+exists (0 for an empty sum, -inf for an empty max or logsumexp). A missing element is stored as 0.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _POLYNOMIAL = frozenset(("add", "sub", "mul", "neg", "to_float"))
 
 
 class Backend(Protocol):
-    """What an array library has to offer. `Kind` stands for its boolean, its 64-bit integer and its working float type."""
+    """The operations required of an array library. `Kind` stands for its boolean, 64-bit integer and working float types."""
 
     @property
     def pointwise(self) -> Mapping[str, Callable[..., Array]]:
-        """A function for every name in `OPS`; arguments arrive in the kind the operation works in."""
+        """A function for every name in `OPS`; arguments have the operand kind of the operation."""
         ...
 
     def array(self, value: Any, kind: Kind) -> Array: ...
@@ -56,11 +56,11 @@ class Backend(Protocol):
     def broadcast(self, array: Array, shape: tuple[int, ...]) -> Array: ...
 
     def gather(self, array: Array, positions: tuple[Array, ...]) -> Array:
-        """array[positions], the integer arrays broadcast against each other."""
+        """array[positions], the integer arrays broadcast together."""
         ...
 
     def reduce(self, array: Array, reduce: Reduce, count: int) -> Array:
-        """Over the last `count` dimensions, none of length 0. A logsumexp of -inf only is -inf, with gradient 0."""
+        """Reduces the last `count` dimensions, none of length 0. A logsumexp of -inf alone is -inf, with gradient 0."""
         ...
 
     def contract(self, subscripts: str, factors: tuple[Array, ...]) -> Array:
@@ -72,11 +72,11 @@ class Backend(Protocol):
     def finite(self, array: Array) -> bool: ...
 
     def guard(self, array: Array, exists: Array) -> Array:
-        """The array itself; a gradient that comes back to it is 0 where `exists` is false, even if NaN was computed there."""
+        """The array itself; its gradient is 0 where `exists` is false, even if it is NaN there."""
         ...
 
     def store(self, array: Array, reduce: Reduce | None) -> Array:
-        """Called with every float result before others read it: a backend may round here."""
+        """Called with every float result before it is read: a backend may round here."""
         ...
 
 
@@ -85,17 +85,17 @@ def interpret(cascade: Cascade, values: Mapping[str, Any], backend: Backend | No
 
     Args:
         cascade: a verified cascade.
-        values: one entry an input, others are ignored. Arguments have a dimension per axis; a captured number is a plain number.
+        values: one entry per input, others are ignored. Arguments have one dimension per axis; a captured number is a Python number.
         backend: NumPy in float64 if None.
 
     Returns:
-        Arrays by step name, in step order, with a dimension per axis of the step.
+        Arrays by step name, in step order, with one dimension per axis of the step.
 
     Raises:
         ArgumentError: an input has no value.
         ShapeMismatch: a value has the wrong rank, or two values disagree about the length of an axis.
-        AxisError: nothing tells the length of an axis.
-        GatherOutOfRange: an element that exists is computed from a position outside of a tensor.
+        AxisError: the length of an axis is unknown.
+        GatherOutOfRange: an unmasked element reads outside of a tensor.
     """
     arrays = NumpyBackend() if backend is None else backend
     known: dict[str, _Stored] = {}
@@ -111,14 +111,14 @@ def interpret(cascade: Cascade, values: Mapping[str, Any], backend: Backend | No
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A tensor and which of its elements exist (None: all). `exists` may have dimensions of length 1 that stand for all."""
+    """A tensor and the mask of its existing elements (None: all), which may broadcast."""
 
     data: Array
     exists: Array | None
 
 
 class _Evaluator:
-    """One step. Every array in here broadcasts against the step's space: its axes, then the axes it reduces over."""
+    """One step. Every array broadcasts against the step's space: its axes, then its reduced axes."""
 
     def __init__(self, backend: Backend, known: Mapping[str, _Stored], extents: Mapping[str, int], step: Einsum) -> None:
         self.backend = backend
@@ -153,24 +153,24 @@ class _Evaluator:
 
     def reduction(self, reduce: Reduce, exists: Array | None) -> Array:
         kind = kind_of(self.step.body)
-        kept, reduced = self.shape[: len(self.step.axes)], self.shape[len(self.step.axes) :]
+        shape, reduced = self.shape[: len(self.step.axes)], self.shape[len(self.step.axes) :]
         identity = int(IDENTITY[reduce]) if kind == "int" and reduce == "sum" else IDENTITY[reduce]
         if 0 in reduced:
-            return self.backend.full(kept, identity, kind)
+            return self.backend.full(shape, identity, kind)
         data = self.expr(self.step.body, exists)
         if exists is not None:
             data = self.select(exists, data, self.backend.full((), identity, kind))
         return self.backend.reduce(self.backend.broadcast(data, self.shape), reduce, len(reduced))
 
     def guards(self) -> Array | None:
-        """Which elements of the space exist; at full rank, with length 1 where an axis makes no difference."""
+        """The mask of the space at full rank, with length 1 along axes that it does not vary along."""
         exists: Array | None = None
         for read in (*reads(self.step.body), *reads(self.step.where)):
             stored = self.known[read.tensor]
             if stored.exists is not None:
                 whole = stored.exists if self.plain(read) else self.backend.broadcast(stored.exists, tuple(stored.data.shape))
                 exists = self.conjunction(exists, self.element(read, whole, None))
-        # What is read at computed positions counts where the plain parts hold.
+        # Gathers in a conjunct are evaluated under the plain conjuncts.
         for part in sorted(build.conjuncts(self.step.where), key=lambda part: not all(map(self.plain, reads(part)))):
             exists = self.conjunction(exists, self.expr(part, exists))
         return None if exists is None else self.full_rank(exists)
@@ -182,7 +182,7 @@ class _Evaluator:
         return self.backend.pointwise["where"](condition, a, b)
 
     def contraction(self, exists: Array | None) -> Array | None:
-        """A sum of products as one einsum, or None where that could differ from adding the existing elements one by one."""
+        """A sum of products as one einsum; None if masked elements could change it."""
         parts = factors(self.step.body)
         if self.step.reduce != "sum" or kind_of(self.step.body) != "float" or len(parts) < 2:
             return None
@@ -201,30 +201,30 @@ class _Evaluator:
         return self.einsum((self.full_rank(carrier), *arrays))
 
     def covers(self, factor: Expr, exists: Array) -> bool:
-        """Whether zeroing this factor removes a missing element without making the factor larger."""
+        """Whether the factor varies along every axis of the mask, so that zeroing it masks the product."""
         axes = {node.axis for node in walk(factor) if isinstance(node, Index)}
         shape = self.full_rank(exists).shape
         return all(length == 1 or axis in axes for axis, length in zip(self.space, shape, strict=True))
 
     def harmless(self, factor: Expr) -> bool:
-        """Whether a factor may be evaluated at missing elements: finite slope, and no position that could be out of range."""
+        """Whether a factor may be evaluated at missing elements: a polynomial without gathers."""
         return all(
             (not isinstance(node, Apply) or node.op in _POLYNOMIAL) and (not isinstance(node, Read) or self.plain(node))
             for node in walk(factor)
         )
 
     def einsum(self, factors: tuple[Array, ...]) -> Array:
-        rank, kept = len(self.space), len(self.step.axes)
+        rank, own = len(self.space), len(self.step.axes)
         letters = string.ascii_letters[:rank]
         present = [any(factor.shape[d] != 1 for factor in factors) for d in range(rank)]
         terms = ["".join(letters[d] for d in range(rank) if factor.shape[d] != 1) for factor in factors]
         squeezed = tuple(self.backend.reshape(factor, tuple(n for n in factor.shape if n != 1)) for factor in factors)
-        result = "".join(letters[d] for d in range(kept) if present[d])
+        result = "".join(letters[d] for d in range(own) if present[d])
         data = self.backend.contract(f"{','.join(terms)}->{result}", squeezed)
-        for d in range(kept, rank):
+        for d in range(own, rank):
             if not present[d] and self.shape[d] != 1:
                 data = data * self.shape[d]
-        return self.backend.reshape(data, tuple(self.shape[d] if present[d] else 1 for d in range(kept)))
+        return self.backend.reshape(data, tuple(self.shape[d] if present[d] else 1 for d in range(own)))
 
     def full_rank(self, array: Array) -> Array:
         return self.backend.reshape(array, (1,) * (len(self.space) - len(array.shape)) + tuple(array.shape))
@@ -233,14 +233,14 @@ class _Evaluator:
         return self.backend.cast(self.expr(expr, exists), "float")
 
     def expr(self, expr: Expr, exists: Array | None) -> Array:
-        """The value of an expression; where `exists` is false anything may come out, but nothing is raised."""
+        """The value of an expression; arbitrary where `exists` is false, but nothing is raised there."""
         match expr:
             case Const(value=value, kind=kind):
                 return self.backend.full((), value, kind)
             case Index(axis=axis) | Offset(axis=axis):
                 return self.along(self.backend.arange(self.extents[axis]), axis)
             case Start():
-                # One tile is as good as another: here it is the whole axis.
+                # The interpreter has one tile, the whole axis.
                 return self.backend.full((), 0, "int")
             case Extent(axis=axis):
                 return self.backend.full((), self.extents[axis], "int")
@@ -264,7 +264,7 @@ class _Evaluator:
                 return self.backend.pointwise[op](*(x if kind is None else self.backend.cast(x, kind) for x in operands))
 
     def where(self, kind: Kind, condition: Expr, branches: tuple[Expr, Expr], exists: Array | None) -> Array:
-        """Each branch is evaluated as if its elements were missing where the other is chosen."""
+        """Each branch is evaluated as missing where the other is chosen."""
         chosen = self.backend.cast(self.expr(condition, exists), "bool")
         first = self.expr(branches[0], self.conjunction(exists, chosen))
         second = self.expr(branches[1], self.conjunction(exists, self.backend.pointwise["not"](chosen)))
@@ -275,13 +275,13 @@ class _Evaluator:
         return self.backend.reshape(array, tuple(-1 if i == place else 1 for i in range(len(self.space))))
 
     def plain(self, read: Read) -> bool:
-        """Whether the read takes a tensor as a whole: distinct axes at their own positions, each of the tensor's own length."""
+        """Whether the read is of the whole tensor: distinct indices of axes of the tensor's own lengths."""
         axes = [at.axis for at in read.at if isinstance(at, Index)]
         shape = self.known[read.tensor].data.shape
         return len(axes) == len(read.at) == len(set(axes)) and all(self.extents[a] == n for a, n in zip(axes, shape, strict=True))
 
     def element(self, read: Read, array: Array, exists: Array | None) -> Array:
-        """The tensor, or a mask of its shape, at the positions of a read."""
+        """The tensor, or a mask of its shape, at the positions of the read."""
         if self.plain(read):
             axes = [at.axis for at in read.at if isinstance(at, Index)]
             order = tuple(axes.index(axis) for axis in self.space if axis in axes)
@@ -294,7 +294,7 @@ class _Evaluator:
         return self.backend.gather(array, tuple(positions))
 
     def position(self, read: Read, dim: int, length: int, exists: Array | None) -> Array:
-        """An index array within [0, length): out of range is an error where the element exists, and clamped elsewhere."""
+        """An index array within [0, length): out of range is an error for an existing element, clamped for a missing one."""
         ops = self.backend.pointwise
         at = self.backend.cast(self.expr(read.at[dim], exists), "int")
         zero, end = self.backend.full((), 0, "int"), self.backend.full((), length, "int")
@@ -309,7 +309,7 @@ class _Evaluator:
 
 
 def _operand_kind(node: Apply) -> Kind | None:
-    """The kind an operation works in, None for conversions, which take any."""
+    """The operand kind of an operation; None for conversions, which take any."""
     if node.op in _CONVERSIONS:
         return None
     if node.op in _LOGICAL:

@@ -1,4 +1,4 @@
-"""NumPy as a backend of the interpreter: float64 unless asked otherwise. Nothing is differentiated, nothing rounded on the way."""
+"""The NumPy backend of the interpreter, in float64 by default. No gradients, no rounding of intermediate results."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _gelu_tanh(x: Array) -> Array:
 
 
 def _int_pow(a: Array, b: Array) -> Array:
-    """Whole numbers to whole powers, modulo 2**64."""
+    """Integer powers of integers, modulo 2**64."""
     a, b = np.broadcast_arrays(a, b)
     result, square, rest = np.ones_like(a), a, np.maximum(b, 0)
     while np.any(rest):
@@ -149,7 +149,7 @@ _POINTWISE: dict[str, Callable[..., Array]] = {
 
 
 def _quiet(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Without warnings: an operation may overflow at an element that is missing."""
+    """The function without warnings: it may overflow at masked elements."""
 
     def call(*args: Array) -> Array:
         with np.errstate(all="ignore"):

@@ -1,6 +1,6 @@
-"""Random bits by position: Philox 4x32-10 in whole numbers that no product lets overflow, for arrays of NumPy and PyTorch alike.
+"""Counter-based random bits: Philox 4x32-10 in 64-bit integers without overflow, for NumPy and PyTorch arrays.
 
-A counter of 128 bits goes through ten rounds under a key of 64; there is no state, so whoever knows seed and position gets the same bits.
+A 128-bit counter passes ten rounds under a 64-bit key. There is no state: seed and position determine the bits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ Array = Any
 """Integers of 64 bits, or anything that computes like them."""
 
 BITS = 31
-"""How many random bits a position has: as many as a signed integer of 32 bits holds."""
+"""Random bits per position: those of a nonnegative int32."""
 
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
@@ -20,14 +20,14 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def random_bits(seed: Array, stream: Array, row: Array, column: Array) -> Array:
-    """Uniform integers in [0, 2**31) for every row and column of a stream; the arguments are broadcast.
+    """Uniform integers in [0, 2**31) for every row and column of a stream; the arguments broadcast.
 
-    Two rows and two columns share a counter and take a word of its four each. No two positions share their bits, as long as rows and
-    columns are below 2**33 and streams below 2**64.
+    Each 2 x 2 block of positions shares a counter, of which each takes one of the four words. No two positions share bits for rows and
+    columns below 2**33 and streams below 2**64.
 
     Args:
-        seed: the key; its lower 64 bits count.
-        stream: which matrix of positions.
+        seed: the key, of which the lower 64 bits are used.
+        stream: number of the matrix of positions.
         row, column: not negative.
     """
     counter = (column >> 1 & _WORD, row >> 1 & _WORD, stream & _WORD, stream >> 32 & _WORD)
@@ -39,7 +39,7 @@ def random_bits(seed: Array, stream: Array, row: Array, column: Array) -> Array:
 
 
 def _philox(counter: tuple[Array, ...], key: tuple[Array, Array]) -> tuple[Array, ...]:
-    """Four words of 32 bits from four, as in Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011)."""
+    """Four 32-bit words from a counter and a key: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011)."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -50,6 +50,6 @@ def _philox(counter: tuple[Array, ...], key: tuple[Array, Array]) -> tuple[Array
 
 
 def _product(factor: int, word: Array) -> tuple[Array, Array]:
-    """The upper and the lower 32 bits of a product of 32-bit words, by halves: 64 bits have a sign."""
+    """The upper and lower 32 bits of a product of 32-bit words, computed by halves since int64 is signed."""
     upper, lower = factor * (word >> 16), factor * (word & 0xFFFF)
     return upper + (lower >> 16) >> 16, (upper << 16 & _WORD) + lower & _WORD

@@ -1,1 +1,1 @@
-"""Rewrites of kernels that keep their meaning and their partition."""
+"""Rewrites of kernels that preserve their outputs and the partition."""

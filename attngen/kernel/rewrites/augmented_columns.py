@@ -1,10 +1,10 @@
-"""What a weight is measured from, less what is the same in every turn: where a bias is folded, that goes with it.
+"""Loop-invariant row terms of a weight join its bias dot as further columns.
 
 w[m,n] = exp(x_tile[m,n] * c - (lse[m] - x_row[m]))      x_row[m] = slope * (start(n) - start(m)) - slope * offset(m)
 x_tile'[m,n] = x_tile[m,n] - slope / c * offset(m)       w[m,n] = exp(x_tile'[m,n] * c - (lse[m] - slope * (start(n) - start(m))))
 
-A column of a narrow product costs nothing, and what is left to add in a turn is a number: a row that stays takes it in by one
-multiply-add, in base 2, and so does a row that passes. Maxima that run along are measured from the whole value, and keep it.
+A further column of a narrow dot is free, and the rest varies along the loop as a scalar only: it takes one FMA per row in base 2. A running
+maximum needs the whole exponent, so nothing moves then.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from attngen.kernel.partition import Kernel
 from attngen.kernel.rewrites.scale_folding import exponent_row, read_by_others
 
 
-def with_row_terms(kernel: Kernel, name: str, stays: Callable[[Expr], bool]) -> Kernel:
-    """The kernel with terms of rows in a step that is about to be folded.
+def with_row_terms(kernel: Kernel, name: str, is_invariant: Callable[[Expr], bool]) -> Kernel:
+    """The kernel with row terms moved into the step that becomes a bias dot; its outputs are the same.
 
     Args:
-        kernel: which outputs the same before and after.
-        name: of the step; nothing moves where weights are not measured from one row value.
-        stays: whether a factor can be laid out before the stream.
+        kernel: unchanged unless all weights of the step subtract one row value.
+        name: that of the step.
+        is_invariant: whether a factor is loop-invariant, so that the prologue can lay it out.
     """
     found = _exponent(kernel, name)
     if found is None or kernel.gauges:
@@ -35,12 +35,12 @@ def with_row_terms(kernel: Kernel, name: str, stays: Callable[[Expr], bool]) -> 
     exponent, row, weights = found
 
     def movable(term: Expr) -> bool:
-        return all(map(stays, factors(term)))
+        return all(map(is_invariant, factors(term)))
 
     values = {step.name: step for step in kernel.steps if _is_row_value(step, kernel)}
     terms = [term for sign, part in signed_terms(row) for term in _opened(sign, part, values, movable)]
     moved = [(sign, term) for sign, term in terms if movable(term)]
-    left = [(sign, _number_last(term, kernel)) for sign, term in terms if not movable(term)]
+    left = [(sign, _variant_last(term, kernel)) for sign, term in terms if not movable(term)]
     if not moved or not left:
         return kernel
     scale = times(factor for factor in factors(exponent.body) if name not in names_read(factor))
@@ -59,8 +59,8 @@ def with_row_terms(kernel: Kernel, name: str, stays: Callable[[Expr], bool]) -> 
 
 
 def _exponent(kernel: Kernel, name: str) -> tuple[Einsum, Expr, frozenset[str]] | None:
-    """The only step that reads a step, if it is a multiple of it that nothing but weights needs, all measured from one row value; that
-    value, and the weights."""
+    """The only reader of a step, the row value and the weights, if the reader is a multiple of the step and read only by weights that
+    subtract one row value."""
     exponents = [step for step in kernel.steps if name in step_reads(step)]
     if len(exponents) != 1 or name in kernel.outputs or read_by_others(exponents[0], kernel):
         return None
@@ -72,21 +72,21 @@ def _exponent(kernel: Kernel, name: str) -> tuple[Einsum, Expr, frozenset[str]] 
 
 
 def _is_row_value(step: Einsum, kernel: Kernel) -> bool:
-    """Whether a step computes a value of each row, from nothing but what it reads there."""
+    """Whether a step is a pointwise row value without a mask."""
     return step.reduce is None and step.where is None and not {kernel.resident, kernel.streamed} <= set(step.axes)
 
 
 def _opened(sign: int, part: Expr, values: dict[str, Einsum], movable: Callable[[Expr], bool]) -> list[tuple[int, Expr]]:
-    """A term; in its place those of the row value that it reads, if one of them can move."""
+    """A term, or the terms of the row value that it reads if one of them is movable."""
     step = values.get(part.tensor) if isinstance(part, Read) else None
     terms = signed_terms(step.body, sign) if step is not None and part == build.read(step.name, step.axes) else []
     return terms if any(movable(term) for _, term in terms) else [(sign, part)]
 
 
-def _number_last(term: Expr, kernel: Kernel) -> Expr:
-    """A product with what changes from turn to turn behind what does not."""
+def _variant_last(term: Expr, kernel: Kernel) -> Expr:
+    """A product with its loop-variant factors last."""
 
-    def moves(factor: Expr) -> bool:
+    def is_variant(factor: Expr) -> bool:
         return any(isinstance(node, Index | Start) and node.axis == kernel.streamed for node in walk(factor))
 
-    return times(sorted(factors(term), key=moves))
+    return times(sorted(factors(term), key=is_variant))

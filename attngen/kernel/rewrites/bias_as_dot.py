@@ -1,11 +1,10 @@
-"""Biases that are the same in every tile go through the tensor cores: a second, narrow product adds them to the scores.
+"""Bias as dot: loop-invariant biases are added to the scores by a second, narrow dot.
 
 z[m,n] = s[m,n] + (slope / c) * offset(n)    ->    z = s + phi @ psi.T,   phi[m] = (slope / c, ...),   psi[n] = (offset(n), ...)
 
-Both operands are made once, before the stream: where a kernel sums over heads whose biases differ, before the stream of each. An fp32 value
-takes three bfloat16 columns, each holding what the one before rounded away, so that the sum is as exact as an fp32 addition. A bias that
-changes from tile to tile would have to be laid out anew in each turn, which costs more than it saves. In a backward what weights are
-measured from gives its part that stays the same to the product as well (`row_terms`).
+Both operands are built in the prologue, once per head if `loops` sums over heads. An fp32 value takes three bfloat16 columns, each with the
+rounding error of the one before, so that the sum is as exact as an fp32 addition. A bias that varies along the loop would have to be laid
+out in every iteration, which costs more than it saves. In a backward, loop-invariant row terms join the dot (`augmented_columns`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _PARTS = 3
 
 
 def bias_as_dot(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
-    """The kernel with fewer additions for each pair of positions, and what was done or why not."""
+    """The kernel with biases as dots, and a note for each step with a bias."""
     notes: list[Note] = []
     for step in kernel.steps:
         tile = _added_to(step, kernel)
@@ -54,7 +53,7 @@ def bias_as_dot(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
 
 
 def _with_bias_dot(kernel: Kernel, name: str, tile: Read) -> Kernel:
-    """The kernel with all that a step adds to a tile in a product, however wide."""
+    """The kernel with all addends of a tile in a bias dot of any width."""
     (step,) = (step for step in kernel.steps if step.name == name)
     sides = _sides(step, tile, kernel)
     columns = tuple(column for left, right in sides for column in _columns(left, right)) if not isinstance(sides, str) else ()
@@ -62,7 +61,7 @@ def _with_bias_dot(kernel: Kernel, name: str, tile: Read) -> Kernel:
 
 
 def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
-    """The product of features that a step, part of an exponent, adds products of one side each to."""
+    """The dot to which a step of an exponent adds a bias of products with one-sided factors; None for any other step."""
     terms = signed_terms(step.body)
     pair = {kernel.resident, kernel.streamed}
     sums = {other.name for other in kernel.steps if other.reduce == "sum" and set(other.over) <= set(kernel.features)}
@@ -78,40 +77,40 @@ def _added_to(step: Einsum, kernel: Kernel) -> Read | None:
 
 
 def _sides(step: Einsum, tile: Read, kernel: Kernel) -> list[tuple[Expr, Expr]] | str:
-    """What each term is made of on the side that stays and on the side that passes, or which one has to stay an addition."""
+    """The resident and the streamed factor of each term, or why one cannot be laid out."""
     found: list[tuple[Expr, Expr]] = []
     for sign, term in signed_terms(step.body):
         if term == tile and sign > 0:
             continue
-        passing = [factor for factor in factors(term) if kernel.streamed in free_axes(factor)]
-        staying = [factor for factor in factors(term) if factor not in passing]
-        reason = next(filter(None, (_why_not(factor, kernel) for factor in (*staying, *passing))), "")
+        streamed = [factor for factor in factors(term) if kernel.streamed in free_axes(factor)]
+        resident = [factor for factor in factors(term) if factor not in streamed]
+        reason = next(filter(None, (_why_not(factor, kernel) for factor in (*resident, *streamed))), "")
         if reason:
             return reason
-        left, right = times(staying), times(passing)
+        left, right = times(resident), times(streamed)
         found.append((left if sign > 0 else build.neg(left), right))
     return found
 
 
 def _why_not(expr: Expr, kernel: Kernel) -> str:
-    """Why a value cannot be laid out before the stream, if it cannot."""
-    # Heads take turns inside of the stream where tiles are summed, and a kernel of one walk has no registers left for another operand.
-    moving = {kernel.streamed, *(kernel.loops if kernel.sums_tiles or kernel.atomic_adds else ())}
-    if any(isinstance(node, Index | Start) and node.axis in moving for node in walk(expr)):
-        return f"{print_expr(expr)} changes from turn to turn"
+    """Why the prologue cannot lay out a value; "" if it can."""
+    # Kernels of pairs loop over heads within an iteration, and the fused backward has no registers left for an operand per head.
+    variant = {kernel.streamed, *(kernel.loops if kernel.sums_tiles or kernel.atomic_adds else ())}
+    if any(isinstance(node, Index | Start) and node.axis in variant for node in walk(expr)):
+        return f"{print_expr(expr)} is not loop-invariant"
     if any(free_axes(read) and kernel.resident in free_axes(read) for read in reads(expr)):
         return f"{print_expr(expr)} may be infinite, and so may its parts"
     return ""
 
 
 def _columns(left: Expr, right: Expr) -> list[tuple[tuple[Expr, int], tuple[Expr, int]]]:
-    """Parts of both sides whose products make up the product of the sides but for less than an fp32 rounding."""
+    """Pairs of parts of both sides whose products add up to that of the sides within fp32 rounding."""
     parts = product(range(_parts(right)), range(_parts(left)))
     return [((left, i), (right, j)) for j, i in parts if i + j < _PARTS]
 
 
 def _parts(expr: Expr) -> int:
-    """How many parts hold a value: one for whole numbers below 256, which offsets are."""
+    """The number of bfloat16 parts of a value: one for integers below 256, such as offsets."""
     if isinstance(expr, Offset) or build.is_const(expr, 1):
         return 1
     both = factors(expr)

@@ -1,13 +1,13 @@
-"""Biases taken apart: what the elements of a row share is added to the row, and the rest becomes products of a row's and a key's value.
+"""Bias separation: row terms are hoisted out of the tile, and the rest becomes products of a row value and a key value.
 
 x[m,n] = s[m,n] * c + slope * (n - m)        ->   z[m,n]   = s[m,n] + slope / c * offset(n)
 w[m,n] = exp(x[m,n] - m_i[m])                     x_row[m] = slope * (start(n) - start(m)) - slope * offset(m)
                                                   w[m,n]   = exp(z[m,n] * c - (m_i[m] - x_row[m]))
 
-Positions are split into the start of a tile and the offset in it, so that differences of large numbers stay exact and what is left for
-each element is small and the same for every tile. Products of sums are multiplied out, cosines and sines of sums follow the addition
-theorems, and two reads of one tensor, at the query and at the key, are taken relative to the first position of a tile. What is added to
-an exponent of a row is rounded once more: this is for precisions in which that is nothing, and for positions, which are not large.
+Positions are split into the start of a tile and an offset, so that differences of large positions stay exact and the per-element terms are
+small and loop-invariant. Products of sums are expanded, cosines and sines of sums follow the addition theorems, and two reads of one
+tensor, at the query and at the key, are taken relative to the first position of a tile. A row term costs one more rounding of the exponent,
+which is negligible in half precision and for positions of usual size.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from attngen.kernel.rewrites.note import Note
 from attngen.kernel.rewrites.scale_folding import exponent_row, read_by_others
 
 _INSTRUCTIONS = {"sin": 60, "cos": 60, "div": 8, "exp": 2, "tanh": 12, "sqrt": 4, "pow": 4, "abs": 0, "neg": 0, "to_float": 1}
-"""Of operations that take more than one, or none."""
+"""Instructions of operations that do not take exactly one."""
 _MARGIN = 0.5
-"""What is closer than that is as likely a loss."""
+"""Instructions that must be saved at least: the estimate is no more exact."""
 
 
 def bias_separation(kernel: Kernel, asked: bool = False) -> tuple[Kernel, tuple[Note, ...]]:
-    """The kernel with fewer operations for each pair of positions, and what was done or why not; `asked`: with more of them, too."""
+    """The kernel with fewer operations per pair of positions, and a note for each bias; if `asked`, separate even without a saving."""
     notes: list[Note] = []
     for step in kernel.steps:
         rows = [row for other in kernel.steps if (row := exponent_row(other, step)) is not None]
@@ -52,7 +52,7 @@ def bias_separation(kernel: Kernel, asked: bool = False) -> tuple[Kernel, tuple[
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A bias apart: `tile` times `scale`, a product for each value of a key, what the row shares, and what all of that saves."""
+    """A separated exponent: `tile * scale`, plus products of a row and a key value, plus a row term; and the saving as text."""
 
     tile: Expr
     scale: Expr
@@ -76,8 +76,8 @@ def _split(step: Einsum, rows: list[Expr], kernel: Kernel, asked: bool) -> _Part
         return "a power of a position is not exact, other than in a power of a distance"
     far = [factor for item in terms for factor in item.factors if len(_axes((factor,), pair)) == 1 and _is_absolute(factor)]
     if far:
-        return f"{print_expr(far[0])} cannot be told relative to a tile"
-    # Captured values may be so large that a sum with them forgets the scores: they stay where every element meets them, and unscaled.
+        return f"{print_expr(far[0])} has no form relative to a tile"
+    # A captured value may be so large that the score is lost in a sum with it: it stays in the tile, unscaled.
     captured = [item for item in terms if _axes([read for factor in item.factors for read in reads(factor)], pair)]
     tiles = [item for item in terms if _axes(item.factors, pair) == pair and not _separates(item, pair)]
     alone = [item for item in terms if key_axis not in _axes(item.factors, pair)]
@@ -90,13 +90,13 @@ def _split(step: Einsum, rows: list[Expr], kernel: Kernel, asked: bool) -> _Part
     sides = [side for both in pairs for side in both]
     before = _work([step.body], kernel)
     after = _work([tile, row, *sides], kernel) + len(pairs) + (scale != build.ONE)
-    told = f"rank {len(pairs)}, {after:.3g} operations for each pair, {before:.3g} as it was written"
+    saving = f"rank {len(pairs)}, {after:.3g} operations for each pair, {before:.3g} as it was written"
     changes = bool(pairs) or row != build.ZERO
-    return _Parts(tile, scale, pairs, row, told) if changes and (after + _MARGIN <= before or asked) else told
+    return _Parts(tile, scale, pairs, row, saving) if changes and (after + _MARGIN <= before or asked) else saving
 
 
 class _Terms:
-    """An exponent multiplied out, with positions relative to a tile."""
+    """An expanded exponent, with positions relative to a tile."""
 
     def __init__(self, body: Expr, row_axis: str, key_axis: str, resident: str) -> None:
         self.body, self.row_axis, self.key_axis, self.resident = body, row_axis, key_axis, resident
@@ -104,7 +104,7 @@ class _Terms:
         self.centers: dict[Read, Expr] = {}
 
     def products(self) -> list[Product]:
-        """Relative to reads at the start of a tile if these cancel, as they do in distances."""
+        """The terms, with reads relative to those at the start of a tile if these cancel, as in distances."""
         self.centers = self.twins()
         found = _collected(products(self.body, self.expand))
         centers = set(self.centers.values())
@@ -114,22 +114,22 @@ class _Terms:
         return self.absolute(found)
 
     def absolute(self, terms: list[Product]) -> list[Product]:
-        """A row's start plus the distance to a key's start is that start."""
-        apart, start = self.apart, Start(self.row_axis)
+        """Merge terms: a row's start plus the distance to the key's start is the key's start."""
+        distance, start = self.distance, Start(self.row_axis)
         given = {bag(item.factors): item for item in terms}
         done: list[Product] = []
         for item in terms:
-            swapped = _swapped(item, start, apart), _swapped(item, apart, start)
+            swapped = _swapped(item, start, distance), _swapped(item, distance, start)
             twins = [given.get(bag(other.factors)) if other is not None else None for other in swapped]
             if twins[0] is not None and twins[0].coefficient == item.coefficient:
-                done += [moved] if (moved := _swapped(item, start, Start(self.key_axis))) is not None else []
+                done += [merged] if (merged := _swapped(item, start, Start(self.key_axis))) is not None else []
             elif twins[1] is None or twins[1].coefficient != item.coefficient:
                 done.append(item)
         return done
 
     @property
-    def apart(self) -> Expr:
-        """How far the tile of keys starts behind that of rows."""
+    def distance(self) -> Expr:
+        """The start of the key tile relative to that of the row tile."""
         return build.apply("to_float", build.sub(Start(self.key_axis), Start(self.row_axis)))
 
     def twins(self) -> dict[Read, Expr]:
@@ -149,35 +149,35 @@ class _Terms:
             case Index(axis=axis) if axis == self.row_axis:
                 return Product(1.0, (Start(axis),)), Product(1.0, (Offset(axis),))
             case Index(axis=axis) if axis == self.key_axis:
-                return Product(1.0, (Start(self.row_axis),)), Product(1.0, (self.apart,)), Product(1.0, (Offset(axis),))
+                return Product(1.0, (Start(self.row_axis),)), Product(1.0, (self.distance,)), Product(1.0, (Offset(axis),))
             case Read() if factor in self.centers:
                 center = self.centers[factor]
                 return Product(1.0, (build.sub(factor, center),)), Product(1.0, (center,))
             case Apply(op="cos" | "sin" as op, args=(angle,)):
-                return self.turned(op, angle)
+                return self.expanded_angle(op, angle)
             case _:
                 return None
 
-    def turned(self, op: str, angle: Expr) -> tuple[Product, ...] | None:
-        """A cosine or sine of what belongs to the row plus what belongs to the key."""
+    def expanded_angle(self, op: str, angle: Expr) -> tuple[Product, ...] | None:
+        """A cosine or sine of a row term plus a key term, by the addition theorems; None if the angle does not separate."""
         terms = _collected(products(angle, self.expand))
         key = [item for item in terms if self.key_axis in _axes(item.factors, self.axes)]
         row = [item for item in terms if item not in key and self.row_axis in _axes(item.factors, self.axes)]
         rest = [item for item in terms if item not in key and item not in row]
         if not key or not row or self.row_axis in _axes([factor for item in key for factor in item.factors], self.axes):
             return None
-        return tuple(_turned(op, [build.apply("to_float", _sum(part)) for part in (key, row, rest) if part]))
+        return tuple(_of_sum(op, [build.apply("to_float", _sum(part)) for part in (key, row, rest) if part]))
 
 
-def _turned(op: str, angles: Sequence[Expr]) -> list[Product]:
-    """A cosine or sine of a sum, multiplied out."""
+def _of_sum(op: str, angles: Sequence[Expr]) -> list[Product]:
+    """A cosine or sine of a sum of angles, expanded."""
     first, *rest = angles
     if not rest:
         return [Product(1.0, (build.apply(op, first),))]
     same, other = ("cos", "sin") if op == "cos" else ("sin", "cos")
     sign = -1.0 if op == "cos" else 1.0
-    cosines = [Product(1.0, (build.apply("cos", first),)).times(item) for item in _turned(same, rest)]
-    return [*cosines, *(Product(sign, (build.apply("sin", first),)).times(item) for item in _turned(other, rest))]
+    cosines = [Product(1.0, (build.apply("cos", first),)).times(item) for item in _of_sum(same, rest)]
+    return [*cosines, *(Product(sign, (build.apply("sin", first),)).times(item) for item in _of_sum(other, rest))]
 
 
 def _axes(factors: Iterable[Expr], axes: set[str]) -> set[str]:
@@ -185,12 +185,12 @@ def _axes(factors: Iterable[Expr], axes: set[str]) -> set[str]:
 
 
 def _separates(item: Product, pair: set[str]) -> bool:
-    """Whether each factor belongs to one side."""
+    """Whether each factor varies along one axis of the pair at most."""
     return all(len(_axes((factor,), pair)) < 2 for factor in item.factors)
 
 
 def _collected(terms: Iterable[Product]) -> list[Product]:
-    """Products with equal factors added."""
+    """Products with equal factors merged."""
     found: dict[Bag, Product] = {}
     for term in terms:
         key = bag(term.factors)
@@ -199,7 +199,7 @@ def _collected(terms: Iterable[Product]) -> list[Product]:
 
 
 def _swapped(item: Product, old: Expr, new: Expr) -> Product | None:
-    """The product with one factor for another, None if it has no such factor."""
+    """The product with one factor replaced; None if it lacks the factor."""
     if old not in item.factors:
         return None
     place = item.factors.index(old)
@@ -207,19 +207,19 @@ def _swapped(item: Product, old: Expr, new: Expr) -> Product | None:
 
 
 def _positions(item: Product) -> list[Expr]:
-    """Factors that are starts of tiles, or distances of such."""
+    """Factors that are computed from starts of tiles alone."""
     return [factor for factor in item.factors if any(isinstance(node, Start) for node in walk(factor)) and not reads(factor)]
 
 
 def _is_absolute(expr: Expr) -> bool:
-    """Whether a value is computed from a whole position, other than as an index."""
+    """Whether a value is computed from an absolute position, other than as the index of a read."""
     if isinstance(expr, Index | Read):
         return isinstance(expr, Index)
     return any(map(_is_absolute, children(expr)))
 
 
 def _main(tiles: list[Product], kernel: Kernel) -> tuple[Expr, Expr]:
-    """The values of the pairs and a positive scale of them, 1 where there is none in common."""
+    """The tile of pairs and its positive scale, 1 if there is no common one."""
     computed = {step.name for step in kernel.steps}
     if len(tiles) == 1 and tiles[0].coefficient > 0:
         wide = [factor for factor in tiles[0].factors if isinstance(factor, Read) and factor.tensor in computed and free_axes(factor)]
@@ -230,7 +230,7 @@ def _main(tiles: list[Product], kernel: Kernel) -> tuple[Expr, Expr]:
 
 
 def _pairs(terms: list[Product], row_axis: str, key_axis: str) -> tuple[tuple[Expr, Expr], ...]:
-    """(value of a row, value of a key): terms with the same value of a key share it, and what has no value of a row is one more."""
+    """(row value, key value) of each product: terms with equal key values are merged, and those without a row value make one more."""
     sides = [(item.coefficient, *_sides(item, key_axis)) for item in terms]
     both = [side for side in sides if any(row_axis in free_axes(factor) for factor in side[1])]
     shared = {bag(keys) for _, _, keys in both}
@@ -263,7 +263,7 @@ def _is_centered(factor: Expr) -> bool:
 
 
 def _finite(value: Expr) -> Expr:
-    """A value whose infinities are left to the terms that hold its square: times 0 they would be no number."""
+    """A value with 0 for infinity, since 0 * inf is NaN: the terms with its square remain infinite."""
     return build.apply("where", build.apply("eq", build.apply("abs", value), build.INF), build.ZERO, value)
 
 
@@ -272,24 +272,24 @@ def _sum(terms: Iterable[Product]) -> Expr:
 
 
 def _work(exprs: Iterable[Expr], kernel: Kernel) -> float:
-    """Operations for each pair of positions in one turn of the stream.
+    """Operations per pair of positions in one iteration.
 
-    A thread holds pairs of a few rows and many positions that pass: what is done for each of these costs half as much as what is done for
-    each pair, for a row that stays or for none next to nothing. What is the same in every turn leaves the loop.
+    A thread holds pairs of few resident rows and many streamed positions: an operation per streamed position costs half as much as one per
+    pair, one per resident row or scalar next to nothing. Loop-invariant operations are hoisted and cost nothing.
     """
     pair = {kernel.resident, kernel.streamed or ""}
     total = 0.0
     for node in dict.fromkeys(node for expr in exprs for node in walk(expr)):
         axes = _axes((node,), pair)
-        moves = any(isinstance(part, Index | Start) and part.axis == kernel.streamed for part in walk(node))
-        if isinstance(node, Apply) and (axes == pair or moves):
+        is_variant = any(isinstance(part, Index | Start) and part.axis == kernel.streamed for part in walk(node))
+        if isinstance(node, Apply) and (axes == pair or is_variant):
             share = 1.0 if axes == pair else 0.5 if kernel.streamed in axes else 1 / 16 if axes else 1 / 32
             total += share * _INSTRUCTIONS.get(node.op, 1)
     return total
 
 
 def _replaced(kernel: Kernel, step: Einsum, parts: _Parts) -> Kernel:
-    """The exponent without what its rows share, which leaves every weight with the row value it is measured from."""
+    """The kernel with the separated exponent; its row term moves into the row value that every weight subtracts."""
     names = Names(kernel.cascade)
     tile = parts.tile
     for row, key in parts.pairs:

@@ -1,4 +1,4 @@
-"""Values computed once: a part of a tile that several expressions of a kernel contain becomes a step of its own.
+"""CSE: a tile expression that occurs several times in a kernel becomes a step of its own.
 
 x[m,n]  = c * tanh(s[m,n] / c)                         s_tanh[m,n] = tanh(s[m,n] / c)
 ds[m,n] = dx[m,n] * (1.0 - tanh(s[m,n] / c)            x[m,n]      = c * s_tanh[m,n]
@@ -17,13 +17,13 @@ from attngen.ir.names import Names
 from attngen.ir.traverse import children, free_axes, names_read, rewrite, walk
 from attngen.kernel.partition import Kernel
 
-# Their names say what they do to a value.
+# Names of steps, by the operation that they apply.
 _WORDS = {"mul": "scaled", "div": "scaled", "safe_div": "scaled", "add": "shifted", "sub": "shifted"}
 _FREE = frozenset(("neg", "to_float"))
 
 
 def cse(kernel: Kernel) -> Kernel:
-    """Takes and gives a kernel with the same outputs. What reads a running maximum stays where it is."""
+    """Takes and gives a kernel with the same outputs. Expressions that read a running maximum are not shared."""
     axes = {axis: None for step in kernel.steps for axis in (*step.axes, *step.over)}
     running = {gauge.name for gauge in kernel.gauges}
     parts = [part for part, uses in _uses(kernel).items() if uses > 1 and _is_tile(part, kernel) and not running & set(names_read(part))]
@@ -53,7 +53,7 @@ def cse(kernel: Kernel) -> Kernel:
 
 
 def _uses(kernel: Kernel) -> dict[Expr, int]:
-    """How many places of different expressions hold each part; larger parts come before those they contain."""
+    """The number of occurrences of each subexpression in distinct parents; larger ones precede those they contain."""
     seen: dict[Expr, None] = {}
     found: Counter[Expr] = Counter()
 
@@ -70,7 +70,7 @@ def _uses(kernel: Kernel) -> dict[Expr, int]:
 
 
 def _is_tile(part: Expr, kernel: Kernel) -> bool:
-    """Whether a part is a computed number for each pair of positions, or one relative to the start of a tile."""
+    """Whether a part is a computed float without feature axes, along both sequence axes or relative to the start of a tile."""
     axes = set(free_axes(part))
     computed = isinstance(part, Apply) and part.op not in _FREE and kind_of(part) == "float"
     whole = {kernel.resident, kernel.streamed} <= axes
@@ -78,7 +78,7 @@ def _is_tile(part: Expr, kernel: Kernel) -> bool:
 
 
 def _name(part: Expr) -> str:
-    """After the value it is made of and what becomes of it."""
+    """A name from the first tensor read and the operation."""
     assert isinstance(part, Apply)
     first = next((name for name in names_read(part)), "tile")
     return f"{first}_{_WORDS.get(part.op, part.op)}"

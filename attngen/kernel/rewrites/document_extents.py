@@ -1,19 +1,18 @@
-"""Documents: where equal captured values lie, found once per call in O(N), so that a mask over them has bounds.
+"""Document extents: where equal captured values lie, computed once per call in O(N), so that a document mask has tile bounds.
 
     doc[m] == doc[n]     visited:  first_doc[m] <= n < last_doc[m]        full:  first_doc[m] <= n < run_doc[m]
 
-`first` and `last` enclose every key with the value that a row has, in whatever order values come; `run` is the end of the enclosed keys
-if all of them have it, else their beginning. Where tiles are visited and where they need no masks is said in these terms. The mask itself
-stays what it is, but that two values of one tensor are compared by where they last occur, which takes half of the bits. Beside such an
-equality, other parts of a conjunction may read the row's value for the key's: then positions inside of documents cancel,
-`m - start[doc[m]] >= n - start[doc[n]]` becoming `m >= n`.
+`first` and `last` enclose all keys with the row's value, in whatever order values come; `run` is the end of the enclosed keys if all have
+the value, else their beginning. The may-mask and the must-mask for bounds are in these terms. The mask itself is unchanged, except that two
+values of one tensor are compared by their last occurrence, which takes half of the bits. Such an equality is substituted in the other
+conjuncts, so that positions within documents cancel: `m - start[doc[m]] >= n - start[doc[n]]` becomes `m >= n`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from attngen.analysis.intervals import Axes, one_number
+from attngen.analysis.intervals import Axes, is_uniform
 from attngen.analysis.kv_ranges import related
 from attngen.ir import build
 from attngen.ir.cascade import Input
@@ -23,14 +22,14 @@ from attngen.kernel.partition import DocumentExtents, Kernel
 
 
 def with_document_extents(kernel: Kernel) -> Kernel:
-    """Takes and gives a kernel; bounds of its mask may now read the runs of captured values, which it takes as inputs."""
+    """Takes and gives a kernel; its `extent_masks` may now read document extents, which become inputs."""
     if kernel.streamed is None or kernel.may_mask is None:
         return kernel
     finder = _Finder(kernel, Axes(kernel.streamed, kernel.resident))
     extent_masks = finder.bound(kernel.may_mask, "last"), None if kernel.must_mask is None else finder.bound(kernel.must_mask, "run")
     if not finder.found:
         return kernel
-    inputs = tuple(Input(name, None, runs.rank, "int") for runs in finder.found.values() for name in runs.names)
+    inputs = tuple(Input(name, None, extents.rank, "int") for extents in finder.found.values() for name in extents.names)
     may_mask, must_mask = (None if part is None else rewrite(part, finder.by_place) for part in (kernel.may_mask, kernel.must_mask))
     steps = tuple(step if step.where is None else replace(step, where=rewrite(step.where, finder.by_place)) for step in kernel.steps)
     known = replace(kernel, may_mask=may_mask, must_mask=must_mask, steps=steps)
@@ -38,7 +37,7 @@ def with_document_extents(kernel: Kernel) -> Kernel:
 
 
 class _Finder:
-    """Replaces equalities of captured values, where they stand for themselves and not for their opposite."""
+    """Replaces equalities of captured values, except under a negation."""
 
     def __init__(self, kernel: Kernel, axes: Axes) -> None:
         self.axes = axes
@@ -60,18 +59,18 @@ class _Finder:
                 return predicate if sides is None else self.enclosed(*sides, end)
 
     def by_place(self, node: Expr) -> Expr | None:
-        """An equality of two values of one tensor by where they last occur, which is never 0 where there is a value."""
+        """An equality of two values of one tensor as one of their last occurrences."""
         sides = self.sides(node)
-        runs = None if sides is None else self.found.get((sides[0].tensor, sides[1].tensor))
-        if sides is None or runs is None or runs.values != runs.keys:
+        extents = None if sides is None else self.found.get((sides[0].tensor, sides[1].tensor))
+        if sides is None or extents is None or extents.values != extents.keys:
             return None
-        row, key = (Read(runs.last, side.at, "int") for side in sides)
+        row, key = (Read(extents.last, side.at, "int") for side in sides)
         return build.apply("eq", row, key)
 
     def enclosed(self, row: Read, key: Read, end: str) -> Expr:
-        runs = self.runs(row, key)
-        n, first = Index(self.axes.stream), Read(runs.first, row.at, "int")
-        until = Read(runs.last if end == "last" else runs.run, row.at, "int")
+        extents = self.extents(row, key)
+        n, first = Index(self.axes.stream), Read(extents.first, row.at, "int")
+        until = Read(extents.last if end == "last" else extents.run, row.at, "int")
         return build.apply("and", build.apply("ge", n, first), build.apply("lt", n, until))
 
     def sides(self, predicate: Expr) -> tuple[Read, Read] | None:
@@ -86,13 +85,13 @@ class _Finder:
         return read.tensor in self.ranks and self.axes.resident in free_axes(read) and self.axes.stream not in free_axes(read)
 
     def is_key(self, read: Read, row: Read) -> bool:
-        """Its last dimension runs along the stream, and those before are as the row's, whose place in the last may be computed."""
+        """Whether a read is along the loop axis in its last dimension and like the row's in the others, which are uniform."""
         if read.tensor not in self.ranks or not read.at or len(read.at) != len(row.at):
             return False
         before = read.at[:-1]
-        return read.at[-1] == Index(self.axes.stream) and before == row.at[:-1] and all(one_number(at, self.axes) for at in before)
+        return read.at[-1] == Index(self.axes.stream) and before == row.at[:-1] and all(is_uniform(at, self.axes) for at in before)
 
-    def runs(self, row: Read, key: Read) -> DocumentExtents:
+    def extents(self, row: Read, key: Read) -> DocumentExtents:
         pair = (row.tensor, key.tensor)
         if pair not in self.found:
             stem = row.tensor if row.tensor == key.tensor else f"{row.tensor}_in_{key.tensor}"

@@ -1,9 +1,9 @@
-"""Distances as floats: a whole number for each pair of positions is not converted pair by pair, its two sides are.
+"""Float distances: an integer distance of positions is converted to float per position, not per pair.
 
 dx[m,n] * (n - m)    ->    dx[m,n] * (to_float(offset(n)) + to_float(start(n) - m))
 
-An addition in place of a subtraction and a conversion, which runs at a fraction of its rate. Both forms are exact below 2**24, and round
-alike above. Takes and gives a kernel with the same outputs.
+One float addition replaces an integer subtraction and a conversion, which has a fraction of its throughput. Both forms are exact below
+2**24, and round alike above. Takes and gives a kernel with the same outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ARITHMETIC = frozenset(("add", "sub", "mul", "div", "min", "max"))
 
 
 def float_distances(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
-    """The kernel without conversions of whole tiles, and what was done."""
+    """The kernel without conversions of whole tiles, and a note for each changed step."""
     notes: list[Note] = []
     pair = {kernel.resident, kernel.streamed}
 
@@ -41,19 +41,19 @@ def float_distances(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
 
 
 def _floated(expr: Expr, kernel: Kernel) -> Expr | None:
-    """A whole number of a pair as a float, from what each side makes of it."""
+    """An integer of a pair as a sum of two floats, one per side; None if it does not separate."""
     if isinstance(expr, Apply) and expr.op in ("abs", "neg"):
         inner = _floated(expr.args[0], kernel)
         return None if inner is None else build.apply(expr.op, inner)
     terms = linear(expr)
-    passing = {term: factor for term, factor in terms.items() if kernel.streamed in free_axes(term)}
-    if list(passing) != [Index(kernel.streamed or "")] or not all(float(factor).is_integer() for factor in terms.values()):
+    streamed = {term: factor for term, factor in terms.items() if kernel.streamed in free_axes(term)}
+    if list(streamed) != [Index(kernel.streamed or "")] or not all(float(factor).is_integer() for factor in terms.values()):
         return None
-    (factor,) = (int(value) for value in passing.values())
-    staying: Expr = build.mul(build.const(factor), Start(kernel.streamed or ""))
+    (factor,) = (int(value) for value in streamed.values())
+    row: Expr = build.mul(build.const(factor), Start(kernel.streamed or ""))
     for term, count in terms.items():
-        if term not in passing:
+        if term not in streamed:
             part = build.mul(build.const(abs(int(count))), term)
-            staying = build.apply("add" if count > 0 else "sub", staying, part)
-    moving = build.mul(build.const(abs(factor)), Offset(kernel.streamed or ""))
-    return build.apply("add" if factor > 0 else "sub", build.apply("to_float", staying), build.apply("to_float", moving))
+            row = build.apply("add" if count > 0 else "sub", row, part)
+    offset = build.mul(build.const(abs(factor)), Offset(kernel.streamed or ""))
+    return build.apply("add" if factor > 0 else "sub", build.apply("to_float", row), build.apply("to_float", offset))

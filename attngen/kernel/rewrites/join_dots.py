@@ -1,9 +1,9 @@
-"""Products that are added become one sum with a name, so that they share an accumulator and a scale can leave it.
+"""Joined dots: dots that are added become one step, so that they share an accumulator and a scale can be folded out of it.
 
 x[m,n] = (s[m,n] + t[m,n]) * c                ->      s_total[m,n] = s[m,n] + t[m,n]
                                                       x[m,n]       = s_total[m,n] * c
 
-Takes and gives a kernel with the same outputs. A product that something else reads has to stay what it is.
+Takes and gives a kernel with the same outputs. A dot with another reader is not joined.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from attngen.kernel.rewrites.note import Note
 
 
 def join_dots(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
-    """The kernel with such sums as steps of their own, and what was done or why not."""
+    """The kernel with sums of dots as steps of their own, and a note for each such sum."""
     names, notes = Names(kernel.cascade), list[Note]()
     uses = Counter(name for step in kernel.steps for name in step_reads(step))
     steps: list[Einsum] = []
     for step in kernel.steps:
         if step.reduce is None and not addends(step):
-            step, totals, told = _joined(step, kernel, names, uses)
+            step, totals, more = _joined(step, kernel, names, uses)
             steps += totals
-            notes += told
+            notes += more
         steps.append(step)
     return replace(kernel, steps=tuple(steps)), tuple(notes)
 
@@ -45,7 +45,7 @@ def _joined(step: Einsum, kernel: Kernel, names: Names, uses: Counter[str]) -> t
     notes: dict[str, Note] = {}
 
     def rule(node: Expr) -> Expr | None:
-        """Parts come before the sums that hold them: a longer sum takes the place of a shorter one."""
+        """Bottom-up, so a longer sum replaces the shorter one that it contains."""
         if not isinstance(node, Apply) or node.op != "add":
             return None
         shorter = {term: totals.pop(term) for _, term in signed_terms(node) if term in totals}
@@ -73,7 +73,7 @@ def _opened(sign: int, term: Expr, totals: dict[Expr, Einsum]) -> list[tuple[int
 
 
 def _products(step: Einsum, kernel: Kernel) -> set[Expr]:
-    """Reads of matrix products over features, at the axes of a step."""
+    """Reads of dots over features, at the axes of a step."""
     here = {axis for axis in (kernel.resident, kernel.streamed) if axis is not None}
     sums = [other for other in kernel.steps if other.reduce == "sum" and here <= set(other.axes) and other.axes == step.axes]
     return {Read(other.name, tuple(Index(axis) for axis in other.axes)) for other in sums}

@@ -1,4 +1,4 @@
-"""Functions of a saved row statistic, computed once a row: a kernel that streams rows would form them again for every tile of keys."""
+"""Row-invariant functions of saved statistics, hoisted into the preprocess kernel: dK/dV would recompute them for every KV tile."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from attngen.ir.names import Names
 from attngen.ir.traverse import occurrences, reads, rewrite, walk
 
 
-def with_row_values(cascade: Cascade, saved: Collection[str], axes: tuple[str, ...]) -> tuple[Cascade, tuple[str, ...]]:
-    """The gradient cascade with the largest such functions as steps of their own, before those that read them, and their names.
+def hoist_row_values(cascade: Cascade, saved: Collection[str], axes: tuple[str, ...]) -> tuple[Cascade, tuple[str, ...]]:
+    """The gradient cascade with the largest such functions as steps of their own, and the names of these.
 
     Args:
-        cascade: of the gradients.
-        saved: statistics that may be read.
-        axes: what the values have to vary along, all of them at their own positions.
+        cascade: that of the gradients.
+        saved: names of the saved statistics.
+        axes: the axes of the statistics and of the new steps.
     """
     names, found, steps = Names(cascade), dict[Expr, Einsum](), list[Einsum]()
     for step in cascade.steps:
@@ -38,7 +38,7 @@ def with_row_values(cascade: Cascade, saved: Collection[str], axes: tuple[str, .
 
 
 def _is_row_value(node: Expr, saved: Collection[str], axes: tuple[str, ...]) -> bool:
-    """A choice between a statistic and a constant: what masks make of it."""
+    """Whether a node is a float `where` of saved statistics at their own axes, as masks produce it."""
     if not isinstance(node, Apply) or node.op != "where" or kind_of(node) != "float":
         return False
     own = tuple(Index(axis) for axis in axes)

@@ -10,13 +10,13 @@ from attngen.kernel.kernel import Kernel
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A rewrite of one step of one kernel.
+    """The outcome of a rewrite for one step of one kernel.
 
     Attributes:
-        step: which one.
-        role: of the kernel.
-        applied: whether it was done.
-        text: what it saves, or why it was not done.
+        step: name of the step.
+        role: that of the kernel.
+        applied: whether the rewrite applied.
+        text: the saving, or the reason against it.
     """
 
     step: str
@@ -26,7 +26,7 @@ class Note:
 
 
 def told(name: str, notes: Iterable[Note]) -> tuple[str, ...]:
-    """A line for all kernels in which the same happened to the same step."""
+    """One line for each outcome, with all kernels that share it."""
     roles: dict[tuple[str, bool, str], list[str]] = {}
     for note in notes:
         roles.setdefault((note.step, note.applied, note.text), []).append(note.role)

@@ -1,9 +1,9 @@
-"""Positive scales go into the exponential: one multiply-add forms the exponent, and the running maximum is taken before the product.
+"""Scale folding: a positive scale is folded into the exponential, as an FMA, and the running maximum is taken of the unscaled tile.
 
 x[m,n] = s[m,n] * c                      ->
 w[m,n] = exp(x[m,n] - m_i[m])                 w[m,n] = exp(s[m,n] * c - m_i[m]),  m_i[m] the maximum of s[m,n], times c
 
-Takes and gives a kernel with the same outputs. A scale whose sign is not known before a call stays where it is.
+Takes and gives a kernel with the same outputs. A scale of statically unknown sign is not folded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attngen.kernel.rewrites.note import Note
 
 
 def scale_folding(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
-    """The kernel without the steps that only scale an exponent, and what was done or why not."""
+    """The kernel without steps that only scale an exponent, and a note for each exponent."""
     notes: list[Note] = []
     for step in kernel.steps:
         if not any(exponent_row(other, step) for other in kernel.steps):
@@ -37,7 +37,7 @@ def scale_folding(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
 
 
 def _scaled(step: Einsum, kernel: Kernel) -> tuple[Read, Expr] | str:
-    """The tile and the scale of an exponent, or why they cannot be taken apart."""
+    """The tile and the scale of an exponent, or why it cannot be folded."""
     parts = factors(step.body)
     computed = {other.name for other in kernel.steps}
     reads = [part for part in parts if isinstance(part, Read) and part.kind == "float" and part.tensor in computed]
@@ -58,7 +58,7 @@ def _scaled(step: Einsum, kernel: Kernel) -> tuple[Read, Expr] | str:
 
 
 def read_by_others(step: Einsum, kernel: Kernel) -> str:
-    """Names of what needs an exponent besides its exponentials."""
+    """Names of the readers of an exponent other than its exponentials."""
     others = [other.name for other in kernel.steps if step.name in step_reads(other) and exponent_row(other, step) is None]
     others += [gauge.offset for gauge in kernel.gauges if gauge.exponent == step.name and gauge.offset is not None]
     others += [name for name in kernel.outputs if name == step.name]
@@ -66,7 +66,7 @@ def read_by_others(step: Einsum, kernel: Kernel) -> str:
 
 
 def exponent_row(reader: Einsum, step: Einsum) -> Expr | None:
-    """r, where `reader` is exp(step - r) for a value with fewer axes."""
+    """r, if `reader` is exp(step - r) for an r with fewer axes; else None."""
     match reader.body:
         case Apply(op="exp", args=(Apply(op="sub", args=(Read(tensor=name), row)),)) if name == step.name:
             narrow = step.name not in names_read(row) and set(free_axes(row)) < set(step.axes)

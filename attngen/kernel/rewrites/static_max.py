@@ -1,11 +1,11 @@
-"""Bounded exponents need no running maximum: exponentials of numbers that stay within range are formed as they are.
+"""Static max: a bounded exponent needs no running maximum.
 
 x[m,n]   = 30.0 * tanh(s[m,n] / 30.0)            x[m,n]   = 30.0 * tanh(s[m,n] / 30.0)
 w[m,n]   = exp(x[m,n] - m_i[m])            ->    w[m,n]   = exp(x[m,n])
 lse[m]   = m_i[m] + log(l_i[m])                  lse[m]   = 0.0 + log(l_i[m])
 
-That saves the maximum over each tile, and sums are not rescaled any more. Takes and gives a kernel with the same outputs. It is for
-bfloat16: weights of fp16 reach from 6e-8 to 65504 only, and at fp32 the rounding of an exponent as large as its bound would show.
+That saves the row maximum of each tile and the rescaling of the accumulators. Takes and gives a kernel with the same outputs. For bfloat16
+only: fp16 weights range from 6e-8 to 65504, and in fp32 the rounding of an exponent as large as its bound would be visible.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from attngen.kernel.rewrites.note import Note
 from attngen.transform.streaming.gauges import Accumulator, Gauge
 
 LARGEST = 60.0
-"""exp(60) = 1e26: a million of them, times values of a million, are far from the end of fp32, and exp(-60) is far from its other end."""
+"""exp(60) = 1e26: a million of them, times values of a million, do not overflow fp32, nor does exp(-60) underflow."""
 
 
 def static_max(kernel: Kernel) -> tuple[Kernel, tuple[Note, ...]]:
-    """The kernel with fixed values for running maxima of bounded exponents, and what was done or why not."""
+    """The kernel with constants for the running maxima of bounded exponents, and a note for each exponent."""
     notes: list[Note] = []
     bodies = {step.name: step.body for step in kernel.steps if step.reduce is None}
     for gauge in kernel.gauges:
-        # A product of queries and keys itself has no bounds.
+        # A dot of queries and keys has no static bounds.
         low, high = value_range(inline(bodies[gauge.exponent], bodies), {}) if gauge.exponent in bodies else (-math.inf, math.inf)
         if not high - low <= 2 * LARGEST:
             notes.append(Note(gauge.exponent, kernel.role, False, f"it has no bounds, or wider ones than {2 * LARGEST:g}"))

@@ -1,1 +1,1 @@
-"""What a tile costs: time, shared memory, warps, atomic adds."""
+"""The cost model of a tile: time, shared memory, work repeated across warps, atomic adds."""

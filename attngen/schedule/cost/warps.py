@@ -1,8 +1,8 @@
-"""How the warps of a program share its matrix products, and what they compute more than once.
+"""How Triton lays out warps over the dots of a kernel, and the work they repeat.
 
-A warp of NVIDIA's GPUs takes at least 16 rows and 8 columns of a product. Triton lays all warps of a program along one side of the tiles of
-a streaming kernel, by rules that know rows and columns but not whether there are enough of them; what is left over, several warps compute
-alike. Takes a `Structure` and a tile, gives `Repeats`. Closed formulas, held against the instructions of compiled kernels.
+A warp on NVIDIA takes at least 16 rows and 8 columns of a dot. Triton lays all warps of a streaming kernel along one side of its tiles
+without checking that the side is long enough; surplus warps repeat each other's work. Takes a `Structure` and a tile, gives `Repeats`.
+Closed formulas, checked against the instruction counts of compiled kernels.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen.facts.work import Structure
-from attngen.kernel.feature_tiles import pieces
+from attngen.kernel.feature_tiles import tile_widths
 from attngen.schedule.space import uses_wide_units
 from attngen.schedule.tile_schedule import DTYPE_BYTES, TileSchedule
 from attngen.targets.table import Target
 
 _ROWS, _COLUMNS = 16, 8
-# Four warps issue an asynchronous product together, and stand below each other.
+# A warpgroup issues an asynchronous product, its four warps along the rows.
 _GROUP = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """How often what a turn computes is computed: by how many warps each score, each accumulator (on average), and each multiply-add."""
+    """How many warps compute each score, each accumulator element (on average), and each multiply-add of an iteration."""
 
     scores: float
     sums: float
@@ -34,7 +34,7 @@ ONCE = Repeats(1.0, 1.0, 1.0)
 
 
 def repeats(structure: Structure, dims: Mapping[str, int], dtype: str, tile: TileSchedule, target: Target) -> Repeats:
-    """What warps do more than once in one turn. AMD's units and those that keep accumulators in a memory of their own count as exact.
+    """The work that warps repeat in an iteration. AMD targets and tcgen05, whose accumulators are in tensor memory, count as exact.
 
     Args:
         structure: of the kernel.
@@ -46,9 +46,9 @@ def repeats(structure: Structure, dims: Mapping[str, int], dtype: str, tile: Til
     wide = uses_wide_units(tile, dtype, target)
     if tile.streamed is None or DTYPE_BYTES[dtype] > 2 or target.backend != "cuda" or (wide and target.matrix_unit == "tcgen05"):
         return ONCE
-    # Columns and depth of each product, in the order in which kernels form them.
-    scores = [(tile.streamed, piece) for axis in structure.dots for piece in pieces(dims[axis])]
-    sums = [(piece, tile.streamed) for axis in structure.carried for piece in pieces(dims[axis])]
+    # Columns and depth of each dot, in program order.
+    scores = [(tile.streamed, piece) for axis in structure.dots for piece in tile_widths(dims[axis])]
+    sums = [(piece, tile.streamed) for axis in structure.carried for piece in tile_widths(dims[axis])]
     products = [*scores, *sums]
     if not products:
         return ONCE
@@ -71,14 +71,14 @@ def repeats(structure: Structure, dims: Mapping[str, int], dtype: str, tile: Til
 
 
 def _feeding(structure: Structure, dims: Mapping[str, int], tile: TileSchedule) -> list[bool]:
-    """Whether each product of scores that goes ahead feeds another: only behind the maximum, where the next of its accumulator is added."""
+    """Whether each prefetched score dot feeds another: only if issued after the maximum, within its accumulation chain."""
     found: list[bool] = []
-    last = list(structure.behind)
+    last = list(structure.last_dots)
     for axis in structure.dots:
         ends = axis in last
         if ends:
             last.remove(axis)
-        count = len(pieces(dims[axis]))
+        count = len(tile_widths(dims[axis]))
         found += [tile.late and not (ends and i == count - 1) for i in range(count)]
     return found
 
@@ -88,18 +88,18 @@ def _mean(values: list[float], weights: list[int]) -> float:
 
 
 def _held(warps: tuple[int, int], tile: TileSchedule, columns: int) -> float:
-    """How many warps, so many along rows and columns, compute each element of a product."""
+    """How many warps compute each element of a dot, given the warps along its rows and columns."""
     down, across = warps
     return max(1.0, down * _ROWS / tile.resident) * max(1.0, across * _COLUMNS / columns)
 
 
 def _chained(tile: TileSchedule, columns: int) -> tuple[int, int]:
-    """Products that feed each other have one layout, that of the last one: warps along its longer side."""
+    """Chained dots share the layout of the last one: warps along its longer side."""
     return (tile.num_warps, 1) if tile.resident >= columns else (1, tile.num_warps)
 
 
 def _balanced(tile: TileSchedule, columns: int) -> tuple[int, int]:
-    """A product by itself has as many fragments of each operand in a warp as it can."""
+    """A dot by itself balances the fragments of both operands in a warp."""
     down, across = 1, 1
     rows, rest = tile.resident // _ROWS, columns // _COLUMNS
     while down * across < tile.num_warps:
@@ -111,7 +111,7 @@ def _balanced(tile: TileSchedule, columns: int) -> tuple[int, int]:
 
 
 def _wide(tile: TileSchedule) -> tuple[int, int]:
-    """An asynchronous product that feeds no other one: groups of warps along rows while there are any, then along columns."""
+    """An asynchronous product that feeds no other: warpgroups along the rows as far as they go, then along the columns."""
     down, across = _GROUP, 1
     while down * across < tile.num_warps:
         if tile.resident > _ROWS * down:

@@ -1,1 +1,1 @@
-"""Gradients of a one-pass cascade."""
+"""Reverse-mode gradients of a one-pass cascade."""

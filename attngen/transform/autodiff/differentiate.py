@@ -1,14 +1,14 @@
-"""StreamingForm to gradients: reverse mode over the separated cascade, with the gauges cut.
+"""StreamingForm to GradientForm: reverse mode over the separated cascade, with the gauges held constant.
 
-After separation every sum is linear in what it accumulates and the outputs are row values of the sums, so each adjoint needs only row
-and feature sums. The gauge is an input here: values do not depend on it, hence no derivative goes through it. Evaluated at the
-finished row value Z (there `w = exp(x - Z)` and `norm = 1`, see `at_end`), plain softmax attention gives delta, dP and dS by itself:
+After separation the outputs are row-wise functions of sums, each linear in its terms, so every adjoint needs row and feature sums only.
+Values do not depend on a gauge: it is an input without a derivative. Evaluated at the final row value Z (where `w = exp(x - Z)` and
+`norm = 1`, see `saved_state`), softmax attention yields the usual -delta, dP and dS:
 
     dl_i[m] = sum[e] -do[m,e] * acc[m,e]         (acc = o at Z)
     dw[m,n] = sum[e] do[m,e] * v[n,e] + dl_i[m]
     dx[m,n] = dw[m,n] * w[m,n]
 
-What the backward reads of the forward is the saved state: the Z of each gauge, and sums that no output gives back.
+The saved state is the Z of each gauge, and the sums that no output determines.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = ["Backward", "Gradient", "Saved", "differentiate"]
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """How one gradient is completed outside the kernels: sum `step` over the axes the target lacks, then, for a capture, add it
-    into the positions `at`. A target may have several, which add up."""
+    """How the host completes a gradient: sum `step` over the axes that the target lacks; for a gathered target, scatter-add at positions
+    `at`. Several gradients of one target add up."""
 
     target: str
     step: str
@@ -45,7 +45,7 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class Backward:
-    """Forward with its saved steps, and the gradient cascade that reads them.
+    """The forward with its saved steps, and the gradient cascade that reads them.
 
     `cotangents` pairs each output with the input that carries its cotangent; that of `ungraded` outputs, which depend on a maximum over the
     streamed axis, is not used: scores that are computed again need not be equal to it, so nobody knows which of them was the largest.
@@ -62,12 +62,12 @@ class Backward:
 
 
 def differentiate(streamed: Streamed, wrt: tuple[str, ...], *, precise_delta: bool = False) -> Backward:
-    """Gradients of all outputs with respect to float arguments and captures. An input that no output depends on has none.
+    """Gradients of all outputs with respect to float inputs; none for an input that no output depends on.
 
     Args:
         streamed: the forward in StreamingForm.
         wrt: names of float inputs.
-        precise_delta: sums over features of saved sums are taken over the keys instead.
+        precise_delta: compute delta by a sweep over the keys instead of from saved outputs.
 
     Raises:
         NotDifferentiable: a name is not a float input.
@@ -87,8 +87,8 @@ def differentiate(streamed: Streamed, wrt: tuple[str, ...], *, precise_delta: bo
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One contribution to an adjoint: `expr` over the axes `space`, where `where` holds and all it reads exists, 0 elsewhere; `over` are
-    the axes that the target lacks."""
+    """One contribution to an adjoint: `expr` over the axes `space`, 0 where `where` fails or a read is masked; `over` are the axes that the
+    target lacks."""
 
     expr: Expr
     space: tuple[str, ...]
@@ -116,7 +116,7 @@ class _Tape:
             if output in self.ungraded:
                 continue
             axes, step = self.cascade.axes(output), self.cascade.step(output)
-            # A masked output is constant where it is missing; a reduction exists everywhere, its mask is of what it reduces.
+            # A masked output is constant at masked elements; the mask of a reduction applies to its body only.
             where = step.where if step is not None and step.reduce is None else None
             part = _Part(build.read(cotangent, axes), axes, (), where)
             self.parts.setdefault(output, []).append(part)
@@ -148,7 +148,7 @@ class _Tape:
     # ---- one step
 
     def back(self, step: Einsum) -> None:
-        """Push the adjoint of one step to what it reads."""
+        """Propagate the adjoint of one step to its reads."""
         if step.name not in self.active or step.name not in self.parts:
             return
         value = build.read(step.name, step.axes)
@@ -160,7 +160,7 @@ class _Tape:
                     self.record(read, _Part(expr, space, (), step.where))
 
     def shared(self, step: Einsum, value: Read, adjoint: Expr) -> Expr:
-        """What each element of a reduction gets of its adjoint; the largest ones share that of a maximum equally, as in PyTorch."""
+        """The adjoint of each element of a reduction; a maximum splits it equally at ties, as in PyTorch."""
         if step.reduce in (None, "sum"):
             return adjoint
         if step.reduce == "logsumexp":
@@ -178,7 +178,7 @@ class _Tape:
             self.parts.setdefault(read.tensor, []).append(part.onto(self.cascade.axes(read.tensor)))
 
     def close(self, step: Einsum) -> list[Read]:
-        """The adjoint of a step: one read for each mask, adding steps that sum its parts."""
+        """The adjoint of a step, one read per mask; appends the steps that sum its parts."""
         parts = self.parts[step.name]
         if len(parts) == 1 and not parts[0].over and isinstance(parts[0].expr, Read):
             read, own = parts[0].expr, mask_of(self.exists[step.name])
@@ -189,7 +189,7 @@ class _Tape:
     # ---- adding parts
 
     def combine(self, base: str, axes: tuple[str, ...], parts: list[_Part], loc: SourceLoc | None = None) -> list[Read]:
-        """Steps that add parts, one for each mask that cannot be hidden."""
+        """Steps that add parts, one per mask that differs."""
         if all(part.over for part in parts) and len({self.alike(part) for part in parts}) == 1:
             body = build.total([part.expr for part in parts])
             return [self.add(Einsum(self.names.fresh(base), axes, body, "sum", parts[0].over, parts[0].where, loc))]
@@ -204,7 +204,7 @@ class _Tape:
             for same in sums.values():
                 body = build.total([part.expr for part in same])
                 total = self.add(Einsum(self.names.fresh(f"{name}_part"), axes, body, "sum", same[0].over, same[0].where, loc))
-                # The sum is 0 outside of its mask; said once more, so that nobody has to compute those zeros.
+                # The sum is 0 outside of its mask: the `where` makes that explicit, so that these zeros are not computed.
                 exact = build.both(same[0].where, known(body, self.exists))
                 narrower = without(exact, mask_of(where)) if set(free_axes(exact)) <= set(axes) else None
                 terms.append(total if narrower is None else build.apply("where", narrower, total, build.ZERO))
@@ -212,11 +212,11 @@ class _Tape:
         return found
 
     def alike(self, part: _Part) -> Hashable:
-        """What parts share that one reduction can add."""
+        """The key of parts that one reduction can add."""
         return part.over, part.where, mask_of(known(part.expr, self.exists))
 
     def by_mask(self, parts: list[_Part], axes: tuple[str, ...]) -> list[tuple[Expr | None, list[_Part]]]:
-        """Groups of parts that one step can add: each vanishes or exists wherever the step exists."""
+        """Groups of parts that one step can add: wherever the step exists, each part exists or is 0."""
         groups: list[tuple[Expr | None, list[_Part]]] = []
         whole = [(part, build.both(part.where, known(part.expr, self.exists))) for part in parts]
         for part, exact in sorted(whole, key=lambda item: (bool(item[0].over), len(mask_of(item[1])))):
@@ -230,7 +230,7 @@ class _Tape:
         return groups
 
     def masked(self, part: _Part, where: Expr | None) -> Expr:
-        """A part as a value that exists where `where` holds: 0 where it has no contribution."""
+        """A part extended by 0 to all elements where `where` holds."""
         narrower = without(part.where, mask_of(where))
         return part.expr if narrower is None else build.apply("where", narrower, part.expr, build.ZERO)
 
@@ -250,7 +250,7 @@ class _Tape:
         return gathered if item.axes is None or not parts else [*self.argument(item, item.axes, parts), *gathered]
 
     def argument(self, item: Input, axes: tuple[str, ...], parts: list[_Part]) -> list[Gradient]:
-        """The gradient of an argument: a tile of rows or keys with features, stored elements of a bias, else one partial a row."""
+        """The gradient of an argument: a row tile with features, scattered elements of a bias, or else one partial per row."""
         resident, streamed = self.streamed.resident, self.streamed.streamed
         if {resident, streamed} <= set(axes):
             return [self.gather(item, build.read(item.name, axes), part) for part in parts]
@@ -258,27 +258,26 @@ class _Tape:
         wide = streamed in axes or (resident in axes and any(axis not in grid and axis != resident for axis in axes))
         groups: dict[tuple[tuple[str, ...], frozenset[str]], list[_Part]] = {}
         for part in parts:
-            kept = self.finished_and(axes, part) if wide else self.rows_and(axes, part)
-            # What is summed over axes of the grid and what is not are not of one kernel.
-            groups.setdefault((kept, frozenset(part.onto(kept).over) & self.grid()), []).append(part.onto(kept))
-        sums = [total for (kept, _), group in groups.items() for total in self.combine(f"d{item.name}", kept, group)]
+            own = self.finished_and(axes, part) if wide else self.rows_and(axes, part)
+            # Parts summed over different grid axes belong to different kernels.
+            groups.setdefault((own, frozenset(part.onto(own).over) & self.grid()), []).append(part.onto(own))
+        sums = [total for (own, _), group in groups.items() for total in self.combine(f"d{item.name}", own, group)]
         return [Gradient(item.name, total.tensor) for total in sums]
 
     def rows_and(self, axes: tuple[str, ...], part: _Part) -> tuple[str, ...]:
-        """Grid axes and the sequence axis of a part, as far as it varies along them, and the target's own."""
+        """The grid and sequence axes that a part varies along, and the target's own."""
         sequence = self.streamed.resident if self.streamed.resident in part.space else self.streamed.streamed
         rows = {*self.grid(), sequence} & set(part.space)
         return tuple(dict.fromkeys((*(axis for axis in free_axes(part.expr) if axis in rows), *axes)))
 
     def finished_and(self, axes: tuple[str, ...], part: _Part) -> tuple[str, ...]:
-        """The target's axes and, where a part is made of finished values of rows or keys, the grid axes that it varies along: a program
-        has those of one position only."""
+        """The target's axes and, for a part along one sequence axis only, its grid axes: a program holds one position of these."""
         if {self.streamed.resident, self.streamed.streamed} <= set(part.space):
             return axes
         return (*(axis for axis in part.space if axis in self.grid() - set(axes)), *axes)
 
     def gather(self, item: Input, read: Read, part: _Part) -> Gradient:
-        """The partial gradient of one gathered read, over the axes that its position names: pairs, or at least a whole row or column."""
+        """The partial gradient of one gather, over the axes of its position: a tile of pairs, or at least a row or column value."""
         position = {axis for at in read.at for axis in free_axes(at)}
         resident, streamed = self.streamed.resident, self.streamed.streamed
         if {resident, streamed} <= position:
@@ -289,18 +288,18 @@ class _Tape:
             wanted = position | self.key_axes()
         else:
             wanted = position | self.grid() | {resident}
-        kept = tuple(axis for axis in part.space if axis in wanted)
-        (total,) = self.combine(f"d{item.name}", kept, [part.onto(kept)])
+        own = tuple(axis for axis in part.space if axis in wanted)
+        (total,) = self.combine(f"d{item.name}", own, [part.onto(own)])
         return Gradient(item.name, total.tensor, read.at)
 
     def key_axes(self) -> set[str]:
-        """Grid axes of the first argument along the streamed axis, and that axis."""
+        """The streamed axis and the grid axes of the first argument along it."""
         for item in self.cascade.inputs:
             if item.axes is not None and self.streamed.streamed in item.axes:
                 return (set(item.axes) & self.grid()) | {self.streamed.streamed}
         return {self.streamed.streamed}
 
     def grid(self) -> set[str]:
-        """The axes of the tiles between rows and keys, besides these two: all others are features."""
+        """The axes of steps along both sequence axes, other than these two; all other axes are features."""
         pair = {self.streamed.resident, self.streamed.streamed}
         return {axis for step in self.cascade.steps if pair <= set(step.axes) for axis in step.axes if axis not in pair}

@@ -1,11 +1,11 @@
-"""Delta from the weights instead of from the output: a sweep of its own over the keys, in place of a sum over a rounded row.
+"""Precise delta: computed from the weights in a sweep over the keys, instead of from the rounded output.
 
     delta[m]  = sum[e] do[m,e] * o[m,e]                  dp[m,n]  = sum[e] do[m,e] * v[n,e]
                                               ->         delta[m] = (sum[n] p[m,n] * dp[m,n]) / sum[n] p[m,n]
 
-Both are sum[n,e] do * p * v, added up in different orders. A stored output is rounded to the dtype of the arguments, and dp - delta loses
-what they have in common: where one weight of a row is nearly 1, or where a divisor is small, little but the rounding is left. In the second
-form delta is made of the very products that it is subtracted from, in the type of sums. It costs two products a tile, and o is not saved.
+Both are sum[n,e] do * p * v in different summation orders. A stored output is rounded to the input dtype, and dp - delta cancels: if one
+weight of a row is nearly 1, or a divisor is small, mostly the rounding error is left. The second form sums the same dots that delta is
+subtracted from, in the accumulator dtype. It costs two dots a tile, and o need not be saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from attngen.transform.streaming.streaming import Streamed
 
 
 def exchange_sums(streamed: Streamed, whole: Cascade) -> Cascade:
-    """Sums over features of something times an accumulator, as sums over the keys of a weight times a product.
+    """Exchange the summation order of feature sums over an accumulator: sums over the keys of a weight times a dot.
 
     Args:
         streamed: the forward in StreamingForm.
@@ -52,7 +52,7 @@ class _Exchange:
         self.rows = {name: step for name, step in self.rows.items() if self.axis not in step.axes}
 
     def step(self, step: Einsum) -> list[Einsum]:
-        """The steps in place of one: itself, where nothing can be exchanged."""
+        """The steps that replace one; itself if it has no such sum."""
         if step.reduce != "sum" or self.axis in (*step.axes, *step.over) or step.where is not None:
             return [step]
         terms = self.terms(step.body)
@@ -68,7 +68,7 @@ class _Exchange:
         return [*made, Einsum(step.name, step.axes, build.total(total), loc=step.loc)]
 
     def terms(self, expr: Expr) -> list[tuple[int, list[Expr]]]:
-        """An expression as products with signs; a quotient is its numerator and one over its divisor, a row value what it is made of."""
+        """An expression as signed products; a quotient is split into numerator and reciprocal, row values are inlined."""
         found: list[tuple[int, list[Expr]]] = []
         for sign, term in signed_terms(expr):
             products: list[tuple[int, list[Expr]]] = [(sign, [])]
@@ -89,7 +89,7 @@ class _Exchange:
                 return [(1, [part])]
 
     def term(self, step: Einsum, parts: list[Expr]) -> list[Einsum]:
-        """The steps for one product; the last of them is its sum. () where it holds no accumulator along the features."""
+        """The steps for one product, the last of which is its sum; () if it reads no accumulator along the features."""
         over = set(step.over)
         found = [part for part in parts if isinstance(part, Read) and part.tensor in self.sums and over <= set(free_axes(part))]
         if len(found) != 1 or not at_own_axes(found[0], self.sums[found[0].tensor].axes):
@@ -120,20 +120,20 @@ class _Exchange:
         return [*made, Einsum(self.names.fresh(f"{step.name}_end"), step.axes, total, loc=step.loc)]
 
     def norm(self, gauge: Gauge) -> list[Einsum]:
-        """The sum of the weights of a gauge as the backward forms them: 1 but for the rounding of the saved value that they are measured
-        from, which is one factor for a whole row. What is divided by it has none of that."""
+        """The steps that sum the weights of a gauge as the backward recomputes them: 1 up to the rounding of the saved statistic, a common
+        factor of the row that dividing by this norm cancels."""
         if gauge.name in self.norms:
             return []
         made: list[Einsum] = []
 
-        def again(node: Expr) -> Expr | None:
+        def recomputed(node: Expr) -> Expr | None:
             if not isinstance(node, Read) or node.tensor not in self.sums:
                 return None
             made.append(replace(self.sums[node.tensor], name=self.names.fresh(f"{node.tensor}_end")))
             return Read(made[-1].name, node.at, node.kind)
 
         bodies = {name: step.body for name, step in self.rows.items()}
-        self.norms[gauge.name] = rewrite(inline(gauge.norm, bodies), again)
+        self.norms[gauge.name] = rewrite(inline(gauge.norm, bodies), recomputed)
         return made
 
     def axes(self, expr: Expr) -> tuple[str, ...]:
@@ -141,22 +141,22 @@ class _Exchange:
         return tuple(axis for axis in self.order if axis in own)
 
 
-# ---- where it matters
+# ---- when it matters
 
 ONE_HOT = 0.95
-"""From this mean of the largest weight of a row on, dp - delta is so small that the rounding of a stored output shows in it."""
+"""From this mean over rows of the largest weight on, dp - delta is so small that the rounding of a stored output dominates it."""
 _POSITIONS, _OTHERS = 64, 2
-"""How many positions, and how many of every other axis, a bias is looked at for."""
+"""Lengths of the sequence axes and of all others at which a bias is sampled."""
 
 
 def cancellation(streamed: Streamed) -> str:
-    """Why dp - delta is known to cancel in most rows, "" if it is not."""
+    """Why dp - delta is known to cancel in most rows; "" if it is not."""
     return _small_divisor(streamed) or _steep_positions(streamed)
 
 
 def cancelling_gradient(streamed: Streamed, wrt: Collection[str]) -> str:
-    """Why a gradient that is wanted cancels altogether, "" if none is known to: that of a value of rows that is added to a normalised
-    exponent is the sum of dp - delta over the keys."""
+    """Why a requested gradient is known to cancel, "" if none is: that of a row value added to a normalised exponent is the sum over the
+    keys of p * (dp - delta)."""
     bodies = {step.name: step.body for step in streamed.cascade.steps if step.reduce is None}
     for gauge in streamed.gauges:
         for term in counted_terms(inline(build.read(gauge.exponent, ()), bodies)):
@@ -167,7 +167,7 @@ def cancelling_gradient(streamed: Streamed, wrt: Collection[str]) -> str:
 
 
 def _small_divisor(streamed: Streamed) -> str:
-    """A quotient of sums that follow no gauge: nothing bounds the divisor from below."""
+    """A quotient of sums without a gauge: its divisor has no lower bound."""
     plain = {item.name for item in streamed.accumulators if not item.weight_power}
     for step in streamed.cascade.steps:
         for node in walk(step.body):
@@ -179,7 +179,7 @@ def _small_divisor(streamed: Streamed) -> str:
 
 
 def _steep_positions(streamed: Streamed) -> str:
-    """A position bias that leaves most rows with one key alone. What is captured is not known here, and counts for nothing."""
+    """A position bias that makes most rows one-hot; captured values are unknown here and taken as 0."""
     bodies = {step.name: step.body for step in streamed.cascade.steps if step.reduce is None}
     for gauge in streamed.gauges:
         found = counted_terms(inline(build.read(gauge.exponent, ()), bodies))
@@ -193,7 +193,7 @@ def _steep_positions(streamed: Streamed) -> str:
 
 
 def _largest_weight(streamed: Streamed, bias: Expr, where: Expr | None) -> float:
-    """The mean over rows of the largest weight in a softmax of a position bias alone, for as many queries as keys."""
+    """The mean over rows of the largest softmax weight of a position bias alone, for equal numbers of queries and keys."""
     axes = tuple(dict.fromkeys((*free_axes(bias), *free_axes(where), streamed.resident, streamed.streamed)))
     named = {node.axis for expr in (bias, where) if expr is not None for node in walk(expr) if isinstance(node, Extent)}
     lengths = {axis: _POSITIONS if axis in (streamed.resident, streamed.streamed) else _OTHERS for axis in (*axes, *sorted(named))}

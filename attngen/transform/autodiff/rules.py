@@ -1,9 +1,9 @@
-"""Derivatives of pointwise operations: one rule an op.
+"""Derivatives of pointwise operations: one rule per op.
 
-Where a slope jumps it is PyTorch's: `max(a, b)` and `min(a, b)` send half of a gradient to each of two equal sides, a clamp passes all of
-it at its bounds, `hardtanh` none, `relu` and `abs` have derivative 0 at 0; rounding to whole numbers and comparisons have none. A cast
-rounds the gradient to its type as well, which is that of the value. A power has derivative 0 by its base where it is 1 whatever the base
-is, and by its exponent where it is 0 whatever the exponent is.
+At discontinuities of the derivative they agree with PyTorch: `max` and `min` split the gradient equally at ties, a clamp passes it at its
+bounds, `hardtanh` does not, `relu` and `abs` have derivative 0 at 0; rounding to integers and comparisons have none. A cast rounds the
+gradient to its type too. A power has derivative 0 in its base where the exponent is 0, and in its exponent where the base is 0 and the
+exponent not negative.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rule = Callable[[tuple[Expr, ...], Expr, Expr], tuple[Expr | None, ...]]
 
 
 def _quotient(d: Expr, by: Expr) -> Expr:
-    """d / by; a factor of d that is the divisor goes, so that `c * f(x / c)` has the slope of f."""
+    """d / by, cancelling an equal factor of d, so that `c * f(x / c)` has the derivative of f."""
     parts = list(factors(d))
     if by not in parts:
         return apply("div", d, by)
@@ -61,7 +61,7 @@ def _unless(condition: Expr, d: Expr) -> Expr:
 
 
 def _shared(loses: str) -> Rule:
-    """The rule of an extreme of two: the side for which the comparison with the other holds has none of the gradient."""
+    """The rule of max or min: the side for which the comparison `loses` holds gets no gradient."""
 
     def rule(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
         a, b = x
@@ -80,7 +80,7 @@ def _clamp(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr, Expr]:
 
 
 def _bounded(inside: str) -> Rule:
-    """The rule of a clamp with one bound, by the comparison that holds inside of it and at it."""
+    """The rule of a one-sided clamp, by the comparison that holds within its bound, inclusive."""
 
     def rule(x: tuple[Expr, ...], y: Expr, d: Expr) -> tuple[Expr, Expr]:
         holds = apply(inside, *x)
@@ -164,7 +164,7 @@ def gradients(body: Expr, value: Expr, adjoint: Expr) -> dict[Read, Expr]:
 
     Args:
         body: the expression.
-        value: a cheaper spelling of the value of `body` (a read of the step), used where a derivative needs it.
+        value: an expression equal to `body` but cheaper (a read of the step), for derivatives that need the value.
         adjoint: adjoint of the value.
     """
     found: dict[Read, Expr] = {}
@@ -179,7 +179,7 @@ def _accumulate(node: Expr, value: Expr, adjoint: Expr, found: dict[Read, Expr])
         case Read():
             _add(found, node, adjoint)
         case Apply(op="where", args=(condition, first, second)):
-            # The slope is selected, not the adjoint: 0 times the slope of the other branch may be NaN.
+            # Select the slope, not the adjoint: 0 times the slope of the other branch may be NaN.
             chosen = gradients(first, first, build.ONE)
             other = gradients(second, second, build.ONE)
             for read in dict.fromkeys((*chosen, *other)):

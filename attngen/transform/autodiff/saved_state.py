@@ -1,7 +1,7 @@
-"""The gradient cascade at the end of the pass: what the forward computed is replaced by its finished value.
+"""Saved state: the gradient cascade with forward values replaced by their values at the end of the pass.
 
-There every gauge is its row value Z, so that `w = exp(x - Z)`, `norm = 1` and `y = x - Z`, and every sum is a saved tensor, or what an
-output gives back (`o = acc / l` gives `acc = o` where l is 1).
+There every gauge is its row value Z, so `w = exp(x - Z)`, `norm = 1` and `y = x - Z`; every sum is a saved tensor or recovered from an
+output (`o = acc / l` gives `acc = o`, since l is 1).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from attngen.transform.streaming.streaming import Streamed
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A row value that the forward keeps for the backward; `is_output` ones cost nothing."""
+    """A row value that the forward saves for the backward; an output (`is_output`) costs nothing."""
 
     name: str
     is_output: bool
 
 
 def evaluate_at_end(streamed: Streamed, whole: Cascade) -> tuple[Streamed, Cascade, tuple[Saved, ...]]:
-    """Replace what the forward computed by its value at the end of the pass.
+    """Replace the values of the forward by those at the end of the pass.
 
     Args:
         streamed: the forward.
         whole: its steps, followed by gradient steps that read them.
 
     Returns:
-        The forward with a step for each saved sum, the gradient cascade, and what it reads of the forward.
+        The forward with a step for each saved sum, the gradient cascade, and its saved state.
     """
     end = _End(streamed, Names(whole))
     own = {step.name for step in streamed.cascade.steps}
@@ -48,12 +48,12 @@ def evaluate_at_end(streamed: Streamed, whole: Cascade) -> tuple[Streamed, Casca
         steps.append(replace(step, body=end.value(step.body), where=where))
     forward = end.forward()
     axes = {step.name: step.axes for step in forward.cascade.steps}
-    kept = tuple(Input(name, axes[name], len(axes[name])) for name in end.saved)
+    state = tuple(Input(name, axes[name], len(axes[name])) for name in end.saved)
     gauges = {gauge.name for gauge in streamed.gauges}
-    inputs = arguments_first((*(item for item in whole.inputs if item.name not in gauges), *kept))
+    inputs = arguments_first((*(item for item in whole.inputs if item.name not in gauges), *state))
     cascade = Cascade(inputs, tuple(steps), whole.outputs)
     cascade = replace(cascade, steps=live_steps(cascade))
-    # A gradient may be a cotangent itself: then it is no step, and nothing has to compute it.
+    # A gradient may be a cotangent itself, which is an input and no step.
     used = {name for step in cascade.steps for name in step_reads(step)} | set(whole.outputs)
     cascade = replace(cascade, inputs=tuple(item for item in cascade.inputs if item.name in used or item.name not in end.saved))
     saved = tuple(Saved(name, name in streamed.cascade.outputs) for name in end.saved if name in used)
@@ -78,7 +78,7 @@ class _End:
         self.recovered = self.recover()
 
     def finished(self) -> set[str]:
-        """Sums, and steps computed from them or from a gauge, other than weights and offsets."""
+        """Sums, and steps that depend on them or on a gauge, other than weights and offsets."""
         rows = set(self.accumulators)
         for step in self.streamed.cascade.steps:
             is_row = self.streamed.streamed not in step.axes
@@ -144,7 +144,7 @@ class _End:
         return build.read(name, self.by_name[name].axes)
 
     def keep_sum(self, name: str) -> Expr:
-        """Save a sum at its end value; an output that equals it is used instead."""
+        """Save the final value of a sum, or use an output that equals it."""
         step = self.by_name[name]
         body = self.transported(self.accumulators[name])
         if isinstance(body, Read):
@@ -161,13 +161,13 @@ class _End:
         return self.stored[name]
 
     def transported(self, item: Accumulator) -> Expr:
-        """The sum with every gauge moved from the running value to its end: w gains 1 / norm, y loses log(norm)."""
+        """The sum rescaled from the running value of every gauge to the final one: w is divided by norm, y reduced by log(norm)."""
         step = self.by_name[item.name]
         result: Expr = build.read(item.name, step.axes)
         for gauge, power in item.offset_power:
             norm = self.gauges[gauge].norm
             log = build.log(norm)
-            # A row without any element has sums of 0, which must not meet log(0).
+            # A fully masked row has sums of 0, which log(0) would turn into NaN.
             drop = log if log == build.ZERO else build.apply("where", build.apply("eq", norm, build.ZERO), build.ZERO, log)
             result = build.ZERO
             for i, sum_ in enumerate(self.chain(item)):
@@ -178,7 +178,7 @@ class _End:
         return result
 
     def chain(self, item: Accumulator) -> list[Expr]:
-        """The sum, with one y less, with two less, and so on."""
+        """The sum, then its lower sums: with one factor y less, two less, and so on."""
         found: list[Expr] = []
         name: str | None = item.name
         while name is not None:
@@ -187,7 +187,7 @@ class _End:
         return found
 
     def recover(self) -> dict[str, Expr]:
-        """Sums that an output gives back: o = acc / l + rest is solved for acc, one sum an output."""
+        """Sums recovered from outputs: o = acc / l + rest is solved for acc, one sum per output."""
         self.recovered: dict[str, Expr] = {}
         for output in self.streamed.cascade.outputs:
             step = self.by_name.get(output)
@@ -200,7 +200,7 @@ class _End:
 
     def solve(self, step: Einsum) -> tuple[str, Expr] | None:
         if step.name in self.accumulators:
-            # An output that is a sum itself has its end value only if no gauge moves it.
+            # An output that is a sum itself has its final value only if it follows no gauge.
             return (step.name, self.keep(step.name)) if isinstance(self.transported(self.accumulators[step.name]), Read) else None
         if step.reduce is not None or step.where is not None:
             return None

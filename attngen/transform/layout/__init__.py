@@ -1,1 +1,1 @@
-"""Cascades over other layouts of the tokens: packed GQA heads, residue classes."""
+"""Cascades over other token layouts: packed GQA heads, residue classes."""

@@ -1,9 +1,9 @@
-"""Masks that hold for equal remainders only: the classes of equal remainder become an axis of their own.
+"""Dilated masks: the residue classes of the positions become an axis of their own.
 
     x[m,n]  if abs(m - n) < w and (m - n) % D == 0        x[m,c,n]  if D * abs(m - n) < w
 
-Position m is D * m + c afterwards, so a class is read by strides D times as long: nothing is copied where D divides the length, the
-condition is gone, and tiles hold pairs that exist. A length that D does not divide is filled up, and keys behind its end do not exist.
+Position D * m + c is element m of class c, read with strides D times as long: the congruence disappears from the mask, and nothing is
+copied if D divides the length. Other lengths are padded, and the padded keys masked.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade,
         numbers: values of captured integers.
 
     Returns:
-        A cascade whose results have the axis of the classes behind that of the queries, and arguments in front of their sequence axis.
+        A cascade whose results have the class axis after the query axis, and whose arguments have it before their sequence axis.
     """
     axes = roles(cascade)
     resident, streamed = axes.resident, axes.streamed
@@ -64,7 +64,7 @@ def by_remainder(cascade: Cascade, numbers: Mapping[str, int]) -> tuple[Cascade,
 
 
 def number_of_classes(cascade: Cascade) -> str | int:
-    """In how many classes the tokens of a cascade (CanonicalForm) fall: a number, 0 for none, or the name of a captured one."""
+    """The number of residue classes of a cascade (CanonicalForm): an integer, 0 for none, or the name of a captured number."""
     axes = roles(cascade)
     match _divisor(cascade, axes.resident, axes.streamed):
         case Const(value=int(value)):
@@ -81,7 +81,7 @@ def _divisor(cascade: Cascade, resident: str, streamed: str) -> Expr | None:
 
 
 def _value(divisor: Expr | None, numbers: Mapping[str, int]) -> int:
-    """Of a divisor that is known before a call; 0 of others."""
+    """The value of a divisor that is a literal or a known capture, else 0."""
     match divisor:
         case Const(value=int(value)):
             return value
@@ -92,7 +92,7 @@ def _value(divisor: Expr | None, numbers: Mapping[str, int]) -> int:
 
 
 def _is_movable(cascade: Cascade, sequence: tuple[str, str]) -> bool:
-    """Whether no length is read."""
+    """Whether no extent of a sequence axis is read."""
     for step in cascade.steps:
         for node in (*walk(step.body), *(walk(step.where) if step.where is not None else ())):
             if isinstance(node, Extent) and node.axis in sequence:
@@ -145,7 +145,7 @@ class _Move:
                 return expr
 
     def own(self, at: tuple[Expr, ...], is_argument: bool) -> tuple[Expr, ...]:
-        """The place of an argument or of a step, which is read at its own axes."""
+        """The positions of an argument or step, with the class axis."""
         found: list[Expr] = []
         for place in at:
             here = isinstance(place, Index) and place.axis in self.dilation.axes
@@ -176,7 +176,7 @@ class _Move:
         return left.expr(), Linear(tuple((term, -factor) for term, factor in terms if factor < 0), 0).expr()
 
     def divided(self, x: Expr) -> tuple[Expr, Expr] | None:
-        """Quotient and remainder of a position by the number of classes, where they are plain."""
+        """Quotient and remainder of a position by the divisor; None if they do not simplify."""
         if isinstance(x, Apply) and x.op == "abs":
             inner = self.divided(x.args[0])
             return None if inner is None or inner[1] != build.const(0) else (build.apply("abs", inner[0]), inner[1])

@@ -1,10 +1,10 @@
-"""Heads that share keys and values: pairs of position and head become the rows, so that a tile of keys is read once for all of them.
+"""GQA packing: the query heads of a group are packed into the row axis, so that a KV tile is loaded once for all of them.
 
     s[b,g,r,m,n] = sum[d] q[b,g,r,m,d] * k[b,g,n,d]      s[b,g,m,n] = sum[d] q[b,g,m,d] * k[b,g,n,d]
     x[b,g,r,m,n] = ... slopes[g * extent(r) + r]         x[b,g,m,n] = ... slopes[g * heads + m % heads]
                    if m >= n                                          if m // heads >= n
 
-Row m is position m // heads and head m % heads afterwards. Positions do not decrease along rows, so a mask is bounded as before.
+Row m is position m // heads of head m % heads. Positions do not decrease along rows, so masks are bounded as before.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class HeadPacking:
 def pack(cascade: Cascade) -> tuple[Cascade, HeadPacking] | None:
     """The cascade with pairs of position and head as rows; None where no heads share what is streamed.
 
-    Arguments of queries have rows in place of positions and heads. Those that vary along the keys too, as biases and masks of pairs, stay
-    as they are and are read at computed positions, as captured tensors are; they come behind the others then.
+    Query arguments have the row axis in place of positions and heads. Arguments along the keys too, such as biases, keep their axes and
+    become captures read at computed positions.
 
     Args:
         cascade: CanonicalForm.
@@ -63,8 +63,7 @@ def packed_axes(axes: tuple[str, ...], packing: HeadPacking) -> tuple[str, ...]:
 
 
 def _is_shared(cascade: Cascade, heads: str, found: Roles) -> bool:
-    """Whether queries have these heads, nothing is reduced over them, and what varies along the keys but not the queries is the same for
-    all of them."""
+    """Whether queries have these heads, nothing reduces over them or gathers along them, and keys and values are shared by all of them."""
     arguments = [set(item.axes or ()) for item in cascade.inputs]
     spaces = [axes for step in cascade.steps for axes in _spaces(step)]
     moved, reduced = {heads, found.resident}, {axis for step in cascade.steps for axis in step.over}

@@ -1,1 +1,1 @@
-"""Canonical cascade to one-pass cascade: gauges, exponentials, and a check at random points."""
+"""From canonical to one-pass cascade: gauges, exponentials, and a check at random points."""

@@ -1,7 +1,6 @@
-"""Which axes the steps of a forward carry before it becomes one pass, and which maxima in it are values.
+"""Preparation for streaming: the axes of loop-carried state, and maxima that are values rather than shifts.
 
-A program has the tiles of one position along the axes of the grid. What it carries from tile to tile, and what is stored for the
-backward, has all of them, whatever the user wrote.
+A program works at one position of the grid, so loop-carried values and saved statistics have all grid axes, whatever the user wrote.
 """
 
 from __future__ import annotations
@@ -16,29 +15,29 @@ from attngen.ir.names import Names
 from attngen.ir.traverse import inline, live_steps, names_read, rewrite, step_reads
 
 
-def maxima_apart(cascade: Cascade, streamed: str) -> tuple[Cascade, frozenset[str]]:
-    """Maxima over the streamed axis that are values: no element reads them, or they are results. What elements read may be any shift; a
-    maximum that is both becomes two steps."""
+def split_maxima(cascade: Cascade, streamed: str) -> tuple[Cascade, frozenset[str]]:
+    """The cascade, and the maxima over the streamed axis whose value matters: outputs, and those that no step along the axis reads. All
+    others are shifts; a maximum that is both becomes two steps."""
     names = Names(cascade)
-    apart: dict[str, Einsum] = {}
+    copies: dict[str, Einsum] = {}
     values: set[str] = set()
     for step in cascade.steps:
         if step.reduce == "max" and streamed in step.over:
-            shifts = _elements_read(cascade, step.name, streamed)
+            shifts = _read_along(cascade, step.name, streamed)
             values |= set() if shifts and step.name not in cascade.outputs else {step.name}
-            apart |= {step.name: replace(step, name=names.fresh(step.name))} if shifts and step.name in cascade.outputs else {}
+            copies |= {step.name: replace(step, name=names.fresh(step.name))} if shifts and step.name in cascade.outputs else {}
 
     def rule(node: Expr) -> Expr | None:
-        return replace(node, tensor=apart[node.tensor].name) if isinstance(node, Read) and node.tensor in apart else None
+        return replace(node, tensor=copies[node.tensor].name) if isinstance(node, Read) and node.tensor in copies else None
 
     steps: list[Einsum] = []
     for step in cascade.steps:
         where = None if step.where is None else rewrite(step.where, rule)
-        steps += [replace(step, body=rewrite(step.body, rule), where=where), *([apart[step.name]] if step.name in apart else [])]
+        steps += [replace(step, body=rewrite(step.body, rule), where=where), *([copies[step.name]] if step.name in copies else [])]
     return replace(cascade, steps=tuple(steps)), frozenset(values)
 
 
-def _elements_read(cascade: Cascade, name: str, streamed: str) -> bool:
+def _read_along(cascade: Cascade, name: str, streamed: str) -> bool:
     """Whether a step along the streamed axis depends on a row value."""
     reached = {name}
     for step in cascade.steps:
@@ -49,8 +48,8 @@ def _elements_read(cascade: Cascade, name: str, streamed: str) -> bool:
     return False
 
 
-def without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
-    """Pointwise values along grid axes only move into what reads them, so that their gradients become one partial a row."""
+def inline_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
+    """Inline pointwise steps along grid axes only, so that their gradients become one partial per row."""
     bodies: dict[str, Expr] = {}
     steps: list[Einsum] = []
     for step in cascade.steps:
@@ -62,10 +61,10 @@ def without_grid_steps(cascade: Cascade, sequence: set[str]) -> Cascade:
     return replace(cascade, steps=tuple(steps))
 
 
-def over_the_grid(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...]) -> Cascade:
-    """Values of a row and a key take on the grid axes of all that reads them, so that their gradients are of one program; what is reduced
-    over keys takes on those of all programs, since each computes it for itself, and so does what is computed from it. Results stay as
-    they are: what leads to them is computed once more where others read it."""
+def broadcast_over_grid(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...]) -> Cascade:
+    """Broadcast steps over grid axes. Steps along both sequence axes take the grid axes of all their readers, so that their gradients
+    belong to one program; reductions over keys and their dependents take all grid axes, since every program computes its own. Outputs keep
+    their axes: the steps that they depend on are duplicated if others read them."""
     cascade, sequence = _exponents_named(cascade, {*grid, resident}, streamed), {resident, streamed}
     wide = _wide(cascade, resident, streamed, grid)
     for step in reversed(cascade.steps):
@@ -98,14 +97,14 @@ def over_the_grid(cascade: Cascade, resident: str, streamed: str, grid: tuple[st
 
 
 def _order(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...]) -> tuple[str, ...]:
-    """Axes of pairs in the order in which most steps have them."""
+    """The axes of steps along both sequence axes, in the order of the widest step."""
     pairs = sorted((step.axes for step in cascade.steps if {resident, streamed} <= set(step.axes)), key=len, reverse=True)
     order = tuple(dict.fromkeys(axis for axes in (*pairs, grid) for axis in axes))
     return order if {*grid, resident} <= set[str]().union(*pairs) else tuple(dict.fromkeys((*grid, resident, *order)))
 
 
 def _wide(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The axes of what is reduced over keys, of what it is computed from and of what is computed from it, where they are too few."""
+    """The wider axes of reductions over keys, of their exponents and of their dependents, where they lack axes of the grid."""
     order = _order(cascade, resident, streamed, grid)
     statistics = [step for step in cascade.steps if step.reduce in ("max", "logsumexp") and streamed in step.over]
     exponents = {name for step in statistics for name in names_read(step.body)}
@@ -119,7 +118,7 @@ def _wide(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, ...])
 
 
 def _leading_to(names: list[str], cascade: Cascade) -> set[str]:
-    """Steps that some steps depend on, and these."""
+    """The named steps and all that they depend on."""
     found = set(names)
     for step in reversed(cascade.steps):
         found |= set(step_reads(step)) if step.name in found else set()
@@ -127,7 +126,7 @@ def _leading_to(names: list[str], cascade: Cascade) -> set[str]:
 
 
 def _exponents_named(cascade: Cascade, rows: set[str], streamed: str) -> Cascade:
-    """What a maximum or the logarithm of a sum is of, as a step where it lacks axes of the rows: a step can take them on, inputs cannot."""
+    """The bodies of max and logsumexp as steps of their own where they lack row axes: steps can be broadcast, inputs cannot."""
     names = Names(cascade)
     steps: list[Einsum] = []
     spelled: dict[Expr, Einsum] = {}

@@ -1,8 +1,8 @@
-"""Is a StreamingForm right? Held against its CanonicalForm at random float64 points, in a few milliseconds.
+"""Checks a StreamingForm against its CanonicalForm at random float64 points, in a few milliseconds.
 
-Three laws: the outputs agree, they do not depend on the gauges, and every accumulator follows its gauges as its record says. Known
-steps become random inputs, masks random truth values, and gathers arrays of their own, so that nothing about shapes, extents or the
-contents of captures has to be guessed. The points are the same in every run.
+Three laws: the outputs agree, they do not depend on the gauges, and every accumulator rescales with its gauges as recorded. Known steps
+become random inputs, masks random truth values and gathers random arrays, so no shapes, extents or captured values are needed. The points
+are the same in every run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_streaming(cascade: Cascade, streamed: Streamed) -> None:
         streamed: what `streaming` made of it.
 
     Raises:
-        MaxNotAShift: the outputs depend on a maximum that the user took.
+        MaxNotAShift: the outputs depend on a maximum that the user wrote.
         InternalError: the two differ in any other way.
     """
     points = _Points(cascade, streamed)
@@ -44,20 +44,20 @@ def check_streaming(cascade: Cascade, streamed: Streamed) -> None:
     target = points.skeleton(streamed.cascade)
     first = {gauge.name: points.random(points.shape(streamed.cascade.axes(gauge.name))) for gauge in streamed.gauges}
     found = interpret(target, points.values | first)
-    moved = {name: value + points.random(value.shape) for name, value in first.items()}
-    other = interpret(target, points.values | moved)
+    second = {name: value + points.random(value.shape) for name, value in first.items()}
+    other = interpret(target, points.values | second)
     outputs = [name for name in cascade.outputs if name in found]
     for gauge in streamed.gauges:
-        alone = interpret(target, points.values | first | {gauge.name: moved[gauge.name]})
+        alone = interpret(target, points.values | first | {gauge.name: second[gauge.name]})
         if not all(_same(found[name], alone[name]) for name in outputs):
             _refuse(cascade, streamed, gauge.value)
     if not all(_same(truth[name], found[name]) for name in outputs):
         raise InternalError("the one-pass form computes other values than the cascade", remedy=f"The cascade:\n{cascade}")
-    _check_transport(streamed, first, moved, (found, other))
+    _check_transport(streamed, first, second, (found, other))
 
 
 def _refuse(cascade: Cascade, streamed: Streamed, value: str) -> None:
-    """Name the maximum behind a gauge, or else blame ourselves."""
+    """Refuse the user's maximum behind a gauge; without one, it is an internal error."""
     taken = [step for step in cascade.steps if step.reduce == "max" and streamed.streamed in step.over]
     step = next((step for step in taken if step.name == value), taken[0] if taken else None)
     if step is None:
@@ -65,29 +65,29 @@ def _refuse(cascade: Cascade, streamed: Streamed, value: str) -> None:
     raise MaxNotAShift(
         f"the outputs change with the value of {step.called}, a maximum over {streamed.streamed}",
         loc=step.loc,
-        remedy="A maximum over the keys is free only as a shift: subtract it in exp(x - max) and divide by a sum of the same exponentials.",
+        remedy="A maximum over the keys may only be a shift: subtract it in exp(x - max) and divide by a sum of the same exponentials.",
     )
 
 
 def _check_transport(
-    streamed: Streamed, first: Mapping[str, Array], moved: Mapping[str, Array], values: tuple[Mapping[str, Array], Mapping[str, Array]]
+    streamed: Streamed, first: Mapping[str, Array], second: Mapping[str, Array], values: tuple[Mapping[str, Array], Mapping[str, Array]]
 ) -> None:
-    """S' = prod exp(delta)^p * sum_i C(q, i) delta^i S_i, where delta is old minus new and S_i has i offsets less."""
+    """S' = prod exp(m_shift)^p * sum_i C(q, i) m_shift^i S_i, where m_shift is old minus new gauge and S_i has i offsets less."""
     lower = {item.name: item.lower for item in streamed.accumulators}
     before, after = values
     for item in streamed.accumulators:
         axes = streamed.cascade.axes(item.name)
-        delta = {
-            name: _along(first[name] - moved[name], streamed.cascade.axes(name), axes) for name, _ in item.weight_power + item.offset_power
+        m_shift = {
+            name: _along(first[name] - second[name], streamed.cascade.axes(name), axes) for name, _ in item.weight_power + item.offset_power
         }
         expected = before[item.name]
         for gauge, power in item.offset_power:
             name: str | None = item.name
             for i in range(1, power + 1):
                 name = lower[name] if name is not None else None
-                expected = expected + (np.nan if name is None else comb(power, i) * delta[gauge] ** i * before[name])
+                expected = expected + (np.nan if name is None else comb(power, i) * m_shift[gauge] ** i * before[name])
         for gauge, power in item.weight_power:
-            expected = expected * np.exp(power * delta[gauge])
+            expected = expected * np.exp(power * m_shift[gauge])
         if not _same(expected, after[item.name]):
             raise InternalError(f"the accumulator {item.name} does not follow its gauges", remedy=f"The cascade:\n{streamed.cascade}")
 
@@ -112,7 +112,7 @@ def _same(a: Array, b: Array) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Hidden:
-    """An input that stands for something known."""
+    """A random input in place of a known expression."""
 
     name: str
     axes: tuple[str, ...]
@@ -120,7 +120,7 @@ class _Hidden:
 
 
 class _Points:
-    """Random values for whatever a pass over the streamed axis does not compute, the same for both forms."""
+    """Random values for everything that does not depend on the pass, the same for both forms."""
 
     def __init__(self, cascade: Cascade, streamed: Streamed) -> None:
         self.cascade = cascade
@@ -161,19 +161,19 @@ class _Points:
         return self.random_bits.integers(0, 3, shape) if kind == "int" else self.random_bits.uniform(size=shape) < _EXISTING
 
     def skeleton(self, cascade: Cascade) -> Cascade:
-        """The steps that reductions reach, everything known being an input."""
-        steps = [replace(step, body=rewrite(step.body, self.gathered), where=self.mask(step.where)) for step in self.kept(cascade)]
+        """The steps that depend on reductions, with everything known as an input."""
+        steps = [replace(step, body=rewrite(step.body, self.gathered), where=self.mask(step.where)) for step in self.unknown(cascade)]
         inputs = [Input(item.name, item.axes or (), len(item.axes or ()), item.kind) for item in cascade.inputs]
         inputs += [Input(step.name, step.axes, len(step.axes), kind_of(step.body)) for step in self.known.values()]
         inputs += [Input(item.name, item.axes, len(item.axes), item.kind) for item in self.hidden.values()]
         inputs.append(Input(self.extents, self.axes, len(self.axes)))
         return Cascade(tuple(inputs), tuple(steps), cascade.outputs)
 
-    def kept(self, cascade: Cascade) -> list[Einsum]:
+    def unknown(self, cascade: Cascade) -> list[Einsum]:
         return [step for step in cascade.steps if step.name not in self.known]
 
     def gathered(self, node: Expr) -> Expr | None:
-        """A gather as a read of an array with one element for each of its positions."""
+        """A gather as a read of a random array over the axes of its positions."""
         if not isinstance(node, Read):
             return None
         item = self.cascade.input(node.tensor)

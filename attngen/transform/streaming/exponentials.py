@@ -1,10 +1,10 @@
-"""Rewrites a reduction body so that it can be separated: exponentials and differences of streamed and running values go to a gauge.
+"""Rewrites a reduction body for separation: exponentials and differences of streamed and running values are expressed by a gauge.
 
-    exp(x - Z)       becomes   w / norm                       Z = m_i + log(norm) moves with the gauge of x
-    k * (x - Z)      becomes   k * (y - log(norm))            no digits are lost, however large x is
+    exp(x - Z)       becomes   w / norm                       Z = m_i + log(norm) shifts with the gauge of x
+    k * (x - Z)      becomes   k * (y - log(norm))            without cancellation for large x
     exp(x - r)       becomes   w / norm * exp(Z - r)          for any other running r
 
-Whatever is rewritten is equal where at least one element exists; rows without any have empty sums, and get no NaN from here.
+Equal in every row with an unmasked element. Fully masked rows have empty sums, and the rewrite introduces no NaN there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ADDITIVE = frozenset(("add", "sub", "neg"))
 
 
 class Rewriter:
-    """One body of one step. `spelled` gives the user's spelling of what was rewritten."""
+    """The rewriter of one body. `spelled` gives the original of each rewritten expression."""
 
     def __init__(self, sums: Sums, step: Einsum) -> None:
         self.sums = sums
@@ -35,7 +35,7 @@ class Rewriter:
 
     def exposed(self, expr: Expr, _: Callable[[Expr], Expr]) -> Expr:
         """The expression with gauges exposed."""
-        if not self.sums.runs(expr):
+        if not self.sums.reads_running(expr):
             return expr
         new = self.changed(expr)
         if new != expr:
@@ -64,7 +64,7 @@ class Rewriter:
     def exponential(self, exponent: Expr) -> Expr:
         sums = self.sums
         terms = linear(exponent, self.expand)
-        running = {term: c for term, c in terms.items() if sums.runs(term)}
+        running = {term: c for term, c in terms.items() if sums.reads_running(term)}
         streamed = {term: c for term, c in terms.items() if term not in running and sums.is_streamed(term)}
         known = {term: c for term, c in terms.items() if term not in running and term not in streamed}
         if not streamed or not running or any(sums.is_streamed(term) for term in running):
@@ -86,21 +86,21 @@ class Rewriter:
             case Read(tensor=name) if name in sums.rows and name not in sums.shifts:
                 body = sums.rows[name]
                 return linear(body, self.expand) if isinstance(body, Apply) and body.op in _ADDITIVE else None
-            case Apply(op="mul", args=(a, b)) if self.mixes(b) and not sums.runs(a):
+            case Apply(op="mul", args=(a, b)) if self.mixes(b) and not sums.reads_running(a):
                 return collected((build.mul(a, t), c) for t, c in linear(b, self.expand).items())
-            case Apply(op="mul", args=(a, b)) if self.mixes(a) and not sums.runs(b):
+            case Apply(op="mul", args=(a, b)) if self.mixes(a) and not sums.reads_running(b):
                 return collected((build.mul(t, b), c) for t, c in linear(a, self.expand).items())
-            case Apply(op="div", args=(a, b)) if self.mixes(a) and not sums.runs(b):
+            case Apply(op="div", args=(a, b)) if self.mixes(a) and not sums.reads_running(b):
                 return collected((build.apply("div", t, b), c) for t, c in linear(a, self.expand).items())
             case _:
                 return None
 
     def mixes(self, expr: Expr) -> bool:
         additive = isinstance(expr, Apply) and expr.op in _ADDITIVE
-        return additive and self.sums.runs(expr) and self.sums.is_streamed(expr)
+        return additive and self.sums.reads_running(expr) and self.sums.is_streamed(expr)
 
     def gauge(self, streamed: dict[Expr, float], running: dict[Expr, float]) -> tuple[OpenGauge, int]:
-        """The gauge of the streamed part, and how often its weight is multiplied."""
+        """The gauge of the streamed part, and the power of its weight."""
         x, power = next(iter(streamed.items()))
         if len(streamed) == 1 and power in range(1, _LARGEST_POWER + 1):
             for term in running:
@@ -110,14 +110,14 @@ class Rewriter:
         return self.sums.gauge(linear_sum(streamed), self.step), 1
 
     def gauge_of_shift(self, term: Expr) -> OpenGauge | None:
-        """The gauge that a row value moves with, if its weight exists wherever this step needs it."""
+        """The gauge that a row value shifts with, if its weight exists wherever this step does."""
         if not (isinstance(term, Read) and term.tensor in self.sums.shifts):
             return None
         gauge = self.sums.shifts[term.tensor][0]
         return gauge if gauge.covers(self.step.where) else None
 
     def choose(self, gauge: OpenGauge, running: dict[Expr, float]) -> str:
-        """The shift to measure from: one that cancels, or else any. The first that is used is where the backward evaluates."""
+        """The row value to subtract: one that cancels, or else any. The backward evaluates the gauge at the first one used."""
         for term in running:
             if isinstance(term, Read) and term.tensor in self.sums.shifts and self.sums.shifts[term.tensor][0] is gauge:
                 if not gauge.used:
@@ -126,7 +126,7 @@ class Rewriter:
         return self.sums.shift_of(gauge)
 
     def scaled(self, result: Expr, terms: dict[Expr, float], shift: Read) -> Expr:
-        """`result * exp(terms)`; logarithms become factors, and a row without any element gives 0."""
+        """`result * exp(terms)`; logarithms become factors, and a fully masked row gives 0."""
         rest: dict[Expr, float] = {}
         for term, c in terms.items():
             if isinstance(term, Apply) and term.op == "log" and c.is_integer() and abs(c) <= _LARGEST_POWER:
@@ -137,7 +137,7 @@ class Rewriter:
         if not rest:
             return result
         factor = build.exp(linear_sum(rest))
-        if self.sums.runs(factor):
+        if self.sums.reads_running(factor):
             factor = build.apply("where", build.apply("eq", shift, build.NEG_INF), build.ZERO, factor)
         return build.mul(result, factor)
 
@@ -166,7 +166,7 @@ class Rewriter:
         return self.expand(term) if isinstance(term, Read) else None
 
     def finite(self, term: Expr) -> Expr:
-        """The logarithm of a norm, 0 where the norm is 0: there no element exists, and 0 times -inf must not become NaN."""
-        if isinstance(term, Apply) and term.op == "log" and self.sums.runs(term):
+        """The logarithm of a norm, 0 where the norm is 0: in a fully masked row 0 times -inf must not become NaN."""
+        if isinstance(term, Apply) and term.op == "log" and self.sums.reads_running(term):
             return build.apply("where", build.apply("eq", term.args[0], build.ZERO), build.ZERO, term)
         return term

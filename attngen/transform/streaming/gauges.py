@@ -1,7 +1,7 @@
-"""The one-pass cascade while it grows: gauges, their weights, and the sums that follow them.
+"""The one-pass cascade under construction: gauges, their weights, and the sums that rescale with them.
 
-A gauge is a row value `m_i` that exponentials of one exponent x under one mask share: `w = exp(x - m_i)`, and `y = x - m_i` where a sum
-needs the shifted exponent itself. A row value that moves with its gauge is kept as `Z = m_i + log(norm)`.
+A gauge is a row value `m_i` shared by the exponentials of one exponent x under one mask: `w = exp(x - m_i)`, and `y = x - m_i` if a sum
+needs the shifted exponent itself. A row value that shifts with its gauge is written as `Z = m_i + log(norm)`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from attngen.ir.traverse import free_axes, names_read
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A shift that exponentials share.
+    """A shift shared by exponentials.
 
     Attributes:
         name: the row input `m_i`.
-        exponent: the step x inside the exponential.
+        exponent: the step x in the exponential.
         weight: the step `w = exp(x - m_i)`.
         offset: the step `y = x - m_i`, if some sum uses it.
-        value: the row step Z at which the backward evaluates the gauge (there `norm` is 1).
+        value: the row step Z at which the backward evaluates the gauge (where `norm` is 1).
         norm: Z = m_i + log(norm).
-        floor: row values that the running maximum must dominate (a sink).
-        scale: positive; the exponential is of `x * scale`, where it is not in x. shift: the same for what is added to it.
+        floor: lower bounds of the running maximum (a sink).
+        scale: a positive scale that was folded out of x: the exponential is of `x * scale`.
+        shift: a row value that was separated from x and is added to `x * scale`.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Accumulator:
-    """How a sum follows its gauges when they move: `weight_power` counts w, `offset_power` counts y; `lower` is the sum with one y less."""
+    """How a sum rescales with its gauges: `weight_power` counts its factors w, `offset_power` y; `lower` is the sum with one y less."""
 
     name: str
     weight_power: tuple[tuple[str, int], ...] = ()
@@ -67,7 +68,7 @@ class Streamed:
 
 @dataclass
 class OpenGauge:
-    """A gauge that is still being built. `spelled` is the exponent as bodies read it, `where` says for which elements its weight exists."""
+    """A gauge under construction. `spelled` is the exponent as bodies write it, `where` the guard of its weight."""
 
     name: str
     spelled: Expr
@@ -87,7 +88,7 @@ class OpenGauge:
 
 
 class Sums:
-    """Steps in order, with what is known about them.
+    """The steps so far, and facts about them.
 
     Attributes:
         running: names that depend on a reduction over the streamed axis, or on a gauge.
@@ -116,14 +117,14 @@ class Sums:
         """A read of a step at its own axes."""
         return build.read(name, self.by_name[name].axes)
 
-    def runs(self, expr: Expr | None) -> bool:
+    def reads_running(self, expr: Expr | None) -> bool:
         return any(name in self.running for name in names_read(expr))
 
     def is_streamed(self, expr: Expr) -> bool:
         return self.axis in free_axes(expr)
 
     def is_running(self, name: str) -> bool:
-        """Whether a name must wait for the end of the pass: weights and offsets need not."""
+        """Whether a name is available only after the pass; weights and offsets are not."""
         return name in self.running and not self.follows(name)
 
     def follows(self, name: str) -> bool:
@@ -133,7 +134,7 @@ class Sums:
     # ---- gauges
 
     def gauge(self, exponent: Expr, step: Einsum) -> OpenGauge:
-        """The gauge of an exponent under the mask of a step; the exponent becomes a step of its own if it is not one yet."""
+        """The gauge of an exponent under the mask of a step; appends a step for the exponent if there is none."""
         key = (exponent, frozenset(build.conjuncts(step.where)))
         if key not in self.gauges:
             self.gauges[key] = self.open(exponent, self.exponent(exponent, step), step.where)
@@ -160,7 +161,7 @@ class Sums:
         return gauge
 
     def shift_of(self, gauge: OpenGauge) -> str:
-        """A row value that moves with the gauge: the finished logsumexp, if there is none yet."""
+        """A row value that shifts with the gauge; appends the logsumexp if there is none."""
         if gauge.value is not None:
             return gauge.value
         norm = self.read(self.total(gauge))
@@ -171,14 +172,14 @@ class Sums:
         return name
 
     def shift(self, name: str, gauge: OpenGauge, norm: Expr) -> None:
-        """Note that the row value `name` is `m_i + log(norm)`."""
+        """Record that the row value `name` is `m_i + log(norm)`."""
         self.running.add(name)
         self.shifts[name] = (gauge, norm)
         if gauge.value is None:
             gauge.value, gauge.norm = name, norm
 
     def widen(self, step: Einsum, name: str, other: Expr) -> None:
-        """`logaddexp(m_i + log(norm), c)` is `m_i + log(norm + exp(c - m_i))`."""
+        """Append `logaddexp(m_i + log(norm), c)` as `m_i + log(norm + exp(c - m_i))`."""
         gauge, norm = self.shifts[name]
         wider = self.names.fresh("norm")
         row = build.read(gauge.name, gauge.axes)
@@ -206,7 +207,7 @@ class Sums:
         return self.sum("l_i", self.read(gauge.weight), replace(weight, axes=gauge.axes))
 
     def sum(self, base: str, body: Expr, step: Einsum) -> str:
-        """An accumulator with the axes and the mask of `step`, shared if the same sum exists."""
+        """An accumulator with the axes and the mask of `step`; an equal sum is reused."""
         name = self.sums.get((body, step.axes, step.where))
         if name is None:
             name = self.names.fresh(base)
@@ -214,7 +215,7 @@ class Sums:
         return name
 
     def accumulate(self, name: str, body: Expr, step: Einsum) -> None:
-        """An accumulator of that name, with the sums it needs to follow its gauges."""
+        """Append an accumulator of that name, with the lower sums that its rescaling needs."""
         parts = factors(body)
         self.check_factors(parts, step)
         weights = {gauge.weight: gauge.name for gauge in self.gauges.values()}
@@ -231,17 +232,17 @@ class Sums:
         self.accumulators[name] = Accumulator(name, _powers(parts, weights), _powers(parts, offsets), lower)
 
     def check_factors(self, parts: tuple[Expr, ...], step: Einsum) -> None:
-        """A weight or offset is a factor by itself, and offsets belong to one gauge: otherwise no law says how the sum moves."""
+        """Refuse sums that cannot be rescaled: weights and offsets must be factors, and offsets belong to one gauge."""
         for part in parts:
             if any(self.follows(name) for name in names_read(part)) and not isinstance(part, Read):
                 raise MaxNotAShift(
-                    "a sum depends in a nonlinear way on values measured from a maximum",
+                    "a sum depends nonlinearly on values relative to a maximum",
                     loc=step.loc,
                     remedy="Use the maximum only inside of exp(x - max), normalised by a sum of the same exponentials.",
                 )
         if len({part.tensor for part in parts if isinstance(part, Read) and self.is_offset(part.tensor)}) > 1:
             raise NotStreamable(
-                f"{step.called} multiplies the logarithms of two different softmaxes, whose shifts move one another",
+                f"{step.called} multiplies the logarithms of two different softmaxes, whose shifts interact",
                 loc=step.loc,
                 remedy="Compute one of the two normalisers in a call of its own and pass it in.",
             )
@@ -267,5 +268,5 @@ def _powers(parts: tuple[Expr, ...], names: dict[str, str]) -> tuple[tuple[str, 
 
 
 def at_own_axes(read: Read, axes: tuple[str, ...]) -> bool:
-    """Whether a read takes every element at its own position."""
+    """Whether a tensor is read at its own axes."""
     return read.at == tuple(Index(axis) for axis in axes)

@@ -1,8 +1,8 @@
-"""CanonicalForm to StreamingForm: every reduction over the streamed axis becomes sums that one pass can accumulate.
+"""CanonicalForm to StreamingForm: every reduction over the streamed axis becomes sums accumulated in one pass.
 
-A reduction of `F(streamed, running, known)` separates into `sum_j G_j * H_j` (`analysis.separation`). Sums whose terms carry an
-exponential share a *gauge*: a row value `m_i` subtracted inside `w = exp(x - m_i)`. The outputs do not depend on it, so a kernel may
-use whatever it has: the running maximum on the way forward, the finished logsumexp on the way back.
+A reduction of `F(streamed, running, known)` separates into `sum_j G_j * H_j` (`analysis.separation`). Sums of terms with an exponential
+share a *gauge*: a row value `m_i` subtracted in `w = exp(x - m_i)`. The outputs do not depend on it, so a kernel may use any value: the
+forward the running maximum, the backward the final logsumexp.
 
     lse[m] = logsumexp[n] x[m,n]                 w[m,n]   = exp(x[m,n] - m_i[m])
     p[m,n] = exp(x[m,n] - lse[m])         ->     l_i[m]   = sum[n] w[m,n]
@@ -10,10 +10,10 @@ use whatever it has: the running maximum on the way forward, the finished logsum
                                                  acc[m,e] = sum[n] w[m,n] * v[n,e]
                                                  o[m,e]   = safe_div(acc[m,e], l_i[m])
 
-Every row value that moves with its gauge is written as `m_i + log(norm)`, so `exp(m_i - lse)` is never computed: it is `1 / norm`.
+A row value that shifts with its gauge is written as `m_i + log(norm)`, so `exp(m_i - lse)` is `1 / norm` and never computed.
 
-StreamingForm, step by step: a *known* step as the user wrote it; a *weight* or *offset* of a gauge; a *sum* over the streamed axis whose
-body holds no finished value; a *row* value computed from finished sums. `check.check_streaming` holds the result against the input.
+StreamingForm: a step is *known*, as the user wrote it; the *weight* or *offset* of a gauge; a *sum* over the streamed axis whose body reads
+no finished value; or a *row* value of finished sums. `check_streaming` compares the result with the input.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attngen.ir.cascade import Cascade, Einsum, Input, arguments_first
 from attngen.ir.expr import Apply, Const, Expr, Extent, Read
 from attngen.ir.names import spell
 from attngen.ir.traverse import children, free_axes, inline, step_reads, walk
-from attngen.transform.streaming.carried_axes import maxima_apart, over_the_grid, without_grid_steps
+from attngen.transform.streaming.carried_axes import broadcast_over_grid, inline_grid_steps, split_maxima
 from attngen.transform.streaming.check_streaming import check_streaming
 from attngen.transform.streaming.exponentials import Rewriter
 from attngen.transform.streaming.gauges import Accumulator, Gauge, Streamed, Sums
@@ -40,7 +40,7 @@ _FINITE = frozenset(
         *("clamp", "clamp_min", "clamp_max", "hardtanh", "tanh_small", "atan", "rint", "floor", "ceil"),
     )
 )
-"""Operations that give numbers for numbers."""
+"""Operations that are finite for finite arguments."""
 
 __all__ = ["Accumulator", "Gauge", "Streamed", "streaming"]
 
@@ -50,16 +50,16 @@ def streaming(cascade: Cascade, resident: str, streamed: str, grid: tuple[str, .
 
     Args:
         cascade: the forward.
-        resident: the axis of the rows.
-        streamed: the axis to pass over.
-        grid: the axes that programs are spread over, where values between rows and keys do not show them.
+        resident: the parallel axis, that of the rows.
+        streamed: the loop axis.
+        grid: the grid axes, if the steps along both sequence axes do not have them.
 
     Raises:
         NotStreamable: a reduction does not separate, or needs another pass; names the factor and the user's line.
         MaxNotAShift: the outputs depend on a maximum over the streamed axis.
     """
-    cascade, maxima = maxima_apart(cascade, streamed)
-    cascade = over_the_grid(without_grid_steps(cascade, {resident, streamed}), resident, streamed, grid)
+    cascade, maxima = split_maxima(cascade, streamed)
+    cascade = broadcast_over_grid(inline_grid_steps(cascade, {resident, streamed}), resident, streamed, grid)
     builder = _Builder(cascade, resident, streamed, maxima)
     for step in cascade.steps:
         builder.take(step)
@@ -79,12 +79,12 @@ class _Builder:
         self.ranks: list[tuple[str, int]] = []
 
     def take(self, step: Einsum) -> None:
-        runs = any(name in self.sums.running for name in step_reads(step))
-        self.check(step, runs)
+        is_running = any(name in self.sums.running for name in step_reads(step))
+        self.check(step, is_running)
         if self.axis in step.over:
-            self.reduce(step, runs)
+            self.reduce(step, is_running)
             self.sums.running.add(step.name)
-        elif not runs:
+        elif not is_running:
             self.sums.add(step)
         else:
             self.sums.running.add(step.name)
@@ -93,30 +93,30 @@ class _Builder:
             else:
                 self.row(step)
 
-    def check(self, step: Einsum, runs: bool) -> None:
-        """What no pass over one axis computes."""
+    def check(self, step: Einsum, is_running: bool) -> None:
+        """Refuse steps that one pass over the axis cannot compute."""
         if self.resident in step.over:
             raise NotStreamable(
-                f"{step.called} reduces over {self.resident}, the axis of the rows, while each row passes over {self.axis}",
+                f"{step.called} reduces over {self.resident}, the parallel axis, while each row loops over {self.axis}",
                 loc=step.loc,
                 remedy="Compute the column statistics in a call of its own, with the roles of the two axes exchanged.",
             )
-        if not runs:
+        if not is_running:
             return
-        again = f"A second pass over {self.axis} would be needed; compute the inner reduction in a call of its own."
+        remedy = f"A second pass over {self.axis} would be needed; compute the inner reduction in a call of its own."
         if self.axis in step.axes and (step.reduce is not None or step.name in self.cascade.outputs):
             kind = "is an output" if step.reduce is None else "is a reduction"
             raise NotStreamable(
-                f"{step.called} {kind} along {self.axis} that needs reductions over {self.axis} first", loc=step.loc, remedy=again
+                f"{step.called} {kind} along {self.axis} that depends on reductions over {self.axis}", loc=step.loc, remedy=remedy
             )
-        if self.axis in (*step.axes, *step.over) and self.sums.runs(step.where):
-            raise NotStreamable(f"the mask of {step.called} depends on reductions over {self.axis}", loc=step.loc, remedy=again)
-        if any(self.sums.runs(at) for read in walk(step.body) if isinstance(read, Read) for at in children(read)):
+        if self.axis in (*step.axes, *step.over) and self.sums.reads_running(step.where):
+            raise NotStreamable(f"the mask of {step.called} depends on reductions over {self.axis}", loc=step.loc, remedy=remedy)
+        if any(self.sums.reads_running(at) for read in walk(step.body) if isinstance(read, Read) for at in children(read)):
             raise NotStreamable(
-                f"{step.called} reads at a position that depends on reductions over {self.axis}", loc=step.loc, remedy=again
+                f"{step.called} gathers at a position that depends on reductions over {self.axis}", loc=step.loc, remedy=remedy
             )
 
-    def reduce(self, step: Einsum, runs: bool) -> None:
+    def reduce(self, step: Einsum, is_running: bool) -> None:
         if step.over != (self.axis,):
             raise NotStreamable(
                 f"{step.called} reduces over {', '.join(step.over)} at once", loc=step.loc, remedy="Reduce over one axis at a time."
@@ -124,7 +124,7 @@ class _Builder:
         if step.reduce == "sum":
             self.sum(step)
             return
-        if runs:
+        if is_running:
             raise NotStreamable(
                 f"{step.called} reduces values that depend on another reduction over {self.axis}",
                 loc=step.loc,
@@ -144,7 +144,7 @@ class _Builder:
 
     def sum(self, step: Einsum) -> None:
         body = inline(step.body, self.bodies)
-        if not self.sums.runs(body) and (body, step.axes, step.where) not in self.sums.sums:
+        if not self.sums.reads_running(body) and (body, step.axes, step.where) not in self.sums.sums:
             self.sums.accumulate(step.name, body, step)
             self.ranks.append((step.name, 1))
             return
@@ -161,7 +161,7 @@ class _Builder:
         self.sums.rows[step.name] = result
 
     def finished(self, term: Term, step: Einsum) -> Expr:
-        """`H * S` for one term, with divisions by a norm outermost."""
+        """`H * S` for one term, divisions by a norm outermost."""
         needed = {*free_axes(term.streamed), *free_axes(step.where), *self.rows()}
         axes = tuple(axis for axis in step.axes if axis in needed or axis not in free_axes(term.running))
         weights = {gauge.weight for gauge in self.sums.gauges.values()}
@@ -174,10 +174,10 @@ class _Builder:
             result = build.apply("safe_div" if self.is_norm(divisor, step) else op, result, divisor)
         return result
 
-    # ---- rows without any element: the sum is 0 there, whatever it is multiplied with
+    # ---- fully masked rows: the sum is 0 there, whatever its factors
 
     def is_norm(self, divisor: Expr, step: Einsum) -> bool:
-        """Whether a divisor is the sum of the weights that this sum runs over: 0 for no weights, and only then."""
+        """Whether a divisor is the sum of the weights under the same mask: 0 in fully masked rows only."""
         while isinstance(divisor, Read) and divisor.tensor in self.sums.rows:
             divisor = self.sums.rows[divisor.tensor]
         totals = {gauge.weight for gauge in self.sums.gauges.values() if mask_of(gauge.where) == mask_of(step.where)}
@@ -185,8 +185,8 @@ class _Builder:
         return source is not None and source.reduce == "sum" and isinstance(source.body, Read) and source.body.tensor in totals
 
     def is_finite(self, expr: Expr, step: Einsum) -> bool:
-        """Whether a factor of a sum is a number even if nothing was summed."""
-        if not self.sums.runs(expr):
+        """Whether a factor of a sum is finite in fully masked rows too."""
+        if not self.sums.reads_running(expr):
             return True
         match expr:
             case Read(tensor=name):
@@ -196,7 +196,7 @@ class _Builder:
             case Apply(op="safe_div", args=(a, _)):
                 return self.is_finite(a, step)
             case Apply(op="where", args=(Apply(op="eq"), Const(value=0.0), _)):
-                # What `exponentials` puts around the values that are infinite in such rows.
+                # The guard that `exponentials` puts around values that are infinite in such rows.
                 return True
             case Apply(op=op, args=args) if op in _FINITE:
                 return all(self.is_finite(arg, step) for arg in args)
@@ -204,14 +204,14 @@ class _Builder:
                 return False
 
     def count(self, step: Einsum) -> Expr:
-        """How many elements a sum has."""
+        """The number of unmasked elements of a sum."""
         if step.where is None:
             return build.apply("to_float", Extent(self.axis))
         axes = tuple(axis for axis in step.axes if axis in self.rows() | set(free_axes(step.where)))
         return self.sums.read(self.sums.sum("count", build.ONE, replace(step, axes=axes)))
 
     def row(self, step: Einsum) -> None:
-        """A row value after the pass: keep it, and find out how it moves with a gauge."""
+        """Take a row value of the epilogue; a logaddexp with a row statistic widens its norm."""
         shifts = self.sums.shifts
         match step.body:
             case Apply(op="logaddexp", args=(Read(tensor=a), other)) if a in shifts and self.widens(step, other):
@@ -224,10 +224,10 @@ class _Builder:
                     self.sums.rows[step.name] = step.body
 
     def widens(self, step: Einsum, other: Expr) -> bool:
-        return step.where is None and not self.sums.runs(other) and not self.sums.is_streamed(other)
+        return step.where is None and not self.sums.reads_running(other) and not self.sums.is_streamed(other)
 
     def rows(self) -> set[str]:
-        """The resident axis, and all others but features: those of the tiles between rows and keys."""
+        """All axes but features: those of steps along both sequence axes."""
         tiles = [step.axes for step in self.cascade.steps if {self.resident, self.axis} <= set(step.axes)]
         return {self.resident, *(axis for axes in tiles for axis in axes)}
 
@@ -239,7 +239,7 @@ class _Builder:
 
 
 def _divisors(expr: Expr) -> tuple[Expr, tuple[tuple[str, Expr], ...]]:
-    """Peel divisions off a product, so that they can be applied last."""
+    """Split divisions off a product, to be applied last."""
     if isinstance(expr, Apply) and expr.op in ("div", "safe_div"):
         numerator, inner = _divisors(expr.args[0])
         return numerator, (*inner, (expr.op, expr.args[1]))

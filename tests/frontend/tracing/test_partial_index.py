@@ -114,7 +114,7 @@ def test_short_dimensions_unroll() -> None:
     found = unroll(whole("t"), 1, "sum")
     np.testing.assert_array_equal(np.stack([elements(item) for item in found], 1), TENSORS["t"].numpy())
     long = PartialIndex(Read("long", (Index("long.0"),)), (("long.0", LONGEST_UNROLLED + 1),))
-    with pytest.raises(ReductionInMod, match="`sum` over 17 captured elements; 1 to 16 are unrolled"):
+    with pytest.raises(ReductionInMod, match="`sum` over 17 captured elements"):
         unroll(long, 0, "sum")
 
 

@@ -170,7 +170,7 @@ def test_exact_precisions_add_biases_as_they_are(dtype: str) -> None:
     ("mod", "reason"),
     [
         (lambda s, b, h, q, k: s + right[b, k], "rank 1, 2 operations for each pair, 2 as it was written"),
-        (lambda s, b, h, q, k: s - 0.1 * (q // 16 - k // 16) ** 2, "m // 16 cannot be told relative to a tile"),
+        (lambda s, b, h, q, k: s - 0.1 * (q // 16 - k // 16) ** 2, "m // 16 has no form relative to a tile"),
         (lambda s, b, h, q, k: s + 0.001 * q * k, "a power of a position is not exact, other than in a power of a distance"),
     ],
 )

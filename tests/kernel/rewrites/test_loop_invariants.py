@@ -6,7 +6,7 @@ import torch
 from attngen.interpreter.torch_reference import reference
 from attngen.ir.cascade import Cascade
 from attngen.ir.parser import parse
-from attngen.kernel.rewrites.loop_invariants import with_row_values
+from attngen.kernel.rewrites.loop_invariants import hoist_row_values
 
 HEAD = "cascade(x[m,n], lse[m], other[m])\n"
 SAFE = "where(lse[m] == -inf, inf, lse[m])"
@@ -14,7 +14,7 @@ SAFE = "where(lse[m] == -inf, inf, lse[m])"
 
 def rewritten(steps: str, saved: tuple[str, ...] = ("lse",)) -> tuple[Cascade, Cascade, tuple[str, ...]]:
     before = parse(f"{HEAD}{steps}\n  -> y")
-    after, names = with_row_values(before, saved, ("m",))
+    after, names = hoist_row_values(before, saved, ("m",))
     return before, after, names
 
 

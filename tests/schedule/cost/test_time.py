@@ -89,7 +89,7 @@ def test_time_goes_with_the_work(roles):
     tile = parse_tile("128x64,w8,s2")
     half, whole = (price(roles["forward"], dict.fromkeys("de", n), "bfloat16", tile, SM90) for n in (64, 128))
     assert whole.tensor_cycles == 2 * half.tensor_cycles == 4 * 128 * 64 * 128 / SM90.bf16_flops_per_clock
-    assert whole.special_cycles == half.special_cycles == 128 * 64 / SM90.exp2_per_clock
+    assert whole.sfu_cycles == half.sfu_cycles == 128 * 64 / SM90.exp2_per_clock
     assert whole.traffic_bytes == 2 * 64 * 128 * 2
     assert whole.total_us > half.total_us
     # 64 heads of 4096 queries and keys cannot be faster than the peak of the named part.

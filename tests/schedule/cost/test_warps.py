@@ -77,7 +77,7 @@ def test_repeated_work_takes_its_time() -> None:
     dims, tiles = {"d": 128, "e": 128}, [parse_tile(f"64x32,w{warps},s2") for warps in (4, 8)]
     exact, twice = (price(held("forward"), dims, "bfloat16", tile, target.get("sm80")) for tile in tiles)
     assert twice.tensor_cycles == 1.5 * exact.tensor_cycles
-    assert twice.special_cycles == 2 * exact.special_cycles
+    assert twice.sfu_cycles == 2 * exact.sfu_cycles
 
 
 @pytest.mark.parametrize(

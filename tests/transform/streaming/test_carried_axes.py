@@ -6,7 +6,7 @@ from attngen.interpreter.torch_reference import reference
 from attngen.ir.cascade import Cascade
 from attngen.ir.parser import parse
 from attngen.transform.canonicalize import canonicalize
-from attngen.transform.streaming.carried_axes import maxima_apart, over_the_grid, without_grid_steps
+from attngen.transform.streaming.carried_axes import broadcast_over_grid, inline_grid_steps, split_maxima
 from tests import variants
 from tests.kernel.computed import close, drawn
 from tests.transform import more_variants
@@ -33,9 +33,9 @@ def assert_same(before: Cascade, after: Cascade) -> None:
 def test_results_are_the_same(name: str) -> None:
     before = canonicalize(parse(TEXTS[name]))
     grid = GRIDS["[b,g,r,m" in TEXTS[name]]
-    assert_same(before, maxima_apart(before, "n")[0])
-    assert_same(before, without_grid_steps(before, {"m", "n"}))
-    after = over_the_grid(before, "m", "n", grid)
+    assert_same(before, split_maxima(before, "n")[0])
+    assert_same(before, inline_grid_steps(before, {"m", "n"}))
+    after = broadcast_over_grid(before, "m", "n", grid)
     assert_same(before, after)
     narrow = [
         step.name for step in after.steps if "n" in step.over and not {"m", *grid} <= set(step.axes) and step.name not in after.outputs
@@ -51,7 +51,7 @@ def test_statistics_take_on_the_axes_of_the_grid() -> None:
   s[b,h,m,n] = sum[d] q[b,h,m,d] * k[b,h,n,d]
   o[b,h,m] = sum[n] p[b,n] * s[b,h,m,n]
   -> o""")
-    after = over_the_grid(cascade, "m", "n", ("b", "h"))
+    after = broadcast_over_grid(cascade, "m", "n", ("b", "h"))
     assert text(after)[:3] == [
         "x[b,h,m,n] = t[b,n]",
         "lse[b,h,m] = logsumexp[n] x[b,h,m,n]",
@@ -66,7 +66,7 @@ def test_a_result_stays_as_it_is_and_is_computed_once_more() -> None:
   s[b,h,m,n] = sum[d] q[b,h,m,d] * k[b,h,n,d]
   o[b,h,m] = sum[n] s[b,h,m,n] * l[b]
   -> o, l""")
-    after = over_the_grid(cascade, "m", "n", ("b", "h"))
+    after = broadcast_over_grid(cascade, "m", "n", ("b", "h"))
     assert "l[b] = sum[n] t[b,n]" in text(after)
     assert "l2[b,h,m] = sum[n] t[b,n]" in text(after)
     assert_same(cascade, after)
@@ -78,12 +78,12 @@ def test_a_maximum_that_is_a_shift_and_a_result_becomes_two() -> None:
   w[m,n] = exp(s[m,n] - top[m])
   l[m] = sum[n] w[m,n]
   -> l, top""")
-    after, values = maxima_apart(cascade, "n")
+    after, values = split_maxima(cascade, "n")
     assert text(after)[:3] == ["top[m] = max[n] s[m,n]", "top2[m] = max[n] s[m,n]", "w[m,n] = exp(s[m,n] - top2[m])"]
     assert values == {"top"}
-    alone, values = maxima_apart(parse("cascade(s[m,n])\n  top[m] = max[n] s[m,n]\n  y[m] = top[m] * 2.0\n  -> y"), "n")
+    alone, values = split_maxima(parse("cascade(s[m,n])\n  top[m] = max[n] s[m,n]\n  y[m] = top[m] * 2.0\n  -> y"), "n")
     assert (len(alone.steps), values) == (2, {"top"})
-    shift, values = maxima_apart(Cascade(cascade.inputs, cascade.steps, ("l",)), "n")
+    shift, values = split_maxima(Cascade(cascade.inputs, cascade.steps, ("l",)), "n")
     assert (text(shift), values) == (text(cascade), frozenset())
 
 
@@ -93,9 +93,9 @@ def test_values_along_the_grid_move_into_what_reads_them() -> None:
   x[b,m,n] = s[b,m,n] * rate[b]
   o[b,m] = sum[n] x[b,m,n] + rate[b]
   -> o""")
-    assert text(without_grid_steps(cascade, {"m", "n"})) == [
+    assert text(inline_grid_steps(cascade, {"m", "n"})) == [
         "x[b,m,n] = s[b,m,n] * (exp(lam[b]) * 2.0)",
         "o[b,m] = sum[n] x[b,m,n] + exp(lam[b]) * 2.0",
     ]
     kept = Cascade(cascade.inputs, cascade.steps, ("o", "rate"))
-    assert without_grid_steps(kept, {"m", "n"}) == kept
+    assert inline_grid_steps(kept, {"m", "n"}) == kept

@@ -152,7 +152,7 @@ def test_what_waits_for_the_end_of_the_pass() -> None:
     total = found.total(gauge)
     assert found.is_running(total) and found.is_running(gauge.name)
     assert not found.is_running(gauge.weight) and not found.is_running("x")
-    assert found.runs(found.read(total)) and not found.runs(found.read("x"))
+    assert found.reads_running(found.read(total)) and not found.reads_running(found.read("x"))
 
 
 def test_reads_at_their_own_axes() -> None:
