@@ -57,14 +57,6 @@ REWRITES: dict[str, Rewrite] = {
     "float_distances": Rewrite(float_distances),
 }
 """In the order in which they are tried, by the names under which they can be left out."""
-FORMER_NAMES = {
-    "drop_maxima": "static_max",
-    "join_products": "join_dots",
-    "split_biases": "bias_separation",
-    "fold_biases": "bias_as_dot",
-    "fold_scales": "scale_folding",
-}
-"""Names that rewrites had, which are still understood."""
 
 
 # ---- the page

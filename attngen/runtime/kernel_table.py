@@ -10,7 +10,7 @@ import torch
 from attngen.errors import ArgumentError, CompileFailed, MissingKernel, RewriteRefused
 from attngen.ir.cascade import Cascade
 from attngen.knobs import Knobs
-from attngen.pipeline import FORMER_NAMES, REWRITES
+from attngen.pipeline import REWRITES
 from attngen.plan.feature_lengths import dtype_name
 from attngen.plan.options import Options, own_schedule
 from attngen.plan.programs import FORWARD_ONLY, ProgramKey
@@ -21,6 +21,14 @@ from attngen.schedule.choose import Choice, Request
 from attngen.targets.table import Target
 
 _TABLES: dict[tuple[str, Options, Knobs], KernelTable] = {}
+FORMER_NAMES = {
+    "drop_maxima": "static_max",
+    "join_products": "join_dots",
+    "split_biases": "bias_separation",
+    "fold_biases": "bias_as_dot",
+    "fold_scales": "scale_folding",
+}
+"""Names that rewrites had, which are still understood."""
 _LOCK = threading.Lock()
 
 

@@ -37,7 +37,7 @@ def test_flags_are_names_that_tiles_are_read_back_by(flag: str):
 
 
 def test_other_flags_are_refused():
-    with pytest.raises(ScheduleError, match="'pingpong' is no alternate kernel"):
+    with pytest.raises(ScheduleError, match="'pingpong' is not an alternate kernel"):
         TileSchedule(128, 64, 8, 2, alternate="pingpong")
 
 
