@@ -2,7 +2,7 @@
 
 Two kinds of positions do not exist. Behind the end of an axis everything that is loaded is 0, so a value that is computed there is a
 number, the same for every call: `v / (z + 1e-6)` is 0, `v / z` is NaN. Positions that a mask takes away hold anything, unless they are
-`cleared` (`transform/absent`): then they read as 0 too.
+`cleared` (`kernel/masked_out`): then they read as 0 too.
 """
 
 from __future__ import annotations
