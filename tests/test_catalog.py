@@ -46,15 +46,13 @@ def refuse():
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "own_variants.py").write_text(_FILE)
-    (tmp_path / "own_package").mkdir()
-    (tmp_path / "own_package" / "__init__.py").write_text("")
-    (tmp_path / "own_package" / "variants.py").write_text(_FILE)
-    (tmp_path / "own_broken.py").write_text("import no_such_module_at_all\n")
-    return tmp_path
+def folder(own_folder: Path) -> Path:
+    (own_folder / "own_variants.py").write_text(_FILE)
+    (own_folder / "own_package").mkdir()
+    (own_folder / "own_package" / "__init__.py").write_text("")
+    (own_folder / "own_package" / "variants.py").write_text(_FILE)
+    (own_folder / "own_broken.py").write_text("import no_such_module_at_all\n")
+    return own_folder
 
 
 @pytest.mark.parametrize(

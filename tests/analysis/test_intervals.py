@@ -11,6 +11,7 @@ from attngen.analysis.intervals import whole as one_piece
 from attngen.analysis.solve import solve_comparison
 from attngen.ir import build
 from attngen.ir.expr import Index, Read
+from attngen.ir.traverse import walk
 from tests.analysis.brute import may, must, positions, value, whole
 
 AXES = Axes("n", "m")
@@ -82,6 +83,16 @@ def test_bounds_that_grow_without_end_are_given_up() -> None:
     for i in range(60):
         found = both(found, solve(f"n - m // {i + 2} * w + {i}"), AXES)
     assert found == opaque(AXES)
+
+
+def test_equal_parts_of_bounds_count_once() -> None:
+    """Each bound has the same sum, built anew: a kernel computes it once, however many values of the compiler stand for it."""
+    shared = " + ".join(f"m // {i} * w" for i in (2, 3, 5, 7, 11, 13))
+    found = solve("m - n")
+    for i in range(4):
+        found = both(found, solve(f"n - {shared} - m // {20 + i}"), AXES)
+    (piece,) = found.pieces
+    assert len(set(walk(piece.may.lo))) < 80 < len(list(walk(piece.may.lo)))
 
 
 def test_what_is_empty_for_every_row_is_no_piece() -> None:

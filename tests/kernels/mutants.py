@@ -1187,7 +1187,7 @@ MUTANTS = (
         "_bounded",
         "len(set(islice(walk(bound), _MOST_NODES)))",
         "len(list(islice(walk(bound), _MOST_NODES)))",
-        first=f"{OF_TILES}::test_captured_numbers_bound_as_literals_do",
+        first="tests/analysis/test_intervals.py::test_equal_parts_of_bounds_count_once",
     ),
     Mutant(
         "parts of bounds outside of their function",

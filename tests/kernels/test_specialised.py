@@ -139,7 +139,7 @@ def test_what_it_cannot_do_is_refused():
         attngen.compile(attngen.attention(), arch="sm90", schedule=ask())(*tensors(torch.float32))
     with pytest.raises(ScheduleError, match="not for bfloat16 on sm80"):
         attngen.compile(attngen.attention(), arch="sm80", schedule=ask())(*tensors())
-    with pytest.raises(ScheduleError, match="specialised=True does not go with resident=64"):
+    with pytest.raises(ScheduleError, match="specialised=True excludes resident=64"):
         attngen.compile(attngen.attention(), arch="sm90", schedule=ask(BLOCK_M=64))(*tensors())
 
 

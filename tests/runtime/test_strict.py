@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -59,20 +59,15 @@ def make():
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def mine(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A module of the user's in the folder where commands run, and an empty cache."""
-    (tmp_path / "own variants.py").write_text(VARIANTS)
-    (tmp_path / "own_variants.py").write_text(VARIANTS)
-    (tmp_path / "own_package").mkdir()
-    (tmp_path / "own_package" / "__init__.py").write_text("")
-    (tmp_path / "own_package" / "inner.py").write_text(VARIANTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
-    before = set(sys.modules)
-    yield importlib.import_module("own_variants")
-    for name in {"own_variants", "own_package", "own_package.inner", "spaced"} - before:
-        sys.modules.pop(name, None)
+    (own_folder / "own variants.py").write_text(VARIANTS)
+    (own_folder / "own_variants.py").write_text(VARIANTS)
+    (own_folder / "own_package").mkdir()
+    (own_folder / "own_package" / "__init__.py").write_text("")
+    (own_folder / "own_package" / "inner.py").write_text(VARIANTS)
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(own_folder / "cache"))
+    return importlib.import_module("own_variants")
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def compiled(folder: Path) -> dict[str, int]:
         emitted = Emitted(source, load_module(path, name))
         for arch in ("sm80", "sm90"):
             for kernel, _ in source.lowered:
-                tile = TileSchedule(1 if kernel.merges else 64, None if kernel.streamed is None else 32, 4, 2)
+                tile = TileSchedule(1 if kernel.combines_splits else 64, None if kernel.streamed is None else 32, 4, 2)
                 request = Request((("d", 64), ("e", 64)), "bfloat16", targets.get(arch))
                 jobs.append(compile_job(Task(emitted, kernel.role, request, tile)))
                 names.append(f"{arch} {kernel.role}")
