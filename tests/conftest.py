@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_MAX_LINES = 30
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=20)
-hypothesis.settings.register_profile("check", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.register_profile("check", deadline=None, max_examples=10, derandomize=True)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
