@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.attngen-installed
 PYTEST_ARGS ?=
 # Folders of tests of the compiler proper, whose tests run and compile no kernels, but for those marked so.
-COMPILER := ir frontend analysis transform kernel facts stages targets schedule emit plan cache
+COMPILER := ir frontend analysis transform kernel facts tile stages targets schedule emit plan cache
 
 .DEFAULT_GOAL := help
 .PHONY: help install lint check units test demo clean

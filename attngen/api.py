@@ -218,7 +218,7 @@ class Attention:
         """What a call would run: its token layout, split-KV, the form of its backward, its programs and tiles. Nothing is built.
 
         Args:
-            args, kwargs: as for a call, or the shape of an argument in its place, as a tuple.
+            args, kwargs: as for a call, or the shape of an argument in its place, as a tuple: then the plan is that of the target's GPU.
             return_lse, training: as for a call.
             dtype: of arguments given by their shapes. gradients: names of those that require a gradient.
 
@@ -239,7 +239,9 @@ class Attention:
             else value
             for name, value in named.items()
         }
-        return variant.plan(binding.bind(variant.spec, (), given), captures, return_lse=return_lse, training=training)
+        shapes = any(isinstance(value, tuple) for value in named.values())
+        tensors = binding.bind(variant.spec, (), given)
+        return variant.plan(tensors, captures, return_lse=return_lse, training=training, on_target=shapes)
 
     def mask_tiles(
         self,

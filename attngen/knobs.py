@@ -46,6 +46,10 @@ def _flag(text: str) -> bool:
     raise ValueError(text)
 
 
+def _interpreter(text: str) -> bool:
+    return text.strip().lower() == "triton" or _flag(text)
+
+
 def _folder(text: str) -> Path | None:
     return Path(text).expanduser() if text else None
 
@@ -59,7 +63,9 @@ TABLE: tuple[Knob, ...] = (
     Knob("ATTNGEN_STRICT", "strict", _flag, "0 or 1", "Never compile at run time: a kernel that is not in the cache is an error."),
     Knob("ATTNGEN_VERIFY", "verify", _flag, "0 or 1", "Check the Form of what each step of the pipeline gives."),
     Knob("ATTNGEN_DUMP", "dump", _names, "step names, comma-separated", "Print the result of these steps of the pipeline to stderr."),
-    Knob("ATTNGEN_INTERPRET", "interpret", _flag, "0 or 1", "Run kernels in Triton's interpreter on the CPU, also for GPU tensors."),
+    Knob(
+        "ATTNGEN_INTERPRET", "interpret", _interpreter, "triton, or 0", "Run kernels in Triton's interpreter, not in the CPU engine: slow."
+    ),
 )
 
 

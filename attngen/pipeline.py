@@ -37,6 +37,7 @@ from attngen.schedule.tables import table
 from attngen.schedule.tuned import TunedTable
 from attngen.stages.observe import Observe, Seen, ignore
 from attngen.stages.program import LoweredKernels, Program, Source
+from attngen.tile.lowering import tile_programs
 from attngen.transform.autodiff.differentiate import Backward, differentiate
 from attngen.transform.autodiff.precise_delta import cancellation, cancelling_gradient
 from attngen.transform.canonicalize import canonicalize
@@ -166,6 +167,7 @@ def compiled(cascade: Cascade, name: str, request: Request, observe: Observe = i
     """From a traced cascade to the text of a module with the tiles that are best for a request: every step, in order."""
     program = for_dtype(analyse(cascade, observe), request.dtype, observe)
     choice = schedule(program, request, observe=observe)
+    observe("tile", tile_programs(program.facts))
     return build(program, name, cuts(request.extents), choice.schedule.alternates, observe)
 
 

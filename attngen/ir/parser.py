@@ -1,20 +1,22 @@
-"""Parses the printed text of a cascade. Bodies are a subset of Python's expression grammar."""
+"""Parses the printed text of a cascade or an expression. Bodies are a subset of Python's expression grammar."""
 
 from __future__ import annotations
 
 import ast
 import math
 import re
+from collections.abc import Mapping
 
 from attngen.errors import ParseError
 from attngen.ir import build
 from attngen.ir.cascade import Cascade, Einsum, Input, Reduce
-from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Read, kind_of
+from attngen.ir.expr import OPS, Apply, Const, Expr, Extent, Index, Kind, Offset, Read, Start, kind_of
 
 _STEP = re.compile(r"^(\w+)(?:\[([\w,]*)\])? = (?:(sum|max|logsumexp)\[([\w,]*)\] )?(.*?)(?:  if (.*))?$")
 _ARGUMENT = re.compile(r"^(\w+)\[([\w,]*)\](?:: (float|int|bool))?$")
 _CAPTURE = re.compile(r"^(\w+): (float|int|bool)(\[[:, ]*\])?$")
 _REDUCE: dict[str, Reduce] = {"sum": "sum", "max": "max", "logsumexp": "logsumexp"}
+_OF_AN_AXIS = {"extent": Extent, "start": Start, "offset": Offset}
 _BINARY: dict[type[ast.AST], str] = {
     ast.Add: "add",
     ast.Sub: "sub",
@@ -49,10 +51,22 @@ def parse(text: str) -> Cascade:
     if len(lines) < 2 or not lines[0].startswith("cascade(") or not lines[-1].startswith("->"):
         raise ParseError("a cascade starts with 'cascade(...)' and ends with '-> outputs'")
     inputs = _parse_inputs(lines[0].removeprefix("cascade(").removesuffix(")"))
-    scope = _Scope(inputs)
+    scope = _Scope({item.name: item.kind for item in inputs})
     steps = tuple(scope.step(line) for line in lines[1:-1])
     outputs = tuple(name.strip() for name in lines[-1].removeprefix("->").split(",") if name.strip())
     return Cascade(inputs, steps, outputs)
+
+
+def parse_expr(text: str, kinds: Mapping[str, Kind]) -> Expr:
+    """The expression that `print_expr` would print as `text`.
+
+    Args:
+        kinds: of the tensors that it may read; any other bare name is an index.
+
+    Raises:
+        ParseError: the text does not follow the grammar, or names something unknown.
+    """
+    return _Scope(kinds).expr(text)
 
 
 def _parse_inputs(text: str) -> tuple[Input, ...]:
@@ -80,8 +94,8 @@ def _kind(text: str) -> Kind:
 class _Scope:
     """The kinds of the tensors defined so far; any other bare name is an index."""
 
-    def __init__(self, inputs: tuple[Input, ...]) -> None:
-        self.kinds: dict[str, Kind] = {item.name: item.kind for item in inputs}
+    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+        self.kinds: dict[str, Kind] = {**kinds}
 
     def step(self, line: str) -> Einsum:
         match = _STEP.match(line)
@@ -130,8 +144,8 @@ class _Scope:
                 for part in parts[1:]:
                     result = Apply(_BINARY[type(op)], (result, part))
                 return result
-            case ast.Call(func=ast.Name(id="extent"), args=[ast.Name(id=axis)]):
-                return Extent(axis)
+            case ast.Call(func=ast.Name(id="extent" | "start" | "offset" as which), args=[ast.Name(id=axis)]):
+                return _OF_AN_AXIS[which](axis)
             case ast.Call(func=ast.Name(id=name), args=args) if name in OPS and OPS[name].symbol is None:
                 return Apply(name, tuple(self.convert(arg) for arg in args))
             case _:

@@ -30,7 +30,7 @@ class CallFacts:
         dtype: of the arguments with features, by its short name. singles: arguments without features that are fp32 beside others.
         target, sms: where it runs, and its multiprocessors.
         gradients: inputs whose gradients are asked for.
-        interpreted: kernels run in Triton's interpreter, as for tensors on the CPU.
+        interpreted: kernels run on the CPU, in the engine or in Triton's interpreter. in_order: in the engine, program by program.
         repeatable: results have to be the same in every run.
         return_lse, dropout: whether the logsumexp is returned, and weights are dropped.
         short: captured tensors that end before their axis does, whose loads look at their size.
@@ -43,6 +43,7 @@ class CallFacts:
     gradients: frozenset[str] = FORWARD_ONLY
     singles: tuple[str, ...] = ()
     interpreted: bool = False
+    in_order: bool = False
     repeatable: bool = False
     return_lse: bool = False
     dropout: bool = False
@@ -85,7 +86,8 @@ class CallPlan:
         if self.backward is not None:
             wanted = ", ".join(sorted(facts.gradients))
             parts.append(f"{self.backward_form} backward for {wanted}")
-        return "; ".join([*parts, f"{facts.dtype} on {facts.target.name}", str(self.schedule)])
+        where = [f"{facts.dtype} on the CPU"] if facts.in_order else [f"{facts.dtype} on {facts.target.name}", str(self.schedule)]
+        return "; ".join([*parts, *where])
 
 
 def plan_call(layouts: Iterable[tuple[TokenLayout, TiledPrograms]], facts: CallFacts) -> CallPlan:
@@ -126,9 +128,14 @@ def request_of(layout: TokenLayout, programs: TiledPrograms, facts: CallFacts) -
     return Request(dims, facts.dtype, facts.target, length_class(extents[axes.resident], extents[axes.streamed]), facts.singles)
 
 
+def _splits(programs: TiledPrograms, extents: Mapping[str, int], facts: CallFacts) -> bool:
+    """Whether the keys are split: nothing is gained where programs run one after the other."""
+    return not facts.in_order and is_split(programs, extents, dict(facts.extents)[programs.axes.resident], facts.sms)
+
+
 def _plan(layout: TokenLayout, programs: TiledPrograms, facts: CallFacts) -> CallPlan:
     request, extents = request_of(layout, programs, facts), layout.extents(dict(facts.extents))
-    if not facts.gradients and layout.splittable and is_split(programs, extents, dict(facts.extents)[programs.axes.resident], facts.sms):
+    if not facts.gradients and layout.splittable and _splits(programs, extents, facts):
         key = ProgramKey(facts.dtype, FORWARD_ONLY, split=True)
         if programs.is_stored(key, request, interpreted=facts.interpreted):
             schedule = programs.choice(key, request).schedule
@@ -138,23 +145,23 @@ def _plan(layout: TokenLayout, programs: TiledPrograms, facts: CallFacts) -> Cal
     tiles = [item for item in programs.choice(key, request).schedule.tiles if item[0] == "forward"]
     if not facts.gradients:
         return CallPlan(str(layout), 1, key, None, "", ModuleSchedule(tuple(tiles)), facts)
-    backward, form = plan_backward(programs, request, facts.gradients, repeatable=facts.repeatable)
+    backward, form = plan_backward(programs, request, facts.gradients, repeatable=facts.repeatable, in_order=facts.in_order)
     tiles += [item for item in programs.choice(backward, request).schedule.tiles if item[0] != "forward"]
     return CallPlan(str(layout), 1, key, backward, form.why, ModuleSchedule(tuple(tiles)), facts)
 
 
 def plan_backward(
-    programs: TiledPrograms, request: Request, gradients: frozenset[str], *, repeatable: bool
+    programs: TiledPrograms, request: Request, gradients: frozenset[str], *, repeatable: bool, in_order: bool = False
 ) -> tuple[ProgramKey, BackwardForm]:
     """The program of a backward, and why it has its form.
 
     Args:
         programs: of the token layout. request: what tiles are chosen for.
         gradients: inputs whose gradients are asked for.
-        repeatable: results have to be the same in every run.
+        repeatable, in_order: as for `TiledPrograms.backward_form`.
     """
     key = ProgramKey(request.dtype, programs.gradients(gradients))
-    form = programs.backward_form(key, request, repeatable=repeatable)
+    form = programs.backward_form(key, request, repeatable=repeatable, in_order=in_order)
     return replace(key, fused=form.fused), form
 
 

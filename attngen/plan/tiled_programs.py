@@ -35,7 +35,7 @@ class TiledPrograms(Programs, ABC):
 
     def __init__(self, cascade: Cascade, options: Options, knobs: Knobs, *, canonical: bool = False) -> None:
         super().__init__(cascade, options, knobs, canonical=canonical)
-        self._forms: dict[tuple[ProgramKey, Request, bool], BackwardForm] = {}
+        self._forms: dict[tuple[ProgramKey, Request, bool, bool], BackwardForm] = {}
 
     @abstractmethod
     def choice(self, key: ProgramKey, request: Request) -> Choice:
@@ -49,23 +49,24 @@ class TiledPrograms(Programs, ABC):
     def is_stored(self, key: ProgramKey, request: Request, *, interpreted: bool = False) -> bool:
         """Whether calls may run a program, on a GPU or in the interpreter: always, but for strict mode, where nothing is built."""
 
-    def backward_form(self, key: ProgramKey, request: Request, *, repeatable: bool) -> BackwardForm:
+    def backward_form(self, key: ProgramKey, request: Request, *, repeatable: bool, in_order: bool = False) -> BackwardForm:
         """The form for a class of lengths, decided once.
 
         Args:
             key: of the program with the split backward.
             request: dtype, feature lengths, target and class of lengths of the calls.
             repeatable: results have to be the same in every run.
+            in_order: programs run one after the other, as on the CPU: the fused backward is repeatable, and has fewer products.
 
         Raises:
             DoesNotFit: no tile of the split backward fits the target.
         """
         repeatable = repeatable or self.options.deterministic
         request = replace(request, singles=())
-        known = (key, request, repeatable)
+        known = (key, request, repeatable, in_order)
         with self.lock:
             if known not in self._forms:
-                self._forms[known] = self._decided(key, request, repeatable)
+                self._forms[known] = self._decided(key, request, repeatable, in_order)
             return self._forms[known]
 
     def decide_again(self) -> None:
@@ -73,11 +74,13 @@ class TiledPrograms(Programs, ABC):
         with self.lock:
             self._forms.clear()
 
-    def _decided(self, key: ProgramKey, request: Request, repeatable: bool) -> BackwardForm:
+    def _decided(self, key: ProgramKey, request: Request, repeatable: bool, in_order: bool) -> BackwardForm:
         other_key = replace(key, fused=True)
         other = self.find(other_key)
         if other is None:
             return BackwardForm(False, "; ".join(fused(self.program(key).parts).refused) or "there is nothing to join")
+        if in_order and self.is_stored(other_key, request, interpreted=True):
+            return BackwardForm(True, "its 5 products for each pair of tiles are fewer than 7, and the CPU adds dq in order")
         if repeatable:
             return BackwardForm(False, "deterministic results are asked for")
         named = form_of({name for name, value in self.options.schedule or () if isinstance(value, tuple)})

@@ -91,7 +91,7 @@ def mask_tiles(
     lengths = layout.extents(extents)
     length = length_class(lengths[program.streamed.resident], lengths[program.streamed.streamed])
     request = Request(tuple(features.items()), dtype, targets.get(kernels.arch or "sm90"), length)
-    source, loaded = kernels.source(features), kernels.get(request, torch.device("cpu"))
+    source, loaded = kernels.source(features), kernels.loaded_for(request, "interpreted")
     derived, divisor = dict(captures), layout.dilation.divisor if isinstance(layout, Dilated) else 1
     for kernel in program.kernels:
         for runs in kernel.document_extents:

@@ -109,7 +109,7 @@ def compile_settled(
     while True:
         whole = kernels.settled(request)
         source = kernels.source(request.extents, whole.alternates)
-        module = loaded or Emitted(source, kernels.module(source, False, request.target, request.extents, request.dtype))
+        module = loaded or Emitted(source, kernels.module(source, "compiled", request.target, request.extents, request.dtype))
         tasks = [Task(module, role, request, tile) for role, tile in whole.tiles if role in roles]
         results = _compiled(tasks)
         pairs = tuple(zip(tasks, results, strict=True))

@@ -65,6 +65,10 @@ class KernelTable(TiledPrograms):
         """
         return target_for(device, self.options.arch, interpret=self.knobs.interpret)
 
+    def runs_in_order(self, device: torch.device) -> bool:
+        """Whether calls with tensors on a device run in the CPU engine, program by program."""
+        return device.type == "cpu" and not self.knobs.interpret
+
     def choice(self, key: ProgramKey, request: Request) -> Choice:
         return self.kernels(key).choice(request)
 
@@ -75,7 +79,11 @@ class KernelTable(TiledPrograms):
         try:
             schedule = kernels.choice(request).schedule if interpreted else kernels.settled(request)
             kernels.module(
-                kernels.source(request.extents, schedule.alternates), interpreted, request.target, request.extents, request.dtype
+                kernels.source(request.extents, schedule.alternates),
+                "engine" if interpreted else "compiled",
+                request.target,
+                request.extents,
+                request.dtype,
             )
         except MissingKernel:
             return False

@@ -1,4 +1,4 @@
-"""The kernels of one program: modules by the cuts of feature axes, loaded for the compiler or the interpreter, with tiles for a call."""
+"""The kernels of one program: modules by the cuts of feature axes, loaded for a way to run, with tiles for a call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from types import ModuleType
+from typing import Literal
 
 import torch
 
@@ -29,6 +30,8 @@ from attngen.targets import table as targets
 from attngen.toolchain.artifact_store import store, stored, toolchain
 from attngen.toolchain.refusals import Failure, Refusals
 
+Mode = Literal["compiled", "engine", "interpreted"]
+"""How kernels run: compiled by Triton, on the CPU by the engine, or in Triton's interpreter."""
 _log = logging.getLogger("attngen")
 
 
@@ -55,7 +58,7 @@ class Kernels:
         self.schedules: dict[str, ModuleSchedule] = {}
         self.sources: dict[tuple[Cuts, frozenset[str]], Source] = {}
         self.loaded: dict[tuple[object, ...], Loaded] = {}
-        self.modules: dict[tuple[Cuts, frozenset[str], bool], ModuleType] = {}
+        self.modules: dict[tuple[Cuts, frozenset[str], Mode], ModuleType] = {}
         self.refusals = Refusals(program, knobs, options.local)
         self.kept = TileListCache()
 
@@ -138,7 +141,7 @@ class Kernels:
                 raise self.missing(request.extents, request.dtype, request.target)
             _log.info("attngen: compiling %s for %s to settle its tiles", self.name, request.target.name)
             source = self._source(request.extents, choice.schedule.alternates)
-            module = self._module(source, False, request.target, request.extents, request.dtype)
+            module = self._module(source, "compiled", request.target, request.extents, request.dtype)
             settled = settle(Emitted(source, module), choice, request)
             self._refuse(request, settled.failed)
             if settled.open:
@@ -153,36 +156,47 @@ class Kernels:
         Raises:
             CompileFailed, DoesNotFit: of `settled`. MissingKernel: strict mode, and nothing is stored.
         """
-        interpret = device.type == "cpu" or self.knobs.interpret
-        schedule = self.choice(request).schedule if interpret else self.settled(request)
-        key = (request, interpret, schedule)
+        return self.loaded_for(request, self.mode(device))
+
+    def mode(self, device: torch.device) -> Mode:
+        """How kernels run for tensors on a device."""
+        return "interpreted" if self.knobs.interpret else "engine" if device.type == "cpu" else "compiled"
+
+    def loaded_for(self, request: Request, mode: Mode) -> Loaded:
+        """The module and tiles for a way to run; errors as for `get`."""
+        schedule = self.settled(request) if mode == "compiled" else self.choice(request).schedule
+        schedule = schedule.without_alternates() if mode == "engine" else schedule
+        key = (request, mode, schedule)
         if key not in self.loaded:
             dims = request.extents
-            module = self.module(self.source(dims, schedule.alternates), interpret, request.target, dims, request.dtype)
+            module = self.module(self.source(dims, schedule.alternates), mode, request.target, dims, request.dtype)
             self.loaded[key] = Loaded(module, schedule.as_tiles(self.program.kernels))
         return self.loaded[key]
 
-    def module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
+    def module(self, source: Source, mode: Mode, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
         """The loaded module of a source; written to the cache, since Triton reads functions from files."""
         with self.lock:
-            return self._module(source, interpret, target, dims, dtype)
+            return self._module(source, mode, target, dims, dtype)
 
-    def _module(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
-        key = (cuts(dims), source.alternates, interpret)
+    def _module(self, source: Source, mode: Mode, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
+        key = (cuts(dims), source.alternates, mode)
         if key not in self.modules:
-            self.modules[key] = self.load(source, interpret, target, dims, dtype)
+            self.modules[key] = self.load(source, mode, target, dims, dtype)
         return self.modules[key]
 
-    def load(self, source: Source, interpret: bool, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
+    def load(self, source: Source, mode: Mode, target: targets.Target, dims: Mapping[str, int], dtype: str) -> ModuleType:
         # Imported here, so that tracing works without Triton; its absence is noticed before a module of kernels asks for it.
+        from attngen.engine.cpu_kernel import on_cpu
         from attngen.interpreter.interpreter import interpreted
 
         text_hash = hashlib.sha256(source.text.encode()).hexdigest()
         key = kernel_key(str(source.program.cascade), f"text={text_hash}", target.name, toolchain(self.knobs))
         entry = stored(store(self.knobs), key, source.text, self.knobs, lambda: self.missing(dims, dtype, target))
         module = load_module(entry.file("kernels.py"), f"attngen_{self.name}_{key[:12]}", text=entry.content("kernels.py"))
-        if not interpret:
+        if mode == "compiled":
             return module
+        if mode == "engine":
+            return on_cpu(module, source)
         _notice()
         return interpreted(module)
 

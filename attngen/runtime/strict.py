@@ -56,7 +56,7 @@ class Beforehand:
         for kernels in (table.kernels(ProgramKey(dtype)) for table in self.tables):
             dims = {axis: lengths[axis] for axis in kernels.program.features}
             schedule = kernels.settled(Request(tuple(dims.items()), dtype, self.target))
-            kernels.module(kernels.source(dims, schedule.alternates), False, self.target, dims, dtype)
+            kernels.module(kernels.source(dims, schedule.alternates), "compiled", self.target, dims, dtype)
 
 
 def _forms(spec: Spec) -> Iterator[Spec]:

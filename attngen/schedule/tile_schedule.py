@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from attngen.alternates.alternate_kernel import AlternateKernel
@@ -128,6 +128,10 @@ class ModuleSchedule:
         for role in changes:
             self[role]
         return ModuleSchedule(tuple((role, changes.get(role, tile)) for role, tile in self.tiles))
+
+    def without_alternates(self) -> ModuleSchedule:
+        """The same tiles for the kernels themselves, as on a machine that has no form of theirs to choose."""
+        return ModuleSchedule(tuple((role, replace(tile, alternate="")) for role, tile in self.tiles))
 
     def as_tiles(self, kernels: Iterable[Kernel]) -> dict[str, dict[str, int]]:
         """The `tiles` argument of an emitted module's host functions.

@@ -11,6 +11,8 @@ from attngen.facts.kernel_facts import KernelFacts, kernel_facts
 from attngen.ir.printer import print_expr
 from attngen.kernel.kernel import Kernel
 from attngen.schedule.choose import Choice
+from attngen.tile.nodes import TileProgram
+from attngen.tile.program_text import print_program
 from attngen.transform.autodiff.differentiate import Backward
 from attngen.transform.streaming.streaming import Streamed
 
@@ -30,6 +32,8 @@ def show(value: object) -> str:
             return "\n".join(facts_lines(value))
         case Choice():
             return "\n".join(value.lines())
+        case TileProgram():
+            return print_program(value)
         case _:
             return str(value)
 

@@ -28,6 +28,7 @@ from attngen.ir.verify import (
 )
 from attngen.kernel.kernel import Kernel
 from attngen.schedule.choose import Choice
+from attngen.tile.program_verify import verify as verify_program
 from attngen.transform.autodiff.differentiate import Backward
 from attngen.transform.streaming.gauges import Streamed
 
@@ -243,6 +244,7 @@ STEPS: dict[str, Callable[[Any], object]] = {
     "rewrite": verify_kernels,
     "facts": verify_facts,
     "schedule": verify_choice,
+    "tile": lambda programs: tuple(map(verify_program, programs)),
     "lower": verify_lowered,
     "print": verify_text,
 }

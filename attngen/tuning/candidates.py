@@ -99,7 +99,9 @@ class Calls:
         request, facts = self.request, kernels.program.facts
         tiles = [tile for item in facts for tile in alternate_tiles(item.work, request.dtype, request.target, request.length)]
         source = kernels.source(dims, frozenset(tile.alternate for tile in tiles))
-        return kernels.module(source, self.device.type == "cpu", self.request.target, dims, self.request.dtype)
+        return kernels.module(
+            source, "interpreted" if self.device.type == "cpu" else "compiled", self.request.target, dims, self.request.dtype
+        )
 
     def _inputs(self) -> list[Any]:
         generator = torch.Generator(self.device).manual_seed(0)

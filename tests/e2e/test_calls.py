@@ -276,6 +276,7 @@ def test_merging_what_does_not_match() -> None:
 # ---- memory and rebuilding
 
 
+@pytest.mark.usefixtures("triton_interpreter")
 def test_no_quadratic_memory() -> None:
     """No single allocation is larger than the largest output, masks and biases included."""
     length = 512
@@ -335,7 +336,7 @@ def test_triton_would_compile_each_kernel_once(monkeypatch: pytest.MonkeyPatch) 
         return (q_idx >= kv_idx) & (q_idx - kv_idx < width["value"])
 
     kernels = fresh(attngen.attention(lambda score, b, h, q_idx, kv_idx: score * scale, mask))
-    module = kernels.module(kernels.source(dict(DIMS)), False, SM90, dict(DIMS), "bfloat16")
+    module = kernels.module(kernels.source(dict(DIMS)), "compiled", SM90, dict(DIMS), "bfloat16")
     backend = make_backend(GPUTarget("cuda", 90, 32))
     keys: dict[tuple[str, bool], set[str]] = {}
 

@@ -13,6 +13,8 @@ from torch import Tensor
 import attngen
 from tests.runtime.front_end import front_end
 
+pytestmark = pytest.mark.usefixtures("triton_interpreter")
+
 SLOPES = torch.exp2(-torch.arange(1, 5, dtype=torch.float32)).requires_grad_()
 TABLE = torch.zeros(4, 900).requires_grad_()
 DOCUMENT = (torch.arange(600) // 37).to(torch.int16)

@@ -6,7 +6,9 @@ from hypothesis import given
 from attngen.errors import ParseError
 from attngen.ir import build
 from attngen.ir.cascade import Cascade
-from attngen.ir.parser import parse
+from attngen.ir.expr import Extent, Index, Offset, Read, Start
+from attngen.ir.parser import parse, parse_expr
+from attngen.ir.printer import print_expr
 from tests.cascades import cascades
 from tests.variants import ALL
 
@@ -44,3 +46,12 @@ def test_kinds_of_literals_stay_apart() -> None:
 def test_what_is_no_cascade_is_refused(text: str) -> None:
     with pytest.raises(ParseError):
         parse(text)
+
+
+def test_an_expression_alone() -> None:
+    """Bare names are tensors that are known, and indices."""
+    found = parse_expr("k[start(n) + offset(n)] + window - extent(n) * n", {"k": "int", "window": "int"})
+    position = build.add(Start("n"), Offset("n"))
+    length = build.mul(Extent("n"), Index("n"))
+    assert found == build.sub(build.add(Read("k", (position,), "int"), build.read("window", (), "int")), length)
+    assert print_expr(found) == "k[start(n) + offset(n)] + window - extent(n) * n"

@@ -21,6 +21,7 @@ from torch import Tensor
 from attngen.analysis.axis_roles import roles
 from attngen.cache.load import load_module
 from attngen.emit.identifiers import tensor_name
+from attngen.engine.cpu_kernel import on_cpu
 from attngen.frontend.spec import Spec
 from attngen.interpreter.interpreter import interpreted
 from attngen.interpreter.torch_reference import TorchBackend, reference
@@ -92,9 +93,10 @@ def emitted(
     one_walk: bool = False,
     alternates: frozenset[str] = frozenset(),
     precise_delta: bool | None = None,
+    engine: bool = False,
 ) -> Emitted:
     """The module for a traced cascade and a dtype of arguments, whose feature axes are cut so; `divided` ones have no gradients,
-    those in `one_walk` have the fused backward, others the alternate kernels of these flags."""
+    those in `one_walk` have the fused backward, others the alternate kernels of these flags; those of the `engine` run in it."""
     wanted = frozenset[str]() if divided else None
     general = analyse(cascade, wanted=wanted, without=without, asked=asked, divided=divided, precise_delta=precise_delta)
     program = for_dtype(general, dtype)
@@ -104,7 +106,8 @@ def emitted(
     form = (str(cascade), tiles_, dtype, without, asked, divided, one_walk, alternates, precise_delta)
     path = Path(_FOLDER.name) / f"kernels_{abs(hash(form))}.py"
     path.write_text(source.text, encoding="utf-8")
-    module = interpreted(load_module(path, "tested"))
+    loaded = load_module(path, "tested")
+    module = on_cpu(loaded, source) if engine else interpreted(loaded)
     vars(module)["torch"] = Torch(allocate)
     # Chunks of one tile of rows, so that there are several.
     vars(module)["CHUNK_BYTES"] = 1
@@ -140,6 +143,7 @@ def prepare(
     one_walk: bool = False,
     alternates: frozenset[str] = frozenset(),
     precise_delta: bool | None = None,
+    engine: bool = False,
 ) -> Emitted:
     """The module of a variant for values of these shapes, with the rewrites for their dtype, or for another one, but for some."""
     cascade = as_cascade(variant)
@@ -148,7 +152,7 @@ def prepare(
     tiles_ = cuts({axis: extents[axis] for axis in features})
     model = next(values[item.name] for item in cascade.inputs if item.axes is not None and item.kind == "float")
     dtype = rewrites or str(model.dtype).removeprefix("torch.")
-    return emitted(cascade, tiles_, dtype, allocate, without, asked, divided, one_walk, alternates, precise_delta)
+    return emitted(cascade, tiles_, dtype, allocate, without, asked, divided, one_walk, alternates, precise_delta, engine)
 
 
 def tiles(resident: int = 64, streamed: int = 64) -> dict[str, dict[str, int]]:
@@ -174,10 +178,15 @@ def forward(kernels: Emitted, values: Mapping[str, Any], tile: Tiles) -> dict[st
 
 
 def divided(
-    variant: str | Cascade | Spec, values: Mapping[str, Any], tile: Tiles, parts: int, allocate: Allocate = not_a_number
+    variant: str | Cascade | Spec,
+    values: Mapping[str, Any],
+    tile: Tiles,
+    parts: int,
+    allocate: Allocate = not_a_number,
+    engine: bool = False,
 ) -> Results:
     """Outputs of the kernels whose programs share the stream, in so many parts."""
-    kernels = prepare(variant, values, allocate, divided=True)
+    kernels = prepare(variant, values, allocate, divided=True, engine=engine)
     found = kernels.module.forward(*(values[item.name] for item in kernels.cascade.inputs), tile, parts)
     named = dict(zip(kernels.cascade.outputs, found if isinstance(found, tuple) else (found,), strict=False))
     return Results(named, {})
@@ -217,9 +226,10 @@ def run(
     asked: frozenset[str] = frozenset(),
     one_walk: bool = False,
     precise_delta: bool | None = None,
+    engine: bool = False,
 ) -> Results:
     """Outputs and all gradients of the emitted kernels."""
-    kernels = prepare(variant, values, allocate, rewrites, without, asked, one_walk=one_walk, precise_delta=precise_delta)
+    kernels = prepare(variant, values, allocate, rewrites, without, asked, one_walk=one_walk, precise_delta=precise_delta, engine=engine)
     tile = tiles() if tile is None else tile
     known = forward(kernels, values, tile)
     gradients = backward(kernels, values, known, cotangents, tile)

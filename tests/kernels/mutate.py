@@ -133,7 +133,18 @@ def _tests(place: str) -> int:
     except Exception:
         traceback.print_exc()
         return STILLBORN
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "-c", str(ROOT / "pyproject.toml")]
+    options = [
+        "-x",
+        "-q",
+        "--triton-interpreter",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "--tb=line",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+    ]
     folder = ROOT / place
     files = [str(path) for path in sorted(folder.glob("test_*.py"))] if folder.is_dir() else [str(folder)]
     return WRONG if pytest.main([*options, *files]) == pytest.ExitCode.TESTS_FAILED else SURVIVED

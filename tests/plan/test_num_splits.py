@@ -21,6 +21,8 @@ from attngen.schedule.split_count import PART_KEYS, WAVES, part_count
 from tests.e2e.dense import normal
 from tests.kernels import harness
 
+pytestmark = pytest.mark.usefixtures("triton_interpreter")
+
 GROUPS, DIM, KEYS = 2, 16, 800
 SLOPES, SINKS = normal(8).detach(), normal(8, seed=1).detach()
 DOCUMENTS, LENGTHS = torch.arange(KEYS) // 300, torch.tensor([700, 5])

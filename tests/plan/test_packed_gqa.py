@@ -20,6 +20,8 @@ from attngen.plan.packed_gqa import PackedGQA, packed_gqa
 from tests.e2e.dense import normal
 from tests.kernels import harness
 
+pytestmark = pytest.mark.usefixtures("triton_interpreter")
+
 BATCH, GROUPS, DIM, KEYS = 2, 2, 16, 37
 SLOPES, SINKS, WINDOWS = normal(16).detach(), normal(16, seed=1).detach(), torch.arange(16) * 3
 DOCUMENTS, ROWS = torch.arange(64) // 10, normal(2, 16, seed=2).detach()

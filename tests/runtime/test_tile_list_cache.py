@@ -12,6 +12,8 @@ import attngen
 from attngen.plan.programs import ProgramKey
 from attngen.runtime import tile_list_cache as kept
 
+pytestmark = pytest.mark.usefixtures("triton_interpreter")
+
 SMALL = {role: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1} for role in ("forward", "backward_rows", "backward_columns")}
 
 

@@ -239,7 +239,7 @@ def test_what_an_assembler_does_is_a_failure_of_the_tile(tmp_path: Path, monkeyp
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     mine = kernels(attngen.attention())
-    emitted = measure.Emitted(mine.source(DIMS), mine.module(mine.source(DIMS), False, SM90, DIMS, "bfloat16"))
+    emitted = measure.Emitted(mine.source(DIMS), mine.module(mine.source(DIMS), "compiled", SM90, DIMS, "bfloat16"))
     assembler(tmp_path, monkeypatch, script)
     (row,) = measure.measure([measure.Task(emitted, "backward_prepare", REQUEST, parse_tile("64,w4,s1"))])
     assert isinstance(row, CompileFailed) and words in row.rule and "Repro" not in row.rule
@@ -251,7 +251,7 @@ def test_any_exception_of_triton_is_a_failure_of_the_tile(tmp_path: Path, monkey
     tmp_path.chmod(0o700)
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
     mine = kernels(attngen.attention())
-    emitted = measure.Emitted(mine.source(DIMS), mine.module(mine.source(DIMS), False, SM90, DIMS, "bfloat16"))
+    emitted = measure.Emitted(mine.source(DIMS), mine.module(mine.source(DIMS), "compiled", SM90, DIMS, "bfloat16"))
 
     def fail(*_: object, **__: object) -> None:
         raise error

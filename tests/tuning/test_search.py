@@ -259,7 +259,7 @@ def test_divided_warps_are_timed_and_run_where_they_won_on_this_machine(tmp_path
     strict = kernels_of(attngen.attention(mask_mod=causal))[0]
     chosen = [one.choice(ProgramKey("bfloat16"), REQUEST).schedule["forward"].alternate for one in (mine, product, strict)]
     assert chosen == ["specialised", "", ""], "what is stored or made for others has no divided warps that nobody asked for"
-    loaded = mine.kernels(ProgramKey("bfloat16")).get(REQUEST, torch.device("cpu"))
+    loaded = mine.kernels(ProgramKey("bfloat16")).loaded_for(REQUEST, "interpreted")
     assert hasattr(loaded.module, "forward_specialised_kernel")
     q, k, v = torch.randn(3, 1, 1, 1, 40, 64, dtype=torch.bfloat16).unbind()
     out = loaded.module.forward(q, k[:, :, 0], v[:, :, 0], loaded.tiles)[0]

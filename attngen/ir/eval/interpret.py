@@ -259,7 +259,7 @@ class _Evaluator:
             case Apply(op="where", args=(condition, a, b)):
                 return self.where(node.kind, condition, (a, b), exists)
             case Apply(op=op, args=args):
-                kind = _operand_kind(node)
+                kind = operand_kind(node)
                 operands = [self.expr(arg, exists) for arg in args]
                 return self.backend.pointwise[op](*(x if kind is None else self.backend.cast(x, kind) for x in operands))
 
@@ -308,7 +308,7 @@ class _Evaluator:
         return ops["min"](ops["max"](at, zero), self.backend.full((), max(length - 1, 0), "int"))
 
 
-def _operand_kind(node: Apply) -> Kind | None:
+def operand_kind(node: Apply) -> Kind | None:
     """The operand kind of an operation; None for conversions, which take any."""
     if node.op in _CONVERSIONS:
         return None
