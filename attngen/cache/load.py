@@ -72,6 +72,18 @@ def source_of(module: ModuleType) -> str:
     return text
 
 
+def copied(module: ModuleType) -> ModuleType:
+    """A second module of the same text and name, executed anew and not entered in `sys.modules`.
+
+    Args:
+        module: importable from a file, or present in `linecache`.
+    """
+    copy = ModuleType(module.__name__, module.__doc__)
+    copy.__file__, copy.__package__ = module.__file__, module.__package__
+    exec(compile(source_of(module), module.__file__ or module.__name__, "exec"), vars(copy))
+    return copy
+
+
 def _show(path: Path, text: str) -> None:
     """Set the text in `linecache`; without a modification time it is not compared with the disk."""
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))

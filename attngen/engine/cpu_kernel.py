@@ -6,17 +6,18 @@ warps and stages say nothing here. Kernels that list tiles do nothing: the engin
 
 from __future__ import annotations
 
+import hashlib
 import linecache
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attngen.cache.load import source_of
+from attngen.cache.load import copied
 from attngen.emit.identifiers import tensor_name
 from attngen.emit.kernel_text import Lowered
 from attngen.emit.params import Param
@@ -41,9 +42,7 @@ def on_cpu(module: ModuleType, source: Source) -> ModuleType:
         module: importable from a file, or present in `linecache`.
         source: that it was loaded from.
     """
-    copy = ModuleType(module.__name__, module.__doc__)
-    copy.__file__, copy.__package__ = module.__file__, module.__package__
-    exec(compile(source_of(module), module.__file__ or module.__name__, "exec"), vars(copy))
+    copy = copied(module)
     facts = {item.kernel: item for item in source.program.facts}
     for kernel, lowered in source.lowered:
         setattr(copy, lowered.context.name, _kernel(kernel, lowered, facts.get(kernel)))
@@ -54,9 +53,9 @@ def _kernel(kernel: Kernel, lowered: Lowered, facts: KernelFacts | None) -> Laun
     return Launchable(lowered.params, None if kernel.tile_list_of or facts is None else verify(lower(facts)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Launchable:
-    """Stands where a Triton kernel stood: `kernel[grid](*args, **constants, **tile)`."""
+    """Stands where a Triton kernel stood: `kernel[grid](*args, **constants, **tile)`. `program` is None where there is nothing to do."""
 
     params: tuple[Param, ...]
     program: TileProgram | None
@@ -71,67 +70,74 @@ class Launchable:
             return
         given: dict[str, Any] = {}
         for param, value in zip(self.params, args, strict=True):
-            _check(param, value)
-            if param.is_pointer or param.kind in ("number", "bound", "length"):
-                given[param.tensor or str(param.name)] = value
-        run_program(self.program, given, options["DTYPE"], options["ACC"])
+            if param.kind in ("stride", "size"):
+                continue
+            if isinstance(value, Tensor) and value.device.type != "cpu":
+                rule = f"{param.tensor} lives on {value.device}, and the CPU engine reads CPU memory only"
+                raise DeviceMismatch(rule, remedy=f"Pass {param.tensor}.cpu().")
+            given[param.tensor or str(param.name)] = value
+        storage, accumulator = (getattr(torch, _TORCH[str(options[name])]) for name in ("DTYPE", "ACC"))
+        (self.half if storage.itemsize < 4 else self.whole)(given, storage, accumulator)
+
+    @cached_property
+    def whole(self) -> _Run:
+        """The program for arguments of full precision."""
+        assert self.program is not None
+        return _Run(self.program, half=False)
+
+    @cached_property
+    def half(self) -> _Run:
+        """The program for arguments of half precision."""
+        assert self.program is not None
+        return _Run(self.program, half=True)
 
 
-def run_program(program: TileProgram, given: Mapping[str, Any], storage: Any, accumulator: Any) -> None:
-    """Run a tile program.
+class _Run:
+    """A printed program, and where its arguments are found among those of a launch."""
 
-    Args:
-        program: as lowered.
-        given: tensors and numbers by the names that emitted code has for them, `chunk_begin` and `chunk_end` if it runs on a chunk of rows.
-        storage, accumulator: Triton's types of the arguments and of statistics.
-    """
-    dtype, narrow = getattr(torch, _torch_name(accumulator)), getattr(torch, _torch_name(storage))
-    run, names, axes = _compiled(program, narrow.itemsize < 4)
-    values = {name: given[tensor_name(name) if name in axes.params else name] for name in names}
-    lengths = {axis: _length(axis, program, given, values) for axis in axes.lengths}
-    begin, end = given.get("chunk_begin", 0), given.get("chunk_end", lengths[program.parallel])
-    with torch.no_grad():
-        run(dtype, narrow, *values.values(), *lengths.values(), begin, end, begin)
+    def __init__(self, program: TileProgram, *, half: bool) -> None:
+        text = print_torch(program, half)
+        path = f"<attngen cpu {program.role} {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
+        linecache.cache[path] = len(text), None, text.splitlines(keepends=True), path
+        space = dict(_NAMESPACE)
+        exec(compile(text, path, "exec"), space)
+        self.function: Callable[..., None] = space["run"]
+        names, self.axes = signature(program)
+        mine = {item.name for item in program.params}
+        self.names = tuple(str(tensor_name(name)) if name in mine else name for name in names)
+        self.parallel = program.parallel
+        self.origins = {axis: tuple(_origins(axis, program)) for axis in self.axes}
+
+    def __call__(self, given: Mapping[str, Any], storage: torch.dtype, accumulator: torch.dtype) -> None:
+        """Run it.
+
+        Args:
+            given: tensors, numbers and lengths by the names that emitted code has for them; `chunk_begin` and `chunk_end` for some rows.
+            storage, accumulator: the types of arguments and of statistics.
+        """
+        lengths = {axis: self.length(axis, given) for axis in self.axes}
+        begin, end = given.get("chunk_begin", 0), given.get("chunk_end", lengths[self.parallel])
+        with torch.no_grad():
+            self.function(accumulator, storage, *(given[name] for name in self.names), *lengths.values(), begin, end, begin)
+
+    def length(self, axis: str, given: Mapping[str, Any]) -> int:
+        """The length of an axis: told, or that of a dimension of a tensor."""
+        told = given.get(f"len_{axis}")
+        if told is not None:
+            return told
+        name, dim = next((name, dim) for name, dim in self.origins[axis] if name in given)
+        return given[name].shape[dim]
 
 
-@dataclass(frozen=True, slots=True)
-class _Axes:
-    params: frozenset[str]
-    lengths: tuple[str, ...]
-
-
-@lru_cache(maxsize=512)
-def _compiled(program: TileProgram, half: bool) -> tuple[Callable[..., None], tuple[str, ...], _Axes]:
-    text = print_torch(program, half)
-    names, lengths = signature(program)
-    path = f"<attngen cpu {program.role} {abs(hash(text)):x}>"
-    linecache.cache[path] = len(text), None, text.splitlines(keepends=True), path
-    space = dict(_NAMESPACE)
-    exec(compile(text, path, "exec"), space)
-    return space["run"], names, _Axes(frozenset(item.name for item in program.params), lengths)
-
-
-def _length(axis: str, program: TileProgram, given: Mapping[str, Any], values: Mapping[str, Any]) -> int:
-    """The length of an axis: told, or that of a dimension of a tensor."""
-    if f"len_{axis}" in given:
-        return given[f"len_{axis}"]
+def _origins(axis: str, program: TileProgram) -> Iterator[tuple[str, int]]:
+    """Tensors with an axis, by the names that emitted code has for them, and the dimension."""
     for item in program.params:
         if item.axes is not None and axis in item.axes:
-            tensor = given.get(tensor_name(item.name))
-            if tensor is not None:
-                return tensor.shape[item.axes.index(axis)]
+            yield str(tensor_name(item.name)), item.axes.index(axis)
     for item in program.statements:
-        if isinstance(item, Load) and Index(axis) in item.at and item.tensor in values:
-            return values[item.tensor].shape[item.at.index(Index(axis))]
-    raise KeyError(axis)
+        if isinstance(item, Load) and Index(axis) in item.at:
+            yield str(tensor_name(item.tensor)), item.at.index(Index(axis))
 
 
-def _torch_name(type_: Any) -> str:
-    return {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}[str(type_)]
-
-
-def _check(param: Param, value: Any) -> None:
-    if isinstance(value, Tensor) and value.device.type != "cpu":
-        raise DeviceMismatch(
-            f"{param.tensor} lives on {value.device}, and the CPU engine reads CPU memory only", remedy=f"Pass {param.tensor}.cpu()."
-        )
+_TORCH = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+"""Names of torch for Triton's types."""

@@ -42,7 +42,8 @@ def chunks(lengths: Sequence[int], summed: int, single: int, pair: tuple[int, in
         step = 1 if place == single else max(min(length, left), 1)
         steps.insert(0, step)
         left //= step
-        left = left if step >= length else 0
+        if step < length and place != single:
+            left = 0  # heads of a chunk lie one behind the other
     cuts = [[slice(i, min(i + step, length)) for i in range(0, length, step)] for length, step in zip(lengths, steps, strict=False)]
     yield from product(*cuts, *([slice(0, length)] for length in whole))
 

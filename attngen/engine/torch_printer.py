@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
 
 from attngen.engine.scaled_exponentials import Exponentials, exponentials
 from attngen.engine.torch_text import INDENT, Var, literal, python_name
@@ -28,7 +27,6 @@ from attngen.tile.operands import names_of
 from attngen.tile.three_address import three_address
 
 
-@lru_cache(maxsize=512)
 def print_torch(program: TileProgram, half: bool) -> str:
     """The source of a function that runs a program.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from attngen.cache.load import source_of
+from attngen.cache.load import copied
 from attngen.errors import AttngenError, DeviceMismatch, InternalError
 from attngen.interpreter.gluon.simulation import simulated_program, stand_ins
 from attngen.interpreter.language import BUILDER, assign, interpreted_language, loop, truth
@@ -63,10 +63,7 @@ def self_check() -> None:
 
 
 def _copy(module: ModuleType) -> ModuleType:
-    copy = ModuleType(module.__name__, module.__doc__)
-    copy.__file__ = module.__file__
-    copy.__package__ = module.__package__
-    exec(compile(source_of(module), module.__file__ or module.__name__, "exec"), vars(copy))
+    copy = copied(module)
     vars(copy).update(stand_ins(vars(copy)))
     for name, value in list(vars(copy).items()):
         if isinstance(value, JITFunction):

@@ -17,8 +17,9 @@ SPLIT = ["softmax", "causal_alibi", "sink", "documents", "entropy", "relu"]
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head at a time, in tiles of 16 by 32."""
+    """A head at a time, in tiles of 16 by 32, and calls run in the engine whatever the options of the run say."""
     monkeypatch.setattr(library, "PAIRS", 2**8)
+    monkeypatch.delenv("ATTNGEN_INTERPRET", raising=False)
 
 
 @pytest.mark.parametrize("variant", cases.ALL)
@@ -82,13 +83,16 @@ def test_strides_change_nothing() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_keys_that_nobody_sees_are_not_read() -> None:
-    """NaN behind the end of each sequence reaches neither results nor gradients."""
-    lengths = torch.tensor([20, 33])
-    attend = attngen.compile(attngen.attention(mask_mod=lambda b, h, q, k: k < lengths[b]))
+@pytest.mark.parametrize("masks", ["lengths", "holes"])
+def test_keys_that_nobody_sees_are_not_read(masks: str) -> None:
+    """NaN behind the end of each sequence, or between keys that are seen, reaches neither results nor gradients."""
+    lengths, kept = torch.tensor([20, 33]), torch.arange(40) % 3 != 0
+    seen = {"lengths": lambda b, h, q, k: k < lengths[b], "holes": lambda b, h, q, k: kept[k] & (k <= q + 30)}
+    attend = attngen.compile(attngen.attention(mask_mod=seen[masks]))
     q, k, v = (torch.randn(2, 2, 40, 16, dtype=torch.float64) for _ in range(3))
-    for batch, length in enumerate(lengths.tolist()):
-        k[batch, :, length:] = v[batch, :, length:] = float("nan")
+    unseen = torch.arange(40)[None, :] >= lengths[:, None] if masks == "lengths" else ~kept[None, :].expand(2, 40)
+    for tensor in (k, v):
+        tensor.masked_fill_(unseen[:, None, :, None], float("nan"))
     q, k, v = (tensor.requires_grad_() for tensor in (q, k, v))
     found = attend(q, k, v)
     assert found.isfinite().all()

@@ -24,6 +24,8 @@ class Mutant:
 
 
 OF_SCHEDULES = "tests/schedule"
+OF_ENGINE = "tests/engine/test_cpu_kernel.py"
+OF_LIBRARY = "tests/engine/test_library.py"
 OF_PIECES = "tests/kernel/test_feature_tiling.py"
 OF_PRODUCTS = "tests/kernel/rewrites/test_join_dots.py"
 OF_MASKS = "tests/ir/test_masks.py"
@@ -1288,5 +1290,75 @@ MUTANTS = (
         "if not refused or not torch.is_grad_enabled():",
         "if True:",
         first="tests/e2e/test_wanted.py",
+    ),
+    Mutant(
+        "rows that no pair of a tile needs are read",
+        "_Lowering.contribution",
+        "if guard is not None:",
+        "if guard is None:",
+        first=f"{OF_ENGINE}::test_keys_that_nobody_sees_are_not_read",
+    ),
+    Mutant(
+        "carried sums that do not follow their maximum",
+        "Gauges.follow",
+        "for _ in range(power):",
+        "for _ in range(power - 1):",
+        first=f"{OF_ENGINE}::test_every_variant_is_exact[softmax]",
+    ),
+    Mutant(
+        "values that move from tile to tile hoisted",
+        "_Splitter.operation",
+        "and not self.moves(node):",
+        "and not isinstance(node, Read):",
+        first=f"{OF_ENGINE}::test_every_variant_is_exact[causal_alibi]",
+    ),
+    Mutant(
+        "pieces of a mask visited twice where they overlap",
+        "loop_tiles",
+        "done = max(done, end)",
+        "done = min(done, end)",
+        first=f"{OF_ENGINE}::test_every_variant_is_exact",
+    ),
+    Mutant(
+        "slices of keys that overlap",
+        "slice_of",
+        "min((number + 1) * size, length)",
+        "min((number + 1) * size + 1, length)",
+        first=f"{OF_ENGINE}::test_split_keys",
+    ),
+    Mutant(
+        "masked elements keep their bits",
+        "bits",
+        ".neg_()",
+        "",
+        first=f"{OF_ENGINE}::test_every_variant_is_exact[causal_alibi]",
+    ),
+    Mutant(
+        "gradients of places outside of a tensor",
+        "scatter_keys",
+        "return torch.where(inside, found, -1)",
+        "return found",
+        first=OF_LIBRARY,
+    ),
+    Mutant(
+        "averages over no keys",
+        "safe_div",
+        ".masked_fill_(empty, 0)",
+        "",
+        first=OF_LIBRARY,
+    ),
+    Mutant(
+        "memory that is written while it is still read",
+        "_Printer.lifetimes",
+        "self.dies[name] = place",
+        "self.dies.setdefault(name, place)",
+        first=f"{OF_ENGINE}::test_every_variant_is_exact",
+    ),
+    Mutant(
+        "chunks that leave heads out",
+        "chunks",
+        "slice(i, min(i + step, length))",
+        "slice(i, min(i + 1, length))",
+        first=OF_LIBRARY,
     ),
 )

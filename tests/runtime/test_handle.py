@@ -77,7 +77,7 @@ def test_a_trial_holds_for_what_is_right(dtype: str) -> None:
 def test_a_trial_fails_for_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels, captures = kernels_of("alibi_causal")
     request = Request((("d", 16), ("e", 16)), "float32", target.get("sm90"), "short")
-    loaded = kernels.kernels(ProgramKey("float32")).get(request, torch.device("cpu"))
+    loaded = kernels.kernels(ProgramKey("float32")).loaded_for(request, "interpreted")
     forward = loaded.module.forward
     monkeypatch.setattr(loaded.module, "forward", lambda *args: tuple(value * 1.001 for value in forward(*args)))
     assert not all(item.holds for item in trial(kernels, captures, {"d": 16, "e": 16}, "float32"))
