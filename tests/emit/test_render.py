@@ -41,6 +41,7 @@ def test_full_tiles_run_no_mask() -> None:
         assert lines[i - 1].startswith("if segment != ") or i - 1 in masks
 
 
+@pytest.mark.slow
 def test_text_is_the_same_in_every_process() -> None:
     code = (
         "import hashlib; from attngen.ir.parser import parse; from attngen.pipeline import analyse, build; from tests.variants import ALL;"

@@ -127,6 +127,7 @@ def for_one_output(program: TileProgram) -> Iterator[TileProgram]:
 
 @pytest.mark.parametrize("name", ["alibi_causal", "differential", "shifted"])
 @pytest.mark.parametrize("form", ["", "fused"])
+@pytest.mark.slow
 def test_outputs_stay_what_they_are(name: str, form: str) -> None:
     for facts, program in lowered(name, form):
         values = {item.name: drawn(item) for item in facts.kernel.inputs}
@@ -139,6 +140,7 @@ def test_outputs_stay_what_they_are(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", (*CATALOGUE, *TEXTS))
+@pytest.mark.slow
 def test_the_pass_is_done_at_once(name: str) -> None:
     """Once more changes nothing."""
     for program in programs(name):

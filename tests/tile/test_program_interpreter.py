@@ -74,6 +74,7 @@ def test_kernels_of_other_variants(name: str, form: str, visits: Visits) -> None
 
 @pytest.mark.parametrize("form", ["bfloat16", "divided", "precise"])
 @pytest.mark.parametrize("name", ["causal_alibi", "entropy", "sink", "two_masks", "plain_differential", "shifted"])
+@pytest.mark.slow
 def test_kernels_in_other_forms(name: str, form: str) -> None:
     run(name, form, (3, 4), "ranges", {})
 

@@ -66,6 +66,7 @@ def test_every_let_is_one_operation(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["alibi_causal", "prefix_lm", "documents", "dropout", "low_rank", "two_masks"])
 @pytest.mark.parametrize("form", ["", "fused"])
+@pytest.mark.slow
 def test_outputs_stay_what_they_are(name: str, form: str) -> None:
     for facts, program in lowered(name, form):
         values = {item.name: drawn(item) for item in facts.kernel.inputs if item.kind == "float" or "_of_" not in item.name}
