@@ -32,6 +32,7 @@ def backward(found: tuple[Kernel, ...]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.slow
 def test_one_walk_computes_what_two_do(name: str) -> None:
     parts = program(TEXTS[name]).parts
     one = fused(parts)

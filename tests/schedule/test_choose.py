@@ -27,6 +27,7 @@ def kernels():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.slow
 def test_every_head_dim_up_to_256_fits_everywhere(kernels, arch, dtype):
     for d, e in ((8, 8), (64, 64), (192, 128), (256, 256)):
         for length in ("decode", "short", "long"):

@@ -68,6 +68,7 @@ def test_kernels_of_the_catalogue(name: str, form: str, tile: tuple[int, int] | 
 
 @pytest.mark.parametrize(("form", "visits"), [("", "masks"), ("fused", "ranges")])
 @pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.slow
 def test_kernels_of_other_variants(name: str, form: str, visits: Visits) -> None:
     run(name, form, (3, 4), visits, {})
 

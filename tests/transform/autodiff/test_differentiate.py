@@ -51,6 +51,7 @@ def test_gradients_at_scores_of_a_thousand(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in (OVERFLOWS - {"learned_temperature"}) | {"divergence", "variance"}])
+@pytest.mark.slow
 def test_gradients_at_offsets_of_ten_thousand(name: str) -> None:
     text, point = ALL[name]
     values = point.values(parse(text))

@@ -31,6 +31,7 @@ def biased(bias: str) -> str:
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
 def test_gradients_are_the_same(name: str) -> None:
     assert_gradients(*ALL[name], random_gauge=False, precise_delta=True)
 
