@@ -173,9 +173,9 @@ class Builder:
     def seen(self, guard: Expr, axes: Axes) -> str:
         """Whether positions have any element in the tile: a truth value along `axes`."""
         valid = self.truth(guard)
-        key = (valid, axes)
+        over = tuple(axis for axis in self.axes(valid) if axis not in axes)
+        key = (valid, over)
         if key not in self.seen_of:
-            over = tuple(axis for axis in self.axes(valid) if axis not in axes)
             before, self.masking = self.masking, valid in {item.name for item in self.masks if isinstance(item, Let)}
             self.seen_of[key] = self.reduce("seen", "any", valid, over) if over else valid
             self.masking = before
