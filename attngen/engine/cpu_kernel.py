@@ -22,7 +22,7 @@ from attngen.emit.identifiers import tensor_name
 from attngen.emit.kernel_text import Lowered
 from attngen.emit.params import Param
 from attngen.engine import library
-from attngen.engine.torch_printer import print_torch, signature
+from attngen.engine.torch_printer import print_torch
 from attngen.errors import DeviceMismatch
 from attngen.facts.kernel_facts import KernelFacts
 from attngen.ir.expr import Index
@@ -96,15 +96,15 @@ class _Run:
     """A printed program, and where its arguments are found among those of a launch."""
 
     def __init__(self, program: TileProgram, *, half: bool) -> None:
-        text = print_torch(program, half)
+        printed = print_torch(program, half)
+        text, self.axes = printed.text, printed.axes
         path = f"<attngen cpu {program.role} {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
         linecache.cache[path] = len(text), None, text.splitlines(keepends=True), path
         space = dict(_NAMESPACE)
         exec(compile(text, path, "exec"), space)
         self.function: Callable[..., None] = space["run"]
-        names, self.axes = signature(program)
         mine = {item.name for item in program.params}
-        self.names = tuple(str(tensor_name(name)) if name in mine else name for name in names)
+        self.names = tuple(str(tensor_name(name)) if name in mine else name for name in printed.tensors)
         self.parallel = program.parallel
         self.origins = {axis: tuple(_origins(axis, program)) for axis in self.axes}
 

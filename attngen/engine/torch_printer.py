@@ -1,9 +1,9 @@
 """A tile program as straight-line PyTorch source: batched over the grid, tiles of its axes one after the other.
 
     for at_b, at_g, at_r in chunks((len_b, len_g, len_r), 0, -1, (len_m, len_n)):
-        for at_m in tiles(begin, end, block_m):
+        for at_m in tiles(begin, end, block):
             q_value = q[at_b, at_g, at_r, at_m, :len_d]
-            for at_n, full in loop_tiles([(0, last + 1, 0, first + 1)], slice(0, len_n), block_m):
+            for at_n, full in loop_tiles([(0, last + 1, 0, first + 1)], slice(0, len_n), loop_block):
                 s = dot(q_matrix, k_matrix, scratch(0, (size_b, size_g, size_r, size_m, size_n)))
                 ...
 
@@ -15,7 +15,7 @@ fp32 and rounded where the program rounds: operands of dots, and what is stored.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from attngen.engine.scaled_exponentials import Exponentials, exponentials
 from attngen.engine.torch_text import INDENT, Var, literal, python_name
@@ -27,23 +27,30 @@ from attngen.tile.operands import names_of
 from attngen.tile.three_address import three_address
 
 
-def print_torch(program: TileProgram, half: bool) -> str:
+def print_torch(program: TileProgram, half: bool) -> Printed:
     """The source of a function that runs a program.
 
     Args:
         program: as lowered.
         half: whether arguments are of half precision.
-
-    Returns:
-        A module with one function, `run(library..., tensors and numbers by name, lengths by axis, begin, end)`: see `cpu_kernel`.
     """
-    return _Printer(three_address(dead_code(program)), half).run()
+    printer = _Printer(three_address(dead_code(program)), half)
+    return Printed(printer.run(), printer.tensors(), printer.lengths())
 
 
-def signature(program: TileProgram) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the tensors and numbers that the printed function takes, then the axes whose lengths it takes."""
-    printer = _Printer(three_address(dead_code(program)), half=False)
-    return printer.tensors(), printer.lengths()
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A printed program.
+
+    Attributes:
+        text: of a module with one function, `run(dtype, storage, tensors..., lengths..., begin, end, first_row)`.
+        tensors: names of the tensors and numbers that it takes, in order.
+        axes: those whose lengths it takes, in order.
+    """
+
+    text: str
+    tensors: tuple[str, ...]
+    axes: tuple[str, ...]
 
 
 class _Printer(Values):
@@ -192,9 +199,9 @@ class _Printer(Values):
             return
         if {self.program.parallel, self.axis} <= set(mask.axes):
             words = f"{mask.text}_words"
-            if self.words.setdefault((item.mask, 0.0), words) == words and item.mask not in self.prepared:
+            if (item.mask, 0.0) not in self.words:
+                self.words[item.mask, 0.0] = words
                 self.put(f"{words} = bits({mask.text}, dtype)")
-                self.prepared.add(item.mask)
             if item.missing and (item.mask, item.missing) not in self.words:
                 self.words[item.mask, item.missing] = f"{mask.text}_lowest"
                 self.put(f"{mask.text}_lowest = lowest({words})")

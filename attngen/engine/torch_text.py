@@ -15,6 +15,8 @@ from attngen.tile.nodes import Axes, Let, Load, Loop, Scatter, Statement, TilePr
 from attngen.tile.operands import exprs
 
 INDENT = "    "
+DTYPES: dict[Kind, str] = {"float": "dtype", "int": "torch.int64", "bool": "torch.bool"}
+CASTS: dict[Kind, str] = {"float": "to(dtype)", "int": "long()", "bool": "bool()"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Text:
     def cast(self, arg: Var, kind: Kind | None) -> str:
         if kind is None or arg.kind == kind:
             return arg.text
-        return f"{arg.text}.{ {'float': 'to(dtype)', 'int': 'long()', 'bool': 'bool()'}[kind] }"
+        return f"{arg.text}.{CASTS[kind]}"
 
     def is_pair(self, axes: Axes) -> bool:
         """Whether a value is a tile of pairs of all heads, the largest there are."""

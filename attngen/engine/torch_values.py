@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from attngen.engine.operations import MIRRORED, SCALARS, WRITES, on_numbers, on_tensors
 from attngen.engine.scaled_exponentials import Exponential
-from attngen.engine.torch_text import Text, Var, python_name
+from attngen.engine.torch_text import CASTS, DTYPES, Text, Var, python_name
 from attngen.errors import InternalError
 from attngen.ir import build
 from attngen.ir.eval.interpret import operand_kind
@@ -47,8 +47,7 @@ class Values(Text):
         """A number as a tensor, where a value has axes that its body does not vary along."""
         if item.axes:
             name = python_name(item.name)
-            dtype = {"float": "dtype", "int": "torch.int64", "bool": "torch.bool"}[item.kind]
-            self.put(f"{name} = torch.full({self.shape(item.axes)}, {name}, dtype={dtype})")
+            self.put(f"{name} = torch.full({self.shape(item.axes)}, {name}, dtype={DTYPES[item.kind]})")
             self.values[item.name] = Var(name, item.axes, item.kind, owned=self.now >= 0)
 
     def exponential(self, item: Exponential) -> None:
@@ -69,17 +68,16 @@ class Values(Text):
         axes = frozenset(axis for arg in args for axis in arg.axes)
         order = next((arg.axes for arg in args if set(arg.axes) == axes), tuple(axis for axis in item.axes if axis in axes))
         kind = operand_kind(body)
-        if op == "to_float" and args[0].kind == "float":
-            return replace(args[0], owned=False, buffer=None)
         if op in ("to_float", "to_int", "to_bool"):
-            text = {"to_float": "to(dtype)", "to_int": "long()", "to_bool": "bool()"}[op]
-            return Var(f"{args[0].text}.{text}", args[0].axes, item.kind)
+            if args[0].kind == item.kind and isinstance(body.args[0], Read):
+                # The same memory under another name: neither may be written from now on.
+                self.values[body.args[0].tensor] = replace(args[0], owned=False, buffer=None)
+            return Var(self.cast(args[0], item.kind), args[0].axes, item.kind)
         if op in ("min", "max") and any(arg.number for arg in args):
             (number,), (tensor,) = [arg for arg in args if arg.number], [arg for arg in args if not arg.number]
-            text = f"torch.clamp({self.cast(tensor, kind)}, {op if op == 'min' else 'max'}={number.text})"
-            return Var(
-                text.replace("min=", "MAX=").replace("max=", "min=").replace("MAX=", "max="), tensor.axes, item.kind, owned=self.now >= 0
-            )
+            bound = "max" if op == "min" else "min"
+            text = f"torch.clamp({self.cast(tensor, kind)}, {bound}={number.text})"
+            return Var(text, tensor.axes, item.kind, owned=self.now >= 0)
         if args[0].number and op in MIRRORED and len(args) == 2:
             op, args = MIRRORED[op], args[::-1]
         out, buffer = self.target(op, item, order, args) if item.kind == "float" else ("", None)
@@ -92,8 +90,7 @@ class Values(Text):
         if arg.number:
             if place in SCALARS.get(op, ()) and not (op == "where" and place == 2 and only):
                 return f"float({arg.text})" if wanted == "float" and arg.kind != "float" else arg.text
-            type_name = {"float": "dtype", "int": "torch.int64", "bool": "torch.bool"}[wanted or arg.kind]
-            return f"torch.tensor({arg.text}, dtype={type_name})"
+            return f"torch.tensor({arg.text}, dtype={DTYPES[wanted or arg.kind]})"
         return self.aligned(replace(arg, text=self.cast(arg, "bool" if op == "where" and place == 0 else wanted)), order)
 
     def target(self, op: str, item: Let, order: Axes, args: list[Var]) -> tuple[str, int | None]:
@@ -115,7 +112,6 @@ class Values(Text):
 
     def load(self, item: Load) -> None:
         name, tensor = python_name(item.name), python_name(item.tensor)
-        convert = {"float": ".to(dtype)", "int": ".long()", "bool": ".bool()"}[item.kind]
         axes: Axes
         if all(isinstance(place, Index) for place in item.at):
             axes = tuple(place.axis for place in item.at if isinstance(place, Index))
@@ -128,7 +124,7 @@ class Values(Text):
             if not any(self.operand(place).axes for place in item.at):
                 text = f"torch.as_tensor({text})"
         exact = item.kind == "float" and self.params[item.tensor].axes is not None
-        self.put(f"{name} = {text}{convert}")
+        self.put(f"{name} = {text}.{CASTS[item.kind]}")
         self.values[item.name] = Var(name, axes, item.kind, exact=exact)
 
     def places(self, at: Iterable[Expr], axes: Axes) -> list[str]:

@@ -6,7 +6,7 @@
     sum[R] ...                  what a tile adds to a sum in memory
     anything else               a pointwise value
 
-The weight of a gauge carries its running maximum, and sums that rescale with it follow (`online_softmax`). Values exist where their guard
+The weight of a gauge carries its running maximum, and sums that rescale with it follow (`running_max`). Values exist where their guard
 holds; elsewhere they may be anything. So what enters a sum over positions is selected by the guard first, and an operand that varies along
 features is 0 at positions without any element in the tile: there its memory may hold NaN, which 0 would not take away.
 """
@@ -25,7 +25,7 @@ from attngen.ir.traverse import free_axes, names_read
 from attngen.kernel.masked_out import keys_resident, projected_mask
 from attngen.tile.nodes import Axes, Dot, Loop, Param, Scatter, Store, TileProgram
 from attngen.tile.program_builder import AFTER, BEFORE, INSIDE, Builder
-from attngen.tile.running_max import Gauges
+from attngen.tile.running_max import Gauges, finite
 
 
 def tile_programs(facts: Iterable[KernelFacts]) -> tuple[TileProgram, ...]:
@@ -172,10 +172,10 @@ class _Lowering:
         if step.reduce != "logsumexp":
             return self.reduced(step, value)
         peak = self.build.reduce(f"{step.name}_peak", "max", value, step.over)
-        finite = self.build.let(f"{step.name}_from", _finite(self.build.read(peak)))
-        weights = self.build.let(f"{step.name}_weights", build.exp(build.sub(self.build.read(value), self.build.read(finite))))
+        safe = self.build.let(f"{step.name}_from", finite(self.build.read(peak)))
+        weights = self.build.let(f"{step.name}_weights", build.exp(build.sub(self.build.read(value), self.build.read(safe))))
         total = self.build.reduce(f"{step.name}_sum", "sum", weights, step.over)
-        return self.build.let(step.name, build.add(self.build.read(finite), build.log(self.build.read(total))))
+        return self.build.let(step.name, build.add(self.build.read(safe), build.log(self.build.read(total))))
 
     def reduced(self, step: Einsum, value: str) -> str:
         return self.build.reduce(step.name, "max" if step.reduce == "max" else "sum", value, step.over)
@@ -271,10 +271,6 @@ class _Lowering:
                 body = build.apply("where", self.build.own(kept), self.build.read(value), build.ZERO)
                 value = self.build.let(name, body, AFTER)
             self.build.after.append(Store(name, self.build.ordered(kernel.axes(name)), value))
-
-
-def _finite(value: Expr) -> Expr:
-    return build.apply("where", build.apply("eq", value, build.NEG_INF), build.ZERO, value)
 
 
 def _param(item: Input) -> Param:

@@ -155,6 +155,8 @@ class Builder:
         if op == "sum":
             value = self.spread(value, over)
         over = tuple(axis for axis in over if axis in self.axes(value))
+        if not over:
+            return value
         axes = tuple(axis for axis in self.axes(value) if axis not in over)
         kind = "bool" if op == "any" else self.values[value].kind
         return self.put(Reduce(self.fresh(name), axes, op, value, over, kind))

@@ -51,7 +51,7 @@ class Gauges:
         scale, shift = make.own(gauge.scale), make.own(gauge.shift)
         peak = make.read(make.reduce(f"{gauge.name}_peak", "max", seen, (self.kernel.streamed or "",)))
         moved = make.hand_on(carry, build.apply("max", make.read(carry), build.add(build.mul(peak, scale), shift)))
-        safe = make.let(f"{gauge.name}_safe", _finite(make.read(moved)))
+        safe = make.let(f"{gauge.name}_safe", finite(make.read(moved)))
         tail = gauge.name.removeprefix("m_i")
         self.alphas[gauge.name] = make.let(f"alpha{tail}", build.exp(build.sub(make.read(carry), make.read(safe))), INSIDE)
         distance = build.sub(build.mul(make.read(seen), scale), build.sub(make.read(safe), shift))
@@ -87,5 +87,6 @@ class Gauges:
         return found
 
 
-def _finite(value: Expr) -> Expr:
+def finite(value: Expr) -> Expr:
+    """A maximum, 0 where nothing is above minus infinity."""
     return build.apply("where", build.apply("eq", value, build.NEG_INF), build.ZERO, value)
